@@ -1,0 +1,50 @@
+# Works from a fresh clone with GNU make and Python 3.10 or newer; `make` alone lists what there is.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# -qq: errors only. pip's warnings about package folders that a machine is set up for and lacks say nothing here.
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all check benchmark clean
+
+help: ## this list
+	@echo "AutoPromptSeg: make TARGET [VENV=$(VENV)] [PYTHON=$(PYTHON)]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(INSTALLED) ## install everything, with pinned versions, into VENV
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+		echo "make: $(PYTHON) is missing or older than 3.10 ($$($(PYTHON) --version 2>&1)): make setup PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "make: $(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version); takes a few minutes"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "  PyTorch (a CPU build is smaller: see constraints.txt)"
+	@$(PIP) torch
+	@echo "  the project and its tools"
+	@$(PIP) -e ".[dev]"
+	@touch $@
+
+demo: $(INSTALLED) ## train, segment and evaluate on made-up scans; results in runs/demo
+	@$(BIN)/aps demo
+
+test: $(INSTALLED) ## the quick tests
+	@$(BIN)/python -m pytest
+
+test-all: $(INSTALLED) ## all tests, the slow ones too
+	@$(BIN)/python -m pytest -m ""
+
+check: $(INSTALLED) ## lint, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+benchmark: $(INSTALLED) ## seconds and memory of a training step
+	@$(BIN)/python benchmarks/train_step.py
+
+clean: ## remove the environment, caches and results of the demo
+	rm -rf $(VENV) runs/demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,39 @@
+"""Data: splits, checks, transforms and two-stream sampling."""
+
+from aps_components.data.checks import check_cases
+from aps_components.data.datalist import Datalist, case_name, inference_items, load_datalist
+from aps_components.data.errors import DataError, data_error_behind
+from aps_components.data.sampling import (
+    SampleKey,
+    SeededCacheDataset,
+    TwoStreamBatchSampler,
+    collate_two_stream,
+    two_stream_loader,
+)
+from aps_components.data.transforms import (
+    LoadVolumed,
+    Resampled,
+    evaluation_transforms,
+    intensity_transforms,
+    training_transforms,
+)
+
+__all__ = [
+    "DataError",
+    "Datalist",
+    "LoadVolumed",
+    "Resampled",
+    "SampleKey",
+    "SeededCacheDataset",
+    "TwoStreamBatchSampler",
+    "case_name",
+    "check_cases",
+    "collate_two_stream",
+    "data_error_behind",
+    "evaluation_transforms",
+    "inference_items",
+    "intensity_transforms",
+    "load_datalist",
+    "training_transforms",
+    "two_stream_loader",
+]

@@ -1,0 +1,281 @@
+"""Which scans a dataset has, and which of them are labelled.
+
+A dataset is a folder and a datalist, a JSON file whose paths are relative to that folder::
+
+    {
+        "name": "la",
+        "labels": {"0": "background", "1": "left atrium"},
+        "training": [{"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}],
+        "unlabeled": [{"image": "images/b.nii.gz"}],
+        "validation": [],
+        "test": "remaining"
+    }
+
+"image" may be a list of files, one per modality. Only file names are looked at here, never a scan.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aps_components.data.errors import DataError
+
+Item = dict[str, Any]
+
+SUFFIXES = (".nii.gz", ".nii")
+PARTS = ("training", "unlabeled", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Datalist:
+    """The cases of one dataset by part; every item holds absolute paths.
+
+    Args:
+        name: the dataset's short name.
+        labels: class value to class name, background (0) included.
+        labeled: items with "image" and "label".
+        unlabeled: items with "image" only, so that their labels cannot be read by mistake.
+        validation: items with both, for choosing a checkpoint.
+        test: items with both, for the final figures.
+    """
+
+    name: str
+    labels: dict[int, str]
+    labeled: list[Item]
+    unlabeled: list[Item]
+    validation: list[Item]
+    test: list[Item]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, background included."""
+        return len(self.labels)
+
+    @property
+    def training_items(self) -> list[Item]:
+        """Labelled items (image and label), then unlabelled ones (image only)."""
+        return [*self.labeled, *self.unlabeled]
+
+    @property
+    def evaluation_split(self) -> str:
+        """ "test" if there are test cases, else "validation"."""
+        return "test" if self.test else "validation"
+
+    def part(self, name: str) -> list[Item]:
+        """The items of "training", "validation" or "test"."""
+        parts = {"training": self.training_items, "validation": self.validation, "test": self.test}
+        if name not in parts:
+            raise DataError(f"no part {name!r} in the datalist {self.name!r}: choose one of {sorted(parts)}")
+        return parts[name]
+
+
+def load_datalist(
+    dataset_dir: str | os.PathLike[str],
+    *,
+    default: str | os.PathLike[str] | None = None,
+    labeled_count: int | None = None,
+    validation_count: int = 0,
+    image_dir: str = "images",
+    label_dir: str = "labels",
+) -> Datalist:
+    """Read a dataset's datalist and cut its training part into labelled and unlabelled cases.
+
+    Args:
+        dataset_dir: the dataset's folder; its own datalist.json is used if there is one.
+        default: the datalist to use otherwise, such as the one a bundle ships.
+        labeled_count: keep the labels of the first so many training cases; the rest become unlabelled.
+            None keeps every label there is.
+        validation_count: if the datalist names no validation cases, take the last so many training cases,
+            before the cut above.
+        image_dir: where `"test": "remaining"` looks for scans that the list does not name.
+        label_dir: where their labels lie, under the same file names.
+    """
+    root = _folder(dataset_dir)
+    source = _datalist_file(root, default)
+    content = _read_json(source)
+    remaining = content.get("test") == "remaining"
+    named = [part for part in PARTS if not (part == "test" and remaining)]
+    parts = {part: _items(content, part, root, source) for part in named}
+    if remaining:
+        parts["test"] = _remaining(root / image_dir, root / label_dir, parts)
+    _refuse_repeats(parts, source)
+
+    training = parts["training"]
+    if validation_count < 0:
+        raise DataError(f"validation_count {validation_count} must not be negative")
+    if not parts["validation"] and validation_count:
+        training, parts["validation"] = training[:-validation_count], training[-validation_count:]
+        _require_labels(parts["validation"], f"{source}: validation_count {validation_count}")
+    labeled, unlabeled = _cut(training, labeled_count, source)
+    return Datalist(
+        name=_name(content, source),
+        labels=_labels(content, source),
+        labeled=labeled,
+        unlabeled=[*unlabeled, *({"image": item["image"]} for item in parts["unlabeled"])],
+        validation=parts["validation"],
+        test=parts["test"],
+    )
+
+
+def inference_items(
+    *, image: str | os.PathLike[str] | None = None, dataset_dir: str | os.PathLike[str] | None = None
+) -> list[Item]:
+    """The scans to segment, sorted by name.
+
+    Args:
+        image: a NIfTI file or a folder of them; comes before `dataset_dir`.
+        dataset_dir: a dataset's folder: the scans of its images/ folder, or else its own.
+    """
+    if image:
+        place = Path(image).expanduser()
+    elif dataset_dir:
+        place = _folder(dataset_dir)
+        place = place / "images" if (place / "images").is_dir() else place
+    else:
+        raise DataError("nothing to segment: give image (a NIfTI file or a folder) or dataset_dir")
+    if not place.exists():
+        raise DataError(f"{place}: no such file or folder; check the path")
+    files = scans_in(place) if place.is_dir() else [place]
+    if not files:
+        raise DataError(f"{place}: no .nii or .nii.gz file in this folder; put the scans there")
+    if not files[0].name.endswith(SUFFIXES):
+        raise DataError(f"{place}: not a .nii or .nii.gz file; convert the scan to NIfTI")
+    return [{"image": os.path.abspath(file)} for file in files]
+
+
+def scans_in(folder: Path) -> list[Path]:
+    """The NIfTI files of a folder, sorted; hidden files, such as macOS's `._a.nii.gz`, are left out."""
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    return [folder / name for name in names if name.endswith(SUFFIXES) and not name.startswith(".")]
+
+
+def files_of(entry: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The files of an item's entry, which is one file or a list of them."""
+    entries = [entry] if isinstance(entry, str | os.PathLike) else entry
+    return [os.fspath(file) for file in entries]
+
+
+def case_name(item: Mapping[str, Any]) -> str:
+    """An item's case name: the name of its (first) image file without .nii or .nii.gz."""
+    name = os.path.basename(files_of(item["image"])[0])
+    return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
+
+
+def _folder(dataset_dir: str | os.PathLike[str]) -> Path:
+    root = Path(os.path.abspath(Path(dataset_dir).expanduser()))
+    if not root.is_dir():
+        raise DataError(f"{root}: no such dataset folder; set dataset_dir to the folder of the scans")
+    return root
+
+
+def _datalist_file(root: Path, default: str | os.PathLike[str] | None) -> Path:
+    own = root / "datalist.json"
+    if own.is_file():
+        return own
+    if default is None:
+        raise DataError(f"{own}: no such file; write a datalist there with its name, labels and training cases")
+    if not Path(default).is_file():
+        raise DataError(f"{default}: no such datalist, and {own} does not exist either; write one of the two")
+    return Path(default)
+
+
+def _read_json(source: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(source.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{source}: not valid JSON ({error}); mend that line") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{source}: holds a {type(content).__name__}; a datalist is a JSON object")
+    for key in ("name", "labels", "training"):
+        if key not in content:
+            raise DataError(f"{source}: key {key!r} is missing; add it")
+    return content
+
+
+def _name(content: dict[str, Any], source: Path) -> str:
+    name = content["name"]
+    if not isinstance(name, str) or not name:
+        raise DataError(f"{source}: name is {name!r}; give the dataset a short name")
+    return name
+
+
+def _labels(content: dict[str, Any], source: Path) -> dict[int, str]:
+    try:
+        labels = {int(value): str(name) for value, name in content["labels"].items()}
+    except (AttributeError, ValueError):
+        labels = {}
+    if len(labels) < 2 or sorted(labels) != list(range(len(labels))):
+        raise DataError(
+            f"{source}: labels is {content['labels']!r}; map each class value 0, 1, ... without a gap to its name"
+        )
+    return dict(sorted(labels.items()))
+
+
+def _items(content: dict[str, Any], part: str, root: Path, source: Path) -> list[Item]:
+    entries = content.get(part, [])
+    if not isinstance(entries, list):
+        raise DataError(f"{source}: {part} is {entries!r}; it must be a list of cases")
+    items = [_item(entry, root, f"{source}: {part}[{index}]") for index, entry in enumerate(entries)]
+    if part in ("validation", "test"):
+        _require_labels(items, f"{source}: {part}")
+    return items
+
+
+def _item(entry: object, root: Path, where: str) -> Item:
+    if not isinstance(entry, dict) or not entry.get("image"):
+        raise DataError(f'{where} is {entry!r}; it needs an "image", a path relative to {root}')
+    files = entry["image"]
+    several = isinstance(files, list)
+    label = entry.get("label")
+    if not all(isinstance(file, str) for file in (*(files if several else [files]), label or "")):
+        raise DataError(f"{where} is {entry!r}; image and label must be file names")
+    paths = [_path(root, file) for file in (files if several else [files])]
+    return {"image": paths if several else paths[0]} | ({"label": _path(root, label)} if label else {})
+
+
+def _path(root: Path, file: str) -> str:
+    return os.path.abspath(root / Path(file).expanduser())
+
+
+def _remaining(image_dir: Path, label_dir: Path, parts: dict[str, list[Item]]) -> list[Item]:
+    """Every labelled scan of the folder that no other part names."""
+    named = {file for items in parts.values() for item in items for file in files_of(item["image"])}
+    labelled = {file.name for file in scans_in(label_dir)}
+    return [
+        {"image": str(file), "label": str(label_dir / file.name)}
+        for file in scans_in(image_dir)
+        if str(file) not in named and file.name in labelled
+    ]
+
+
+def _refuse_repeats(parts: dict[str, list[Item]], source: Path) -> None:
+    seen: dict[str, str] = {}
+    for part, items in parts.items():
+        for file in (file for item in items for file in files_of(item["image"])):
+            if file in seen:
+                raise DataError(f"{source}: {file} is in {seen[file]} and again in {part}; name each scan once")
+            seen[file] = part
+
+
+def _require_labels(items: list[Item], where: str) -> None:
+    for item in items:
+        if "label" not in item:
+            raise DataError(f'{where}: {item["image"]} has no "label"; add it, or move the case to "unlabeled"')
+
+
+def _cut(training: list[Item], labeled_count: int | None, source: Path) -> tuple[list[Item], list[Item]]:
+    """The first `labeled_count` cases that have a label, and the others stripped of theirs."""
+    with_label = [item for item in training if "label" in item]
+    if not with_label:
+        raise DataError(f"{source}: empty label list: no training case is left with a label; label at least one")
+    count = len(with_label) if labeled_count is None else labeled_count
+    if not 1 <= count <= len(with_label):
+        raise DataError(
+            f"labeled_count {count} is outside 1 to {len(with_label)}, the labelled training cases of {source}; "
+            "lower labeled_count or label more cases"
+        )
+    labeled = with_label[:count]
+    return labeled, [{"image": item["image"]} for item in training if item not in labeled]

@@ -1,0 +1,260 @@
+"""From files to patches, as MONAI dict transforms.
+
+Axes stay in NIfTI order: a scan is turned to RAS, and its x, y, z are the network's D, H, W. Every transform
+skips a missing "label", so labelled and unlabelled cases go through one pipeline.
+"""
+
+import os
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import (
+    Compose,
+    EnsureTyped,
+    LoadImage,
+    MapTransform,
+    NormalizeIntensityd,
+    Orientationd,
+    RandAdjustContrastd,
+    RandFlipd,
+    RandGaussianNoised,
+    RandRotate90d,
+    RandScaleIntensityd,
+    RandShiftIntensityd,
+    RandSpatialCropd,
+    ScaleIntensityRanged,
+    Spacingd,
+    SpatialPadd,
+    Transform,
+)
+from monai.utils import ensure_tuple
+
+from aps_components.data.checks import header_faults, label_faults, unreadable
+from aps_components.data.datalist import files_of
+from aps_components.data.errors import DataError, data_error_behind
+
+IMAGE, LABEL = "image", "label"
+AUGMENTATIONS = ("full", "flips", "none")
+RAS_AXES = (("L", "R"), ("P", "A"), ("I", "S"))
+
+Intensity = str | Mapping[str, Sequence[float]] | None
+
+
+class Pipeline(Compose):
+    """A Compose that lets a DataError through; MONAI's own hides it behind "applying transform ..."."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Apply the transforms as Compose does."""
+        try:
+            return super().__call__(*args, **kwargs)
+        except RuntimeError as error:
+            cause = data_error_behind(error)
+            if cause is None:
+                raise
+            raise cause from cause.__cause__
+
+
+class LoadVolumed(MapTransform):
+    """Load NIfTI volumes as [C, D, H, W] MetaTensors, and refuse faulty ones with a DataError.
+
+    The key "label" is a label, [1, D, H, W] uint8, and may be missing; every other key is an image, float32.
+
+    Args:
+        keys: the keys to load.
+        in_channels: the channels an image must have.
+        num_classes: label values must lie in 0 to num_classes - 1.
+    """
+
+    def __init__(self, keys: KeysCollection = (IMAGE, LABEL), *, in_channels: int = 1, num_classes: int = 2) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        if not 2 <= num_classes <= 256:
+            raise ValueError(f"num_classes {num_classes} must be 2 to 256, labels are held as uint8")
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        # One loader each: MONAI's reader remembers how many files it read last, and threads share it.
+        self.load_image = LoadImage(reader="NibabelReader", image_only=True, ensure_channel_first=True)
+        self.load_label = LoadImage(reader="NibabelReader", image_only=True, ensure_channel_first=True)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace the file names under the keys by volumes."""
+        d = dict(data)
+        for key in self.keys:
+            if key not in d and key != LABEL:
+                raise DataError(f'an item has no "{key}", only {sorted(map(str, d))}; mend its entry in the datalist')
+        entries = {str(key): d[key] for key in self.key_iterator(d)}
+        _refuse(header_faults(entries, in_channels=self.in_channels, label_key=LABEL))
+        for key, entry in entries.items():
+            d[key] = self._label(files_of(entry)) if key == LABEL else self._image(files_of(entry))
+        return d
+
+    def _image(self, files: list[str]) -> MetaTensor:
+        image = _load(self.load_image, files)
+        bad = int((~torch.isfinite(image)).sum())
+        if bad:
+            raise DataError(f"{files[0]}: {bad} voxels are NaN or infinite; replace them, for instance by the minimum")
+        return image
+
+    def _label(self, files: list[str]) -> MetaTensor:
+        label = _load(self.load_label, files)
+        _refuse(label_faults(files[0], label.numpy(), self.num_classes))
+        return label.round().to(torch.uint8)
+
+
+class Resampled(Spacingd):
+    """Resample to a voxel size: bilinear for images, nearest for the label.
+
+    It hands only its own keys to Spacingd, which would also write into keys such as "image_path" that
+    MONAI Label adds.
+
+    Args:
+        keys: the keys to resample; missing ones are skipped.
+        spacing: voxel size in mm along x, y, z; None leaves the grid as it is.
+    """
+
+    def __init__(self, keys: KeysCollection, spacing: Sequence[float] | None) -> None:
+        keys = ensure_tuple(keys)
+        modes = ["nearest" if key == LABEL else "bilinear" for key in keys]
+        super().__init__(keys, pixdim=spacing or (-1.0,) * 3, mode=modes, allow_missing_keys=True)
+        self.spacing = spacing
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
+        """Resample, or return the data as they are when there is no spacing."""
+        if self.spacing is None:
+            return dict(data)
+        own = {key: data[key] for key in self.key_iterator(dict(data))}
+        return {**data, **super().__call__(own, lazy)}
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Go back to the grid before resampling."""
+        return dict(data) if self.spacing is None else super().inverse(data)
+
+
+def training_transforms(
+    *,
+    roi_size: Sequence[int],
+    spacing: Sequence[float] | None = None,
+    in_channels: int = 1,
+    num_classes: int = 2,
+    intensity: Intensity = None,
+    augmentation: str = "full",
+    flip_axes: Sequence[int] = (0, 1, 2),
+) -> Compose:
+    """Random patches for training: a deterministic part that can be cached, then a random one.
+
+    Scans smaller than `roi_size` are padded with 0, which is also what sliding-window inference pads with.
+
+    Args:
+        roi_size: patch size along x, y, z.
+        spacing: voxel size in mm; None keeps each scan's own.
+        in_channels: channels of the image.
+        num_classes: classes of the label, background included.
+        intensity: see `intensity_transforms`.
+        augmentation: "full"; "flips" for crops, quarter turns and flips only; "none" for crops only.
+        flip_axes: the axes to flip; leave out 0 where left and right are different classes.
+    """
+    if augmentation not in AUGMENTATIONS:
+        raise ValueError(f"augmentation {augmentation!r} must be one of {AUGMENTATIONS}")
+    if len(roi_size) != 3 or min(roi_size) < 1:
+        raise ValueError(f"roi_size {roi_size} must be three positive sizes")
+    keys = (IMAGE, LABEL)
+    deterministic = _deterministic(keys, spacing, intensity, in_channels, num_classes)
+    padding = SpatialPadd(keys, roi_size, mode="constant", allow_missing_keys=True)
+    crop = RandSpatialCropd(keys, roi_size, random_size=False, allow_missing_keys=True)
+    moves = _random_moves(keys, roi_size, flip_axes) if augmentation != "none" else []
+    shades = _random_shades() if augmentation == "full" else []
+    return Pipeline([*deterministic, padding, _typed(keys), crop, *moves, *shades])
+
+
+def evaluation_transforms(
+    *,
+    spacing: Sequence[float] | None = None,
+    intensity: Intensity = None,
+    in_channels: int = 1,
+    num_classes: int = 2,
+    keys: KeysCollection = (IMAGE, LABEL),
+) -> Compose:
+    """Whole scans, without anything random; the arguments are those of `training_transforms`."""
+    keys = ensure_tuple(keys)
+    return Pipeline([*_deterministic(keys, spacing, intensity, in_channels, num_classes), _typed(keys)])
+
+
+def intensity_transforms(keys: KeysCollection, intensity: Intensity) -> list[Transform]:
+    """Intensity normalisation, chosen by data.
+
+    None
+        leaves the values, for scans that are normalised already.
+    "zscore"
+        mean 0 and deviation 1 per scan and channel: MRI, whose scale is arbitrary.
+    "zscore_nonzero"
+        the same over non-zero voxels only: scans whose background was set to 0, such as skull-stripped MRI.
+    {"window": [low, high]}
+        clip, then map low to 0 and high to 1, the same for every scan: CT, whose scale is absolute (nnU-Net too
+        normalises CT by fixed numbers and MRI per scan, Isensee et al. 2021, doi:10.1038/s41592-020-01008-z).
+    """
+    if intensity is None:
+        return []
+    if intensity in ("zscore", "zscore_nonzero"):
+        return [NormalizeIntensityd(keys, nonzero=intensity == "zscore_nonzero", channel_wise=True)]
+    if isinstance(intensity, Mapping) and set(intensity) == {"window"} and len(intensity["window"]) == 2:
+        low, high = intensity["window"]
+        if low < high:
+            return [ScaleIntensityRanged(keys, a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True)]
+    raise ValueError(
+        f'intensity {intensity!r} must be None, "zscore", "zscore_nonzero" or {{"window": [low, high]}} with low < high'
+    )
+
+
+def _deterministic(
+    keys: tuple[Hashable, ...],
+    spacing: Sequence[float] | None,
+    intensity: Intensity,
+    in_channels: int,
+    num_classes: int,
+) -> list[Transform]:
+    images = [key for key in keys if key != LABEL]
+    return [
+        LoadVolumed(keys, in_channels=in_channels, num_classes=num_classes),
+        Orientationd(keys, axcodes="RAS", labels=RAS_AXES, allow_missing_keys=True),
+        Resampled(keys, spacing),
+        *(intensity_transforms(images, intensity) if images else []),
+    ]
+
+
+def _typed(keys: tuple[Hashable, ...]) -> Transform:
+    dtypes = [torch.uint8 if key == LABEL else torch.float32 for key in keys]
+    return EnsureTyped(keys, dtype=dtypes, allow_missing_keys=True)
+
+
+def _random_moves(keys: tuple[str, ...], roi_size: Sequence[int], flip_axes: Sequence[int]) -> list[Transform]:
+    """Moves of whole voxels, which keep the label exact."""
+    flips = [RandFlipd(keys, prob=0.5, spatial_axis=axis, allow_missing_keys=True) for axis in flip_axes]
+    if roi_size[0] != roi_size[1]:
+        return flips  # a quarter turn would change the patch's shape, and a half turn is two flips
+    return [RandRotate90d(keys, prob=0.75, max_k=3, spatial_axes=(0, 1), allow_missing_keys=True), *flips]
+
+
+def _random_shades() -> list[Transform]:
+    return [
+        RandScaleIntensityd(IMAGE, factors=0.1, prob=0.5),
+        RandShiftIntensityd(IMAGE, offsets=0.1, prob=0.5),
+        RandAdjustContrastd(IMAGE, gamma=(0.7, 1.5), prob=0.3),
+        RandGaussianNoised(IMAGE, std=0.05, prob=0.15),
+    ]
+
+
+def _load(loader: LoadImage, files: list[str]) -> MetaTensor:
+    try:
+        with np.errstate(over="ignore"):  # beyond float32: becomes infinite, which is reported as such
+            return loader(files if len(files) > 1 else files[0])
+    except Exception as error:
+        raise DataError(unreadable(os.fspath(files[0]), error)) from error
+
+
+def _refuse(faults: Iterable[str]) -> None:
+    lines = list(faults)
+    if lines:
+        raise DataError("\n".join(lines))

@@ -1,0 +1,109 @@
+"""The whole method on made-up scans in a few minutes, by the commands that a user runs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from aps_components.data.phantoms import write_phantoms
+from aps_components.evaluation import overview_from_files
+
+ROI_SIZE = "[48,48,32]"
+
+
+class DemoError(RuntimeError):
+    """A step of the demo failed; its own output above says why."""
+
+
+def run_demo(output_dir: str | Path, *, bundle: str | Path, epochs: int = 10, seed: int = 0) -> Path:
+    """Make phantom scans, pretrain, train, evaluate, segment and draw; print where everything is.
+
+    Args:
+        output_dir: receives data, checkpoints, figures; steps that are done already are not repeated.
+        bundle: folder of the left-atrium bundle.
+        epochs: of the semi-supervised training, 12 iterations each.
+        seed: of the phantoms and the training.
+    Returns:
+        The picture.
+    """
+    started = time.time()
+    out, bundle = Path(output_dir), Path(bundle)
+    data, models, results = out / "data", out / "models", out / "results"
+    if not (data / "datalist.json").is_file():
+        _say("1/6  making 30 phantom scans of an atrium, 4 of them with labels to learn from")
+        write_phantoms(data, labeled=4, unlabeled=16, validation=4, test=6, seed=seed)
+    configs = bundle / "configs"
+    common = ["--bundle_root", bundle, "--dataset_dir", data, "--roi_size", ROI_SIZE, "--seed", seed]
+    training = [*common, "--epoch_length", 12, "--val_interval", 5]
+
+    _say("2/6  pretraining Model A, the V-Net, on the 4 labelled scans")
+    _bundle(
+        "training",
+        [configs / "train.json", configs / "pretrain.json"],
+        [*training, "--epochs", 5, "--ckpt_dir", models / "pretrain", "--output_dir", results / "pretrain"],
+    )
+    _say("3/6  training Models A and B on all 20 training scans, semi-supervised")
+    _bundle(
+        "training",
+        [configs / "train.json"],
+        [
+            *[*training, "--epochs", epochs, "--warmup_epochs", 3, "--pretrained", models / "pretrain" / "model.pt"],
+            *["--ckpt_dir", models, "--output_dir", results / "training"],
+        ],
+    )
+    _say("4/6  evaluating on 6 scans that training never saw")
+    _bundle(
+        "evaluating",
+        [configs / "train.json", configs / "evaluate.json"],
+        [*common, "--ckpt_dir", models, "--output_dir", results / "evaluation"],
+    )
+    _say("5/6  segmenting one of them, with its uncertainty maps and prompts")
+    case = json.loads((data / "datalist.json").read_text())["test"][0]
+    image, truth = data / case["image"], data / case["label"]
+    inference = [
+        *["--bundle_root", bundle, "--roi_size", ROI_SIZE, "--checkpoint", models / "model.pt"],
+        *["--image", image, "--save_maps", "true", "--output_dir", results / "inference"],
+    ]
+    _bundle("inference", [configs / "inference.json"], inference)
+    _say("6/6  drawing it")
+    picture = overview_from_files(out / "overview.png", image=image, truth=truth, output_dir=results / "inference")
+    _summary(out, picture, time.time() - started)
+    print("\nNext, on your own scans (images/ID.nii.gz, labels/ID.nii.gz, datalist.json; see docs/data.md):\n")
+    print(
+        f"  {Path(sys.executable).name} -m monai.bundle run training --config_file {configs / 'train.json'} "
+        f"--bundle_root {bundle} --dataset_dir DIR"
+    )
+    return picture
+
+
+def _say(text: str) -> None:
+    print(f"\n=== {text}", flush=True)
+
+
+def _bundle(run_id: str, config_files: list[Path], options: list[object]) -> None:
+    """Run one of the bundle's commands as a user would, in a process of its own, and show it."""
+    files = str(config_files[0]) if len(config_files) == 1 else str([str(file) for file in config_files])
+    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", files]
+    command += [str(option) for option in options]
+    print("$ " + shlex.join(["python", *command[1:]]), flush=True)
+    if subprocess.run(command, check=False).returncode:
+        raise DemoError(f"the command above failed (run {run_id})")
+
+
+def _summary(out: Path, picture: Path, seconds: float) -> None:
+    evaluation = json.loads((out / "results" / "evaluation" / "metrics.json").read_text())
+    print(
+        f"\n=== done in {seconds / 60:.1f} minutes; unseen phantoms, mean over {evaluation['context']['cases']} scans:\n"
+    )
+    for row in evaluation["summary"]:
+        dice, distance = row["mean"]["dice"], row["mean"]["hd95_mm"]
+        print(f"  {row['predictor']:8} {row['variant']:18} Dice {100 * dice:5.2f} %  HD95 {distance:5.2f} mm")
+    print(
+        f"\n  picture      {picture}\n  figures      {out / 'results' / 'evaluation' / 'metrics.csv'}\n"
+        f"  segmentation {out / 'results' / 'inference'}\n  model        {out / 'models' / 'model.pt'}\n"
+        f"  curves       tensorboard --logdir {out / 'results'}"
+    )

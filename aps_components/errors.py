@@ -1,0 +1,30 @@
+"""The last line that a failing command prints says what is wrong."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The exception that the others were raised from; ``error`` itself if there is none."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def explain_errors() -> None:
+    """Print the root cause, in one line of its own, after the traceback of an uncaught exception.
+
+    MONAI's config parser wraps an error in several others, and Python prints the outermost last: "Failed to evaluate
+    ConfigExpression". The bundles call this first, so that the message that names the file and the mend stands last.
+    """
+    previous = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        previous(kind, error, traceback)
+        cause = root_cause(error)
+        if cause is not error:
+            print(f"\n{type(cause).__name__}: {cause}", file=sys.stderr)
+
+    sys.excepthook = hook

@@ -1,0 +1,137 @@
+"""Overlap and surface distance of label maps, as the tables of the field report them.
+
+Surface distances follow medpy.metric.binary with its default connectivity, and the tests compare the two: the
+surface of a mask is every voxel of it with a face neighbour outside, beyond the edge of the image counting as
+outside; distances run between voxel centres. MONAI's own Hausdorff metric differs: it takes the larger of two
+directed percentiles, where `SurfaceDistances.hausdorff_95` pools the distances of both directions (medpy's `hd95`).
+
+Empty masks, for which surface distance has no meaning:
+
+===================  ====  =======  =========
+prediction, truth    dice  jaccard  distances
+===================  ====  =======  =========
+both empty           1     1        0
+exactly one empty    0     0        NaN
+===================  ====  =======  =========
+
+A NaN means undefined: `EvaluationReport` leaves it out of means and counts it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from monai.metrics.utils import get_mask_edges, get_surface_distance
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """How well one class of one case was segmented."""
+
+    label: int
+    name: str
+    dice: float
+    jaccard: float
+    hd95_voxel: float
+    hd95_mm: float
+    asd_voxel: float
+    asd_mm: float
+    prediction_voxels: int
+    truth_voxels: int
+
+
+@dataclass(frozen=True)
+class SurfaceDistances:
+    """Distance of each surface voxel of one mask to the nearest surface voxel of the other."""
+
+    prediction_to_truth: NDArray[np.float64]
+    truth_to_prediction: NDArray[np.float64]
+
+    @property
+    def hausdorff_95(self) -> float:
+        """95th percentile of both directions' distances, pooled (medpy's `hd95`)."""
+        return float(np.percentile(np.concatenate([self.prediction_to_truth, self.truth_to_prediction]), 95))
+
+    @property
+    def average(self) -> float:
+        """Mean distance from the prediction's surface to the truth's: directed (medpy's `asd`)."""
+        return float(self.prediction_to_truth.mean())
+
+
+def case_metrics(
+    prediction: NDArray[np.integer], truth: NDArray[np.integer], *, labels: Mapping[int, str], spacing: Sequence[float]
+) -> list[ClassMetrics]:
+    """Measure every foreground class of one case.
+
+    Args:
+        prediction: label map, [D, H, W].
+        truth: label map, [D, H, W].
+        labels: class names by label; 0 is background and is not measured.
+        spacing: of the voxels along D, H and W, mm.
+
+    Returns:
+        One entry per foreground class, in the order of `labels`. A class that neither map holds has Dice 1.
+    """
+    prediction, truth = np.asarray(prediction), np.asarray(truth)
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} must have the same shape")
+    if len(spacing) != truth.ndim or min(spacing) <= 0:
+        raise ValueError(f"spacing {tuple(spacing)} must be {truth.ndim} positive lengths in mm")
+    return [
+        _class_metrics(prediction == index, truth == index, label=index, name=name, spacing=spacing)
+        for index, name in labels.items()
+        if index != 0
+    ]
+
+
+def dice(prediction: Mask, truth: Mask) -> float:
+    """2 |P n T| / (|P| + |T|); 1 if both are empty."""
+    total = np.count_nonzero(prediction) + np.count_nonzero(truth)
+    return float(2 * np.count_nonzero(prediction & truth) / total) if total else 1.0
+
+
+def jaccard(prediction: Mask, truth: Mask) -> float:
+    """|P n T| / |P u T|; 1 if both are empty."""
+    union = np.count_nonzero(prediction | truth)
+    return float(np.count_nonzero(prediction & truth) / union) if union else 1.0
+
+
+def surface_distances(prediction: Mask, truth: Mask, *, spacing: Sequence[float] | None = None) -> SurfaceDistances:
+    """Distances between the surfaces of two masks; a single 0 or NaN each way where a mask is empty.
+
+    Args:
+        prediction: mask, [D, H, W].
+        truth: mask, [D, H, W].
+        spacing: of the voxels along D, H and W; None measures in voxels.
+    """
+    if not (prediction.any() and truth.any()):
+        undefined = np.array([math.nan if prediction.any() or truth.any() else 0.0])
+        return SurfaceDistances(undefined, undefined)
+    # MONAI crops to the joint bounding box with a margin of one voxel, which leaves the surfaces as they are.
+    prediction_edge, truth_edge = get_mask_edges(prediction, truth)
+    there = get_surface_distance(prediction_edge, truth_edge, spacing=spacing)
+    back = get_surface_distance(truth_edge, prediction_edge, spacing=spacing)
+    return SurfaceDistances(np.asarray(there, dtype=np.float64), np.asarray(back, dtype=np.float64))
+
+
+def _class_metrics(prediction: Mask, truth: Mask, *, label: int, name: str, spacing: Sequence[float]) -> ClassMetrics:
+    in_voxels = surface_distances(prediction, truth)
+    in_mm = surface_distances(prediction, truth, spacing=spacing)
+    return ClassMetrics(
+        label=label,
+        name=name,
+        dice=dice(prediction, truth),
+        jaccard=jaccard(prediction, truth),
+        hd95_voxel=in_voxels.hausdorff_95,
+        hd95_mm=in_mm.hausdorff_95,
+        asd_voxel=in_voxels.average,
+        asd_mm=in_mm.average,
+        prediction_voxels=int(np.count_nonzero(prediction)),
+        truth_voxels=int(np.count_nonzero(truth)),
+    )

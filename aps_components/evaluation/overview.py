@@ -1,0 +1,70 @@
+"""The picture of one scan from the files that inference wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from aps_components.data import case_name
+from aps_components.evaluation.figure import save_overview
+
+
+def overview_from_files(
+    path: str | Path,
+    *,
+    image: str | Path,
+    output_dir: str | Path,
+    truth: str | Path | None = None,
+    uncertainty_unit: str = "variance",
+) -> Path:
+    """Draw image, truth, prediction, both uncertainty maps and the prompt points of one scan.
+
+    Args:
+        path: of the PNG file to write.
+        image: the scan.
+        output_dir: where inference wrote ``NAME_seg.nii.gz`` and, with ``--save_maps true``, the maps and the prompts.
+        truth: label map of the scan, if there is one.
+        uncertainty_unit: for the colour bars.
+
+    Raises:
+        FileNotFoundError: the scan has not been segmented into ``output_dir``.
+    """
+    name, folder = case_name({"image": str(image)}), Path(output_dir)
+    segmentation = folder / f"{name}_seg.nii.gz"
+    if not segmentation.is_file():
+        raise FileNotFoundError(f"{segmentation} is missing: segment {image} into {folder} first (run inference)")
+    volume = nib.load(image)
+    prompts = folder / f"{name}_prompts.json"
+    return save_overview(
+        path,
+        image=_array(image),
+        truth=None if truth is None else _array(truth).astype(np.uint8),
+        prediction=_array(segmentation).astype(np.uint8),
+        epistemic=_array_if_there(folder / f"{name}_epistemic.nii.gz"),
+        aleatoric=_array_if_there(folder / f"{name}_aleatoric.nii.gz"),
+        points=_points(prompts) if prompts.is_file() else None,
+        spacing=[float(size) for size in volume.header.get_zooms()[:3]],
+        title=name,
+        epistemic_unit=uncertainty_unit,
+        aleatoric_unit=uncertainty_unit,
+    )
+
+
+def _array(file: str | Path) -> NDArray[np.float32]:
+    """The first channel of a scan, [D, H, W]."""
+    data = np.asarray(nib.load(file).dataobj, dtype=np.float32)
+    return data[..., 0] if data.ndim == 4 else data
+
+
+def _array_if_there(file: Path) -> NDArray[np.float32] | None:
+    return _array(file) if file.is_file() else None
+
+
+def _points(file: Path) -> list[tuple[int, float, float, float]]:
+    """(class, d, h, w) of every prompt point, on the scan's own grid."""
+    points = json.loads(file.read_text())["points"]
+    return [(point["label"], *point["voxel"]) for point in points]

@@ -1,0 +1,14 @@
+"""Whole volumes in, label maps out."""
+
+from aps_components.inference.inferer import PromptedSlidingWindowInferer, PromptPoint, VolumePrediction
+from aps_components.inference.postprocessing import LabelMapd, inverted, output_transforms, prompts_in_world
+
+__all__ = [
+    "LabelMapd",
+    "PromptPoint",
+    "PromptedSlidingWindowInferer",
+    "VolumePrediction",
+    "inverted",
+    "output_transforms",
+    "prompts_in_world",
+]

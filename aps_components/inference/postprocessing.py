@@ -1,0 +1,182 @@
+"""From what the network says back to the scan's own grid, and to files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, EnsureTyped, Invertd, InvertibleTransform, MapTransform, SaveImaged, Transform
+from numpy.typing import NDArray
+
+from aps_components.inference.inferer import PromptPoint
+from aps_components.label_map import keep_largest_component
+
+PRED = "pred"
+MAP_KEYS = ("probabilities", "epistemic", "aleatoric")
+
+
+class LabelMapd(MapTransform):
+    """Probabilities [C, D, H, W] to a label map [1, D, H, W], uint8.
+
+    Args:
+        keys: to turn; missing ones are skipped.
+        largest_component: keep the largest connected component of each foreground class.
+    """
+
+    def __init__(self, keys: Any, *, largest_component: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.largest_component = largest_component
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace the probabilities under the keys."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            label_map = d[key].argmax(dim=0, keepdim=True).to(torch.uint8)
+            if self.largest_component:
+                kept = keep_largest_component(np.asarray(label_map[0].cpu()), num_classes=d[key].shape[0])
+                label_map[0] = torch.from_numpy(kept).to(label_map.device)
+            d[key] = label_map
+        return d
+
+
+class KeepProbabilitiesd(Transform):
+    """Copy ``pred`` to ``probabilities`` before it becomes a label map."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the key."""
+        return {**data, "probabilities": data[PRED].clone()}
+
+
+class SavePromptsd(Transform):
+    """Write the prompt points as ``NAME_prompts.json``; an item without prompts is left alone.
+
+    Each point has its class, its voxel on the scan's own grid, its place in mm (RAS+, as NIfTI counts) and its score.
+
+    Args:
+        output_dir: made if missing.
+        labels: class value to name.
+    """
+
+    def __init__(self, output_dir: str | Path, *, labels: Mapping[int, str]) -> None:
+        self.output_dir, self.labels = Path(output_dir), dict(labels)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the file; the data go through unchanged."""
+        d = dict(data)
+        if "prompts" in d:
+            image: MetaTensor = d["image"]
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            name = Path(image.meta["filename_or_obj"]).name.removesuffix(".gz").removesuffix(".nii")
+            content = {
+                "scan": name,
+                "points": prompts_in_world(
+                    d["prompts"],
+                    affine=np.asarray(image.affine),
+                    original_affine=np.asarray(image.meta["original_affine"]),
+                    labels=self.labels,
+                ),
+            }
+            (self.output_dir / f"{name}_prompts.json").write_text(json.dumps(content, indent=1) + "\n")
+        return d
+
+
+def prompts_in_world(
+    points: list[PromptPoint],
+    *,
+    affine: NDArray[np.floating],
+    original_affine: NDArray[np.floating],
+    labels: Mapping[int, str],
+) -> list[dict[str, Any]]:
+    """Points of the network's grid as dictionaries for JSON.
+
+    Args:
+        points: from the inferer.
+        affine: of the grid that the network saw, [4, 4], voxel to mm.
+        original_affine: of the scan's own grid.
+        labels: class value to name.
+    """
+    entries = []
+    for point in points:
+        world = affine @ np.append(point.voxel, 1.0)
+        voxel = np.linalg.solve(original_affine, world)
+        entries.append(
+            {
+                "label": point.label,
+                "name": labels[point.label],
+                "voxel": [round(float(value), 2) for value in voxel[:3]],
+                "world_mm": [round(float(value), 3) for value in world[:3]],
+                "score": round(point.score, 4),
+            }
+        )
+    return entries
+
+
+def inverted(preprocessing: InvertibleTransform, keys: tuple[str, ...]) -> Compose:
+    """Take maps back to the grid that ``image`` had before ``preprocessing``, by linear interpolation."""
+    return Compose(
+        [
+            EnsureTyped(keys, track_meta=True, allow_missing_keys=True),  # Invertd passes over plain tensors
+            Invertd(
+                keys, preprocessing, orig_keys="image", nearest_interp=False, to_tensor=True, allow_missing_keys=True
+            ),
+        ]
+    )
+
+
+def output_transforms(
+    *,
+    preprocessing: InvertibleTransform,
+    labels: Mapping[int, str],
+    output_dir: str | Path,
+    output_ext: str = ".nii.gz",
+    output_postfix: str = "seg",
+    output_dtype: str = "uint8",
+    separate_folder: bool = False,
+    largest_component: bool = True,
+    save_maps: bool = False,
+) -> Compose:
+    """Everything after the network: back to the scan's grid, label map, files.
+
+    Writes ``NAME_seg.nii.gz``, and with ``save_maps`` also ``NAME_probabilities`` (4-D), ``NAME_epistemic`` and
+    ``NAME_aleatoric`` (float32), and ``NAME_prompts.json``.
+
+    Args:
+        preprocessing: what the image went through; it is inverted.
+        labels: class value to name, background included.
+        output_dir: of the files.
+        output_ext: their ending.
+        output_postfix: of the label map's name.
+        output_dtype: of the label map.
+        separate_folder: one folder a scan.
+        largest_component: keep the largest connected component of each class.
+        save_maps: write the further files, too.
+    """
+
+    def save(key: str, postfix: str, dtype: str) -> SaveImaged:
+        return SaveImaged(
+            keys=key,
+            meta_keys=f"{key}_meta_dict",
+            output_dir=output_dir,
+            output_postfix=postfix,
+            output_ext=output_ext,
+            output_dtype=np.dtype(dtype),
+            resample=False,
+            separate_folder=separate_folder,
+            print_log=False,
+            allow_missing_keys=True,
+        )
+
+    keys = (PRED, "epistemic", "aleatoric") if save_maps else (PRED,)
+    steps: list[Any] = [inverted(preprocessing, keys)]
+    if save_maps:
+        steps.append(KeepProbabilitiesd())
+    steps += [LabelMapd(PRED, largest_component=largest_component), save(PRED, output_postfix, output_dtype)]
+    if save_maps:
+        steps += [save(key, key, "float32") for key in MAP_KEYS]
+        steps.append(SavePromptsd(output_dir, labels={int(key): name for key, name in labels.items()}))
+    return Compose(steps)

@@ -1,0 +1,36 @@
+"""Label maps as arrays: what pseudo-labels, inference and evaluation all need of them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+
+def keep_largest_component(label_map: NDArray[np.integer], *, num_classes: int) -> NDArray[np.integer]:
+    """Keep the largest connected component of each foreground class; the rest becomes background.
+
+    Voxels that touch by a face, an edge or a corner are connected (26 neighbours in 3-D), as in skimage.measure.label
+    and MONAI's KeepLargestConnectedComponent by default. Of equally large components the first in scan order stays.
+    scipy labels them, because MONAI's transform needs scikit-image.
+
+    Args:
+        label_map: [D, H, W], labels from 0 to `num_classes` - 1.
+        num_classes: background included.
+
+    Returns:
+        A new label map of the same type.
+    """
+    label_map = np.asarray(label_map)
+    if label_map.size and not 0 <= label_map.min() <= label_map.max() < num_classes:
+        raise ValueError(
+            f"labels must lie in 0..{num_classes - 1}, got {label_map.min()}..{label_map.max()} in label_map"
+        )
+    neighbours = ndimage.generate_binary_structure(label_map.ndim, label_map.ndim)
+    kept = np.zeros_like(label_map)
+    for index in range(1, num_classes):
+        components, count = ndimage.label(label_map == index, structure=neighbours)
+        if count:
+            sizes = np.bincount(components.ravel())
+            kept[components == 1 + sizes[1:].argmax()] = index
+    return kept

@@ -1,0 +1,49 @@
+"""Cross entropy that trains the head for the noise of the data."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class HeteroscedasticCrossEntropy(nn.Module):
+    """Negative log likelihood of logits with a learned Gaussian noise (Kendall & Gal 2017, arXiv:1703.04977, eq. 12).
+
+    ``-log mean_s softmax(logits + sqrt(variance) * noise_s)[label]``: where the label contradicts a confident
+    prediction, more variance costs less than being wrong; where it agrees, more variance costs. This is what gives the
+    variance head its meaning: without it nothing trains the head.
+
+    Args:
+        samples: S, even: the noise is drawn in antithetic pairs, which halves the variance of the estimate.
+    """
+
+    def __init__(self, *, samples: int = 2) -> None:
+        super().__init__()
+        if samples < 2 or samples % 2:
+            raise ValueError(f"samples {samples} must be even and at least 2: noise is drawn in antithetic pairs")
+        self.samples = samples
+
+    def forward(self, logits: Tensor, variance: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mean over the voxels of ``mask``.
+
+        Args:
+            logits: [B, C, D, H, W].
+            variance: positive, of the noise of every logit, [B, 1, D, H, W].
+            label: integers, [B, 1, D, H, W].
+            mask: bool, [B, 1, D, H, W]; all voxels where None.
+        """
+        # A softplus may underflow to 0, where the square root has no gradient.
+        deviation = variance.float().clamp_min(torch.finfo(torch.float32).tiny).sqrt()
+        logits, target = logits.float(), label[:, 0].long()
+        log_likelihoods = []
+        for _ in range(self.samples // 2):
+            noise = deviation * torch.randn_like(logits)
+            log_likelihoods += [-F.cross_entropy(logits + sign * noise, target, reduction="none") for sign in (1, -1)]
+        per_voxel = math.log(self.samples) - torch.stack(log_likelihoods).logsumexp(dim=0)  # [B, D, H, W]
+        if mask is None:
+            return per_voxel.mean()
+        region = mask[:, 0].float()
+        return (per_voxel * region).sum() / region.sum().clamp_min(1)

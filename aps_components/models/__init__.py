@@ -1,0 +1,34 @@
+"""Models A and B wired together."""
+
+from aps_components.models.auto_prompt_seg import (
+    AutoPromptSeg,
+    Prediction,
+    Predictor,
+    TrainingOutput,
+    mean_of_probabilities,
+)
+from aps_components.models.build import build_auto_prompt_seg
+from aps_components.models.checkpoint import (
+    CheckpointError,
+    ensure_writable,
+    load_weights,
+    read_checkpoint,
+    save_atomically,
+)
+from aps_components.models.precision import Precision, autocast
+
+__all__ = [
+    "AutoPromptSeg",
+    "CheckpointError",
+    "Precision",
+    "Prediction",
+    "Predictor",
+    "TrainingOutput",
+    "autocast",
+    "build_auto_prompt_seg",
+    "ensure_writable",
+    "load_weights",
+    "mean_of_probabilities",
+    "read_checkpoint",
+    "save_atomically",
+]

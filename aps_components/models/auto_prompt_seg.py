@@ -1,0 +1,186 @@
+"""AutoPromptSeg: Model A's uncertainty prompts Model B. The one place that wires the two together.
+
+A V-Net (Model A) segments a volume several times with Monte-Carlo dropout. Where both its own and the data's
+uncertainty are low, the prompt generator puts point prompts for every class. A volume-native Segment Anything model
+(Model B), its image embedding fused with A's features, segments the volume again from those prompts. Nobody clicks.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aps_components.networks.sam3d import Sam3d, Sam3dOutput
+from aps_components.networks.vnet import VNet, VNetFeatures
+from aps_components.prompts import PointPrompts, PromptGenerator
+from aps_components.uncertainty import (
+    DecoupledUncertainty,
+    DropoutMasks,
+    MonteCarloSamples,
+    UncertaintyForm,
+    decouple,
+    draw_masks,
+    monte_carlo_samples,
+)
+
+Predictor = Literal["a", "b", "average"]
+
+
+class TrainingOutput(NamedTuple):
+    """What one forward pass in training gives; every tensor but the prompts and the uncertainty carries gradients."""
+
+    logits_a: Tensor
+    """[B, C, D, H, W], of the first Monte-Carlo sample: a pass of Model A with dropout on."""
+    variance: Tensor
+    """[B, 1, D, H, W], the data noise of that pass, positive."""
+    logits_b: Tensor | None
+    """[B, C, D, H, W]; None where Model B is off."""
+    iou_predictions: Tensor | None
+    """[B, C] in (0, 1), Model B's opinion of its own masks."""
+    prompts: PointPrompts | None
+    """The points that Model B was given."""
+    uncertainty: DecoupledUncertainty | None
+    """Of Model A, from all the Monte-Carlo samples."""
+
+
+class Prediction(NamedTuple):
+    """Everything that is known of a volume after inference."""
+
+    logits: Tensor
+    """[B, C, D, H, W], of the model's predictor."""
+    logits_a: Tensor
+    """[B, C, D, H, W], Model A without dropout."""
+    logits_b: Tensor
+    """[B, C, D, H, W], Model B."""
+    epistemic: Tensor
+    """[B, 1, D, H, W], the model's uncertainty."""
+    aleatoric: Tensor
+    """[B, 1, D, H, W], the data's uncertainty."""
+    iou_predictions: Tensor
+    """[B, C] in (0, 1)."""
+    prompts: PointPrompts
+    """The points that Model B was given, in voxels of the volume."""
+
+
+class AutoPromptSeg(nn.Module):
+    """Models A and B with the prompt generator and the fusion between them.
+
+    Args:
+        model_a: a V-Net.
+        model_b: a 3-D SAM for the same classes.
+        fusion: joins A's features at 1/8, [B, 8 * filters, ...], to B's image embedding; None leaves it alone.
+        prompt_generator: makes the point prompts.
+        uncertainty_form: ``variance`` (as published) or ``entropy``; see ``uncertainty.decouple``.
+        mc_samples: T, Monte-Carlo samples.
+        predictor: whose logits :meth:`forward` returns: ``a``, ``b``, or ``average``, the mean of the probabilities.
+        mc_seed: of the dropout masks in inference. All volumes, windows and batches share the T thinned networks drawn
+            from it, so that an answer depends on the image alone.
+
+    Shapes:
+        image [B, in_channels, D, H, W], every size divisible by :attr:`stride` -> logits [B, C, D, H, W], float32.
+    """
+
+    def __init__(
+        self,
+        model_a: VNet,
+        model_b: Sam3d,
+        *,
+        fusion: nn.Module | None,
+        prompt_generator: PromptGenerator,
+        uncertainty_form: UncertaintyForm = "variance",
+        mc_samples: int = 2,
+        predictor: Predictor = "average",
+        mc_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if predictor not in ("a", "b", "average"):
+            raise ValueError(f"predictor {predictor!r} must be 'a', 'b' or 'average'")
+        if uncertainty_form not in ("variance", "entropy"):
+            raise ValueError(f"uncertainty_form {uncertainty_form!r} must be 'variance' or 'entropy'")
+        if mc_samples < 1:
+            raise ValueError(f"mc_samples {mc_samples} must be at least 1")
+        self.model_a, self.model_b, self.fusion = model_a, model_b, fusion
+        self.prompt_generator, self.uncertainty_form = prompt_generator, uncertainty_form
+        self.mc_samples, self.predictor, self.mc_seed = mc_samples, predictor, mc_seed
+        self.num_classes = model_a.num_classes
+        self.stride = max(model_a.stride, model_b.stride)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of the model's predictor; nothing that the predictor does not need is computed."""
+        if self.predictor == "a":
+            return self.model_a(image).logits.float()
+        return self.predict(image).logits
+
+    def predict(self, image: Tensor) -> Prediction:
+        """Segment, and say where it is unsure and which prompts it used."""
+        features = self.model_a.encode(image)
+        masks = draw_masks(self.model_a, samples=self.mc_samples, generator=torch.Generator().manual_seed(self.mc_seed))
+        samples = monte_carlo_samples(self.model_a, features, masks)
+        logits_a = self.model_a.decode(features).logits.float()
+        uncertainty = self._uncertainty(samples)
+        prompts = self._prompts(samples, uncertainty)
+        logits_b, iou_predictions = self._decode_b(image, features, prompts)
+        logits = {"a": logits_a, "b": logits_b}.get(self.predictor)
+        if logits is None:
+            logits = mean_of_probabilities(logits_a, logits_b)
+        return Prediction(
+            logits, logits_a, logits_b, uncertainty.epistemic, uncertainty.aleatoric, iou_predictions, prompts
+        )
+
+    def training_forward(self, image: Tensor, *, with_b: bool = True) -> TrainingOutput:
+        """One pass with dropout on. Its output counts as the first Monte-Carlo sample, so T samples cost T - 1 more.
+
+        Args:
+            image: [B, in_channels, D, H, W].
+            with_b: False trains Model A alone.
+        """
+        features = self.model_a.encode(image)
+        masks = draw_masks(self.model_a, samples=self.mc_samples, items=image.shape[0])
+        first = self.model_a.decode(
+            features, bottleneck_mask=masks.bottleneck[0].to(image.device), head_mask=masks.head[0].to(image.device)
+        )
+        if not with_b:
+            return TrainingOutput(first.logits, first.variance, None, None, None, None)
+        with torch.no_grad():
+            samples = MonteCarloSamples(first.logits.float().softmax(dim=1)[None], first.variance[None])
+            if self.mc_samples > 1:
+                others = DropoutMasks(masks.bottleneck[1:], masks.head[1:])
+                more = monte_carlo_samples(self.model_a, features, others)
+                samples = MonteCarloSamples(*(torch.cat(pair) for pair in zip(samples, more, strict=True)))
+            uncertainty = self._uncertainty(samples)
+            prompts = self._prompts(samples, uncertainty)
+        logits_b, iou_predictions = self._decode_b(image, features, prompts)
+        return TrainingOutput(first.logits, first.variance, logits_b, iou_predictions, prompts, uncertainty)
+
+    def _uncertainty(self, samples: MonteCarloSamples) -> DecoupledUncertainty:
+        return decouple(samples.probabilities, samples.variance, form=self.uncertainty_form)
+
+    def _prompts(self, samples: MonteCarloSamples, uncertainty: DecoupledUncertainty) -> PointPrompts:
+        return self.prompt_generator(
+            samples.probabilities.mean(dim=0), epistemic=uncertainty.epistemic, aleatoric=uncertainty.aleatoric
+        )
+
+    def _decode_b(self, image: Tensor, features: VNetFeatures, prompts: PointPrompts) -> Sam3dOutput:
+        """Model B on the image, A's features and the prompts; its logits [B, C, D, H, W] at full size."""
+        embedding = self.model_b.encode(image)
+        if self.fusion is not None:
+            embedding = self.fusion(features.level_3, embedding)
+        size = (image.shape[2], image.shape[3], image.shape[4])
+        output = self.model_b.decode(
+            embedding,
+            image_size=size,
+            points=(prompts.point_coords, prompts.point_labels) if prompts.point_labels.shape[1] else None,
+            high_res_features=(features.level_2, features.level_1)
+            if self.model_b.mask_decoder.high_res_projections is not None
+            else None,
+        )
+        logits = F.interpolate(output.low_res_logits.float(), size=size, mode="trilinear", align_corners=False)
+        return Sam3dOutput(logits, output.iou_predictions.float())
+
+
+def mean_of_probabilities(logits_a: Tensor, logits_b: Tensor) -> Tensor:
+    """Logits whose softmax is the mean of the two softmaxes; all [B, C, D, H, W]."""
+    return torch.logaddexp(logits_a.log_softmax(dim=1), logits_b.log_softmax(dim=1)) - torch.tensor(2.0).log()

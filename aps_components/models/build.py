@@ -1,0 +1,80 @@
+"""All sizes of AutoPromptSeg in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aps_components.models.auto_prompt_seg import AutoPromptSeg, Predictor
+from aps_components.networks.feature_fusion import FusionKind, build_fusion
+from aps_components.networks.sam3d import build_sam3d
+from aps_components.networks.vnet import Norm, VNet
+from aps_components.prompts import PromptGenerator
+from aps_components.uncertainty import UncertaintyForm
+
+
+def build_auto_prompt_seg(
+    *,
+    num_classes: int,
+    roi_size: Sequence[int],
+    in_channels: int = 1,
+    filters: int = 16,
+    norm: Norm = "instance",
+    dropout: float = 0.5,
+    sam_variant: str = "small",
+    sam_checkpoint: str | Path | None = None,
+    fusion: FusionKind = "cafa",
+    high_res_skips: bool = True,
+    prompts: Mapping[str, Any] | None = None,
+    uncertainty_form: UncertaintyForm = "variance",
+    mc_samples: int = 2,
+    predictor: Predictor = "average",
+) -> AutoPromptSeg:
+    """Build Models A and B and what joins them, in ``channels_last_3d``.
+
+    Args:
+        num_classes: C, background included.
+        roi_size: the patch (D, H, W) that it will be trained on; each divisible by 16. Others work in inference.
+        in_channels: image channels.
+        filters: channels of the V-Net's finest level; 16 in the field's tables.
+        norm: of the V-Net.
+        dropout: of the V-Net, and so of the Monte-Carlo samples.
+        sam_variant: ``small``, ``tiny`` or ``vit_b``; see ``networks.sam3d.build``.
+        sam_checkpoint: an official SAM ViT-B file to inflate.
+        fusion: ``cafa``, ``concatenation`` or ``none``.
+        high_res_skips: hand A's features at 1/4 and 1/2 to B's mask decoder, as SAM 2 does with its own.
+        prompts: arguments of ``PromptGenerator`` that differ from its defaults.
+        uncertainty_form: ``variance`` or ``entropy``.
+        mc_samples: T.
+        predictor: ``a``, ``b`` or ``average``.
+
+    Raises:
+        ValueError: a value that does not fit, by name.
+    """
+    model_a = VNet(in_channels=in_channels, num_classes=num_classes, filters=filters, norm=norm, dropout=dropout)
+    if len(roi_size) != 3 or any(size < 1 or size % model_a.stride for size in roi_size):
+        raise ValueError(
+            f"roi_size {list(roi_size)} must be three sizes divisible by {model_a.stride}: "
+            f"try {[max(model_a.stride, round(size / model_a.stride) * model_a.stride) for size in roi_size]}"
+        )
+    model_b = build_sam3d(
+        num_classes=num_classes,
+        in_channels=in_channels,
+        variant=sam_variant,
+        reference_size=(roi_size[0], roi_size[1], roi_size[2]),
+        high_res_channels=(4 * filters, 2 * filters) if high_res_skips else None,
+        checkpoint=sam_checkpoint,
+    )
+    model = AutoPromptSeg(
+        model_a,
+        model_b,
+        fusion=build_fusion(fusion, a_channels=8 * filters, b_channels=model_b.prompt_encoder.embed_dim),
+        prompt_generator=PromptGenerator(**(prompts or {})),
+        uncertainty_form=uncertainty_form,
+        mc_samples=mc_samples,
+        predictor=predictor,
+    )
+    return model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

@@ -1,0 +1,130 @@
+"""Weights to and from disk: written whole or not at all, read without executing anything, refused with reasons."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+MAX_NAMED_KEYS = 8
+
+
+class CheckpointError(ValueError):
+    """A checkpoint file that cannot be used; the message names the file and the mend."""
+
+
+def save_atomically(content: Any, path: str | Path) -> None:
+    """``torch.save`` to a temporary file beside ``path``, synced, then renamed over it.
+
+    A run killed at any moment leaves the old file or the new one, never a part of one.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as stream:
+            torch.save(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def ensure_writable(directory: str | Path) -> Path:
+    """Make the directory and try to write into it, before hours of work depend on it.
+
+    Raises:
+        PermissionError: naming the directory.
+    """
+    directory = Path(directory)
+    probe = directory / f".writable.{os.getpid()}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise PermissionError(
+            f"cannot write into {directory}: {error.strerror}; choose another folder or change its permissions"
+        ) from error
+    return directory
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint with ``weights_only=True``: nothing in the file is executed.
+
+    Raises:
+        CheckpointError: there is no such file, or it is damaged or holds more than weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"no checkpoint at {path}. Give one (--checkpoint FILE), or train one: python -m monai.bundle run "
+            "training --config_file BUNDLE/configs/train.json --bundle_root BUNDLE --dataset_dir DIR"
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes torch raise almost anything, also without a message
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise CheckpointError(f"{path} is damaged or no checkpoint of weights alone ({reason}); replace it") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
+    return content
+
+
+def load_weights(network: nn.Module, path: str | Path, *, only: str = "") -> nn.Module:
+    """Load a state dict, raw or under ``"model"``, that must fit key by key and shape by shape; gives the network back.
+
+    Args:
+        network: receives the weights, in place.
+        path: of the file.
+        only: a prefix such as ``model_a.``: only these keys are loaded, and they must all be there.
+
+    Raises:
+        CheckpointError: the file cannot be read, or does not fit: which keys and shapes differ, or the network has
+            no weight that starts with ``only``.
+    """
+    content = read_checkpoint(path)
+    weights = content.get("model", content)
+    if not _is_state_dict(weights):
+        raise CheckpointError(f"{path} holds no state dict, neither as a whole nor under 'model'")
+    wanted = {key: value for key, value in network.state_dict().items() if key.startswith(only)}
+    if not wanted:
+        raise CheckpointError(f"no weight of the network starts with {only!r}: nothing of {path} would be loaded")
+    given = {key: value for key, value in weights.items() if key.startswith(only)}
+    differences = _differences(wanted, given)
+    if differences:
+        raise CheckpointError(
+            f"{path} is a checkpoint of another architecture:\n  "
+            + "\n  ".join(differences)
+            + "\nbuild the network with the settings it was trained with (num_classes, in_channels, filters, "
+            "sam_variant, roi_size, ...), or give another checkpoint"
+        )
+    network.load_state_dict(given, strict=not only)
+    return network
+
+
+def _is_state_dict(weights: Any) -> bool:
+    return isinstance(weights, dict) and all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
+    )
+
+
+def _differences(wanted: dict[str, Tensor], given: dict[str, Any]) -> list[str]:
+    """What stands against loading ``given`` where ``wanted`` is expected, a line each."""
+    missing = [key for key in wanted if key not in given]
+    unexpected = [key for key in given if key not in wanted]
+    shapes = [
+        f"{key}: {tuple(given[key].shape)} in the file, {tuple(value.shape)} in the network"
+        for key, value in wanted.items()
+        if isinstance(given.get(key), Tensor) and given[key].shape != value.shape
+    ]
+    lines = []
+    for what, keys in (("missing", missing), ("unexpected", unexpected), ("other shape", shapes)):
+        shown = keys[:MAX_NAMED_KEYS]
+        lines += [f"{what}: {key}" for key in shown]
+        if len(keys) > len(shown):
+            lines.append(f"{what}: and {len(keys) - len(shown)} more")
+    return lines

@@ -1,0 +1,23 @@
+"""A SAM native to volumes."""
+
+from .build import VARIANTS, Sam3dVariant, build_sam3d
+from .checkpoint import InflationReport, inflate_sam_checkpoint
+from .image_encoder import ImageEncoder3d
+from .mask_decoder import MaskDecoder3d
+from .prompt_encoder import PromptEncoder3d
+from .sam3d import Sam3d, Sam3dOutput
+from .two_way_transformer import TwoWayTransformer3d
+
+__all__ = [
+    "VARIANTS",
+    "ImageEncoder3d",
+    "InflationReport",
+    "MaskDecoder3d",
+    "PromptEncoder3d",
+    "Sam3d",
+    "Sam3dOutput",
+    "Sam3dVariant",
+    "TwoWayTransformer3d",
+    "build_sam3d",
+    "inflate_sam_checkpoint",
+]

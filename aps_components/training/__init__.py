@@ -1,0 +1,28 @@
+"""Training on monai.engines: the only place that imports ignite."""
+
+from aps_components.training.checkpoint import TrainingCheckpoint, load_pretrained
+from aps_components.training.distributed import share_of_rank, start_process_group, stop_process_group
+from aps_components.training.evaluator import PromptedEvaluator, dice_metric, validation_metrics
+from aps_components.training.history import TrainingHistory, read_history
+from aps_components.training.mean_teacher import MeanTeacher
+from aps_components.training.objective import SemiSupervisedObjective, TrainingPatches, build_objective
+from aps_components.training.trainer import NonFiniteLossError, SemiSupervisedTrainer
+
+__all__ = [
+    "MeanTeacher",
+    "NonFiniteLossError",
+    "PromptedEvaluator",
+    "SemiSupervisedObjective",
+    "SemiSupervisedTrainer",
+    "TrainingCheckpoint",
+    "TrainingHistory",
+    "TrainingPatches",
+    "build_objective",
+    "dice_metric",
+    "load_pretrained",
+    "read_history",
+    "share_of_rank",
+    "start_process_group",
+    "stop_process_group",
+    "validation_metrics",
+]

@@ -1,0 +1,123 @@
+"""Checkpoints of a whole training: it can be killed at any moment and goes on where the last epoch ended."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from torch import nn
+
+from aps_components.models import CheckpointError, ensure_writable, load_weights, read_checkpoint, save_atomically
+from aps_components.training.trainer import SemiSupervisedTrainer
+
+STATE_FILE, MODEL_FILE, BEST_FILE = "checkpoint.pt", "model.pt", "model_best.pt"
+logger = logging.getLogger(__name__)
+
+
+class TrainingCheckpoint:
+    """Ignite handler that writes three files into ``ckpt_dir`` and resumes from the first.
+
+    ``checkpoint.pt``: everything that training needs to go on, after every epoch. ``model.pt``: the teacher's weights
+    after the last epoch, which is what is deployed. ``model_best.pt``: the teacher's when the validation's key metric
+    was best. Each is replaced as a whole or not at all. Put it behind the validation in the list of handlers.
+
+    Args:
+        ckpt_dir: made if missing.
+        settings: what makes this run the one it is (split, seed, patch, ...): a checkpoint of another is refused.
+        evaluator: the validation's engine, for the best metric; None for none.
+    """
+
+    def __init__(self, ckpt_dir: str | Path, *, settings: Mapping[str, Any], evaluator: Engine | None = None) -> None:
+        self.directory = ensure_writable(ckpt_dir)
+        self.settings: dict[str, Any] = json.loads(json.dumps(dict(settings), default=str))
+        self.evaluator = evaluator
+        self.best_metric: float | None = None
+        self.best_epoch = 0
+
+    def attach(self, engine: SemiSupervisedTrainer) -> None:
+        """Resume when the training starts, save after each epoch."""
+        engine.add_event_handler(Events.STARTED, self.resume)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def resume(self, engine: SemiSupervisedTrainer) -> None:
+        """Restore the last epoch's state, if there is one.
+
+        Raises:
+            CheckpointError: the file is damaged or belongs to other settings.
+        """
+        path = self.directory / STATE_FILE
+        if not path.is_file():
+            return
+        state = read_checkpoint(path)
+        self._refuse_other_settings(state.get("settings", {}), path)
+        engine.network.load_state_dict(state["student"])
+        engine.teacher.load_state_dict(state["teacher"])
+        engine.optimizer.load_state_dict(state["optimizer"])
+        engine.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
+        self.best_metric, self.best_epoch = state["best_metric"], state["best_epoch"]
+        if engine.state.epoch >= engine.state.max_epochs:
+            logger.info("%s: all %d epochs are done; nothing is left to train", path, engine.state.max_epochs)
+            engine.terminate()
+        else:
+            logger.info("%s: going on after epoch %d of %d", path, engine.state.epoch, engine.state.max_epochs)
+
+    def save(self, engine: SemiSupervisedTrainer) -> None:
+        """Write the files; in a distributed run rank 0 does."""
+        if engine.state.rank != 0:
+            return
+        weights = engine.teacher.module.state_dict()
+        if self._is_best(engine):
+            save_atomically(weights, self.directory / BEST_FILE)
+        save_atomically(weights, self.directory / MODEL_FILE)
+        # Last, so that a run killed before this line repeats the epoch and writes the other two again.
+        save_atomically(
+            {
+                "settings": self.settings,
+                "epoch": engine.state.epoch,
+                "iteration": engine.state.iteration,
+                "best_metric": self.best_metric,
+                "best_epoch": self.best_epoch,
+                "student": engine.network.state_dict(),
+                "teacher": engine.teacher.state_dict(),
+                "optimizer": engine.optimizer.state_dict(),
+                "lr_scheduler": engine.lr_scheduler.state_dict(),
+            },
+            self.directory / STATE_FILE,
+        )
+
+    def _is_best(self, engine: SemiSupervisedTrainer) -> bool:
+        """Whether this epoch's validation, if it had one, was the best so far."""
+        validation = self.evaluator.state if self.evaluator is not None else None
+        # MONAI's Evaluator.run counts its epochs on from the trainer's.
+        if validation is None or validation.epoch != engine.state.epoch or not validation.metrics:
+            return False
+        metric = float(validation.metrics[validation.key_metric_name])
+        if self.best_metric is not None and metric <= self.best_metric:
+            return False
+        self.best_metric, self.best_epoch = metric, engine.state.epoch
+        return True
+
+    def _refuse_other_settings(self, found: Mapping[str, Any], path: Path) -> None:
+        different = [
+            f"{key}: {found.get(key)!r} there, {self.settings.get(key)!r} now"
+            for key in sorted({*found, *self.settings})
+            if found.get(key) != self.settings.get(key)
+        ]
+        if different:
+            raise CheckpointError(
+                f"{path} belongs to a run with other settings ({'; '.join(different)}). "
+                "Give the same settings to go on with it, or another --ckpt_dir to start a new run"
+            )
+
+
+def load_pretrained(network: nn.Module, path: str | Path | None) -> nn.Module:
+    """Start Model A from a pretraining's ``model.pt``; None leaves the network as it is. The network is given back."""
+    if path is not None:
+        load_weights(network, path, only="model_a.")
+        logger.info("Model A starts from %s", path)
+    return network

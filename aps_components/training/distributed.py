@@ -1,0 +1,30 @@
+"""Several processes, one per GPU or, with gloo, on CPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+Item = TypeVar("Item")
+
+
+def start_process_group(device: torch.device | str) -> None:
+    """Join the group that torchrun describes: nccl on GPUs, gloo on CPUs."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def stop_process_group() -> None:
+    """Leave the group."""
+    dist.destroy_process_group()
+
+
+def share_of_rank(items: Sequence[Item]) -> list[Item]:
+    """Every world_size-th item, from this rank's number on; all of them where there are fewer items than ranks."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    return list(items[rank::world_size] if len(items) >= world_size else items)

@@ -1,0 +1,134 @@
+"""Whole volumes through the model: both predictors, both uncertainties and the prompts, with or without a truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from ignite.metrics import Metric
+from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
+from monai.data import decollate_batch
+from monai.engines import SupervisedEvaluator
+from monai.engines.utils import IterationEvents
+from monai.handlers import MeanDice
+from monai.networks import one_hot
+from monai.utils.type_conversion import convert_to_tensor
+from torch import Tensor
+
+from aps_components.inference import PromptedSlidingWindowInferer
+from aps_components.models import AutoPromptSeg
+
+OUTPUT_MAPS = {
+    "pred": "probabilities",
+    "pred_a": "probabilities_a",
+    "pred_b": "probabilities_b",
+    "epistemic": "epistemic",
+    "aleatoric": "aleatoric",
+}
+
+
+class PromptedEvaluator(SupervisedEvaluator):
+    """MONAI's evaluator that keeps all of a :class:`~aps_components.inference.VolumePrediction`.
+
+    Volumes go through one at a time. ``engine.state.output`` is a list of one dictionary: ``pred``, ``pred_a`` and
+    ``pred_b`` (probabilities, [C, D, H, W]), ``epistemic`` and ``aleatoric`` ([1, D, H, W]), ``prompts``, and ``label``
+    if there is one.
+
+    Args:
+        device: to run on.
+        val_data_loader: one volume a batch.
+        network: the model.
+        inferer: of this project, so that maps and prompts survive the windows.
+        everything: False gives ``pred`` alone.
+        kwargs: of MONAI's ``SupervisedEvaluator``.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: torch.device | str,
+        val_data_loader: Any,
+        network: AutoPromptSeg,
+        inferer: PromptedSlidingWindowInferer,
+        everything: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self.everything = everything
+        super().__init__(
+            device=torch.device(device),
+            val_data_loader=val_data_loader,
+            network=network,
+            inferer=inferer,
+            decollate=False,
+            **kwargs,
+        )
+
+    @torch.inference_mode()
+    def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> list[dict[str, Any]]:
+        image = convert_to_tensor(batchdata["image"], track_meta=False).to(self.state.device)
+        self.network.eval()
+        if self.everything:
+            prediction = self.inferer.predict(image, self.network)
+            output = {key: getattr(prediction, name)[0] for key, name in OUTPUT_MAPS.items()}
+            output["prompts"] = prediction.prompts
+        else:
+            output = {"pred": self.inferer(image, self.network)[0]}
+        if "label" in batchdata:
+            output["label"] = batchdata["label"][0]
+        engine.state.batch, engine.state.output = decollate_batch(batchdata), [output]
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
+
+
+def dice_metric(key: str, *, num_classes: int) -> MeanDice:
+    """Mean foreground Dice of one of :class:`PromptedEvaluator`'s outputs, on the network's grid, as an ignite metric.
+
+    Args:
+        key: ``pred``, ``pred_a`` or ``pred_b``.
+        num_classes: C, background included.
+    """
+
+    def one_hot_pair(outputs: Sequence[Mapping[str, Any]]) -> tuple[list[Tensor], list[Tensor]]:
+        predicted = [output[key].argmax(dim=0, keepdim=True) for output in outputs]
+        labels = [torch.as_tensor(output["label"]).to(guess) for output, guess in zip(outputs, predicted, strict=True)]
+        return (
+            [one_hot(guess, num_classes, dim=0) for guess in predicted],
+            [one_hot(label, num_classes, dim=0) for label in labels],
+        )
+
+    return MeanDice(include_background=False, output_transform=one_hot_pair, save_details=False)
+
+
+class PromptPrecisionMetric(Metric):
+    """Share of the point prompts, background's included, that lie in their own class; NaN without points."""
+
+    @reinit__is_reduced
+    def reset(self) -> None:
+        """Start a new count."""
+        self._correct = torch.tensor(0.0)
+        self._total = torch.tensor(0.0)
+
+    @reinit__is_reduced
+    def update(self, outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Count the points of some volumes: ``prompts`` and ``label`` [1, D, H, W] of each."""
+        for output in outputs:
+            label, points = output["label"][0], output["prompts"]
+            self._total += len(points)
+            self._correct += sum(int(label[point.voxel]) == point.label for point in points)
+
+    @sync_all_reduce("_correct", "_total")
+    def compute(self) -> float:
+        """The share in [0, 1]."""
+        return float(self._correct / self._total)
+
+
+def validation_metrics(num_classes: int) -> dict[str, Metric]:
+    """The figures of a validation: ``dice_average`` (the key metric), ``dice_a``, ``dice_b``, ``prompt_precision``."""
+    return {
+        "dice_average": dice_metric("pred", num_classes=num_classes),
+        "dice_a": dice_metric("pred_a", num_classes=num_classes),
+        "dice_b": dice_metric("pred_b", num_classes=num_classes),
+        "prompt_precision": PromptPrecisionMetric(),
+    }

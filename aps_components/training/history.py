@@ -1,0 +1,91 @@
+"""What happened in each epoch, as one line of JSON that any tool reads."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from aps_components.models import ensure_writable
+from aps_components.training.trainer import SemiSupervisedTrainer
+
+HISTORY_FILE = "history.jsonl"
+logger = logging.getLogger(__name__)
+
+
+class TrainingHistory:
+    """Ignite handler that appends a line per epoch to ``history.jsonl``: mean losses, validation, seconds an iteration.
+
+    A resumed run goes on in the same file; the lines of epochs that it repeats are dropped.
+
+    Args:
+        output_dir: made if missing.
+        evaluator: the validation's engine; its metrics are written in the epochs that it ran in.
+    """
+
+    def __init__(self, output_dir: str | Path, *, evaluator: Engine | None = None) -> None:
+        self.path = ensure_writable(output_dir) / HISTORY_FILE
+        self.evaluator = evaluator
+        self._sums: dict[str, float] = {}
+        self._iterations = 0
+        self._seconds = 0.0
+        self._iteration_started = 0.0
+
+    def attach(self, engine: SemiSupervisedTrainer) -> None:
+        """Measure each iteration, write after each epoch."""
+        if engine.state.rank != 0:
+            return
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self._start_iteration)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def _start_epoch(self) -> None:
+        self._sums, self._iterations, self._seconds = {}, 0, 0.0
+
+    def _start_iteration(self) -> None:
+        self._iteration_started = time.perf_counter()
+
+    def _add(self, engine: SemiSupervisedTrainer) -> None:
+        self._seconds += time.perf_counter() - self._iteration_started
+        self._iterations += 1
+        for name, value in engine.state.output.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def _write(self, engine: SemiSupervisedTrainer) -> None:
+        line: dict[str, Any] = {
+            "epoch": engine.state.epoch,
+            "iteration": engine.state.iteration,
+            "seconds_per_iteration": round(self._seconds / self._iterations, 4),
+            "learning_rate": engine.optimizer.param_groups[0]["lr"],
+            "losses": {name: round(value / self._iterations, 6) for name, value in self._sums.items()},
+        }
+        if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
+            line["validation"] = {name: round(float(value), 6) for name, value in self.evaluator.state.metrics.items()}
+        kept = [old for old in read_history(self.path) if old["epoch"] < engine.state.epoch]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in [*kept, line]))
+        temporary.replace(self.path)
+        logger.info(_summary(line, engine.state.max_epochs))
+
+
+def _summary(line: Mapping[str, Any], max_epochs: int) -> str:
+    """One epoch in one line of the log."""
+    parts = [
+        f"epoch {line['epoch']}/{max_epochs}",
+        f"loss {line['losses']['loss']:.4f}",
+        f"{line['seconds_per_iteration']:.2f} s/iteration",
+        *(f"{name} {value:.4f}" for name, value in line.get("validation", {}).items()),
+    ]
+    return ", ".join(parts)
+
+
+def read_history(path: str | Path) -> list[dict[str, Any]]:
+    """The epochs of a ``history.jsonl``, in order; none if there is no file."""
+    path = Path(path)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []

@@ -1,0 +1,155 @@
+"""The trainer: one iteration of two-stream, teacher-student training, whatever the method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from ignite.engine import Events
+from monai.engines import SupervisedTrainer
+from monai.inferers import Inferer
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+
+from aps_components.models import AutoPromptSeg, Precision, TrainingOutput, autocast
+from aps_components.training.mean_teacher import MeanTeacher
+from aps_components.training.objective import SemiSupervisedObjective
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A loss or gradient that is not finite; the message names the cases of the batch."""
+
+
+class _TrainingForward(nn.Module):
+    """``training_forward`` as ``forward``, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, model: AutoPromptSeg) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor, with_b: bool = True) -> TrainingOutput:
+        return self.model.training_forward(image, with_b=with_b)
+
+
+class SemiSupervisedTrainer(SupervisedTrainer):
+    """MONAI's supervised trainer with an objective, a teacher and two streams of data.
+
+    Everything random in epoch e is drawn from ``(seed, e, rank)``: a run that goes on from an epoch's checkpoint
+    repeats, to the bit on a CPU, what it would have done without the interruption. In a process group the network is
+    wrapped for distributed training; ranks then average their gradients and hold the same weights.
+
+    Args:
+        device: to run on.
+        max_epochs: in all, a resumed run included.
+        train_data_loader: of ``data.two_stream_loader``.
+        network: the student.
+        optimizer: of the student's parameters.
+        lr_scheduler: stepped after every iteration.
+        objective: which losses.
+        teacher: follows the student; labels the unlabelled patches, and is what is evaluated and deployed.
+        seed: of the run.
+        precision: ``bf16`` or ``fp32``.
+        gradient_clip: largest norm of all gradients together.
+        train_handlers: ignite handlers.
+        inferer: unused in training; MONAI's workflows want one named.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: torch.device | str,
+        max_epochs: int,
+        train_data_loader: DataLoader,
+        network: AutoPromptSeg,
+        optimizer: Optimizer,
+        lr_scheduler: LRScheduler,
+        objective: SemiSupervisedObjective,
+        teacher: MeanTeacher,
+        seed: int = 0,
+        precision: Precision = "bf16",
+        gradient_clip: float = 12.0,
+        train_handlers: Sequence[Any] | None = None,
+        inferer: Inferer | None = None,
+    ) -> None:
+        device = torch.device(device)
+        self.objective, self.teacher, self.lr_scheduler = objective, teacher, lr_scheduler
+        self.seed, self.precision, self.gradient_clip = seed, precision, gradient_clip
+        self.student_forward = _distributed(_TrainingForward(network), teacher, device)
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            train_data_loader=train_data_loader,
+            network=network,
+            optimizer=optimizer,
+            loss_function=objective,
+            inferer=inferer,
+            train_handlers=train_handlers,
+            decollate=False,
+            optim_set_to_none=True,
+        )
+        self.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+
+    def run(self) -> None:
+        """Train, or go on training, up to ``max_epochs``."""
+        super().run()
+
+    def _start_epoch(self) -> None:
+        epoch = self.state.epoch - 1
+        self.data_loader.batch_sampler.set_epoch(epoch)
+        entropy = np.random.SeedSequence((self.seed, epoch, self.state.rank)).generate_state(1, np.uint64)[0]
+        torch.manual_seed(int(entropy >> 1))
+
+    def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> dict[str, float]:
+        """One step of the optimiser; gives every weighted loss and the gradient's norm by name."""
+        iteration = self.state.iteration - 1
+        batch = _to_device(batchdata, self.state.device)
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(self.state.device, self.precision):
+            patches = self.objective.patches(batch, teacher=self.teacher.module, iteration=iteration)
+            terms = self.objective(self.student_forward, patches, iteration=iteration)
+        self._refuse_non_finite("loss", terms["loss"], batchdata)
+        terms["loss"].backward()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip)
+        self._refuse_non_finite("gradient", norm, batchdata)
+        self.optimizer.step()
+        self.lr_scheduler.step()
+        self.teacher.update_parameters(self.network)
+        return {name: value.item() for name, value in terms.items()} | {"gradient_norm": norm.item()}
+
+    def _refuse_non_finite(self, what: str, value: Tensor, batchdata: Mapping[str, Any]) -> None:
+        if torch.isfinite(value):
+            return
+        cases = ", ".join(name for part in batchdata.values() for name in part["name"])
+        raise NonFiniteLossError(
+            f"the {what} is {value.item()} in iteration {self.state.iteration}, on patches of {cases}. Nothing of this "
+            "iteration was saved. Look at these scans; else lower the learning rate, or train with --precision fp32"
+        )
+
+
+def _distributed(forward: _TrainingForward, teacher: MeanTeacher, device: torch.device) -> nn.Module:
+    """Wrap for distributed training where a process group is up; else give ``forward`` back."""
+    if not dist.is_available() or not dist.is_initialized():
+        return forward
+    for tensor in teacher.module.state_dict().values():
+        dist.broadcast(tensor, src=0)
+    # Box and mask prompts exist but are not used in training, so some parameters never get a gradient.
+    return DistributedDataParallel(
+        forward, device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=True
+    )
+
+
+def _to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    def move(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        layout = torch.channels_last_3d if value.is_floating_point() else torch.contiguous_format
+        return value.to(device, non_blocking=True, memory_format=layout)
+
+    return {part: {key: move(value) for key, value in content.items()} for part, content in batch.items()}

@@ -1,0 +1,35 @@
+"""Monte-Carlo dropout and the measures of uncertainty that come of it."""
+
+from aps_components.uncertainty.mc_dropout import (
+    DropoutMasks,
+    MonteCarloSamples,
+    StochasticDecoder,
+    draw_masks,
+    monte_carlo_samples,
+)
+from aps_components.uncertainty.measures import (
+    DecoupledUncertainty,
+    UncertaintyForm,
+    decouple,
+    entropy,
+    expected_entropy,
+    mutual_information,
+    predictive_entropy,
+    softmax_variance,
+)
+
+__all__ = [
+    "DecoupledUncertainty",
+    "DropoutMasks",
+    "MonteCarloSamples",
+    "StochasticDecoder",
+    "UncertaintyForm",
+    "decouple",
+    "draw_masks",
+    "entropy",
+    "expected_entropy",
+    "monte_carlo_samples",
+    "mutual_information",
+    "predictive_entropy",
+    "softmax_variance",
+]

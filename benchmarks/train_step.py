@@ -1,0 +1,345 @@
+"""Seconds and peak memory of a training step per patch, by part, beside MONAI's DynUNet and the V-Net alone.
+
+    python benchmarks/train_step.py --precisions bf16 --repeats 3
+
+``network``: one patch through Models A and B with T Monte-Carlo samples, a plain loss, backward.
+``step``: the whole method on as many unlabelled patches as labelled ones (``--batch`` of each): teacher, copy-paste,
+student, all losses, backward, clipping, AdamW, EMA. Its seconds are per patch, its memory is that of the whole process.
+``vnet``, ``dynunet``: forward and backward of one patch; the DynUNet as nnU-Net plans it for such a patch.
+
+Every measurement is a process of its own, so that its peak is its own; the configurations take turns, so that whatever
+else the machine does meets them all alike; the median of the turns is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+# torch and the package are imported in the measured processes only: Linux counts the parent's memory at the fork
+# towards a child's peak.
+
+CONFIGURATIONS = ("network", "step", "vnet", "dynunet")
+NAMES = {
+    "network": "AutoPromptSeg, network",
+    "step": "AutoPromptSeg, whole step",
+    "vnet": "V-Net alone",
+    "dynunet": "MONAI DynUNet",
+}
+TEACHER, A, SAMPLES, PROMPTS = "teacher, copy-paste", "A forward", "further MC samples", "uncertainty, prompts"
+B, LOSSES, BACKWARD, UPDATE = "B forward", "losses", "backward", "clip, AdamW, EMA"
+PARTS = (TEACHER, A, SAMPLES, PROMPTS, B, LOSSES, BACKWARD, UPDATE)
+MEBIBYTE = 2**20
+
+
+def peak_bytes() -> int:
+    """The most memory that this process ever had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class Stopwatch:
+    """Adds up the seconds of named parts. Time in a part within a part counts for the inner one, unless the outer one
+    is opaque, as the teacher is: whatever it runs is the teacher's."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._running: list[tuple[str, bool]] = []
+        self._since = 0.0
+
+    def reset(self) -> None:
+        self.seconds.clear()
+
+    def _book(self) -> None:
+        now = time.perf_counter()
+        if self._running:
+            self.seconds[self._running[-1][0]] += now - self._since
+        self._since = now
+
+    @contextmanager
+    def part(self, name: str, *, opaque: bool = True) -> Iterator[None]:
+        if self._running and self._running[-1][1]:
+            yield
+            return
+        self._book()
+        self._running.append((name, opaque))
+        try:
+            yield
+        finally:
+            self._book()
+            self._running.pop()
+
+    def wrap(self, owner: Any, attribute: str, name: str, *, opaque: bool = True) -> None:
+        """Time every call of a method or function where it stands, without touching what it does."""
+        original = getattr(owner, attribute)
+
+        @functools.wraps(original)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self.part(name, opaque=opaque):
+                return original(*args, **kwargs)
+
+        setattr(owner, attribute, timed)
+
+
+def watch_parts() -> Stopwatch:
+    """Time the parts of AutoPromptSeg and of its training where they stand in the package."""
+    import torch
+
+    from aps_components.models import auto_prompt_seg
+    from aps_components.networks.vnet import VNet
+    from aps_components.training import MeanTeacher, SemiSupervisedObjective
+
+    watch, model = Stopwatch(), auto_prompt_seg.AutoPromptSeg
+    watch.wrap(SemiSupervisedObjective, "patches", TEACHER)
+    watch.wrap(VNet, "encode", A)
+    watch.wrap(VNet, "decode", A)
+    watch.wrap(auto_prompt_seg, "monte_carlo_samples", SAMPLES)
+    watch.wrap(model, "_uncertainty", PROMPTS)
+    watch.wrap(model, "_prompts", PROMPTS)
+    watch.wrap(model, "_decode_b", B)
+    watch.wrap(SemiSupervisedObjective, "__call__", LOSSES, opaque=False)
+    watch.wrap(torch.Tensor, "backward", BACKWARD)
+    watch.wrap(torch.nn.utils, "clip_grad_norm_", UPDATE)
+    watch.wrap(torch.optim.AdamW, "step", UPDATE)
+    watch.wrap(MeanTeacher, "update_parameters", UPDATE)
+    return watch
+
+
+def nnunet_strides(roi: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """nnU-Net's rule (Isensee et al. 2021) for equal voxel sizes: halve every axis that stays at 4 voxels or more."""
+    size, strides = list(roi), [(1, 1, 1)]
+    while any(extent >= 8 and extent % 2 == 0 for extent in size):
+        strides.append(tuple(2 if extent >= 8 and extent % 2 == 0 else 1 for extent in size))
+        size = [extent // stride for extent, stride in zip(size, strides[-1], strict=True)]
+    return strides
+
+
+def build(arguments: argparse.Namespace) -> Callable[[], None]:
+    """What is measured: a call runs one step."""
+    import torch
+    from torch.nn import functional as F
+
+    from aps_components.models import autocast, build_auto_prompt_seg
+    from aps_components.networks.vnet import VNet
+
+    roi, classes, layout = tuple(arguments.roi), arguments.classes, torch.channels_last_3d
+    image = torch.randn(1, 1, *roi).to(memory_format=layout)
+    label = torch.randint(classes, (1, *roi))
+
+    if arguments.measure == "step":
+        return _semi_supervised_step(arguments)
+    if arguments.measure == "network":
+        model = build_auto_prompt_seg(num_classes=classes, roi_size=roi, mc_samples=arguments.samples)
+
+        def loss() -> torch.Tensor:
+            output = model.training_forward(image)
+            terms = [F.cross_entropy(logits.float(), label) for logits in (output.logits_a, output.logits_b)]
+            return torch.stack([*terms, output.variance.mean(), output.iou_predictions.mean()]).sum()
+    elif arguments.measure == "vnet":
+        model = VNet(num_classes=classes).to(memory_format=layout)
+
+        def loss() -> torch.Tensor:
+            output = model(image)
+            return F.cross_entropy(output.logits.float(), label) + output.variance.mean()
+    else:
+        from monai.networks.nets import DynUNet
+
+        strides = nnunet_strides(roi)
+        filters = [min(320, 32 * 2**level) for level in range(len(strides))]
+        model = DynUNet(
+            3, 1, classes, [3] * len(strides), strides, upsample_kernel_size=strides[1:], filters=filters
+        ).to(memory_format=layout)
+
+        def loss() -> torch.Tensor:
+            return F.cross_entropy(model(image).float(), label)
+
+    model.train()
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        with autocast("cpu", arguments.precision):
+            value = loss()
+        value.backward()
+
+    return step
+
+
+def _semi_supervised_step(arguments: argparse.Namespace) -> Callable[[], None]:
+    """The trainer's own iteration on random patches."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    from aps_components.models import build_auto_prompt_seg
+    from aps_components.training import MeanTeacher, SemiSupervisedTrainer, build_objective
+
+    size = (arguments.batch, 1, *arguments.roi)
+    batch = {
+        "labeled": {"image": torch.randn(size), "label": torch.randint(arguments.classes, size)},
+        "unlabeled": {"image": torch.randn(size)},
+    }
+    for part in batch.values():
+        part["name"] = ["random"] * arguments.batch
+    model = build_auto_prompt_seg(
+        num_classes=arguments.classes, roi_size=arguments.roi, mc_samples=arguments.samples, predictor=arguments.teacher
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    trainer = SemiSupervisedTrainer(
+        device="cpu",
+        max_epochs=1,
+        train_data_loader=DataLoader([batch], batch_size=None),
+        network=model,
+        optimizer=optimizer,
+        lr_scheduler=torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
+        objective=build_objective(),
+        teacher=MeanTeacher(model),
+        precision=arguments.precision,
+    )
+    trainer.state.iteration = 1
+
+    def step() -> None:
+        trainer._iteration(trainer, batch)
+
+    return step
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """One configuration in this process: a step to warm up, then the median of ``--steps`` ones."""
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    watch = watch_parts()
+    baseline = peak_bytes()
+    step = build(arguments)
+    step()
+    turns = []
+    for _ in range(arguments.steps):
+        watch.reset()
+        start = time.perf_counter()
+        step()
+        turns.append({"seconds": time.perf_counter() - start, **{name: watch.seconds[name] for name in PARTS}})
+    patches = 2 * arguments.batch if arguments.measure == "step" else 1
+    return {
+        "seconds": {name: statistics.median(turn[name] for turn in turns) / patches for name in turns[0]},
+        "peak": peak_bytes(),
+        "baseline": baseline,
+        "torch": torch.__version__,
+    }
+
+
+def cpu_model() -> str:
+    """The processor as the system names it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def in_own_process(arguments: argparse.Namespace, name: str, precision: str) -> dict[str, Any]:
+    """:func:`measure` in a fresh process."""
+    command = [sys.executable, __file__, "--measure", name, "--precision", precision, "--roi", *map(str, arguments.roi)]
+    for option in ("batch", "samples", "classes", "steps", "threads", "teacher"):
+        command += [f"--{option}", str(getattr(arguments, option))]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        sys.exit(f"{name} in {precision} failed:\n{finished.stderr}")
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def median(results: list[dict[str, Any]], *keys: str) -> float:
+    """The median over results of the number that lies under ``keys``."""
+    return statistics.median(functools.reduce(lambda content, key: content[key], keys, result) for result in results)
+
+
+def report(arguments: argparse.Namespace, results: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
+    """Two Markdown tables."""
+    roi = "x".join(map(str, arguments.roi))
+    torch_version = next(iter(results.values()))[0]["torch"]
+    lines = [
+        f"{cpu_model()}, {arguments.threads} threads, torch {torch_version}, Python {platform.python_version()}",
+        f"Patch {roi}, {arguments.classes} classes, T = {arguments.samples}, step of {arguments.batch} labelled + "
+        f"{arguments.batch} unlabelled patches, median of {arguments.repeats}",
+        "",
+        "| configuration | precision | s per patch | peak MiB | of it before the model |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for (name, precision), runs in results.items():
+        peak, baseline = (median(runs, key) / MEBIBYTE for key in ("peak", "baseline"))
+        lines.append(
+            f"| {NAMES[name]} | {precision} | {median(runs, 'seconds', 'seconds'):.2f} | {peak:.0f} | {baseline:.0f} |"
+        )
+    by_part = {key: runs for key, runs in results.items() if key[0] in ("network", "step")}
+    if by_part:
+        lines += ["", "| s per patch | " + " | ".join(f"{name}, {precision}" for name, precision in by_part) + " |"]
+        lines.append("|---|" + "---:|" * len(by_part))
+        for part in PARTS:
+            cells = (median(runs, "seconds", part) for runs in by_part.values())
+            lines.append(f"| {part} | " + " | ".join(f"{cell:.2f}" if cell else "" for cell in cells) + " |")
+        rest = (
+            median(runs, "seconds", "seconds") - sum(median(runs, "seconds", part) for part in PARTS)
+            for runs in by_part.values()
+        )
+        lines.append("| rest | " + " | ".join(f"{cell:.2f}" for cell in rest) + " |")
+    return "\n".join(lines)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    parser.add_argument("--configurations", default=",".join(CONFIGURATIONS), help="comma-separated")
+    parser.add_argument("--precisions", default="fp32,bf16", help="comma-separated")
+    parser.add_argument("--repeats", type=int, default=3, help="processes of each configuration and precision")
+    parser.add_argument("--steps", type=int, default=1, help="measured steps of each process, after one to warm up")
+    parser.add_argument("--roi", type=int, nargs=3, default=(112, 112, 80), metavar=("D", "H", "W"))
+    parser.add_argument("--batch", type=int, default=1, help="labelled patches, and as many unlabelled ones")
+    parser.add_argument("--samples", type=int, default=2, help="Monte-Carlo samples, T")
+    parser.add_argument("--classes", type=int, default=2, help="background included")
+    parser.add_argument("--teacher", default="average", choices=("a", "b", "average"), help="who makes pseudo-labels")
+    parser.add_argument("--threads", type=int, default=threads)
+    parser.add_argument("--measure", choices=CONFIGURATIONS, help=argparse.SUPPRESS)
+    parser.add_argument("--precision", default="bf16", help=argparse.SUPPRESS)
+    parsed = parser.parse_args(arguments)
+    for name, known in (("configurations", CONFIGURATIONS), ("precisions", ("fp32", "bf16"))):
+        if unknown := set(getattr(parsed, name).split(",")) - set(known):
+            parser.error(f"--{name} {', '.join(sorted(unknown))} must be among {', '.join(known)}")
+    return parsed
+
+
+def main() -> None:
+    arguments = parse()
+    if arguments.measure:
+        print(json.dumps(measure(arguments)))
+        return
+    keys = [
+        (name, precision)
+        for precision in arguments.precisions.split(",")
+        for name in arguments.configurations.split(",")
+    ]
+    results: dict[tuple[str, str], list[dict[str, Any]]] = {key: [] for key in keys}
+    with tqdm(total=arguments.repeats * len(keys), unit="process") as progress:
+        for _ in range(arguments.repeats):
+            for name, precision in keys:
+                progress.set_description(f"{name} {precision}")
+                results[name, precision].append(in_own_process(arguments, name, precision))
+                progress.update()
+    print(report(arguments, results))
+
+
+if __name__ == "__main__":
+    main()

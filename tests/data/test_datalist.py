@@ -1,0 +1,186 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+from monai.bundle import ConfigParser
+from scans import write_json
+
+from aps_components.data import DataError, case_name, data_error_behind, inference_items, load_datalist
+
+LA_DATALIST = Path(__file__).parents[2] / "bundles" / "la" / "configs" / "datalist.json"
+LABELS = {"0": "background", "1": "left atrium"}
+
+
+def entry(name: str) -> dict[str, str]:
+    return {"image": f"images/{name}.nii.gz", "label": f"labels/{name}.nii.gz"}
+
+
+def content(cases: str = "abcde", **parts) -> dict:
+    return {"name": "toy", "labels": LABELS, "training": [entry(name) for name in cases], **parts}
+
+
+def load(folder: Path, listing: object, **options):
+    write_json(folder / "datalist.json", listing)
+    return load_datalist(folder, **options)
+
+
+def names(items) -> str:
+    return "".join(case_name(item) for item in items)
+
+
+def touch(folder: Path, *files: str) -> None:
+    folder.mkdir(exist_ok=True)
+    for file in files:
+        (folder / file).touch()
+
+
+def test_first_training_cases_stay_labelled_and_the_rest_lose_their_label_path(tmp_path):
+    datalist = load(tmp_path, content(unlabeled=[{"image": "images/u.nii.gz"}, entry("v")]), labeled_count=2)
+    assert names(datalist.labeled) == "ab"
+    assert names(datalist.unlabeled) == "cdeuv"
+    assert datalist.labeled[0] == {key: str(tmp_path / file) for key, file in entry("a").items()}
+    assert all(set(item) == {"image"} for item in datalist.unlabeled)
+    assert datalist.training_items == datalist.part("training") == datalist.labeled + datalist.unlabeled
+    assert datalist.labels == {0: "background", 1: "left atrium"}
+    assert datalist.num_classes == 2
+
+
+def test_without_a_count_every_label_is_kept(tmp_path):
+    listing = content()
+    del listing["training"][1]["label"]
+    datalist = load(tmp_path, listing)
+    assert names(datalist.labeled) == "acde"
+    assert names(datalist.unlabeled) == "b"
+
+
+def test_validation_is_taken_from_the_end_before_the_cut(tmp_path):
+    datalist = load(tmp_path, content(), labeled_count=2, validation_count=2)
+    assert (names(datalist.labeled), names(datalist.unlabeled), names(datalist.validation)) == ("ab", "c", "de")
+    assert datalist.evaluation_split == "validation"
+    assert all("label" in item for item in datalist.part("validation"))
+
+
+def test_a_validation_list_of_its_own_comes_first(tmp_path):
+    datalist = load(tmp_path, content(validation=[entry("v")], test=[entry("t")]), validation_count=2)
+    assert names(datalist.labeled) == "abcde"
+    assert names(datalist.validation) == "v"
+    assert datalist.evaluation_split == "test"
+    assert names(datalist.part("test")) == "t"
+
+
+def test_remaining_takes_every_labelled_scan_that_is_not_named(tmp_path):
+    touch(tmp_path / "images", *(f"{name}.nii.gz" for name in "abuxyz"), "._y.nii.gz", "notes.txt")
+    touch(tmp_path / "labels", *(f"{name}.nii.gz" for name in "abuxz"))
+    datalist = load(tmp_path, content("ab", unlabeled=[{"image": "images/u.nii.gz"}], test="remaining"))
+    assert datalist.test == [{key: str(tmp_path / file) for key, file in entry(name).items()} for name in "xz"]
+
+
+def test_an_image_may_be_one_file_per_modality(tmp_path):
+    case = {"image": ["t1/a.nii.gz", "t2/a.nii"], "label": "seg/a.nii.gz"}
+    (item,) = load(tmp_path, content(training=[case])).labeled
+    assert item["image"] == [str(tmp_path / "t1/a.nii.gz"), str(tmp_path / "t2/a.nii")]
+    assert case_name(item) == "a"
+
+
+def test_own_datalist_comes_before_the_default(tmp_path):
+    default = write_json(tmp_path / "shipped.json", content("ab"))
+    assert names(load_datalist(tmp_path, default=default).labeled) == "ab"
+    assert names(load(tmp_path, content("abc"), default=default).labeled) == "abc"
+
+
+@pytest.mark.parametrize(
+    ("listing", "options", "message"),
+    [
+        ([], {}, r"datalist.json: holds a list"),
+        ({"name": "toy", "labels": LABELS}, {}, r"datalist.json: key 'training' is missing"),
+        (content(labels={"1": "heart"}), {}, r"labels is .*without a gap"),
+        (content(labels=["heart"]), {}, r"labels is .*without a gap"),
+        (content(name=""), {}, r"name is ''"),
+        (content(training=[]), {}, r"datalist.json: empty label list"),
+        (content(training=[{"image": "a.nii.gz"}]), {}, r"datalist.json: empty label list"),
+        (content(training=[{"label": "a.nii.gz"}]), {}, r"training\[0\] is .* needs an \"image\""),
+        (content(training=[{"image": 3}]), {}, r"training\[0\] is .* must be file names"),
+        (content(unlabeled="all"), {}, r"unlabeled is 'all'; it must be a list"),
+        (content(test="rest"), {}, r"test is 'rest'; it must be a list"),
+        (content(validation=[{"image": "v.nii.gz"}]), {}, r"validation: .*v.nii.gz has no \"label\""),
+        (content(test=[entry("b")]), {}, r"b.nii.gz is in training and again in test"),
+        (content(training=[{"image": ["a.nii", 3]}]), {}, r"training\[0\] is .* must be file names"),
+        (content("aba"), {}, r"a.nii.gz is in training and again in training"),
+        (content(unlabeled=[{"image": "images/a.nii.gz"}]), {}, r"a.nii.gz is in training and again in unlabeled"),
+        (content(), {"labeled_count": 6}, r"labeled_count 6 is outside 1 to 5"),
+        (content(), {"labeled_count": 0}, r"labeled_count 0 is outside 1 to 5"),
+        (content(), {"labeled_count": 4, "validation_count": 2}, r"labeled_count 4 is outside 1 to 3"),
+        (content(), {"validation_count": 5}, r"empty label list"),
+        (content(), {"validation_count": -1}, r"validation_count -1 must not be negative"),
+    ],
+)
+def test_faulty_datalists_are_refused_by_name(tmp_path, listing, options, message):
+    with pytest.raises(DataError, match=message):
+        load(tmp_path, listing, **options)
+
+
+def test_unparsable_json_is_refused_with_its_line(tmp_path):
+    (tmp_path / "datalist.json").write_text('{"name": "toy",\n oops}')
+    with pytest.raises(DataError, match=r"datalist.json: not valid JSON .*line 2"):
+        load_datalist(tmp_path)
+
+
+def test_the_fault_is_found_behind_an_error_of_monai(tmp_path):
+    parser = ConfigParser({"x": {"_target_": "aps_components.data.load_datalist", "dataset_dir": str(tmp_path / "no")}})
+    with pytest.raises(RuntimeError) as error:
+        parser.get_parsed_content("x")
+    assert str(data_error_behind(error.value)).startswith(str(tmp_path / "no"))
+    assert data_error_behind(RuntimeError("another")) is None
+
+
+def test_missing_folder_and_missing_datalist_are_refused(tmp_path):
+    with pytest.raises(DataError, match="nowhere: no such dataset folder"):
+        load_datalist(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"datalist.json: no such file"):
+        load_datalist(tmp_path)
+    with pytest.raises(DataError, match=r"shipped.json: no such datalist"):
+        load_datalist(tmp_path, default=tmp_path / "shipped.json")
+
+
+def test_unknown_part_is_refused(tmp_path):
+    with pytest.raises(DataError, match="no part 'train'"):
+        load(tmp_path, content()).part("train")
+
+
+def test_inference_takes_a_file_a_folder_or_the_dataset(tmp_path):
+    touch(tmp_path, "z.nii", "notes.txt")
+    scan = {"image": str(tmp_path / "z.nii")}
+    assert inference_items(image=tmp_path / "z.nii") == [scan]
+    assert inference_items(image=str(tmp_path)) == inference_items(dataset_dir=tmp_path) == [scan]
+    touch(tmp_path / "images", "b.nii.gz", "a.nii.gz")
+    assert names(inference_items(dataset_dir=tmp_path)) == "ab"
+    assert inference_items(image=tmp_path / "z.nii", dataset_dir=tmp_path) == [scan]
+
+
+def test_inference_without_scans_is_refused(tmp_path):
+    touch(tmp_path, "notes.txt")
+    for options, message in [
+        ({}, "nothing to segment"),
+        ({"image": tmp_path / "x.nii.gz"}, "x.nii.gz: no such file or folder"),
+        ({"image": tmp_path / "notes.txt"}, r"notes.txt: not a .nii or .nii.gz file"),
+        ({"image": tmp_path}, r"no .nii or .nii.gz file in this folder"),
+        ({"dataset_dir": tmp_path / "nowhere"}, "no such dataset folder"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            inference_items(**options)
+
+
+def test_shipped_la_list_has_the_published_order(shared_data):
+    published = (shared_data / "la" / "train.list").read_text().split()
+    datalist = load_datalist(shared_data / "la", default=LA_DATALIST, labeled_count=8)
+    assert [case_name(item) for item in datalist.training_items] == published
+    assert len(datalist.labeled) == 8
+    assert datalist.test == []
+    assert all(os.path.isfile(item["image"]) for item in datalist.training_items)
+
+
+def test_shipped_la_list_names_eighty_scans():
+    listing = json.loads(LA_DATALIST.read_text())
+    assert len({case["image"] for case in listing["training"]}) == 80
+    assert listing["test"] == "remaining"

@@ -1,0 +1,36 @@
+"""Gradients of convolutions on tiny grids stay right in bf16."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from aps_components.networks.convolution import Conv3d
+
+
+@pytest.mark.parametrize("grid", [(2, 2, 1), (2, 2, 2), (2, 3, 2), (1, 1, 1), (4, 3, 3)])
+@pytest.mark.parametrize("channels", [16, 256])
+def test_the_weights_gradient_is_that_of_float32(grid: tuple[int, int, int], channels: int) -> None:
+    torch.manual_seed(0)
+    convolution = Conv3d(channels, channels, kernel_size=3, padding=1).to(memory_format=torch.channels_last_3d)
+    features = torch.randn(4, channels, *grid).to(memory_format=torch.channels_last_3d)
+    gradient = torch.randn(4, channels, *grid)
+    junk = [torch.full((size,), 1e30) for size in (4096, 65536, convolution.weight.numel())]
+    del junk  # what the broken kernel would read
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = convolution(features)
+    result.backward(gradient.to(result.dtype))
+    expected = torch.nn.grad.conv3d_weight(features, convolution.weight.shape, gradient, padding=1)
+    assert convolution.weight.grad is not None
+    torch.testing.assert_close(convolution.weight.grad, expected, rtol=0.05, atol=0.02 * float(expected.abs().max()))
+
+
+def test_outside_autocast_it_is_torchs_convolution() -> None:
+    convolution = Conv3d(3, 5, kernel_size=3, padding=1)
+    features = torch.randn(2, 3, 2, 7, 5)
+    expected = F.conv3d(features, convolution.weight, convolution.bias, padding=1)
+    torch.testing.assert_close(convolution(features), expected)
+
+
+def test_larger_grids_stay_in_bf16() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert Conv3d(2, 4, kernel_size=1)(torch.randn(1, 2, 3, 5, 7)).dtype is torch.bfloat16

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import torch
+
+from aps_components.label_map import keep_largest_component
+
+SIZE = (5, 7, 9)
+
+
+def empty(dtype=np.uint8):
+    return np.zeros(SIZE, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64])
+def test_largest_part_of_each_class_stays(dtype):
+    label = empty(dtype)
+    label[0, 0, 0:3] = 1
+    label[4, 6, 5:9] = 1
+    label[2, 2:4, 2] = 2
+    label[2, 6, 2] = 2
+    label[0, 6, 0] = 3
+    expected = label.copy()
+    expected[0, 0, 0:3] = 0
+    expected[2, 6, 2] = 0
+    before = label.copy()
+    kept = keep_largest_component(label, num_classes=4)
+    np.testing.assert_array_equal(kept, expected)
+    assert kept.dtype == dtype
+    np.testing.assert_array_equal(label, before)
+
+
+@pytest.mark.parametrize("step", [(1, 0, 0), (0, 1, 1), (1, 1, 1), (1, -1, 1)])
+def test_face_edge_and_corner_connect(step):
+    label = empty()
+    label[2, 3, 4] = 1
+    label[tuple(np.add((2, 3, 4), step))] = 1
+    label[4, 6, 8] = 1
+    assert keep_largest_component(label, num_classes=2).sum() == 2
+
+
+def test_two_apart_do_not_connect():
+    label = empty()
+    label[2, 3, 4] = label[2, 3, 6] = label[2, 3, 7] = 1
+    np.testing.assert_array_equal(np.argwhere(keep_largest_component(label, num_classes=2)), [[2, 3, 6], [2, 3, 7]])
+
+
+def test_another_class_is_no_bridge():
+    label = empty()
+    label[0, 0] = (1, 2, 1, 1, 2, 2, 2, 1, 1)
+    kept = keep_largest_component(label, num_classes=3)
+    assert kept[0, 0].tolist() == [0, 0, 1, 1, 2, 2, 2, 0, 0]
+
+
+def test_first_in_scan_order_of_equal_parts():
+    label = empty()
+    label[0, 5, 8] = label[3, 0, 0] = 1
+    assert np.argwhere(keep_largest_component(label, num_classes=2)).tolist() == [[0, 5, 8]]
+
+
+def test_doing_it_twice_changes_nothing():
+    label = np.random.default_rng(0).integers(0, 3, SIZE).astype(np.uint8)
+    once = keep_largest_component(label, num_classes=3)
+    np.testing.assert_array_equal(keep_largest_component(once, num_classes=3), once)
+
+
+def test_nothing_to_keep():
+    assert not keep_largest_component(empty(), num_classes=3).any()
+    assert keep_largest_component(np.zeros((0, 7, 9), np.uint8), num_classes=3).shape == (0, 7, 9)
+
+
+def test_tensors_and_other_strides_are_read():
+    label = empty()
+    label[1, 2:5, 3] = 1
+    label[4, 6, 8] = 1
+    expected = keep_largest_component(label, num_classes=2)
+    np.testing.assert_array_equal(keep_largest_component(torch.from_numpy(label), num_classes=2), expected)
+    kept = keep_largest_component(np.asfortranarray(label).transpose(2, 0, 1), num_classes=2)
+    np.testing.assert_array_equal(kept, expected.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(("value", "found"), [(3, r"0\.\.3"), (255, r"0\.\.255"), (-1, r"-1\.\.0")])
+def test_label_that_is_no_class_is_refused(value, found):
+    label = empty(np.int16)
+    label[1, 2, 3] = value
+    with pytest.raises(ValueError, match=rf"labels must lie in 0\.\.2, got {found}"):
+        keep_largest_component(label, num_classes=3)

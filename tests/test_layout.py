@@ -1,0 +1,117 @@
+"""Imports run one way: from ``networks | uncertainty | prompts | losses | data`` through ``models`` up to ``cli``."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "aps_components"
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+LEAVES = {"__init__", "label_map"}
+PARTS = {"networks", "uncertainty", "prompts", "losses", "data"}
+MAY_IMPORT: dict[str, set[str]] = {
+    **{leaf: set() for leaf in LEAVES},
+    **dict.fromkeys(PARTS, LEAVES),
+    "models": LEAVES | PARTS,
+    "inference": LEAVES | PARTS | {"models"},
+    "training": LEAVES | PARTS | {"models", "inference"},
+    "evaluation": LEAVES | PARTS | {"models", "inference", "training"},
+    "cli": LEAVES | PARTS | {"models", "inference", "training", "evaluation"},
+    "__main__": LEAVES | {"cli"},
+}
+ENTRY_POINTS = {"cli", "__main__"}
+ENGINES = re.compile(r"(ignite|monai\.engines|monai\.handlers)(\.|$)")
+ENVIRONMENT = re.compile(r"os\.(environb?|getenvb?|putenv)(\.|$)")
+DATASETS = re.compile(
+    r"\b(acdc|amos|brats|btcv|hippocampus|kits|left atrium|lits|msd|pancreas|spleen)(\d*)\b", re.IGNORECASE
+)
+
+
+def layer_of(file: str) -> str:
+    """The first folder, or the module where it lies at the top."""
+    return Path(file).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST, file: str) -> Iterator[tuple[int, str]]:
+    """Line and full name of everything imported anywhere in a file, relative imports resolved."""
+    package = ["aps_components", *Path(file).parts[:-1]]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+
+
+def broken_rules(source: str, file: str) -> list[str]:
+    """Every rule that a file breaks, as ``file:line: rule``."""
+    layer, tree, found = layer_of(file), ast.parse(source), []
+    for line, name in imports(tree, file):
+        first, *rest = name.split(".")
+        if first == "aps_components":
+            target = rest[0] if rest and rest[0] in MAY_IMPORT else "__init__"
+            if target != layer and target not in MAY_IMPORT[layer]:
+                allowed = ", ".join(sorted(MAY_IMPORT[layer] - {"__init__"})) or "nothing of this package"
+                found.append((line, f"{layer} must not import {target}; it may import {allowed}"))
+        if ENGINES.match(name) and layer != "training":
+            found.append((line, f"only training imports ignite, monai.engines and monai.handlers, not {layer}"))
+        if ENVIRONMENT.match(name) and layer not in ENTRY_POINTS:
+            found.append((line, "no library module reads the environment"))
+    if layer not in ENTRY_POINTS:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and ENVIRONMENT.match(ast.unparse(node)):
+                found.append((node.lineno, "no library module reads the environment"))
+    if layer not in ENTRY_POINTS | {"data"}:
+        for line, text in enumerate(source.splitlines(), start=1):
+            if named := DATASETS.search(text):
+                found.append((line, f"nothing outside data/ names a dataset: {named[0]!r}"))
+    return [f"aps_components/{file}:{line}: {rule}" for line, rule in dict.fromkeys(sorted(found))]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_layout(file: str) -> None:
+    assert layer_of(file) in MAY_IMPORT, f"aps_components/{file}: give its layer a place in tests/test_layout.py"
+    broken = broken_rules((PACKAGE / file).read_text(encoding="utf-8"), file)
+    assert not broken, "\n" + "\n".join(broken)
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("networks/vnet.py", "from aps_components.losses import pseudo_label"),
+        ("networks/sam3d/build.py", "from ...prompts import PromptGenerator"),
+        ("networks/vnet.py", "from aps_components import models"),
+        ("label_map.py", "import aps_components.data"),
+        ("inference/inferer.py", "def late():\n    from ..training import MeanTeacher"),
+        ("training/trainer.py", "from aps_components.evaluation.report import EvaluationReport"),
+        ("evaluation/report.py", "from aps_components.cli import main"),
+        ("models/build.py", "import ignite.engine"),
+        ("inference/inferer.py", "from monai import handlers"),
+        ("data/datalist.py", "import os\nroot = os.environ['ROOT']"),
+        ("training/trainer.py", "from os import getenv"),
+        ("losses/iou.py", "# as on AMOS22"),
+    ],
+)
+def test_a_forbidden_line_is_found(file: str, source: str) -> None:
+    (message,) = broken_rules(source, file)
+    assert message.startswith(f"aps_components/{file}:{1 + source.count(chr(10))}: ")
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("networks/sam3d/build.py", "from .grid import Size3d\nfrom ..vnet import VNet"),
+        ("losses/pseudo_label.py", "from aps_components.label_map import keep_largest_component"),
+        ("training/evaluator.py", "from aps_components.inference import PromptPoint\nimport ignite"),
+        ("data/datalist.py", "import os.path  # of AMOS\nfrom monai.data import MetaTensor"),
+        ("cli.py", "import os\nfrom aps_components import __version__, training\nos.environ['CI']"),
+    ],
+)
+def test_an_allowed_line_is_not(file: str, source: str) -> None:
+    assert broken_rules(source, file) == []
