@@ -38,6 +38,7 @@ def run_demo(output_dir: str | Path, *, bundle: str | Path, epochs: int = 10, se
         write_phantoms(data, labeled=4, unlabeled=16, validation=4, test=6, seed=seed)
     configs = bundle / "configs"
     common = ["--bundle_root", bundle, "--dataset_dir", data, "--roi_size", ROI_SIZE, "--seed", seed]
+    common += ["--labeled_count", 4]
     training = [*common, "--epoch_length", 12, "--val_interval", 5]
 
     _say("2/6  pretraining Model A, the V-Net, on the 4 labelled scans")
@@ -72,7 +73,7 @@ def run_demo(output_dir: str | Path, *, bundle: str | Path, epochs: int = 10, se
     _say("6/6  drawing it")
     picture = overview_from_files(out / "overview.png", image=image, truth=truth, output_dir=results / "inference")
     _summary(out, picture, time.time() - started)
-    print("\nNext, on your own scans (images/ID.nii.gz, labels/ID.nii.gz, datalist.json; see docs/data.md):\n")
+    print("\nNext, on your own scans (how to lay them out: docs/how-to/train-on-your-scans.md):\n")
     print(
         f"  {Path(sys.executable).name} -m monai.bundle run training --config_file {configs / 'train.json'} "
         f"--bundle_root {bundle} --dataset_dir DIR"
@@ -96,9 +97,8 @@ def _bundle(run_id: str, config_files: list[Path], options: list[object]) -> Non
 
 def _summary(out: Path, picture: Path, seconds: float) -> None:
     evaluation = json.loads((out / "results" / "evaluation" / "metrics.json").read_text())
-    print(
-        f"\n=== done in {seconds / 60:.1f} minutes; unseen phantoms, mean over {evaluation['context']['cases']} scans:\n"
-    )
+    cases = evaluation["context"]["cases"]
+    print(f"\n=== done in {seconds / 60:.1f} minutes; mean over {cases} phantoms that training never saw:\n")
     for row in evaluation["summary"]:
         dice, distance = row["mean"]["dice"], row["mean"]["hd95_mm"]
         print(f"  {row['predictor']:8} {row['variant']:18} Dice {100 * dice:5.2f} %  HD95 {distance:5.2f} mm")

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import sys
+from traceback import walk_tb
 from types import TracebackType
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The exception that the others were raised from; ``error`` itself if there is none."""
-    while error.__cause__ is not None:
+    """The exception that says what is wrong: the first of the chain of causes that this package raised, or its last.
+
+    What this package raises from another error names the file and the mend, which the other one does not.
+    """
+    while error.__cause__ is not None and not _raised_here(error):
         error = error.__cause__
     return error
+
+
+def _raised_here(error: BaseException) -> bool:
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_globals.get("__name__", "").startswith(f"{__package__}.")
 
 
 def explain_errors() -> None:

@@ -2,7 +2,8 @@
 
     python benchmarks/normalisation.py --repeats 10
 
-The kinds take turns, so that whatever else the machine does meets them all alike; the median of the turns is printed.
+The kinds take turns, so that whatever else the machine does meets them all alike. The median of the turns is printed
+and their range: differences within it say nothing.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def seconds(network: nn.Module, features: Tensor) -> float:
     return time.perf_counter() - start
 
 
-def measure(size: tuple[int, ...], *, repeats: int) -> dict[str, float]:
-    """Median seconds of each normalisation; the first turn warms up and does not count."""
+def measure(size: tuple[int, ...], *, repeats: int) -> dict[str, list[float]]:
+    """Seconds of every turn of each normalisation; the first turn warms up and does not count."""
     features = torch.randn(size).to(memory_format=torch.channels_last_3d).requires_grad_()
     networks = {name: stack(make()) for name, make in NORMS.items()}
     turns: dict[str, list[float]] = {name: [] for name in NORMS}
@@ -59,7 +60,12 @@ def measure(size: tuple[int, ...], *, repeats: int) -> dict[str, float]:
             taken = seconds(network, features)
             if turn:
                 turns[name].append(taken)
-    return {name: statistics.median(taken) for name, taken in turns.items()}
+    return turns
+
+
+def cell(turns: list[float]) -> str:
+    """Median and range in milliseconds."""
+    return f"{1000 * statistics.median(turns):.0f} ({1000 * min(turns):.0f}-{1000 * max(turns):.0f})"
 
 
 def main() -> None:
@@ -69,11 +75,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     results = [measure(size, repeats=arguments.repeats) for size in SHAPES]
-    print(f"Median milliseconds of {arguments.repeats}, {arguments.threads} threads, torch {torch.__version__}\n")
+    print(f"Milliseconds: median and range of {arguments.repeats} turns, {arguments.threads} threads")
+    print(f"torch {torch.__version__}\n")
     print("| normalisation | " + " | ".join(str(list(size)) for size in SHAPES) + " |")
     print("|---|" + "---:|" * len(SHAPES))
     for name in NORMS:
-        print(f"| {name} | " + " | ".join(f"{1000 * result[name]:.0f}" for result in results) + " |")
+        print(f"| {name} | " + " | ".join(cell(result[name]) for result in results) + " |")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ student, all losses, backward, clipping, AdamW, EMA. Its seconds are per patch, 
 ``vnet``, ``dynunet``: forward and backward of one patch; the DynUNet as nnU-Net plans it for such a patch.
 
 Every measurement is a process of its own, so that its peak is its own; the configurations take turns, so that whatever
-else the machine does meets them all alike; the median of the turns is printed.
+else the machine does meets them all alike. The median of the turns is printed, and the range of the seconds.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ NAMES = {
 TEACHER, A, SAMPLES, PROMPTS = "teacher, copy-paste", "A forward", "further MC samples", "uncertainty, prompts"
 B, LOSSES, BACKWARD, UPDATE = "B forward", "losses", "backward", "clip, AdamW, EMA"
 PARTS = (TEACHER, A, SAMPLES, PROMPTS, B, LOSSES, BACKWARD, UPDATE)
+REST, TOTAL = "rest", "all"
 MEBIBYTE = 2**20
 
 
@@ -109,7 +110,6 @@ def watch_parts() -> Stopwatch:
     watch.wrap(VNet, "encode", A)
     watch.wrap(VNet, "decode", A)
     watch.wrap(auto_prompt_seg, "monte_carlo_samples", SAMPLES)
-    watch.wrap(model, "_uncertainty", PROMPTS)
     watch.wrap(model, "_prompts", PROMPTS)
     watch.wrap(model, "_decode_b", B)
     watch.wrap(SemiSupervisedObjective, "__call__", LOSSES, opaque=False)
@@ -218,12 +218,16 @@ def _semi_supervised_step(arguments: argparse.Namespace) -> Callable[[], None]:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """One configuration in this process: a step to warm up, then the median of ``--steps`` ones."""
+    """One configuration in this process: a step to warm up, then the mean of ``--steps`` ones."""
     import torch
 
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     watch = watch_parts()
+    if arguments.measure in ("network", "step"):
+        from aps_components.training import return_freed_memory
+
+        return_freed_memory()  # as the bundle's training does
     baseline = peak_bytes()
     step = build(arguments)
     step()
@@ -232,10 +236,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         watch.reset()
         start = time.perf_counter()
         step()
-        turns.append({"seconds": time.perf_counter() - start, **{name: watch.seconds[name] for name in PARTS}})
+        total = time.perf_counter() - start
+        rest = total - sum(watch.seconds.values())
+        turns.append({TOTAL: total, **{name: watch.seconds[name] for name in PARTS}, REST: rest})
     patches = 2 * arguments.batch if arguments.measure == "step" else 1
     return {
-        "seconds": {name: statistics.median(turn[name] for turn in turns) / patches for name in turns[0]},
+        "seconds": {name: statistics.mean(turn[name] for turn in turns) / patches for name in turns[0]},
         "peak": peak_bytes(),
         "baseline": baseline,
         "torch": torch.__version__,
@@ -261,9 +267,9 @@ def in_own_process(arguments: argparse.Namespace, name: str, precision: str) -> 
     return json.loads(finished.stdout.splitlines()[-1])
 
 
-def median(results: list[dict[str, Any]], *keys: str) -> float:
-    """The median over results of the number that lies under ``keys``."""
-    return statistics.median(functools.reduce(lambda content, key: content[key], keys, result) for result in results)
+def median_run(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The run whose seconds are the median, so that its parts add up to them."""
+    return sorted(runs, key=lambda run: run["seconds"][TOTAL])[(len(runs) - 1) // 2]
 
 
 def report(arguments: argparse.Namespace, results: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
@@ -275,26 +281,23 @@ def report(arguments: argparse.Namespace, results: dict[tuple[str, str], list[di
         f"Patch {roi}, {arguments.classes} classes, T = {arguments.samples}, step of {arguments.batch} labelled + "
         f"{arguments.batch} unlabelled patches, median of {arguments.repeats}",
         "",
-        "| configuration | precision | s per patch | peak MiB | of it before the model |",
-        "|---|---|---:|---:|---:|",
+        "| configuration | precision | s per patch | range | peak MiB | of it before the model |",
+        "|---|---|---:|---:|---:|---:|",
     ]
     for (name, precision), runs in results.items():
-        peak, baseline = (median(runs, key) / MEBIBYTE for key in ("peak", "baseline"))
+        peak, baseline = (statistics.median(run[key] for run in runs) / MEBIBYTE for key in ("peak", "baseline"))
+        turns, middle = [run["seconds"][TOTAL] for run in runs], median_run(runs)["seconds"][TOTAL]
         lines.append(
-            f"| {NAMES[name]} | {precision} | {median(runs, 'seconds', 'seconds'):.2f} | {peak:.0f} | {baseline:.0f} |"
+            f"| {NAMES[name]} | {precision} | {middle:.2f} | {min(turns):.2f}-{max(turns):.2f} "
+            f"| {peak:.0f} | {baseline:.0f} |"
         )
-    by_part = {key: runs for key, runs in results.items() if key[0] in ("network", "step")}
+    by_part = {key: median_run(runs)["seconds"] for key, runs in results.items() if key[0] in ("network", "step")}
     if by_part:
         lines += ["", "| s per patch | " + " | ".join(f"{name}, {precision}" for name, precision in by_part) + " |"]
         lines.append("|---|" + "---:|" * len(by_part))
-        for part in PARTS:
-            cells = (median(runs, "seconds", part) for runs in by_part.values())
+        for part in (*PARTS, REST, TOTAL):
+            cells = (seconds[part] for seconds in by_part.values())
             lines.append(f"| {part} | " + " | ".join(f"{cell:.2f}" if cell else "" for cell in cells) + " |")
-        rest = (
-            median(runs, "seconds", "seconds") - sum(median(runs, "seconds", part) for part in PARTS)
-            for runs in by_part.values()
-        )
-        lines.append("| rest | " + " | ".join(f"{cell:.2f}" for cell in rest) + " |")
     return "\n".join(lines)
 
 

@@ -1,6 +1,13 @@
+import json
 from pathlib import Path
 
 import pytest
+import torch
+
+from aps_components.data.phantoms import write_phantoms
+
+# Threads cost more than they bring on tiny volumes, and the last bit of a sum depends on their number.
+torch.set_num_threads(1)
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -11,3 +18,20 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no real scans at {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory) -> Path:
+    """A dataset folder: 4 labelled, 3 unlabelled, 2 validation and 2 test phantoms of 40 x 36 x 32 voxels."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(folder, labeled=4, unlabeled=3, validation=2, test=2, shape=(40, 36, 32), progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def labelled_phantoms(tmp_path_factory) -> Path:
+    """6 training phantoms that all have a label file and a label in the datalist, 1 validation and 2 test phantoms."""
+    folder = tmp_path_factory.mktemp("labelled_phantoms")
+    write_phantoms(folder, labeled=6, unlabeled=0, validation=1, test=2, shape=(40, 36, 32), progress=False)
+    assert all("label" in case for case in json.loads((folder / "datalist.json").read_text())["training"])
+    return folder

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "aps_components"
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
-LEAVES = {"__init__", "label_map"}
+LEAVES = {"__init__", "errors", "label_map", "options"}
 PARTS = {"networks", "uncertainty", "prompts", "losses", "data"}
 MAY_IMPORT: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
@@ -21,7 +21,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inference": LEAVES | PARTS | {"models"},
     "training": LEAVES | PARTS | {"models", "inference"},
     "evaluation": LEAVES | PARTS | {"models", "inference", "training"},
-    "cli": LEAVES | PARTS | {"models", "inference", "training", "evaluation"},
+    "demo": LEAVES | PARTS | {"models", "inference", "training", "evaluation"},
+    "cli": LEAVES | PARTS | {"models", "inference", "training", "evaluation", "demo"},
     "__main__": LEAVES | {"cli"},
 }
 ENTRY_POINTS = {"cli", "__main__"}

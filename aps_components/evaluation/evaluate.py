@@ -17,7 +17,7 @@ from aps_components.evaluation.metrics import case_metrics
 from aps_components.evaluation.report import EvaluationReport
 from aps_components.inference import LabelMapd, PromptedSlidingWindowInferer, PromptPoint, inverted
 from aps_components.label_map import keep_largest_component
-from aps_components.models import AutoPromptSeg
+from aps_components.models import AutoPromptSeg, ensure_writable
 
 PREDICTORS = {"average": "probabilities", "a": "probabilities_a", "b": "probabilities_b"}
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class Evaluation:
     """Segments labelled scans and compares: A, B and their average, raw and with the largest component alone.
 
     Args:
-        items: with ``image`` and ``label`` files.
+        items: with ``image`` and ``label`` files; those without a label are passed over.
         network: with its weights.
         inferer: the sliding window.
         preprocessing: of the image alone; it is inverted, so the comparison is on the scan's own grid.
@@ -51,6 +51,7 @@ class Evaluation:
         split: str = "test",
         context: Mapping[str, Any] | None = None,
     ) -> None:
+        items = [item for item in items if "label" in item]
         if not items:
             raise ValueError(
                 f"there are no {split} cases with labels to evaluate: choose another part with --split, or name some "
@@ -58,7 +59,7 @@ class Evaluation:
             )
         self.items, self.network, self.inferer, self.preprocessing = items, network, inferer, preprocessing
         self.labels = {int(value): name for value, name in labels.items()}
-        self.device, self.output_dir, self.split = torch.device(device), Path(output_dir), split
+        self.device, self.output_dir, self.split = torch.device(device), ensure_writable(output_dir), split
         self.context = dict(context or {})
         self.load_label = LoadVolumed("label", num_classes=len(self.labels))
         keys = tuple(PREDICTORS.values())

@@ -31,7 +31,7 @@ class DiceCrossEntropy(nn.Module):
     ) -> None:
         super().__init__()
         self.ce_weight, self.dice_weight = ce_weight, dice_weight
-        self.dice = MaskedDiceLoss(include_background=False, batch=True)
+        self.dice = MaskedDiceLoss(batch=True)
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
 
@@ -45,12 +45,21 @@ class DiceCrossEntropy(nn.Module):
         Returns:
             A scalar, in float32.
         """
+        return self.by_region(logits, label, [mask])[0]
+
+    def by_region(self, logits: Tensor, label: Tensor, masks: Sequence[Tensor | None]) -> list[Tensor]:
+        """The loss in each of several regions, at little more than the cost of one; arguments as :meth:`forward`'s."""
         logits = logits.float()
-        if mask is None:
-            mask = torch.ones_like(label, dtype=torch.bool)
-        region = mask.float()
         per_voxel = F.cross_entropy(logits, label[:, 0].long(), weight=self.class_weights, reduction="none")
-        cross_entropy = (per_voxel * region[:, 0]).sum() / region.sum().clamp_min(1)
-        dice = self.dice(logits.softmax(dim=1), one_hot(label, num_classes=logits.shape[1]), region)
-        # Dice of an empty region is 0 / 0, which its smoothing makes 0: nothing is left to subtract from.
-        return self.ce_weight * cross_entropy + self.dice_weight * dice
+        foreground = logits.softmax(dim=1)[:, 1:]
+        target = one_hot(label, num_classes=logits.shape[1])[:, 1:]
+        losses = []
+        for mask in masks:
+            region = None if mask is None else mask.float()
+            if region is None:
+                cross_entropy = per_voxel.mean()
+            else:
+                cross_entropy = (per_voxel * region[:, 0]).sum() / region.sum().clamp_min(1)
+            # Of an empty region MONAI's smoothing makes Dice's 0 / 0 a 1, and the loss 0.
+            losses.append(self.ce_weight * cross_entropy + self.dice_weight * self.dice(foreground, target, region))
+        return losses

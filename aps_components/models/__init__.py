@@ -14,6 +14,7 @@ from aps_components.models.checkpoint import (
     load_weights,
     read_checkpoint,
     save_atomically,
+    save_settings,
 )
 from aps_components.models.precision import Precision, autocast
 
@@ -31,4 +32,5 @@ __all__ = [
     "mean_of_probabilities",
     "read_checkpoint",
     "save_atomically",
+    "save_settings",
 ]

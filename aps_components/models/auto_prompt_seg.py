@@ -23,6 +23,7 @@ from aps_components.uncertainty import (
     UncertaintyForm,
     decouple,
     draw_masks,
+    every,
     monte_carlo_samples,
 )
 
@@ -43,7 +44,7 @@ class TrainingOutput(NamedTuple):
     prompts: PointPrompts | None
     """The points that Model B was given."""
     uncertainty: DecoupledUncertainty | None
-    """Of Model A, from all the Monte-Carlo samples."""
+    """Of Model A, from all the Monte-Carlo samples, on every ``prompt_stride``-th voxel along each axis."""
 
 
 class Prediction(NamedTuple):
@@ -76,6 +77,8 @@ class AutoPromptSeg(nn.Module):
         uncertainty_form: ``variance`` (as published) or ``entropy``; see ``uncertainty.decouple``.
         mc_samples: T, Monte-Carlo samples.
         predictor: whose logits :meth:`forward` returns: ``a``, ``b``, or ``average``, the mean of the probabilities.
+        prompt_stride: look for prompts on every second (2), third ... voxel along each axis, 1 on all: Model B sees the
+            points on a grid of 1/8, where one voxel more or less is nothing, and the search costs 1 / stride**3.
         mc_seed: of the dropout masks in inference. All volumes, windows and batches share the T thinned networks drawn
             from it, so that an answer depends on the image alone.
 
@@ -93,6 +96,7 @@ class AutoPromptSeg(nn.Module):
         uncertainty_form: UncertaintyForm = "variance",
         mc_samples: int = 2,
         predictor: Predictor = "average",
+        prompt_stride: int = 2,
         mc_seed: int = 0,
     ) -> None:
         super().__init__()
@@ -100,11 +104,12 @@ class AutoPromptSeg(nn.Module):
             raise ValueError(f"predictor {predictor!r} must be 'a', 'b' or 'average'")
         if uncertainty_form not in ("variance", "entropy"):
             raise ValueError(f"uncertainty_form {uncertainty_form!r} must be 'variance' or 'entropy'")
-        if mc_samples < 1:
-            raise ValueError(f"mc_samples {mc_samples} must be at least 1")
+        if min(mc_samples, prompt_stride) < 1:
+            raise ValueError(f"mc_samples {mc_samples} and prompt_stride {prompt_stride} must be at least 1")
         self.model_a, self.model_b, self.fusion = model_a, model_b, fusion
         self.prompt_generator, self.uncertainty_form = prompt_generator, uncertainty_form
         self.mc_samples, self.predictor, self.mc_seed = mc_samples, predictor, mc_seed
+        self.prompt_stride = prompt_stride
         self.num_classes = model_a.num_classes
         self.stride = max(model_a.stride, model_b.stride)
 
@@ -120,8 +125,8 @@ class AutoPromptSeg(nn.Module):
         masks = draw_masks(self.model_a, samples=self.mc_samples, generator=torch.Generator().manual_seed(self.mc_seed))
         samples = monte_carlo_samples(self.model_a, features, masks)
         logits_a = self.model_a.decode(features).logits.float()
-        uncertainty = self._uncertainty(samples)
-        prompts = self._prompts(samples, uncertainty)
+        uncertainty = decouple(samples.probabilities, samples.variance, form=self.uncertainty_form)
+        prompts, _ = self._prompts(MonteCarloSamples(*(every(maps, self.prompt_stride) for maps in samples)))
         logits_b, iou_predictions = self._decode_b(image, features, prompts)
         logits = {"a": logits_a, "b": logits_b}.get(self.predictor)
         if logits is None:
@@ -145,23 +150,26 @@ class AutoPromptSeg(nn.Module):
         if not with_b:
             return TrainingOutput(first.logits, first.variance, None, None, None, None)
         with torch.no_grad():
-            samples = MonteCarloSamples(first.logits.float().softmax(dim=1)[None], first.variance[None])
+            logits, variance = every(first.logits, self.prompt_stride), every(first.variance, self.prompt_stride)
+            samples = MonteCarloSamples(logits.float().softmax(dim=1)[None], variance[None])
             if self.mc_samples > 1:
                 others = DropoutMasks(masks.bottleneck[1:], masks.head[1:])
-                more = monte_carlo_samples(self.model_a, features, others)
+                more = monte_carlo_samples(self.model_a, features, others, stride=self.prompt_stride)
                 samples = MonteCarloSamples(*(torch.cat(pair) for pair in zip(samples, more, strict=True)))
-            uncertainty = self._uncertainty(samples)
-            prompts = self._prompts(samples, uncertainty)
+            prompts, uncertainty = self._prompts(samples)
         logits_b, iou_predictions = self._decode_b(image, features, prompts)
         return TrainingOutput(first.logits, first.variance, logits_b, iou_predictions, prompts, uncertainty)
 
-    def _uncertainty(self, samples: MonteCarloSamples) -> DecoupledUncertainty:
-        return decouple(samples.probabilities, samples.variance, form=self.uncertainty_form)
-
-    def _prompts(self, samples: MonteCarloSamples, uncertainty: DecoupledUncertainty) -> PointPrompts:
-        return self.prompt_generator(
-            samples.probabilities.mean(dim=0), epistemic=uncertainty.epistemic, aleatoric=uncertainty.aleatoric
+    def _prompts(self, samples: MonteCarloSamples) -> tuple[PointPrompts, DecoupledUncertainty]:
+        """Point prompts, in voxels of the volume, from samples on every ``prompt_stride``-th voxel."""
+        uncertainty = decouple(samples.probabilities, samples.variance, form=self.uncertainty_form)
+        prompts = self.prompt_generator(
+            samples.probabilities.mean(dim=0),
+            epistemic=uncertainty.epistemic,
+            aleatoric=uncertainty.aleatoric,
+            stride=self.prompt_stride,
         )
+        return prompts, uncertainty
 
     def _decode_b(self, image: Tensor, features: VNetFeatures, prompts: PointPrompts) -> Sam3dOutput:
         """Model B on the image, A's features and the prompts; its logits [B, C, D, H, W] at full size."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,19 +76,23 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def load_weights(network: nn.Module, path: str | Path, *, only: str = "") -> nn.Module:
+def load_weights(
+    network: nn.Module, path: str | Path, *, only: str = "", settings: Mapping[str, Any] | None = None
+) -> nn.Module:
     """Load a state dict, raw or under ``"model"``, that must fit key by key and shape by shape; gives the network back.
 
     Args:
         network: receives the weights, in place.
         path: of the file.
         only: a prefix such as ``model_a.``: only these keys are loaded, and they must all be there.
+        settings: what the caller is about to use; compared with what :func:`save_settings` wrote beside the file.
 
     Raises:
-        CheckpointError: the file cannot be read, or does not fit: which keys and shapes differ, or the network has
-            no weight that starts with ``only``.
+        CheckpointError: the file cannot be read, or does not fit: which keys, shapes or settings differ, or the
+            network has no weight that starts with ``only``.
     """
     content = read_checkpoint(path)
+    _refuse_other_settings(path, settings or {})
     weights = content.get("model", content)
     if not _is_state_dict(weights):
         raise CheckpointError(f"{path} holds no state dict, neither as a whole nor under 'model'")
@@ -110,6 +116,35 @@ def _is_state_dict(weights: Any) -> bool:
     return isinstance(weights, dict) and all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
     )
+
+
+def settings_file(path: str | Path) -> Path:
+    """Where the settings of a checkpoint lie: ``model.json`` beside ``model.pt``."""
+    return Path(path).with_suffix(".json")
+
+
+def save_settings(settings: Mapping[str, Any], path: str | Path) -> None:
+    """Write beside the checkpoint ``path`` what it was trained with, for :func:`load_weights` to compare."""
+    file = settings_file(path)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(dict(settings), indent=1) + "\n")
+    os.replace(temporary, file)
+
+
+def _refuse_other_settings(path: str | Path, settings: Mapping[str, Any]) -> None:
+    """A network at another spacing or intensity gives plausible nonsense, which no shape reveals."""
+    file = settings_file(path)
+    if not settings or not file.is_file():
+        return
+    trained, used = json.loads(file.read_text()), json.loads(json.dumps(dict(settings)))
+    different = [key for key in used if key in trained and trained[key] != used[key]]
+    if different:
+        raise CheckpointError(
+            f"{path} was trained with other settings: "
+            + "; ".join(f"{key} {trained[key]!r} there, {used[key]!r} now" for key in different)
+            + ". Give the same: "
+            + " ".join(f"--{key} '{json.dumps(trained[key])}'" for key in different)
+        )
 
 
 def _differences(wanted: dict[str, Tensor], given: dict[str, Any]) -> list[str]:

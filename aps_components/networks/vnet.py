@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from aps_components.networks.convolution import Conv3d
 from aps_components.networks.instance_norm import InstanceNorm
@@ -120,6 +121,8 @@ class VNet(nn.Module):
         norm: ``instance`` (batches that mix two kinds of patches shift the statistics of batch norm), ``batch`` (the
             published setting) or ``group``.
         dropout: probability for the whole channels dropped at the bottleneck and before the heads.
+        recompute: keep nothing of the decoder's finest level for the backward pass but run it again there (Chen et al.
+            2016, arXiv:1604.06174): it is cheap, and holds most of the memory (``benchmarks/train_step.py``).
 
     Shapes:
         image [B, in_channels, D, H, W], every size divisible by :attr:`stride` -> :class:`VNetOutput`.
@@ -135,11 +138,13 @@ class VNet(nn.Module):
         filters: int = 16,
         norm: Norm = "instance",
         dropout: float = 0.5,
+        recompute: bool = True,
     ) -> None:
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"num_classes {num_classes} must be at least 2: the background counts as a class")
         self.in_channels, self.num_classes, self.filters = in_channels, num_classes, filters
+        self.recompute = recompute
         widths = [filters * 2**level for level in range(5)]
         convolutions = (1, 2, 3, 3, 3)
         self.encoder = nn.ModuleList(
@@ -196,11 +201,20 @@ class VNet(nn.Module):
             head_mask: [B or 1, filters, 1, 1, 1].
         """
         decoded = self.bottleneck_dropout(features[-1], bottleneck_mask)
-        for up, stage, skip in zip(self.ups, self.decoder, features[3::-1], strict=True):
+        for up, stage, skip in zip(self.ups[:-1], self.decoder[:-1], features[3:0:-1], strict=True):
             decoded = stage(up(decoded) + skip)
+        if self.recompute and torch.is_grad_enabled():
+            return VNetOutput(*checkpoint(self._finest, decoded, features[0], head_mask, use_reentrant=False))
+        return VNetOutput(*self._finest(decoded, features[0], head_mask))
+
+    def _finest(self, decoded: Tensor, skip: Tensor, head_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The finest level of the decoder, and both heads."""
+        decoded = self.decoder[-1](self.ups[-1](decoded) + skip)
         decoded = self.head_dropout(decoded, head_mask)
-        variance = F.softplus(self.variance_head(decoded).float()) + MIN_VARIANCE
-        return VNetOutput(self.logits_head(decoded), variance)
+        # So few channels are better contiguous: every softmax and loss after this would copy them otherwise.
+        logits = self.logits_head(decoded).contiguous()
+        raw_variance = self.variance_head(decoded).contiguous()
+        return logits, F.softplus(raw_variance.float()) + MIN_VARIANCE
 
     def forward(self, image: Tensor) -> VNetOutput:
         """Encode and decode: image [B, in_channels, D, H, W] -> :class:`VNetOutput`."""

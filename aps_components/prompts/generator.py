@@ -126,13 +126,14 @@ class PromptGenerator:
         )
 
     @torch.no_grad()
-    def __call__(self, probabilities: Tensor, *, epistemic: Tensor, aleatoric: Tensor) -> PointPrompts:
+    def __call__(self, probabilities: Tensor, *, epistemic: Tensor, aleatoric: Tensor, stride: int = 1) -> PointPrompts:
         """Choose the points.
 
         Args:
             probabilities: mean over the Monte-Carlo samples, [B, C, D, H, W].
             epistemic: [B, 1, D, H, W].
             aleatoric: [B, 1, D, H, W].
+            stride: the maps hold every stride-th voxel of the volume; the points are in voxels of the volume.
         """
         candidates = probabilities >= self.min_probability
         if self.strategy == "random":
@@ -141,14 +142,14 @@ class PromptGenerator:
             scores = torch.where(candidates, field.expand_as(probabilities), 0.0)
         else:
             scores = torch.where(candidates, probabilities * self.suitability(epistemic, aleatoric), 0.0)
-        return self._best(torch.where(local_maxima(scores, radius=self.radius), scores, 0.0))
+        return self._best(torch.where(local_maxima(scores, radius=self.radius // stride), scores, 0.0), stride)
 
-    def _best(self, peaks: Tensor) -> PointPrompts:
+    def _best(self, peaks: Tensor, stride: int) -> PointPrompts:
         """The K highest peaks [B, C, D, H, W] of each class, zeros being none."""
         batch, classes, *size = peaks.shape
         count = min(self.points_per_class, peaks[0, 0].numel())
         scores, index = peaks.flatten(2).topk(count, dim=2)  # [B, C, K]
-        coords = torch.stack(torch.unravel_index(index, tuple(size)), dim=-1).float()  # [B, C, K, 3]
+        coords = stride * torch.stack(torch.unravel_index(index, tuple(size)), dim=-1).float()  # [B, C, K, 3]
         labels = torch.arange(classes, device=peaks.device).view(1, -1, 1).expand_as(index)
         found = scores > 0
         return PointPrompts(

@@ -11,7 +11,14 @@ from typing import Any
 from ignite.engine import Engine, Events
 from torch import nn
 
-from aps_components.models import CheckpointError, ensure_writable, load_weights, read_checkpoint, save_atomically
+from aps_components.models import (
+    CheckpointError,
+    ensure_writable,
+    load_weights,
+    read_checkpoint,
+    save_atomically,
+    save_settings,
+)
 from aps_components.training.trainer import SemiSupervisedTrainer
 
 STATE_FILE, MODEL_FILE, BEST_FILE = "checkpoint.pt", "model.pt", "model_best.pt"
@@ -72,8 +79,8 @@ class TrainingCheckpoint:
             return
         weights = engine.teacher.module.state_dict()
         if self._is_best(engine):
-            save_atomically(weights, self.directory / BEST_FILE)
-        save_atomically(weights, self.directory / MODEL_FILE)
+            self._export(weights, BEST_FILE)
+        self._export(weights, MODEL_FILE)
         # Last, so that a run killed before this line repeats the epoch and writes the other two again.
         save_atomically(
             {
@@ -89,6 +96,10 @@ class TrainingCheckpoint:
             },
             self.directory / STATE_FILE,
         )
+
+    def _export(self, weights: Mapping[str, Any], name: str) -> None:
+        save_atomically(weights, self.directory / name)
+        save_settings(self.settings, self.directory / name)
 
     def _is_best(self, engine: SemiSupervisedTrainer) -> bool:
         """Whether this epoch's validation, if it had one, was the best so far."""

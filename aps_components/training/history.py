@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,12 +67,17 @@ class TrainingHistory:
             "losses": {name: round(value / self._iterations, 6) for name, value in self._sums.items()},
         }
         if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
-            line["validation"] = {name: round(float(value), 6) for name, value in self.evaluator.state.metrics.items()}
+            line["validation"] = {name: _rounded(value) for name, value in self.evaluator.state.metrics.items()}
         kept = [old for old in read_history(self.path) if old["epoch"] < engine.state.epoch]
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(entry) + "\n" for entry in [*kept, line]))
         temporary.replace(self.path)
         logger.info(_summary(line, engine.state.max_epochs))
+
+
+def _rounded(value: float) -> float | None:
+    """Six decimals; None, which JSON has, for NaN, which it has not."""
+    return None if math.isnan(value) else round(float(value), 6)
 
 
 def _summary(line: Mapping[str, Any], max_epochs: int) -> str:
@@ -80,7 +86,7 @@ def _summary(line: Mapping[str, Any], max_epochs: int) -> str:
         f"epoch {line['epoch']}/{max_epochs}",
         f"loss {line['losses']['loss']:.4f}",
         f"{line['seconds_per_iteration']:.2f} s/iteration",
-        *(f"{name} {value:.4f}" for name, value in line.get("validation", {}).items()),
+        *(f"{name} {value}" for name, value in line.get("validation", {}).items()),
     ]
     return ", ".join(parts)
 

@@ -12,8 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 class MeanTeacher(AveragedModel):
     """EMA of a student's parameters (Tarvainen & Valpola 2017, arXiv:1703.01780); its buffers are copied.
 
-    The decay of update n is ``min(decay, 1 - 1 / (n + 1))``: a plain mean at first, so that the random start is soon
-    forgotten. ``teacher.module`` is the averaged model, always in eval mode and without gradients.
+    The decay of update n = 1, 2, ... is ``min(decay, 1 - 1 / n)``: at first a plain mean of the students so far, which
+    forgets the random start. ``teacher.module`` is the averaged model, always in eval mode and without gradients.
 
     Args:
         student: copied at once.

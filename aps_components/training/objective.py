@@ -38,6 +38,8 @@ class TrainingPatches(NamedTuple):
     """Integers, [N, 1, D, H, W]: a person's where ``labeled``, the teacher's elsewhere."""
     labeled: Tensor
     """bool, [N, 1, D, H, W]."""
+    all_labeled: bool
+    """Whether ``labeled`` is True everywhere, known without looking."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ class SemiSupervisedObjective:
         image, label = batch["labeled"]["image"], batch["labeled"]["label"].long()
         everywhere = torch.ones_like(label, dtype=torch.bool)
         if "unlabeled" not in batch or not self.train_b or iteration < self.warmup_iterations:
-            return TrainingPatches(image, label, everywhere)
+            return TrainingPatches(image, label, everywhere, all_labeled=True)
         unlabeled = batch["unlabeled"]["image"]
         if self.uses_teacher:
             with torch.no_grad():
@@ -109,7 +111,10 @@ class SemiSupervisedObjective:
             return self._mixed(image, label, unlabeled, guess)
         nowhere = torch.zeros_like(guess, dtype=torch.bool)
         return TrainingPatches(
-            torch.cat([image, unlabeled]), torch.cat([label, guess]), torch.cat([everywhere, nowhere])
+            torch.cat([image, unlabeled]),
+            torch.cat([label, guess]),
+            torch.cat([everywhere, nowhere]),
+            all_labeled=False,
         )
 
     def _mixed(self, image: Tensor, label: Tensor, unlabeled: Tensor, guess: Tensor) -> TrainingPatches:
@@ -128,6 +133,7 @@ class SemiSupervisedObjective:
             torch.cat([paste(image, unlabeled, box), paste(unlabeled, image, box)]),
             torch.cat([paste(label, guess, box), paste(guess, label, box)]),
             torch.cat([box.expand_as(label), (~box).expand_as(label)]),
+            all_labeled=False,
         )
 
     def __call__(self, forward: Forward, patches: TrainingPatches, *, iteration: int) -> dict[str, Tensor]:
@@ -139,43 +145,49 @@ class SemiSupervisedObjective:
             iteration: counted from 0.
         """
         output = forward(patches.image, with_b=self.train_b)
-        terms = self._labeled_terms(output, patches)
-        if not bool(patches.labeled.all()):
-            since_warmup = iteration - self.warmup_iterations
-            terms |= self._unlabeled_terms(output, patches, sigmoid_rampup(since_warmup, self.rampup_iterations))
+        rampup = sigmoid_rampup(iteration - self.warmup_iterations, self.rampup_iterations)
+        terms = self._label_terms(output, patches, rampup) | self._noise_and_iou_terms(output, patches)
+        if not patches.all_labeled:
+            terms |= self._consistency_term(output, ~patches.labeled, rampup)
         terms["loss"] = torch.stack(list(terms.values())).sum()
         return terms
 
-    def _labeled_terms(self, output: TrainingOutput, patches: TrainingPatches) -> dict[str, Tensor]:
-        label, labeled = patches.label, patches.labeled
-        terms = {"supervised_a": self.supervised(output.logits_a, label, labeled)}
-        if self.heteroscedastic_weight:
-            noise = self.heteroscedastic(output.logits_a, output.variance, label, labeled)
-            terms["heteroscedastic"] = self.heteroscedastic_weight * noise
-        if output.logits_b is not None and output.iou_predictions is not None:
-            terms["supervised_b"] = self.supervised(output.logits_b, label, labeled)
-            if self.iou_weight:
-                iou = iou_loss(output.iou_predictions, output.logits_b.detach(), label, labeled)
-                terms["iou"] = self.iou_weight * iou
+    def _label_terms(self, output: TrainingOutput, patches: TrainingPatches, rampup: float) -> dict[str, Tensor]:
+        """Dice and cross entropy of A and B, against a person's labels and against the teacher's."""
+        masks: list[Tensor | None] = [None] if patches.all_labeled else [patches.labeled]
+        weights = {"supervised": 1.0}
+        if self.uses_teacher and not patches.all_labeled:
+            masks.append(~patches.labeled)
+            weights["pseudo_label"] = self.pseudo_label_weight * rampup
+        terms: dict[str, Tensor] = {}
+        for model, logits in (("a", output.logits_a), ("b", output.logits_b)):
+            if logits is not None:
+                losses = self.supervised.by_region(logits, patches.label, masks)
+                terms |= {
+                    f"{name}_{model}": weight * loss
+                    for (name, weight), loss in zip(weights.items(), losses, strict=True)
+                }
         return terms
 
-    def _unlabeled_terms(self, output: TrainingOutput, patches: TrainingPatches, rampup: float) -> dict[str, Tensor]:
-        unlabeled = ~patches.labeled
-        terms = {}
-        if self.uses_teacher:
-            weight = self.pseudo_label_weight * rampup
-            terms["pseudo_label_a"] = weight * self.supervised(output.logits_a, patches.label, unlabeled)
-            if output.logits_b is not None:
-                terms["pseudo_label_b"] = weight * self.supervised(output.logits_b, patches.label, unlabeled)
-        if self.consistency_weight and output.logits_b is not None:
-            a, b = output.logits_a.float().softmax(dim=1), output.logits_b.softmax(dim=1)
-            agreement = {
-                "a": lambda: softmax_mse(b, a, unlabeled),
-                "b": lambda: softmax_mse(a, b, unlabeled),
-                "both": lambda: softmax_mse(a, b, unlabeled) + softmax_mse(b, a, unlabeled),
-            }[self.consistency_target]()
-            terms["consistency"] = self.consistency_weight * rampup * agreement
+    def _noise_and_iou_terms(self, output: TrainingOutput, patches: TrainingPatches) -> dict[str, Tensor]:
+        """A's noise head and B's IoU head, against a person's labels."""
+        terms: dict[str, Tensor] = {}
+        if self.heteroscedastic_weight:
+            noise = self.heteroscedastic(output.logits_a, output.variance, patches.label, patches.labeled)
+            terms["heteroscedastic"] = self.heteroscedastic_weight * noise
+        if self.iou_weight and output.logits_b is not None and output.iou_predictions is not None:
+            iou = iou_loss(output.iou_predictions, output.logits_b.detach(), patches.label, patches.labeled)
+            terms["iou"] = self.iou_weight * iou
         return terms
+
+    def _consistency_term(self, output: TrainingOutput, unlabeled: Tensor, rampup: float) -> dict[str, Tensor]:
+        """Agreement of A and B where there is no person's label."""
+        if not self.consistency_weight or output.logits_b is None:
+            return {}
+        a, b = output.logits_a.float().softmax(dim=1), output.logits_b.softmax(dim=1)
+        student, target = (b, a) if self.consistency_target == "a" else (a, b)
+        agreement = softmax_mse(student, target, unlabeled, detach=self.consistency_target != "both")
+        return {"consistency": self.consistency_weight * rampup * agreement}
 
 
 def build_objective(
@@ -184,11 +196,12 @@ def build_objective(
     dice_weight: float = 1.4,
     class_weights: list[float] | None = None,
     heteroscedastic_samples: int = 2,
+    heteroscedastic_stride: int = 2,
     **weights: Any,
 ) -> SemiSupervisedObjective:
     """A :class:`SemiSupervisedObjective` from plain numbers; ``weights`` are its arguments."""
     return SemiSupervisedObjective(
         supervised=DiceCrossEntropy(ce_weight=ce_weight, dice_weight=dice_weight, class_weights=class_weights),
-        heteroscedastic=HeteroscedasticCrossEntropy(samples=heteroscedastic_samples),
+        heteroscedastic=HeteroscedasticCrossEntropy(samples=heteroscedastic_samples, stride=heteroscedastic_stride),
         **weights,
     )

@@ -5,6 +5,7 @@ from aps_components.uncertainty.mc_dropout import (
     MonteCarloSamples,
     StochasticDecoder,
     draw_masks,
+    every,
     monte_carlo_samples,
 )
 from aps_components.uncertainty.measures import (
@@ -27,6 +28,7 @@ __all__ = [
     "decouple",
     "draw_masks",
     "entropy",
+    "every",
     "expected_entropy",
     "monte_carlo_samples",
     "mutual_information",

@@ -87,7 +87,7 @@ def draw_masks(
 
 
 def monte_carlo_samples(
-    network: StochasticDecoder, features: tuple[Tensor, ...], masks: DropoutMasks
+    network: StochasticDecoder, features: tuple[Tensor, ...], masks: DropoutMasks, *, stride: int = 1
 ) -> MonteCarloSamples:
     """Decode the features of B items with T sets of masks, as one batch of T * B.
 
@@ -95,6 +95,7 @@ def monte_carlo_samples(
         network: decodes; nothing else of it runs, so batch norm, if it is in eval mode, stays untouched.
         features: the encoder's, each [B, ...].
         masks: of T samples.
+        stride: keep every stride-th voxel along each axis.
     """
     samples, items = masks.head.shape[0], features[0].shape[0]
 
@@ -103,7 +104,15 @@ def monte_carlo_samples(
 
     repeated = tuple(feature.repeat(samples, 1, 1, 1, 1) for feature in features) if samples > 1 else features
     decoded = network.decode(repeated, bottleneck_mask=for_batch(masks.bottleneck), head_mask=for_batch(masks.head))
-    probabilities = decoded.logits.float().softmax(dim=1)
+    logits, variance = decoded.logits, decoded.variance
+    if stride > 1:
+        logits, variance = every(logits, stride), every(variance, stride)
+    probabilities = logits.float().softmax(dim=1)
     return MonteCarloSamples(
-        probabilities.unflatten(0, (samples, items)), decoded.variance.float().unflatten(0, (samples, items))
+        probabilities.unflatten(0, (samples, items)), variance.float().unflatten(0, (samples, items))
     )
+
+
+def every(volume: Tensor, stride: int) -> Tensor:
+    """Every stride-th voxel of [..., D, H, W] along each axis, from the first on."""
+    return volume[..., ::stride, ::stride, ::stride]

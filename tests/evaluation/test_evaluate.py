@@ -1,0 +1,168 @@
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from aps_components.data import evaluation_transforms
+from aps_components.evaluation import Evaluation
+from aps_components.inference import PromptPoint, VolumePrediction
+
+LABELS = {0: "background", 1: "atrium"}
+SPACING = (1.5, 1.0, 2.0)
+SIDE = 8
+
+
+def cube(shift=0):
+    """An 8 x 8 x 8 cube in 20 x 22 x 24 voxels, moved along the first axis."""
+    volume = np.zeros((20, 22, 24), dtype=np.uint8)
+    volume[5 + shift : 5 + shift + SIDE, 6 : 6 + SIDE, 7 : 7 + SIDE] = 1
+    return volume
+
+
+def write_case(folder, name="case", *, image=None, affine=None):
+    """An image that shows what the stub is to find, and the cube as truth."""
+    affine = np.diag([*SPACING, 1.0]) if affine is None else affine
+    files = {}
+    for kind, array in (("image", cube() if image is None else image), ("label", cube())):
+        (folder / f"{kind}s").mkdir(parents=True, exist_ok=True)
+        files[kind] = str(folder / f"{kind}s" / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(array, affine), files[kind])
+    return files
+
+
+def probabilities(foreground):
+    return torch.stack([1 - foreground, foreground])[None]
+
+
+class Inferer:
+    """Both A and the average find what the image shows; B moves it by one voxel along the first axis."""
+
+    def __init__(self, points=()):
+        self.points = list(points)
+
+    def predict(self, inputs, network):
+        assert inputs.shape[:2] == (1, 1)
+        assert not network.training
+        foreground = inputs[0, 0].clamp(0, 1)
+        there = probabilities(foreground)
+        nothing = torch.zeros(1, 1, *foreground.shape)
+        return VolumePrediction(
+            there, there, probabilities(foreground.roll(1, dims=0)), nothing, nothing, self.points
+        )
+
+
+def evaluate(items, folder, *, spacing=None, points=(), **options):
+    return Evaluation(
+        items=items,
+        network=nn.Conv3d(1, 1, 1).train(),
+        inferer=Inferer(points),
+        preprocessing=evaluation_transforms(keys="image", spacing=spacing),
+        labels={str(value): name for value, name in LABELS.items()},  # as JSON gives them
+        device="cpu",
+        output_dir=folder,
+        **options,
+    ).run()
+
+
+def rows_of(report, **wanted):
+    return [row for row in report.rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def test_a_perfect_and_a_shifted_prediction(tmp_path):
+    report = evaluate([write_case(tmp_path)], tmp_path / "out")
+    for predictor in ("average", "a"):
+        (row,) = rows_of(report, predictor=predictor, variant="raw")
+        assert (row["case"], row["class"], row["label"]) == ("case", "atrium", 1)
+        assert (row["dice"], row["jaccard"], row["hd95_mm"], row["asd_mm"]) == (1, 1, 0, 0)
+        assert row["prediction_voxels"] == row["truth_voxels"] == SIDE**3
+    (row,) = rows_of(report, predictor="b", variant="raw")
+    assert row["dice"] == pytest.approx((SIDE - 1) / SIDE)
+    assert row["jaccard"] == pytest.approx((SIDE - 1) / (SIDE + 1))
+    # More than a twentieth of each surface lies one voxel off, and none of it more: 1.5 mm along this axis.
+    assert row["hd95_voxel"] == pytest.approx(1)
+    assert row["hd95_mm"] == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("flip", [(-1, -1, 1), (1, 1, -1)])
+def test_measured_on_the_scans_own_grid(tmp_path, flip):
+    """A scan that is stored along other directions: the network sees it in RAS."""
+    item = write_case(tmp_path, affine=np.diag([*(np.array(flip) * SPACING), 1.0]))
+    report = evaluate([item], tmp_path / "out")
+    assert rows_of(report, predictor="average", variant="raw")[0]["dice"] == 1
+    assert rows_of(report, predictor="b", variant="raw")[0]["hd95_mm"] == pytest.approx(1.5)
+
+
+def test_measured_on_the_own_grid_of_a_resampled_scan(tmp_path):
+    report = evaluate([write_case(tmp_path)], tmp_path / "out", spacing=[1.0, 1.0, 1.0])
+    (row,) = rows_of(report, predictor="average", variant="raw")
+    assert row["truth_voxels"] == SIDE**3
+    assert row["dice"] > 0.95
+    (row,) = rows_of(report, predictor="b", variant="raw")
+    # One voxel of the network's grid is 1 mm: two thirds of a voxel of the scan.
+    assert row["hd95_mm"] <= 1.5
+    assert 0.85 < row["dice"] < 0.97
+
+
+def test_largest_component_is_a_variant_of_its_own(tmp_path):
+    image = cube()
+    image[0, 0, 0] = 1  # a second island
+    report = evaluate([write_case(tmp_path, image=image)], tmp_path / "out")
+    raw, largest = (rows_of(report, predictor="a", variant=v)[0] for v in ("raw", "largest_component"))
+    assert raw["prediction_voxels"] == SIDE**3 + 1
+    assert raw["dice"] == pytest.approx(2 * SIDE**3 / (2 * SIDE**3 + 1))
+    assert largest["dice"] == 1
+
+
+def test_prompt_precision_is_of_points_on_the_networks_grid(tmp_path):
+    """An LPS scan of 20 x 22 x 24 voxels: (d, h, w) of the network is (19 - d, 21 - h, w) of the file."""
+    item = write_case(tmp_path, affine=np.diag([-1.5, -1.0, 2.0, 1.0]))
+    inside = (19 - 5, 21 - 6, 7)  # the first corner of the cube
+    points = [
+        PromptPoint(1, inside, 0.9),
+        PromptPoint(1, (inside[0] + 1, *inside[1:]), 0.8),
+        PromptPoint(0, (0, 0, 0), 0.7),
+        PromptPoint(0, (19, 21, 23), 0.7),
+        PromptPoint(0, inside, 0.7),
+    ]
+    report = evaluate([item], tmp_path / "out", points=points)
+    assert all(row["prompt_precision"] == 0.5 for row in report.rows)
+    report = evaluate([item], tmp_path / "out", points=points[:1] + points[2:])
+    assert all(row["prompt_precision"] == 1.0 for row in report.rows)
+    report = evaluate([item], tmp_path / "out", points=points[2:])
+    assert all(np.isnan(row["prompt_precision"]) for row in report.rows)
+
+
+def test_files_hold_every_predictor_case_and_the_context(tmp_path, capsys):
+    items = [write_case(tmp_path, name) for name in ("one", "two")]
+    evaluate(items, tmp_path / "out", split="validation", context={"checkpoint": "m.pt"})
+    with open(tmp_path / "out" / "metrics.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {(row["case"], row["predictor"], row["variant"]) for row in rows} == {
+        (case, predictor, variant)
+        for case in ("one", "two")
+        for predictor in ("average", "a", "b")
+        for variant in ("raw", "largest_component")
+    }
+    assert len(rows) == 12
+    document = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert document["context"] == {"split": "validation", "cases": 2, "checkpoint": "m.pt"}
+    assert {entry["n"] for entry in document["summary"]} == {2}
+    printed = capsys.readouterr().out
+    assert "largest_component" in printed
+    assert f"written: {tmp_path / 'out' / 'metrics.csv'}" in printed
+
+
+def test_nothing_to_evaluate_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no test cases with labels to evaluate"):
+        evaluate([], tmp_path / "out")
+
+
+def test_a_label_outside_the_classes_is_refused(tmp_path):
+    item = write_case(tmp_path)
+    nib.save(nib.Nifti1Image(cube() * 2, np.diag([*SPACING, 1.0])), item["label"])
+    with pytest.raises(ValueError, match=r"labels/case.nii.gz: label values 2 are outside"):
+        evaluate([item], tmp_path / "out")

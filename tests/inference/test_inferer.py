@@ -1,0 +1,179 @@
+import pytest
+import torch
+from torch import nn
+
+from aps_components.inference import PromptedSlidingWindowInferer, PromptPoint
+from aps_components.models import Prediction, build_auto_prompt_seg
+from aps_components.prompts import PAD_LABEL, PointPrompts
+
+ROI = (32, 32, 32)
+ODD = (17, 24, 40)  # two axes smaller than the window, one larger
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = build_auto_prompt_seg(
+        num_classes=2, roi_size=ROI, filters=4, sam_variant="tiny", prompts={"points_per_class": 6, "radius": 4}
+    )
+    return model.eval()
+
+
+def make_volume(size, seed=1):
+    return torch.randn(1, 1, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def make_inferer(**options):
+    return PromptedSlidingWindowInferer(ROI, **{"precision": "fp32"} | options)
+
+
+class Pointwise(nn.Module):
+    """Knows each voxel's class from its own value alone: the same in every window.
+
+    The prompts are the voxels above 3, of class 1, scored by how much lies before them in the window.
+    """
+
+    stride = 16
+
+    def forward(self, patch):
+        return torch.cat([torch.zeros_like(patch), 2 * patch], dim=1)
+
+    def predict(self, patch):
+        slots = 4
+        coords = torch.zeros(len(patch), slots, 3)
+        labels = torch.full((len(patch), slots), PAD_LABEL)
+        scores = torch.zeros(len(patch), slots)
+        for case, window in enumerate(patch[:, 0]):
+            for slot, voxel in enumerate((window > 3).nonzero()):
+                coords[case, slot], labels[case, slot] = voxel.float(), 1
+                scores[case, slot] = 0.5 + voxel.sum() / 1000
+        logits = self(patch)
+        return Prediction(
+            logits, -logits, 2 * logits, patch, 3 * patch, torch.zeros(len(patch), 2), PointPrompts(coords, labels, scores)
+        )
+
+
+@pytest.mark.parametrize("size", [ODD, ROI, (33, 40, 61)])
+@pytest.mark.parametrize("overlap", [0.0, 0.5])
+def test_every_voxel_comes_back_at_its_place(size, overlap):
+    volume = make_volume(size)
+    inferer = make_inferer(overlap=overlap)
+    expected = torch.cat([torch.zeros_like(volume), 2 * volume], dim=1)
+    prediction = inferer.predict(volume, Pointwise())
+    torch.testing.assert_close(inferer(volume, Pointwise()), expected.softmax(1))
+    torch.testing.assert_close(prediction.probabilities, expected.softmax(1))
+    torch.testing.assert_close(prediction.probabilities_a, (-expected).softmax(1))
+    torch.testing.assert_close(prediction.probabilities_b, (2 * expected).softmax(1))
+    torch.testing.assert_close(prediction.epistemic, volume, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(prediction.aleatoric, 3 * volume, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sw_batch_size", [1, 3])
+def test_prompts_lie_where_the_windows_saw_them_and_stand_once(sw_batch_size):
+    volume = torch.zeros(1, 1, 33, 20, 61)
+    bright = [(0, 0, 0), (32, 19, 60), (16, 10, 30), (1, 12, 47)]
+    for voxel in bright:
+        volume[(0, 0, *voxel)] = 5.0
+    prompts = make_inferer(sw_batch_size=sw_batch_size).predict(volume, Pointwise()).prompts
+    assert {(point.label, point.voxel) for point in prompts} == {(1, voxel) for voxel in bright}
+    assert len(prompts) == len(bright)
+    assert [point.score for point in prompts] == sorted((point.score for point in prompts), reverse=True)
+    # Windows start at 0 and 1 along d, at 0 along h and at 0, 16 and 29 along w: the earliest sees it farthest in.
+    best = {point.voxel: point.score for point in prompts}
+    assert best[16, 10, 30] == pytest.approx(0.5 + (16 + 10 + 30) / 1000)
+    assert best[1, 12, 47] == pytest.approx(0.5 + (1 + 12 + 31) / 1000)
+
+
+def test_prompts_in_the_padding_are_dropped():
+    volume = torch.zeros(1, 1, ODD[0], ODD[1], 32)
+    slots = PointPrompts(
+        torch.tensor([[[16.0, 23.0, 5.0], [17.0, 3.0, 5.0], [3.0, 24.0, 5.0]]]),
+        torch.tensor([[1, 1, 0]]),
+        torch.tensor([[0.5, 0.9, 0.8]]),
+    )
+    network = Pointwise()
+    network.predict = lambda patch: Pointwise().predict(patch)._replace(prompts=slots)
+    prompts = make_inferer().predict(volume, network).prompts
+    assert prompts == [PromptPoint(1, (16, 23, 5), 0.5)]
+
+
+def test_windows_are_blended_as_probabilities():
+    class OfTheWindow(nn.Module):
+        """All of a window gets the logit of its largest value."""
+
+        def forward(self, patch):
+            high = patch.amax(dim=(2, 3, 4), keepdim=True).expand_as(patch)
+            return torch.cat([torch.zeros_like(patch), high], dim=1)
+
+    volume = torch.zeros(1, 1, 32, 32, 48)
+    volume[..., 0], volume[..., 47] = 1.0, 4.0
+    answer = make_inferer(mode="constant")(volume, OfTheWindow())[0, 1, 0, 0]
+    left, right = torch.tensor([1.0, 4.0]).sigmoid()
+    expected = torch.cat([left.expand(16), ((left + right) / 2).expand(16), right.expand(16)])
+    torch.testing.assert_close(answer, expected)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("size", [ODD, (40, 33, 36)])
+def test_calling_is_predicting_to_the_bit(model, size, precision):
+    volume, inferer = make_volume(size), make_inferer(precision=precision, overlap=0.25)
+    with torch.inference_mode():
+        called = inferer(volume, model)
+    prediction = inferer.predict(volume, model)
+    assert torch.equal(called, prediction.probabilities)
+    assert called.shape == (1, 2, *size)
+    assert all(part.dtype == torch.float32 for part in prediction[:5])
+    torch.testing.assert_close(called.sum(dim=1), torch.ones(1, *size))
+
+
+def test_windows_at_once_do_not_matter(model):
+    volume = make_volume((33, 24, 49))
+    one, three = (make_inferer(sw_batch_size=size, overlap=0.25).predict(volume, model) for size in (1, 3))
+    for first, second in zip(one[:5], three[:5], strict=True):
+        torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-4)
+    assert {(point.label, point.voxel) for point in one.prompts} == {
+        (point.label, point.voxel) for point in three.prompts
+    }
+
+
+def test_one_window_is_the_network_itself(model):
+    volume = make_volume(ROI)
+    prediction = make_inferer().predict(volume, model)
+    with torch.no_grad():
+        direct = model.predict(volume)
+    torch.testing.assert_close(prediction.probabilities, direct.logits.softmax(1))
+    torch.testing.assert_close(prediction.probabilities_a, direct.logits_a.softmax(1))
+    torch.testing.assert_close(prediction.probabilities_b, direct.logits_b.softmax(1))
+    torch.testing.assert_close(prediction.epistemic, direct.epistemic)
+    torch.testing.assert_close(prediction.aleatoric, direct.aleatoric)
+    real = direct.prompts.point_labels != PAD_LABEL
+    assert {(point.label, point.voxel) for point in prediction.prompts} == {
+        (label, tuple(int(index) for index in voxel))
+        for label, voxel in zip(
+            direct.prompts.point_labels[real].tolist(), direct.prompts.point_coords[real].tolist(), strict=True
+        )
+    }
+
+
+def test_small_volume_is_padded_with_zeros_at_its_far_ends(model):
+    volume = make_volume((17, 24, 29))
+    padded = nn.functional.pad(volume, (0, 3, 0, 8, 0, 15))
+    small, large = make_inferer().predict(volume, model), make_inferer().predict(padded, model)
+    torch.testing.assert_close(small.probabilities, large.probabilities[:, :, :17, :24, :29])
+    assert all(all(i < n for i, n in zip(point.voxel, (17, 24, 29), strict=True)) for point in small.prompts)
+
+
+def test_real_prompts_are_unique_and_inside(model):
+    volume = make_volume((33, 24, 49))
+    prompts = make_inferer().predict(volume, model).prompts
+    assert prompts
+    assert len({(point.label, point.voxel) for point in prompts}) == len(prompts)
+    for point in prompts:
+        assert point.label in (0, 1)
+        assert 0 < point.score <= 1
+        assert all(0 <= index < size for index, size in zip(point.voxel, (33, 24, 49), strict=True))
+
+
+def test_a_batch_of_volumes_is_refused(model):
+    with pytest.raises(ValueError, match="one volume at a time, not a batch of 2"):
+        make_inferer().predict(torch.zeros(2, 1, *ROI), model)

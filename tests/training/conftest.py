@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import PolynomialLR
+
+from aps_components.data import SeededCacheDataset, load_datalist, training_transforms, two_stream_loader
+from aps_components.models import build_auto_prompt_seg
+from aps_components.training import MeanTeacher, SemiSupervisedTrainer, TrainingCheckpoint, build_objective
+
+ROI = (32, 32, 32)
+
+
+def make_dataset(folder: Path) -> SeededCacheDataset:
+    """3 labelled and 4 unlabelled phantoms, in memory."""
+    transforms = training_transforms(roi_size=ROI, intensity="zscore")
+    items = load_datalist(folder, labeled_count=3).training_items
+    return SeededCacheDataset(items, transforms, progress=False, num_workers=1)
+
+
+@pytest.fixture(scope="session")
+def dataset(phantoms) -> SeededCacheDataset:
+    return make_dataset(phantoms)
+
+
+@pytest.fixture
+def dataset_of_its_own(phantoms) -> SeededCacheDataset:
+    """To spoil."""
+    return make_dataset(phantoms)
+
+
+@pytest.fixture
+def make_trainer(dataset):
+    """A trainer of a tiny network: one iteration of labelled patches, then copy-paste."""
+
+    def make(
+        *,
+        epochs=2,
+        epoch_length=2,
+        seed=0,
+        dataset=dataset,
+        ckpt_dir=None,
+        settings=None,
+        evaluator=None,
+        handlers=(),
+        batch=(2, 2),
+        learning_rate=1e-3,
+        objective=None,
+        **options,
+    ):
+        torch.manual_seed(seed)
+        network = build_auto_prompt_seg(
+            num_classes=2, roi_size=ROI, filters=4, sam_variant="tiny", prompts={"points_per_class": 4}
+        )
+        optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate)
+        handlers = list(handlers)
+        if ckpt_dir is not None:
+            handlers.append(TrainingCheckpoint(ckpt_dir, settings=settings or {}, evaluator=evaluator))
+        return SemiSupervisedTrainer(
+            device="cpu",
+            max_epochs=epochs,
+            train_data_loader=two_stream_loader(
+                dataset, labeled_batch=batch[0], unlabeled_batch=batch[1], epoch_length=epoch_length, seed=seed
+            ),
+            network=network,
+            optimizer=optimizer,
+            lr_scheduler=PolynomialLR(optimizer, total_iters=epochs * epoch_length, power=0.9),
+            objective=build_objective(**{"warmup_iterations": 1} | (objective or {})),
+            teacher=MeanTeacher(network, decay=0.9),
+            seed=seed,
+            train_handlers=handlers,
+            **{"precision": "fp32"} | options,
+        )
+
+    return make

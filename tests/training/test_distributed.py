@@ -1,0 +1,69 @@
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from workflows import command, run_python, training_options
+
+from aps_components.data import load_datalist
+
+HERE = Path(__file__).parent
+TWO_RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
+
+
+def names(items):
+    return {Path(item["image"]).name.removesuffix(".nii.gz") for item in items}
+
+
+def test_two_ranks_hold_the_same_weights_and_split_the_cases(phantoms, tmp_path):
+    options = training_options(
+        phantoms,
+        tmp_path,
+        labeled_count=4,
+        labeled_batch=1,
+        unlabeled_batch=1,
+        epoch_length=3,
+        **{"train#trainer#gradient_clip": 1e-2},
+    )
+    (tmp_path / "options.json").write_text(json.dumps(options))
+    run = run_python(
+        [*TWO_RANKS, str(HERE / "two_ranks.py"), str(tmp_path / "options.json"), str(tmp_path)],
+        cwd=tmp_path,
+    )
+    assert run.returncode == 0, run.stderr
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert first["iterations"] == second["iterations"] == 6
+    assert first["losses"] != second["losses"]
+    assert first["teacher_moved"] > 0
+    datalist = load_datalist(phantoms, labeled_count=4)
+    for part, items in (("labeled", datalist.labeled), ("unlabeled", datalist.unlabeled)):
+        assert not set(first[part]) & set(second[part]), part
+        assert set(first[part]) | set(second[part]) == names(items), part
+    assert set(first["validated"]).isdisjoint(second["validated"])
+    assert first["validation"] == second["validation"]
+    assert {file.name for file in (tmp_path / "models").iterdir()} == {"checkpoint.pt", "model.pt", "model_best.pt"}
+    assert len((tmp_path / "eval" / "history.jsonl").read_text().splitlines()) == 2
+
+
+def test_one_rank_that_fails_ends_both(phantoms, tmp_path):
+    """Only rank 1 ever reads the second labelled case."""
+    data = tmp_path / "data"
+    shutil.copytree(phantoms, data)
+    file = load_datalist(data).labeled[1]["image"]
+    scan = nib.load(file)
+    broken = np.asarray(scan.dataobj, dtype=np.float32)
+    broken[3, 4, 5] = np.nan
+    nib.save(nib.Nifti1Image(broken, scan.affine), file)
+    options = training_options(
+        data, tmp_path, labeled_count=4, labeled_batch=1, unlabeled_batch=1, cache_rate=0.0, epochs=50
+    )
+    train = command("training", "train.json", "multi_gpu_train.json", options=options)
+    run = run_python([*TWO_RANKS, *train], cwd=tmp_path, timeout=200)
+    assert run.returncode != 0
+    assert f"{file}: 1 voxels are NaN or infinite" in run.stderr
+    assert not (tmp_path / "models" / "model.pt").exists()

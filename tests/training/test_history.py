@@ -1,0 +1,81 @@
+import json
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+
+from aps_components.training import TrainingHistory, read_history
+
+LOSSES = [{"loss": 3.0, "iou": 1.0}, {"loss": 5.0}, {"loss": 2.0, "iou": 0.5}, {"loss": 1.0, "iou": 0.25}]
+
+
+def make_engine(*, rank=0, outputs=LOSSES):
+    """Two iterations an epoch, whose outputs are given."""
+    engine = Engine(lambda engine, _: outputs[engine.state.iteration - 1])
+    engine.state.rank, engine.state.max_epochs = rank, len(outputs) // 2
+    engine.optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.125)
+    return engine
+
+
+def run(engine):
+    engine.run([0, 1], max_epochs=engine.state.max_epochs)
+
+
+def make_evaluator(*, metrics):
+    evaluator = Engine(lambda *_: None)
+    evaluator.state.epoch, evaluator.state.metrics = 0, metrics
+    return evaluator
+
+
+def test_one_line_an_epoch_with_the_mean_of_each_loss(tmp_path):
+    engine = make_engine()
+    TrainingHistory(tmp_path / "new" / "folder").attach(engine)
+    run(engine)
+    first, second = read_history(tmp_path / "new" / "folder" / "history.jsonl")
+    assert (first["epoch"], first["iteration"], first["learning_rate"]) == (1, 2, 0.125)
+    assert first["losses"] == {"loss": 4.0, "iou": 0.5}
+    assert (second["epoch"], second["iteration"]) == (2, 4)
+    assert second["losses"] == {"loss": 1.5, "iou": 0.375}
+    assert 0 <= first["seconds_per_iteration"] < 1
+    assert "validation" not in first
+
+
+def test_validation_is_written_in_the_epochs_that_it_ran_in(tmp_path):
+    engine, evaluator = make_engine(), make_evaluator(metrics={"dice": 0.25})
+
+    @engine.on(Events.EPOCH_COMPLETED(every=2))
+    def _validate():
+        evaluator.state.epoch = engine.state.epoch
+
+    TrainingHistory(tmp_path, evaluator=evaluator).attach(engine)
+    run(engine)
+    first, second = read_history(tmp_path / "history.jsonl")
+    assert "validation" not in first
+    assert second["validation"] == {"dice": 0.25}
+
+
+def test_a_repeated_epoch_replaces_its_line(tmp_path):
+    file = tmp_path / "history.jsonl"
+    file.write_text("".join(json.dumps({"epoch": epoch, "old": True}) + "\n" for epoch in (1, 2, 3)))
+    engine = make_engine()
+    TrainingHistory(tmp_path).attach(engine)
+    engine.add_event_handler(Events.STARTED, lambda: setattr(engine.state, "epoch", 1))
+    engine.add_event_handler(Events.STARTED, lambda: setattr(engine.state, "iteration", 2))
+    run(engine)
+    first, second = read_history(file)
+    assert first == {"epoch": 1, "old": True}
+    assert second["losses"] == {"loss": 1.5, "iou": 0.375}
+    assert [path.name for path in tmp_path.iterdir()] == ["history.jsonl"]
+
+
+def test_other_ranks_write_nothing(tmp_path):
+    engine = make_engine(rank=1)
+    TrainingHistory(tmp_path).attach(engine)
+    run(engine)
+    assert read_history(tmp_path / "history.jsonl") == []
+
+
+def test_folder_that_cannot_be_written_is_refused_at_once(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(PermissionError, match=r"cannot write into .*file/eval"):
+        TrainingHistory(tmp_path / "file" / "eval")

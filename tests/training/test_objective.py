@@ -1,0 +1,262 @@
+import math
+
+import pytest
+import torch
+
+from aps_components.losses import HeteroscedasticCrossEntropy, iou_loss, sigmoid_rampup, softmax_mse
+from aps_components.losses.supervised import DiceCrossEntropy
+from aps_components.models import TrainingOutput
+from aps_components.training import TrainingPatches, build_objective
+
+C, D, H, W = 3, 5, 7, 11  # sizes that cannot be confused
+PERSON, TEACHER = 1, 2  # the class that each of the two gives to every voxel
+
+
+def make_batch(labeled=2, unlabeled=2):
+    """Labelled patch i is filled with i + 1, unlabelled patch j with -(j + 1); a person labelled everything 1."""
+
+    def images(numbers):
+        return torch.stack([torch.full((1, D, H, W), float(number)) for number in numbers])
+
+    batch = {
+        "labeled": {
+            "image": images(range(1, labeled + 1)),
+            "label": torch.full((labeled, 1, D, H, W), PERSON, dtype=torch.uint8),
+        }
+    }
+    if unlabeled:
+        batch["unlabeled"] = {"image": images(range(-1, -unlabeled - 1, -1))}
+    return batch
+
+
+def teacher(image):
+    """Sees class 2 everywhere."""
+    logits = torch.zeros(image.shape[0], C, *image.shape[2:])
+    logits[:, TEACHER] = 1.0
+    return logits
+
+
+def no_teacher(_image):
+    pytest.fail("the teacher was asked")
+
+
+def cases_of(image):
+    """The one value that the patch of each side has: the positive and the negative one."""
+    return [(int(patch[patch > 0].unique()), int(patch[patch < 0].unique())) for patch in image]
+
+
+class TestPatches:
+    @pytest.mark.parametrize("iteration", [0, 2])
+    def test_warm_up_gives_the_labelled_patches_only(self, iteration):
+        batch = make_batch()
+        objective = build_objective(warmup_iterations=3)
+        patches = objective.patches(batch, teacher=no_teacher, iteration=iteration)
+        assert torch.equal(patches.image, batch["labeled"]["image"])
+        assert torch.equal(patches.label, batch["labeled"]["label"].long())
+        assert patches.labeled.all()
+
+    def test_unlabelled_patches_come_in_right_after_the_warm_up(self):
+        patches = build_objective(warmup_iterations=3).patches(make_batch(), teacher=teacher, iteration=3)
+        assert not patches.labeled.all()
+
+    @pytest.mark.parametrize("changes", [{"train_b": False}, {}])
+    def test_pretraining_and_labelled_batches_leave_the_teacher_out(self, changes):
+        batch = make_batch(unlabeled=2 if changes else 0)
+        patches = build_objective(**changes).patches(batch, teacher=no_teacher, iteration=9)
+        assert torch.equal(patches.image, batch["labeled"]["image"])
+        assert patches.labeled.all()
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_copy_paste_takes_image_label_and_owner_from_the_same_side(self, seed):
+        torch.manual_seed(seed)
+        patches = build_objective().patches(make_batch(), teacher=teacher, iteration=0)
+        assert patches.image.shape == patches.label.shape == patches.labeled.shape == (4, 1, D, H, W)
+        assert patches.label.dtype == torch.int64
+        assert torch.equal(patches.labeled, patches.image > 0)
+        assert torch.equal(patches.label, torch.where(patches.labeled, PERSON, TEACHER))
+        assert cases_of(patches.image) == [(1, -1), (2, -2)] * 2
+
+    def test_the_same_box_is_pasted_both_ways(self):
+        patches = build_objective(copy_paste_share=0.5).patches(make_batch(), teacher=teacher, iteration=0)
+        person_in_box, person_around_box = patches.labeled.chunk(2)
+        assert torch.equal(person_in_box, ~person_around_box)
+        inside = person_in_box[0, 0].nonzero()
+        extent = inside.amax(dim=0) - inside.amin(dim=0) + 1
+        assert extent.tolist() == [round(0.5 * size) for size in (D, H, W)]
+        assert len(inside) == extent.prod()
+
+    @pytest.mark.parametrize(
+        ("labeled", "unlabeled", "pairs"),
+        [(3, 2, [(1, -1), (2, -2), (3, -1)]), (1, 3, [(1, -1), (1, -2), (1, -3)])],
+    )
+    def test_the_smaller_stream_serves_again(self, labeled, unlabeled, pairs):
+        patches = build_objective().patches(make_batch(labeled, unlabeled), teacher=teacher, iteration=0)
+        assert cases_of(patches.image) == pairs * 2
+
+    def test_without_copy_paste_they_stand_side_by_side(self):
+        batch = make_batch(3, 2)
+        patches = build_objective(copy_paste=False).patches(batch, teacher=teacher, iteration=0)
+        assert torch.equal(patches.image, torch.cat([batch["labeled"]["image"], batch["unlabeled"]["image"]]))
+        assert patches.labeled.flatten(1).all(dim=1).tolist() == [True, True, True, False, False]
+        assert not patches.labeled[3:].any()
+        assert torch.equal(patches.label, torch.where(patches.labeled, PERSON, TEACHER))
+
+    @pytest.mark.parametrize("copy_paste", [True, False])
+    def test_teacher_is_not_asked_where_its_labels_weigh_nothing(self, copy_paste):
+        objective = build_objective(pseudo_label_weight=0.0, copy_paste=copy_paste)
+        patches = objective.patches(make_batch(), teacher=no_teacher, iteration=0)
+        assert torch.equal(patches.labeled, patches.image > 0)
+        assert (patches.label[patches.labeled] == PERSON).all()
+
+    def test_pseudo_labels_keep_the_largest_component(self):
+        def two_islands(image):
+            logits = torch.zeros(image.shape[0], C, *image.shape[2:])
+            logits[:, TEACHER, 0, 0, 0], logits[:, TEACHER, 3:, 3:, 3:] = 1.0, 1.0
+            return logits
+
+        for largest_component in (True, False):
+            objective = build_objective(copy_paste=False, largest_component=largest_component)
+            patches = objective.patches(make_batch(), teacher=two_islands, iteration=0)
+            assert (patches.label[2:, 0, 3:, 3:, 3:] == TEACHER).all()
+            assert (patches.label[2:, 0, 0, 0, 0] == (0 if largest_component else TEACHER)).all()
+
+
+class Forward:
+    """Stands for the student; its outputs are leaves, so that each one's gradient can be read."""
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+
+        def leaf(*size, positive=False):
+            values = torch.randn(4, *size, generator=generator)
+            return (values.sigmoid() if positive else values).requires_grad_()
+
+        self.logits_a, self.logits_b = leaf(C, D, H, W), leaf(C, D, H, W)
+        self.variance, self.iou_predictions = leaf(1, D, H, W, positive=True), leaf(C, positive=True)
+
+    def __call__(self, image, *, with_b):
+        assert image.shape == (4, 1, D, H, W)
+        b = (self.logits_b, self.iou_predictions) if with_b else (None, None)
+        return TrainingOutput(self.logits_a, self.variance, *b, None, None)
+
+
+@pytest.fixture
+def patches():
+    generator = torch.Generator().manual_seed(1)
+    return TrainingPatches(
+        image=torch.zeros(4, 1, D, H, W),
+        label=torch.randint(C, (4, 1, D, H, W), generator=generator),
+        labeled=torch.rand(4, 1, D, H, W, generator=generator) > 0.3,
+    )
+
+
+ALL_TERMS = {
+    "supervised_a",
+    "heteroscedastic",
+    "supervised_b",
+    "iou",
+    "pseudo_label_a",
+    "pseudo_label_b",
+    "consistency",
+    "loss",
+}
+
+
+class TestLosses:
+    def test_every_term_is_its_weight_times_its_loss_on_its_own_voxels(self, patches):
+        forward = Forward()
+        objective = build_objective(
+            heteroscedastic_weight=0.3, iou_weight=0.7, pseudo_label_weight=0.9, consistency_weight=1.1
+        )
+        torch.manual_seed(0)
+        terms = objective(forward, patches, iteration=5)
+        torch.manual_seed(0)
+        supervised, label, labeled = DiceCrossEntropy(), patches.label, patches.labeled
+        a, b = forward.logits_a.softmax(1), forward.logits_b.softmax(1)
+        expected = {
+            "supervised_a": supervised(forward.logits_a, label, labeled),
+            "heteroscedastic": 0.3
+            * HeteroscedasticCrossEntropy()(forward.logits_a, forward.variance, label, labeled),
+            "supervised_b": supervised(forward.logits_b, label, labeled),
+            "iou": 0.7 * iou_loss(forward.iou_predictions, forward.logits_b, label, labeled),
+            "pseudo_label_a": 0.9 * supervised(forward.logits_a, label, ~labeled),
+            "pseudo_label_b": 0.9 * supervised(forward.logits_b, label, ~labeled),
+            "consistency": 1.1 * 2 * softmax_mse(a, b, ~labeled),
+        }
+        assert set(terms) == ALL_TERMS
+        for name, value in expected.items():
+            torch.testing.assert_close(terms[name], value, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(terms["loss"], sum(expected.values()))
+
+    @pytest.mark.parametrize(
+        ("weight", "without"),
+        [
+            ("heteroscedastic_weight", {"heteroscedastic"}),
+            ("iou_weight", {"iou"}),
+            ("pseudo_label_weight", {"pseudo_label_a", "pseudo_label_b"}),
+            ("consistency_weight", {"consistency"}),
+        ],
+    )
+    def test_a_weight_of_zero_removes_its_terms(self, patches, weight, without):
+        terms = build_objective(**{weight: 0.0})(Forward(), patches, iteration=0)
+        assert set(terms) == ALL_TERMS - without
+        torch.testing.assert_close(terms["loss"], sum(value for name, value in terms.items() if name != "loss"))
+
+    def test_labelled_patches_alone_have_no_unlabelled_terms(self, patches):
+        patches = patches._replace(labeled=torch.ones_like(patches.labeled))
+        terms = build_objective()(Forward(), patches, iteration=0)
+        assert set(terms) == {"supervised_a", "heteroscedastic", "supervised_b", "iou", "loss"}
+
+    def test_pretraining_trains_model_a_alone(self, patches):
+        forward, patches = Forward(), patches._replace(labeled=torch.ones_like(patches.labeled))
+        terms = build_objective(train_b=False)(forward, patches, iteration=0)
+        assert set(terms) == {"supervised_a", "heteroscedastic", "loss"}
+        terms["loss"].backward()
+        assert forward.logits_a.grad.any()
+        assert forward.logits_b.grad is None
+
+    @pytest.mark.parametrize(("target", "taught"), [("a", "b"), ("b", "a"), ("both", "ab")])
+    def test_the_consistency_target_is_detached(self, patches, target, taught):
+        forward = Forward()
+        build_objective(consistency_target=target)(forward, patches, iteration=0)["consistency"].backward()
+        for side, logits in (("a", forward.logits_a), ("b", forward.logits_b)):
+            assert (logits.grad is not None) == (side in taught)
+            if side in taught:
+                where = logits.grad.abs().amax(dim=1, keepdim=True) > 0
+                assert torch.equal(where, ~patches.labeled)
+
+    @pytest.mark.parametrize("iteration", [3, 4, 8, 13, 90])
+    def test_ramp_up_counts_from_the_end_of_the_warm_up(self, patches, iteration):
+        forward = Forward()
+        ramped = build_objective(rampup_iterations=10, warmup_iterations=3)(forward, patches, iteration=iteration)
+        plain = build_objective(warmup_iterations=3)(forward, patches, iteration=iteration)
+        factor = sigmoid_rampup(iteration - 3, 10)
+        assert math.isclose(factor, 1.0) == (iteration >= 13)
+        for name in ("pseudo_label_a", "pseudo_label_b", "consistency"):
+            torch.testing.assert_close(ramped[name], factor * plain[name])
+        torch.testing.assert_close(ramped["supervised_a"], plain["supervised_a"])
+
+    @pytest.mark.parametrize("side", ["logits_a", "logits_b"])
+    def test_each_side_learns_from_every_voxel(self, patches, side):
+        forward = Forward()
+        build_objective(consistency_weight=0.0)(forward, patches, iteration=0)["loss"].backward()
+        assert (getattr(forward, side).grad.abs().amax(dim=1) > 0).all()
+
+    def test_iou_head_does_not_move_the_masks(self, patches):
+        forward = Forward()
+        build_objective()(forward, patches, iteration=0)["iou"].backward()
+        assert forward.iou_predictions.grad.any()
+        assert forward.logits_b.grad is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"consistency_target": "c"}, "consistency_target 'c' must be"),
+        ({"iou_weight": -1}, "iou_weight -1 must not be negative"),
+        ({"pseudo_label_weight": -0.5}, "pseudo_label_weight -0.5 must not be negative"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        build_objective(**options)

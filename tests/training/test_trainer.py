@@ -1,0 +1,144 @@
+import copy
+import re
+
+import pytest
+import torch
+from ignite.engine import Events
+
+from aps_components.training import NonFiniteLossError
+
+
+def weights_of(module):
+    return copy.deepcopy(module.state_dict())
+
+
+def same(first, second):
+    assert first.keys() == second.keys()
+    return all(torch.equal(first[key], second[key]) for key in first)
+
+
+def run_recording(trainer):
+    """Run, and give the output of each iteration and the names of its batch."""
+    outputs = []
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED,
+        lambda engine: outputs.append((engine.state.output, [part["name"] for part in engine.state.batch.values()])),
+    )
+    trainer.run()
+    return outputs
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_trains_and_reports_every_loss(make_trainer, precision):
+    trainer = make_trainer(precision=precision)
+    before = weights_of(trainer.network)
+    outputs = run_recording(trainer)
+    assert (trainer.state.epoch, trainer.state.iteration, len(outputs)) == (2, 4, 4)
+    warm_up, *mixed = [set(output) for output, _ in outputs]
+    assert warm_up == {"supervised_a", "heteroscedastic", "supervised_b", "iou", "loss", "gradient_norm"}
+    assert all(terms == warm_up | {"pseudo_label_a", "pseudo_label_b", "consistency"} for terms in mixed)
+    assert all(isinstance(value, float) for output, _ in outputs for value in output.values())
+    changed = {key for key, value in trainer.network.state_dict().items() if not torch.equal(value, before[key])}
+    assert {key.split(".")[0] for key in changed} == {"model_a", "model_b", "fusion"}
+    assert all(value.dtype == torch.float32 for value in trainer.network.parameters())
+
+
+def test_precision_is_applied(make_trainer):
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        losses[precision] = run_recording(make_trainer(precision=precision, epochs=1, epoch_length=1))[0][0]["loss"]
+    assert losses["fp32"] != losses["bf16"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
+
+
+def test_the_loss_falls(make_trainer):
+    trainer = make_trainer(epochs=1, epoch_length=12, batch=(1, 0), objective={"train_b": False}, learning_rate=3e-3)
+    losses = [output["supervised_a"] for output, _ in run_recording(trainer)]
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+
+
+def test_same_seed_same_weights(make_trainer):
+    runs = [make_trainer(seed=seed) for seed in (0, 0, 1)]
+    records = [run_recording(trainer) for trainer in runs]
+    assert records[0] == records[1] != records[2]
+    for part in ("network", "teacher"):
+        first, again, other = (weights_of(getattr(trainer, part)) for trainer in runs)
+        assert same(first, again)
+        assert not same(first, other)
+
+
+def test_what_came_before_does_not_change_an_epoch(make_trainer):
+    """The global random state is reset at each epoch: a handler that draws does not change the next one."""
+    plain, disturbed = make_trainer(), make_trainer()
+    disturbed.add_event_handler(Events.EPOCH_COMPLETED, lambda: torch.rand(17))
+    plain.run()
+    disturbed.run()
+    assert same(weights_of(plain.network), weights_of(disturbed.network))
+
+
+def test_teacher_follows_the_student_and_stays_in_eval_mode(make_trainer):
+    trainer = make_trainer(epochs=1, epoch_length=2)
+    steps = []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: steps.append(weights_of(trainer.network)))
+    trainer.run()
+    for key, value in trainer.teacher.module.state_dict().items():
+        torch.testing.assert_close(value, (steps[0][key] + steps[1][key]) / 2)
+    assert not trainer.teacher.module.training
+    assert trainer.network.training
+
+
+def test_learning_rate_falls_with_every_iteration(make_trainer):
+    trainer = make_trainer(epochs=1, epoch_length=3, batch=(1, 0), objective={"train_b": False})
+    rates = []
+    trainer.optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    trainer.run()
+    assert rates == pytest.approx([1e-3 * (1 - step / 3) ** 0.9 for step in range(3)])
+
+
+@pytest.mark.parametrize("clip", [1e-3, 1e6])
+def test_gradients_are_clipped_together(make_trainer, clip):
+    trainer = make_trainer(epochs=1, epoch_length=1, gradient_clip=clip)
+    norms = []
+
+    def record(optimizer, *_):
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(torch.stack([gradient.norm() for gradient in gradients]).norm().item())
+
+    trainer.optimizer.register_step_pre_hook(record)
+    ((output, _),) = run_recording(trainer)
+    assert output["gradient_norm"] > 1e-2
+    assert norms == pytest.approx([min(clip, output["gradient_norm"])], rel=1e-3)
+
+
+def spoil_loss(trainer, dataset):
+    for item in dataset._cache[:3]:
+        item["image"][..., 5] = torch.nan
+
+
+def spoil_gradient(trainer, _dataset):
+    next(trainer.network.model_a.parameters()).register_hook(lambda gradient: gradient * torch.inf)
+
+
+@pytest.mark.parametrize(("spoil", "what"), [(spoil_loss, "loss"), (spoil_gradient, "gradient")])
+def test_non_finite_is_refused_by_case_and_leaves_weights_and_files(
+    make_trainer, dataset_of_its_own, tmp_path, spoil, what
+):
+    trainer = make_trainer(dataset=dataset_of_its_own, ckpt_dir=tmp_path)
+    trainer.add_event_handler(Events.EPOCH_STARTED(once=2), lambda: spoil(trainer, dataset_of_its_own))
+    kept = {}
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def _keep():
+        kept.update(network=weights_of(trainer.network), teacher=weights_of(trainer.teacher))
+        kept["files"] = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    with pytest.raises(NonFiniteLossError, match=rf"the {what} is (nan|inf) in iteration 3") as error:
+        trainer.run()
+    names = re.findall(r"phantom_\d+", str(error.value))
+    batch = trainer.state.batch
+    assert names == [*batch["labeled"]["name"], *batch["unlabeled"]["name"]]
+    assert len(names) == 4
+    assert same(weights_of(trainer.network), kept["network"])
+    assert same(weights_of(trainer.teacher), kept["teacher"])
+    assert set(kept["files"]) == {"checkpoint.pt", "model.pt"}
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == kept["files"]

@@ -1,0 +1,181 @@
+import logging
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from ignite.engine import Events
+from workflows import command, run_python, start, train, training_options
+
+from aps_components.models import CheckpointError, build_auto_prompt_seg, load_weights
+from aps_components.training import TrainingCheckpoint, load_pretrained, read_history
+
+
+class Killed(Exception):
+    pass
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def same(first, second):
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(value, second[key]) for key, value in first.items())
+    if isinstance(first, list):
+        return len(first) == len(second) and all(same(*pair) for pair in zip(first, second, strict=True))
+    return torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
+
+
+def read(file):
+    return torch.load(file, weights_only=True)
+
+
+def kill_in(trainer, *, iteration):
+    """Stop a training in the middle of an iteration, as a kill would: nothing is cleaned up."""
+
+    def kill():
+        raise Killed
+
+    trainer.optimizer.register_step_pre_hook(
+        lambda *_: kill() if trainer.state.iteration == iteration else None  # gradients there, weights not changed
+    )
+    with pytest.raises(Killed):
+        trainer.run()
+
+
+def test_goes_on_to_the_bit(make_trainer, tmp_path):
+    """Killed in the middle of epoch 2, it repeats that epoch."""
+    make_trainer(ckpt_dir=tmp_path / "whole").run()
+    kill_in(make_trainer(ckpt_dir=tmp_path / "killed"), iteration=4)
+    assert read(tmp_path / "killed" / "checkpoint.pt")["epoch"] == 1
+    resumed = make_trainer(ckpt_dir=tmp_path / "killed")
+    iterations = []
+    resumed.add_event_handler(Events.ITERATION_STARTED, lambda engine: iterations.append(engine.state.iteration))
+    resumed.run()
+    assert iterations == [3, 4]
+    for file in ("model.pt", "checkpoint.pt"):
+        assert same(read(tmp_path / "killed" / file), read(tmp_path / "whole" / file)), file
+
+
+def test_killed_process_goes_on_to_the_bit(phantoms, tmp_path):
+    """The same command line again after SIGKILL ends where an uninterrupted training does."""
+    changes = {"epochs": 3, "epoch_length": 4}
+    train(training_options(phantoms, tmp_path / "whole", **changes))
+    killed = tmp_path / "killed"
+    arguments = command("training", "train.json", options=training_options(phantoms, killed, **changes))
+    process = start(arguments, cwd=tmp_path)
+    deadline = time.monotonic() + 240
+    while not (killed / "models" / "checkpoint.pt").is_file():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.1)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -9
+    assert read(killed / "models" / "checkpoint.pt")["epoch"] == 1
+    again = run_python(arguments, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "going on after epoch 1 of 3" in again.stdout + again.stderr
+    for file in ("model.pt", "model_best.pt"):
+        assert same(read(killed / "models" / file), read(tmp_path / "whole" / "models" / file)), file
+    lines, whole_lines = (read_history(tmp_path / run / "eval" / "history.jsonl") for run in ("killed", "whole"))
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    for line in (*lines, *whole_lines):
+        del line["seconds_per_iteration"]
+    assert lines == whole_lines
+
+
+def test_what_the_files_hold(make_trainer, tmp_path):
+    trainer = make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path, settings={"seed": 0, "device": torch.device("cpu")})
+    trainer.run()
+    assert set(contents(tmp_path)) == {"checkpoint.pt", "model.pt"}
+    assert same(read(tmp_path / "model.pt"), dict(trainer.teacher.module.state_dict()))
+    state = read(tmp_path / "checkpoint.pt")
+    assert (state["epoch"], state["iteration"]) == (1, 1)
+    assert state["settings"] == {"seed": 0, "device": "cpu"}
+    assert same(state["student"], dict(trainer.network.state_dict()))
+    network = build_auto_prompt_seg(num_classes=2, roi_size=(32, 32, 32), filters=4, sam_variant="tiny")
+    load_weights(network, tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        ({"seed": 1, "labeled_count": 8}, r"other settings \(seed: 0 there, 1 now\)"),
+        (
+            {"seed": 2, "labeled_count": 16},
+            r"\(labeled_count: 8 there, 16 now; seed: 0 there, 2 now\).*another --ckpt_dir",
+        ),
+        ({"seed": 0}, r"\(labeled_count: 8 there, None now\)"),
+    ],
+)
+def test_other_settings_are_refused_by_name(make_trainer, tmp_path, now, message):
+    make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path, settings={"seed": 0, "labeled_count": 8}).run()
+    before = contents(tmp_path)
+    with pytest.raises(CheckpointError, match=message):
+        make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path, settings=now).run()
+    assert contents(tmp_path) == before
+
+
+def test_a_finished_run_has_nothing_to_do(make_trainer, tmp_path, caplog):
+    make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path).run()
+    before = contents(tmp_path)
+    again = make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path)
+    again.add_event_handler(Events.ITERATION_STARTED, lambda: pytest.fail("it trains on"))
+    with caplog.at_level(logging.INFO):
+        again.run()
+    assert "all 1 epochs are done; nothing is left to train" in caplog.text
+    assert contents(tmp_path) == before
+    assert same(dict(again.teacher.module.state_dict()), read(tmp_path / "model.pt"))
+
+
+@pytest.mark.parametrize("spoil", [lambda content: content[:1000], lambda content: b"", lambda content: b"no weights"])
+def test_damaged_checkpoint_is_refused_by_name(make_trainer, tmp_path, spoil):
+    make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path).run()
+    file = tmp_path / "checkpoint.pt"
+    file.write_bytes(spoil(file.read_bytes()))
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt is damaged or no checkpoint"):
+        make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path).run()
+
+
+def test_best_weights_are_those_of_the_best_validation(make_trainer, tmp_path):
+    metrics = {1: 0.4, 2: 0.7, 4: 0.7, 5: 0.6}  # none in epoch 3; an equal one is no better
+    evaluator = SimpleNamespace(state=SimpleNamespace(epoch=0, metrics={}, key_metric_name="dice"))
+    weights = {}
+
+    def validate(engine):
+        if engine.state.epoch in metrics:
+            evaluator.state.epoch = engine.state.epoch
+            evaluator.state.metrics = {"dice": metrics[engine.state.epoch]}
+        weights[engine.state.epoch] = {k: v.clone() for k, v in engine.teacher.module.state_dict().items()}
+
+    trainer = make_trainer(epochs=5, epoch_length=1, batch=(1, 0), objective={"train_b": False})
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, validate)
+    TrainingCheckpoint(tmp_path, settings={}, evaluator=evaluator).attach(trainer)
+    trainer.run()
+    assert same(read(tmp_path / "model_best.pt"), weights[2])
+    assert same(read(tmp_path / "model.pt"), weights[5])
+    state = read(tmp_path / "checkpoint.pt")
+    assert (state["best_metric"], state["best_epoch"]) == (0.7, 2)
+
+
+def test_folder_that_cannot_be_written_is_refused_at_once(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(PermissionError, match=r"cannot write into .*file/models"):
+        TrainingCheckpoint(tmp_path / "file" / "models", settings={})
+
+
+def test_pretrained_gives_model_a_alone(make_trainer, tmp_path):
+    trainer = make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path)
+    trainer.run()
+    torch.manual_seed(9)
+    network = build_auto_prompt_seg(num_classes=2, roi_size=(32, 32, 32), filters=4, sam_variant="tiny")
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    assert load_pretrained(network, None) is network
+    assert same(dict(network.state_dict()), before)
+    load_pretrained(network, tmp_path / "model.pt")
+    taught = trainer.teacher.module.state_dict()
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, taught[key] if key.startswith("model_a.") else before[key]), key

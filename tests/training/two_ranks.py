@@ -1,0 +1,51 @@
+"""One rank of a distributed training of the bundle; test_distributed.py starts two under torchrun.
+
+Arguments: a JSON file of overrides of train.json, and a folder that receives what each rank saw.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Events
+from workflows import make_workflow
+
+
+def flat(module):
+    return torch.cat([value.detach().double().flatten() for value in module.state_dict().values()])
+
+
+def main(options_file, folder):
+    torch.set_num_threads(1)
+    options = json.loads(Path(options_file).read_text())
+    workflow = make_workflow("train.json", "multi_gpu_train.json", kind="train", options=options)
+    workflow.initialize()
+    trainer = workflow.parser.get_parsed_content("train#trainer")
+    seen = {"labeled": set(), "unlabeled": set(), "losses": [], "teacher_moved": 0.0, "iterations": 0}
+    at_first = flat(trainer.teacher.module)
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def _compare(engine):
+        for part, content in engine.state.batch.items():
+            seen[part] |= set(content["name"])
+        seen["losses"].append(engine.state.output["loss"])
+        seen["iterations"] += 1
+        for module in (engine.network, engine.teacher):
+            mine = flat(module)
+            first = mine.clone()
+            dist.broadcast(first, src=0)
+            assert torch.equal(mine, first), f"ranks differ after iteration {engine.state.iteration}"
+
+    workflow.run()
+    seen["teacher_moved"] = (flat(trainer.teacher.module) - at_first).abs().max().item()
+    seen["validation"] = workflow.parser.get_parsed_content("validate#evaluator").state.metrics
+    seen["validated"] = [item["image"] for item in workflow.parser.get_parsed_content("validate#dataset#data")]
+    text = json.dumps(seen, default=sorted)
+    (Path(folder) / f"rank{dist.get_rank()}.json").write_text(text)
+    workflow.finalize()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
