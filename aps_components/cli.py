@@ -18,10 +18,10 @@ def demo(output_dir: str = "runs/demo", bundle: str = str(REPOSITORY / "bundles"
         bundle: folder of the left-atrium bundle.
         seed: of the scans and the training.
     """
-    from aps_components.demo import run_demo
-
     if not (Path(bundle) / "configs" / "train.json").is_file():
         raise FileNotFoundError(f"no bundle at {bundle}: give the folder of bundles/la with --bundle")
+    from aps_components.demo import run_demo
+
     run_demo(output_dir, bundle=bundle, seed=seed)
 
 

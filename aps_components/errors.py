@@ -28,12 +28,11 @@ def explain_errors() -> None:
     MONAI's config parser wraps an error in several others, and Python prints the outermost last: "Failed to evaluate
     ConfigExpression". The bundles call this first, so that the message that names the file and the mend stands last.
     """
-    previous = sys.excepthook
+    sys.excepthook = _explain
 
-    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        previous(kind, error, traceback)
-        cause = root_cause(error)
-        if cause is not error:
-            print(f"\n{type(cause).__name__}: {cause}", file=sys.stderr)
 
-    sys.excepthook = hook
+def _explain(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    sys.__excepthook__(kind, error, traceback)
+    cause = root_cause(error)
+    if cause is not error:
+        print(f"\n{type(cause).__name__}: {cause}", file=sys.stderr)

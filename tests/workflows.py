@@ -29,10 +29,10 @@ TINY = {
 }
 
 
-def training_options(dataset_dir: Path, folder: Path, **changes: Any) -> dict[str, Any]:
+def training_options(dataset: Path, folder: Path, **changes: Any) -> dict[str, Any]:
     """Overrides of train.json: two epochs of two iterations, the first one labelled only; results in ``folder``."""
     options = {
-        "dataset_dir": str(dataset_dir),
+        "dataset_dir": str(dataset),
         "ckpt_dir": str(folder / "models"),
         "output_dir": str(folder / "eval"),
         "labeled_count": 3,

@@ -61,6 +61,7 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         **kwargs: Any,
     ) -> None:
         super().__init__(roi_size, sw_batch_size, overlap, mode=mode, **kwargs)
+        autocast("cpu", precision)  # refuses an unknown precision now, not in the first window
         self.precision = precision
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:

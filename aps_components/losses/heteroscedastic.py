@@ -40,6 +40,11 @@ class HeteroscedasticCrossEntropy(nn.Module):
             label: integers, [B, 1, D, H, W].
             mask: bool, [B, 1, D, H, W]; all voxels where None.
         """
+        if self.stride > 1:
+            d, h, w = (int(torch.randint(min(self.stride, size), (1,))) for size in logits.shape[2:])
+            thinned = (..., slice(d, None, self.stride), slice(h, None, self.stride), slice(w, None, self.stride))
+            logits, variance, label = logits[thinned], variance[thinned], label[thinned]
+            mask = None if mask is None else mask[thinned]
         # A softplus may underflow to 0, where the square root has no gradient.
         deviation = variance.float().clamp_min(torch.finfo(torch.float32).tiny).sqrt()
         logits, target = logits.float(), label[:, 0].long()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from monai.losses import MaskedDiceLoss
+from monai.losses import DiceLoss
 from monai.networks import one_hot
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,7 +31,7 @@ class DiceCrossEntropy(nn.Module):
     ) -> None:
         super().__init__()
         self.ce_weight, self.dice_weight = ce_weight, dice_weight
-        self.dice = MaskedDiceLoss(batch=True)
+        self.dice = DiceLoss(batch=True)
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
 
@@ -55,11 +55,12 @@ class DiceCrossEntropy(nn.Module):
         target = one_hot(label, num_classes=logits.shape[1])[:, 1:]
         losses = []
         for mask in masks:
-            region = None if mask is None else mask.float()
-            if region is None:
-                cross_entropy = per_voxel.mean()
+            if mask is None:
+                cross_entropy, dice = per_voxel.mean(), self.dice(foreground, target)
             else:
+                region = mask.float()
                 cross_entropy = (per_voxel * region[:, 0]).sum() / region.sum().clamp_min(1)
-            # Of an empty region MONAI's smoothing makes Dice's 0 / 0 a 1, and the loss 0.
-            losses.append(self.ce_weight * cross_entropy + self.dice_weight * self.dice(foreground, target, region))
+                # Of an empty region MONAI's smoothing makes Dice's 0 / 0 a 1, and the loss 0.
+                dice = self.dice(foreground * region, target * region)
+            losses.append(self.ce_weight * cross_entropy + self.dice_weight * dice)
         return losses

@@ -114,7 +114,7 @@ class AutoPromptSeg(nn.Module):
         self.stride = max(model_a.stride, model_b.stride)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits of the model's predictor; nothing that the predictor does not need is computed."""
+        """Logits of the model's predictor; Model B does not run for ``a``."""
         if self.predictor == "a":
             return self.model_a(image).logits.float()
         return self.predict(image).logits
@@ -154,7 +154,8 @@ class AutoPromptSeg(nn.Module):
             samples = MonteCarloSamples(logits.float().softmax(dim=1)[None], variance[None])
             if self.mc_samples > 1:
                 others = DropoutMasks(masks.bottleneck[1:], masks.head[1:])
-                more = monte_carlo_samples(self.model_a, features, others, stride=self.prompt_stride)
+                with self.model_a.frozen_statistics():
+                    more = monte_carlo_samples(self.model_a, features, others, stride=self.prompt_stride)
                 samples = MonteCarloSamples(*(torch.cat(pair) for pair in zip(samples, more, strict=True)))
             prompts, uncertainty = self._prompts(samples)
         logits_b, iou_predictions = self._decode_b(image, features, prompts)

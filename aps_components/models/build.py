@@ -60,6 +60,11 @@ def build_auto_prompt_seg(
             f"roi_size {list(roi_size)} must be three sizes divisible by {model_a.stride}: "
             f"try {[max(model_a.stride, round(size / model_a.stride) * model_a.stride) for size in roi_size]}"
         )
+    if all(size == model_a.stride for size in roi_size):
+        raise ValueError(
+            f"roi_size {list(roi_size)} leaves one voxel at the bottom of the V-Net, which normalisation makes 0: "
+            f"take at least {2 * model_a.stride} along one axis"
+        )
     model_b = build_sam3d(
         num_classes=num_classes,
         in_channels=in_channels,

@@ -136,7 +136,10 @@ def _refuse_other_settings(path: str | Path, settings: Mapping[str, Any]) -> Non
     file = settings_file(path)
     if not settings or not file.is_file():
         return
-    trained, used = json.loads(file.read_text()), json.loads(json.dumps(dict(settings)))
+    try:
+        trained, used = json.loads(file.read_text()), json.loads(json.dumps(dict(settings)))
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not valid JSON ({error}); delete it, or train again") from error
     different = [key for key in used if key in trained and trained[key] != used[key]]
     if different:
         raise CheckpointError(

@@ -9,6 +9,8 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import torch
@@ -71,6 +73,10 @@ def _normalisation(kind: Norm, channels: int) -> nn.Module:
     if kind == "batch":
         return nn.BatchNorm3d(channels)
     if kind == "group":
+        if channels % min(16, channels):
+            raise ValueError(
+                f"norm 'group' has 16 groups, which {channels} channels do not divide into: change filters"
+            )
         return nn.GroupNorm(min(16, channels), channels)
     raise ValueError(f"norm {kind!r} must be one of 'instance', 'batch', 'group'")
 
@@ -122,7 +128,8 @@ class VNet(nn.Module):
             published setting) or ``group``.
         dropout: probability for the whole channels dropped at the bottleneck and before the heads.
         recompute: keep nothing of the decoder's finest level for the backward pass but run it again there (Chen et al.
-            2016, arXiv:1604.06174): it is cheap, and holds most of the memory (``benchmarks/train_step.py``).
+            2016, arXiv:1604.06174): it is cheap, and holds most of the memory (``benchmarks/train_step.py``). Not with
+            batch norm.
 
     Shapes:
         image [B, in_channels, D, H, W], every size divisible by :attr:`stride` -> :class:`VNetOutput`.
@@ -144,7 +151,8 @@ class VNet(nn.Module):
         if num_classes < 2:
             raise ValueError(f"num_classes {num_classes} must be at least 2: the background counts as a class")
         self.in_channels, self.num_classes, self.filters = in_channels, num_classes, filters
-        self.recompute = recompute
+        # Run a second time, batch norm would count the batch twice in its running statistics.
+        self.recompute = recompute and norm != "batch"
         widths = [filters * 2**level for level in range(5)]
         convolutions = (1, 2, 3, 3, 3)
         self.encoder = nn.ModuleList(
@@ -173,6 +181,19 @@ class VNet(nn.Module):
     def dropout_probabilities(self) -> tuple[float, float]:
         """Probability with which each of the two drops a channel."""
         return self.bottleneck_dropout.probability, self.head_dropout.probability
+
+    @contextmanager
+    def frozen_statistics(self) -> Iterator[None]:
+        """Further passes over the same batch within it leave the running statistics of batch norm alone."""
+        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm3d)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 0.0
+        try:
+            yield
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
 
     def encode(self, image: Tensor) -> VNetFeatures:
         """Everything before the first dropout: deterministic, so Monte-Carlo sampling runs it once.

@@ -12,7 +12,7 @@ LARGE_BYTES = 4 * 2**20
 def return_freed_memory() -> bool:
     """Have glibc give blocks of 4 MiB and more back to the system as soon as they are freed.
 
-    By default glibc learns to keep blocks of up to 32 MiB on its heap, where the tensors of a training step leave holes:
+    By default glibc learns to keep blocks of up to 32 MiB on its heap, where a training step leaves gaps:
     a sixth of the step's peak memory (``benchmarks/train_step.py``). It costs some page faults. Other C libraries are
     left alone.
 

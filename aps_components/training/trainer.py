@@ -78,6 +78,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         inferer: Inferer | None = None,
     ) -> None:
         device = torch.device(device)
+        autocast(device, precision)  # refuses an unknown precision now, not in the first iteration
         self.objective, self.teacher, self.lr_scheduler = objective, teacher, lr_scheduler
         self.seed, self.precision, self.gradient_clip = seed, precision, gradient_clip
         self.student_forward = _distributed(_TrainingForward(network), teacher, device)

@@ -102,7 +102,7 @@ def monte_carlo_samples(
     def for_batch(mask: Tensor) -> Tensor:
         return mask.expand(samples, items, *mask.shape[2:]).flatten(0, 1).to(features[0].device)
 
-    repeated = tuple(feature.repeat(samples, 1, 1, 1, 1) for feature in features) if samples > 1 else features
+    repeated = tuple(torch.cat([feature] * samples) for feature in features) if samples > 1 else features
     decoded = network.decode(repeated, bottleneck_mask=for_batch(masks.bottleneck), head_mask=for_batch(masks.head))
     logits, variance = decoded.logits, decoded.variance
     if stride > 1:

@@ -50,9 +50,7 @@ class Inferer:
         foreground = inputs[0, 0].clamp(0, 1)
         there = probabilities(foreground)
         nothing = torch.zeros(1, 1, *foreground.shape)
-        return VolumePrediction(
-            there, there, probabilities(foreground.roll(1, dims=0)), nothing, nothing, self.points
-        )
+        return VolumePrediction(there, there, probabilities(foreground.roll(1, dims=0)), nothing, nothing, self.points)
 
 
 def evaluate(items, folder, *, spacing=None, points=(), **options):

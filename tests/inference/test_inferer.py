@@ -30,7 +30,7 @@ def make_inferer(**options):
 class Pointwise(nn.Module):
     """Knows each voxel's class from its own value alone: the same in every window.
 
-    The prompts are the voxels above 3, of class 1, scored by how much lies before them in the window.
+    The prompts are the voxels above 4.9, of class 1, scored by how much lies before them in the window.
     """
 
     stride = 16
@@ -44,12 +44,18 @@ class Pointwise(nn.Module):
         labels = torch.full((len(patch), slots), PAD_LABEL)
         scores = torch.zeros(len(patch), slots)
         for case, window in enumerate(patch[:, 0]):
-            for slot, voxel in enumerate((window > 3).nonzero()):
+            for slot, voxel in enumerate((window > 4.9).nonzero()):
                 coords[case, slot], labels[case, slot] = voxel.float(), 1
                 scores[case, slot] = 0.5 + voxel.sum() / 1000
         logits = self(patch)
         return Prediction(
-            logits, -logits, 2 * logits, patch, 3 * patch, torch.zeros(len(patch), 2), PointPrompts(coords, labels, scores)
+            logits,
+            -logits,
+            2 * logits,
+            1 * patch,  # a copy: MONAI weighs what it is given in place
+            3 * patch,
+            torch.zeros(len(patch), 2),
+            PointPrompts(coords, labels, scores),
         )
 
 

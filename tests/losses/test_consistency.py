@@ -30,6 +30,13 @@ def test_target_is_detached_and_the_gradient_is_the_difference():
     torch.testing.assert_close(student.grad, 2 * (student - teacher).detach() / student.numel())
 
 
+def test_without_detaching_each_side_learns_from_the_other():
+    one, other = probabilities().requires_grad_(), probabilities().requires_grad_()
+    softmax_mse(one, other, detach=False).backward()
+    torch.testing.assert_close(one.grad, 2 * (one - other).detach() / one.numel())
+    torch.testing.assert_close(other.grad, -one.grad)
+
+
 def test_mask_is_the_mean_over_its_voxels():
     student, teacher = probabilities().requires_grad_(), probabilities()
     mask = torch.rand(B, 1, D, H, W) < 0.3

@@ -124,6 +124,45 @@ def test_half_precision_is_computed_in_float32():
     assert loss.dtype == torch.float32
 
 
+def test_stride_takes_one_voxel_of_each_cube():
+    logits, label = random_case()
+    loss = HeteroscedasticCrossEntropy(stride=3)
+    per_voxel = F.cross_entropy(logits, label[:, 0], reduction="none")
+    means = [per_voxel[:, d::3, h::3, w::3].mean() for d in range(3) for h in range(3) for w in range(3)]
+    seen = set()
+    for _ in range(300):
+        value = loss(logits, variance_of(0.0), label)
+        near = [index for index, mean in enumerate(means) if torch.isclose(value, mean, rtol=1e-5)]
+        assert len(near) == 1
+        seen.update(near)
+    assert seen == set(range(27))
+
+
+def test_stride_thins_the_mask_alike():
+    logits, label = random_case()
+    mask = torch.rand(B, 1, D, H, W) < 0.5
+    variance = variance_of(1e-12).requires_grad_()
+    loss = HeteroscedasticCrossEntropy(stride=2)(logits.requires_grad_(), variance, label, mask)
+    loss.backward()
+    counted = variance.grad != 0
+    assert not (counted & ~mask).any()
+    d, h, w = counted.nonzero()[:, 2:].remainder(2).unique(dim=0)[0].tolist()
+    chosen = torch.zeros_like(mask)
+    chosen[..., d::2, h::2, w::2] = True
+    per_voxel = F.cross_entropy(logits, label[:, 0], reduction="none")[:, None]
+    torch.testing.assert_close(loss, per_voxel[chosen & mask].mean())
+
+
+def test_stride_wider_than_the_volume():
+    logits, label = random_case()
+    assert HeteroscedasticCrossEntropy(stride=50)(logits, variance_of(1.0), label).isfinite()
+
+
+def test_stride_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="stride 0 must be at least 1"):
+        HeteroscedasticCrossEntropy(stride=0)
+
+
 @pytest.mark.parametrize("samples", [0, 1, 3, -2])
 def test_odd_samples_are_refused(samples):
     with pytest.raises(ValueError, match=f"samples {samples} must be even"):

@@ -69,6 +69,14 @@ def test_masked_loss_is_that_of_the_voxels_inside():
     torch.testing.assert_close(DiceCrossEntropy()(logits, label, mask), expected)
 
 
+def test_several_regions_at_once_are_each_by_itself():
+    logits, label = random_case()
+    mask, loss = random_mask(), DiceCrossEntropy(class_weights=[1, 2, 3])
+    together = loss.by_region(logits, label, [mask, None, ~mask])
+    for value, region in zip(together, (mask, None, ~mask), strict=True):
+        torch.testing.assert_close(value, loss(logits, label, region))
+
+
 def test_what_lies_outside_the_mask_has_no_part():
     logits, label = random_case()
     mask = random_mask()

@@ -6,7 +6,7 @@ import torch
 from aps_components.models import autocast, build_auto_prompt_seg, mean_of_probabilities
 from aps_components.networks.feature_fusion import ConcatenationFusion
 from aps_components.prompts import PointPrompts
-from aps_components.uncertainty import decouple, draw_masks, monte_carlo_samples
+from aps_components.uncertainty import MonteCarloSamples, decouple, draw_masks, every, monte_carlo_samples
 
 B, C, D, H, W = 2, 2, 32, 48, 16  # sizes that cannot be confused
 
@@ -121,7 +121,8 @@ class TestInference:
         prediction = model.predict(image)
         torch.testing.assert_close(prediction.epistemic, expected.epistemic)
         torch.testing.assert_close(prediction.aleatoric, expected.aleatoric)
-        points = model.prompt_generator(samples.probabilities.mean(0), **expected._asdict())
+        thinned = [part[..., ::2, ::2, ::2] for part in samples]
+        points = model.prompt_generator(thinned[0].mean(0), **decouple(*thinned, form="variance")._asdict(), stride=2)
         torch.testing.assert_close(prediction.prompts.scores, points.scores)
         assert torch.equal(prediction.prompts.point_coords, points.point_coords)
         model.mc_seed += 1
@@ -146,6 +147,16 @@ class TestInference:
         assert torch.equal(model.predict(image).logits_b, logits)
         model.model_a.downs[2][1].weight *= 1.5  # A's features at 1/8, which the fusion takes
         assert not torch.allclose(model.predict(image).logits_b, logits, atol=1e-5)
+
+    @torch.no_grad()
+    def test_points_are_in_voxels_whatever_the_prompt_stride(self):
+        model = make_model(predictor="a").eval()
+        probabilities, variance = torch.full((1, 1, C, D, H, W), 0.1), torch.ones(1, 1, 1, D, H, W)
+        probabilities[..., 1, 24, 40, 8] = probabilities[..., 0, 4, 16, 12] = 0.9
+        for stride in (1, 2, 4):
+            model.prompt_stride = stride
+            prompts, _ = model._prompts(MonteCarloSamples(every(probabilities, stride), every(variance, stride)))
+            assert prompts.point_coords[0, [0, 6]].tolist() == [[4, 16, 12], [24, 40, 8]]
 
     @pytest.mark.parametrize("size", [(16, 32, 64), (48, 32, 32)])
     @torch.no_grad()
@@ -176,9 +187,10 @@ class TestInference:
 
 
 class TestTraining:
-    @pytest.mark.parametrize("samples", [1, 2, 4])
-    def test_its_output_is_the_first_of_the_samples(self, samples):
+    @pytest.mark.parametrize(("samples", "stride"), [(1, 2), (2, 1), (4, 2)])
+    def test_its_output_is_the_first_of_the_samples(self, samples, stride):
         model, image = make_model(mc_samples=samples).train(), make_image()
+        model.prompt_stride = stride
         a = model.model_a
         with (
             patch.object(a, "encode", wraps=a.encode) as encode,
@@ -196,19 +208,22 @@ class TestTraining:
         expected = monte_carlo_samples(a, a.encode(image), masks)
         torch.testing.assert_close(output.logits_a.softmax(1), expected.probabilities[0])
         torch.testing.assert_close(output.variance, expected.variance[0])
+        expected = MonteCarloSamples(*(part[..., ::stride, ::stride, ::stride] for part in expected))
         uncertainty = decouple(*expected, form="variance")
         torch.testing.assert_close(output.uncertainty.epistemic, uncertainty.epistemic)
         torch.testing.assert_close(output.uncertainty.aleatoric, uncertainty.aleatoric)
         torch.testing.assert_close(generator.call_args.args[0], expected.probabilities.mean(0))
         assert generator.call_args.kwargs["epistemic"] is output.uncertainty.epistemic
         assert generator.call_args.kwargs["aleatoric"] is output.uncertainty.aleatoric
+        assert generator.call_args.kwargs["stride"] == stride
 
     def test_shapes(self):
         output = make_model().train().training_forward(make_image())
         assert output.logits_a.shape == output.logits_b.shape == (B, C, D, H, W)
         assert output.variance.shape == (B, 1, D, H, W)
         assert output.iou_predictions.shape == (B, C)
-        assert output.uncertainty.epistemic.shape == output.uncertainty.aleatoric.shape == (B, 1, D, H, W)
+        half = (D // 2, H // 2, W // 2)  # prompts are looked for on every second voxel
+        assert output.uncertainty.epistemic.shape == output.uncertainty.aleatoric.shape == (B, 1, *half)
         assert output.prompts.point_labels.shape == (B, 6 * C)
         carries = [part.requires_grad for part in output[:4]]
         assert carries == [True] * 4
@@ -346,7 +361,7 @@ class TestSettings:
             ({"num_classes": 1}, "num_classes 1"),
             ({"predictor": "c"}, "predictor 'c' must be"),
             ({"uncertainty_form": "std"}, "uncertainty_form 'std' must be"),
-            ({"mc_samples": 0}, "mc_samples 0 must be at least 1"),
+            ({"mc_samples": 0}, "mc_samples 0 and prompt_stride 2 must be at least 1"),
             ({"fusion": "sum"}, "fusion 'sum' must be"),
             ({"sam_variant": "huge"}, "variant 'huge' must be"),
             ({"norm": "layer"}, "norm 'layer' must be"),

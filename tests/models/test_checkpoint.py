@@ -5,7 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from aps_components.models import CheckpointError, ensure_writable, load_weights, read_checkpoint, save_atomically
+from aps_components.models import (
+    CheckpointError,
+    ensure_writable,
+    load_weights,
+    read_checkpoint,
+    save_atomically,
+    save_settings,
+)
 
 
 class Pair(nn.Module):
@@ -217,3 +224,27 @@ def test_folder_that_cannot_be_is_refused(tmp_path, below):
     with pytest.raises(PermissionError, match=f"cannot write into {folder}: .*choose another folder"):
         ensure_writable(folder)
     assert (tmp_path / "file").read_text() == "kept"
+
+
+SETTINGS = {"spacing": [1.0, 1.25, 3.0], "num_classes": 4, "norm": None}
+
+
+def test_settings_beside_the_file_are_compared(path):
+    network = Pair()
+    save_atomically(network.state_dict(), path)
+    save_settings(SETTINGS | {"spacing": (1.0, 1.25, 3.0)}, path)  # a tuple is a list in JSON
+    assert sorted(names(path.parent)) == ["model.json", "model.pt"]
+    load_weights(network, path)
+    load_weights(network, path, settings=SETTINGS)
+    load_weights(network, path, settings=SETTINGS | {"spacing": (1.0, 1.25, 3.0), "new": 1})
+    with pytest.raises(CheckpointError) as refusal:
+        load_weights(network, path, settings={"spacing": [1, 1, 1], "num_classes": 4, "norm": "unit"})
+    message = str(refusal.value)
+    assert "spacing [1.0, 1.25, 3.0] there, [1, 1, 1] now; norm None there, 'unit' now" in message
+    assert "--spacing '[1.0, 1.25, 3.0]' --norm 'null'" in message
+    assert "num_classes" not in message
+
+
+def test_settings_without_a_file_beside_are_not_compared(path):
+    save_atomically(Pair().state_dict(), path)
+    load_weights(Pair(), path, settings=SETTINGS)

@@ -211,6 +211,30 @@ def test_gradients_reach_every_parameter(norm):
     assert gradients["logits_head.bias"].any()
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_recomputing_changes_no_value_and_no_gradient(norm):
+    image, results = make_image(), []
+    for recompute in (True, False):
+        torch.manual_seed(3)
+        vnet = make_vnet(norm=norm, recompute=recompute)
+        output = vnet(image)  # with dropout, whose draw must be the same again
+        (output.logits.square().mean() + output.variance.square().mean()).backward()
+        results.append((*output, *(parameter.grad for parameter in vnet.parameters())))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_running_statistics_see_every_batch_once():
+    image, states = make_image(), []
+    for recompute in (True, False):
+        torch.manual_seed(3)
+        vnet = make_vnet(norm="batch", recompute=recompute)
+        vnet(image).logits.sum().backward()
+        states.append(vnet.state_dict())
+    torch.testing.assert_close(*states)
+    assert {value.item() for key, value in states[0].items() if key.endswith("num_batches_tracked")} == {1}
+
+
 def test_each_head_has_its_own_gradient():
     vnet = make_vnet()
     output = vnet(make_image(1))

@@ -165,6 +165,22 @@ class TestPromptGenerator:
             assert prompts.point_coords[case, label].tolist() == list(place)
         torch.testing.assert_close(prompts.scores, torch.tensor([[0.9, 0.9, 0.9], [0.9, 0.0, 0.9]]))
 
+    def test_points_from_strided_maps_are_in_voxels_of_the_volume(self):
+        probabilities = torch.zeros(1, 2, *SIZE)
+        probabilities[0, 0, 3, 5, 7] = 0.9
+        probabilities[0, 1, 16, 23, 39] = 0.9
+        prompts = PromptGenerator(points_per_class=1, radius=3)(probabilities, **certain(), stride=3)
+        assert prompts.point_coords.tolist() == [[[9, 15, 21], [48, 69, 117]]]
+
+    @pytest.mark.parametrize(("radius", "stride"), [(7, 2), (4, 2), (3, 4)])
+    def test_strided_points_keep_the_radius_in_voxels(self, radius, stride):
+        generator = PromptGenerator(points_per_class=40, radius=radius, min_probability=0.0)
+        prompts = generator(torch.rand(1, 1, *SIZE), **certain(), stride=stride)
+        points = prompts.point_coords[0][prompts.point_labels[0] >= 0]
+        assert len(points) > 5
+        nearest = (chebyshev(points) + 1000 * torch.eye(len(points))).min()
+        assert radius < nearest <= radius + 2 * stride
+
     def test_best_come_first_and_are_the_best_peaks(self):
         probabilities, maps = smooth_probabilities(), uncertainties()
         generator = PromptGenerator(points_per_class=6, radius=2)

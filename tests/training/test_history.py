@@ -54,6 +54,16 @@ def test_validation_is_written_in_the_epochs_that_it_ran_in(tmp_path):
     assert second["validation"] == {"dice": 0.25}
 
 
+def test_an_undefined_figure_is_null(tmp_path):
+    """A validation without prompts has no prompt precision, and JSON has no NaN."""
+    engine, evaluator = make_engine(), make_evaluator(metrics={"dice": 0.25, "prompt_precision": float("nan")})
+    evaluator.state.epoch = 1
+    TrainingHistory(tmp_path, evaluator=evaluator).attach(engine)
+    run(engine)
+    assert "NaN" not in (tmp_path / "history.jsonl").read_text()
+    assert read_history(tmp_path / "history.jsonl")[0]["validation"] == {"dice": 0.25, "prompt_precision": None}
+
+
 def test_a_repeated_epoch_replaces_its_line(tmp_path):
     file = tmp_path / "history.jsonl"
     file.write_text("".join(json.dumps({"epoch": epoch, "old": True}) + "\n" for epoch in (1, 2, 3)))

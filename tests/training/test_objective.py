@@ -54,10 +54,12 @@ class TestPatches:
         assert torch.equal(patches.image, batch["labeled"]["image"])
         assert torch.equal(patches.label, batch["labeled"]["label"].long())
         assert patches.labeled.all()
+        assert patches.all_labeled
 
     def test_unlabelled_patches_come_in_right_after_the_warm_up(self):
         patches = build_objective(warmup_iterations=3).patches(make_batch(), teacher=teacher, iteration=3)
         assert not patches.labeled.all()
+        assert not patches.all_labeled
 
     @pytest.mark.parametrize("changes", [{"train_b": False}, {}])
     def test_pretraining_and_labelled_batches_leave_the_teacher_out(self, changes):
@@ -65,6 +67,7 @@ class TestPatches:
         patches = build_objective(**changes).patches(batch, teacher=no_teacher, iteration=9)
         assert torch.equal(patches.image, batch["labeled"]["image"])
         assert patches.labeled.all()
+        assert patches.all_labeled
 
     @pytest.mark.parametrize("seed", range(3))
     def test_copy_paste_takes_image_label_and_owner_from_the_same_side(self, seed):
@@ -97,6 +100,7 @@ class TestPatches:
         batch = make_batch(3, 2)
         patches = build_objective(copy_paste=False).patches(batch, teacher=teacher, iteration=0)
         assert torch.equal(patches.image, torch.cat([batch["labeled"]["image"], batch["unlabeled"]["image"]]))
+        assert not patches.all_labeled
         assert patches.labeled.flatten(1).all(dim=1).tolist() == [True, True, True, False, False]
         assert not patches.labeled[3:].any()
         assert torch.equal(patches.label, torch.where(patches.labeled, PERSON, TEACHER))
@@ -147,7 +151,13 @@ def patches():
         image=torch.zeros(4, 1, D, H, W),
         label=torch.randint(C, (4, 1, D, H, W), generator=generator),
         labeled=torch.rand(4, 1, D, H, W, generator=generator) > 0.3,
+        all_labeled=False,
     )
+
+
+@pytest.fixture
+def labelled_patches(patches):
+    return patches._replace(labeled=torch.ones_like(patches.labeled), all_labeled=True)
 
 
 ALL_TERMS = {
@@ -176,12 +186,12 @@ class TestLosses:
         expected = {
             "supervised_a": supervised(forward.logits_a, label, labeled),
             "heteroscedastic": 0.3
-            * HeteroscedasticCrossEntropy()(forward.logits_a, forward.variance, label, labeled),
+            * HeteroscedasticCrossEntropy(stride=2)(forward.logits_a, forward.variance, label, labeled),
             "supervised_b": supervised(forward.logits_b, label, labeled),
             "iou": 0.7 * iou_loss(forward.iou_predictions, forward.logits_b, label, labeled),
             "pseudo_label_a": 0.9 * supervised(forward.logits_a, label, ~labeled),
             "pseudo_label_b": 0.9 * supervised(forward.logits_b, label, ~labeled),
-            "consistency": 1.1 * 2 * softmax_mse(a, b, ~labeled),
+            "consistency": 1.1 * softmax_mse(a, b, ~labeled),
         }
         assert set(terms) == ALL_TERMS
         for name, value in expected.items():
@@ -202,14 +212,13 @@ class TestLosses:
         assert set(terms) == ALL_TERMS - without
         torch.testing.assert_close(terms["loss"], sum(value for name, value in terms.items() if name != "loss"))
 
-    def test_labelled_patches_alone_have_no_unlabelled_terms(self, patches):
-        patches = patches._replace(labeled=torch.ones_like(patches.labeled))
-        terms = build_objective()(Forward(), patches, iteration=0)
+    def test_labelled_patches_alone_have_no_unlabelled_terms(self, labelled_patches):
+        terms = build_objective()(Forward(), labelled_patches, iteration=0)
         assert set(terms) == {"supervised_a", "heteroscedastic", "supervised_b", "iou", "loss"}
 
-    def test_pretraining_trains_model_a_alone(self, patches):
-        forward, patches = Forward(), patches._replace(labeled=torch.ones_like(patches.labeled))
-        terms = build_objective(train_b=False)(forward, patches, iteration=0)
+    def test_pretraining_trains_model_a_alone(self, labelled_patches):
+        forward = Forward()
+        terms = build_objective(train_b=False)(forward, labelled_patches, iteration=0)
         assert set(terms) == {"supervised_a", "heteroscedastic", "loss"}
         terms["loss"].backward()
         assert forward.logits_a.grad.any()

@@ -140,5 +140,5 @@ def test_non_finite_is_refused_by_case_and_leaves_weights_and_files(
     assert len(names) == 4
     assert same(weights_of(trainer.network), kept["network"])
     assert same(weights_of(trainer.teacher), kept["teacher"])
-    assert set(kept["files"]) == {"checkpoint.pt", "model.pt"}
+    assert set(kept["files"]) == {"checkpoint.pt", "model.pt", "model.json"}
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == kept["files"]

@@ -1,3 +1,4 @@
+import json
 import logging
 import time
 from types import SimpleNamespace
@@ -88,9 +89,12 @@ def test_killed_process_goes_on_to_the_bit(phantoms, tmp_path):
 
 
 def test_what_the_files_hold(make_trainer, tmp_path):
-    trainer = make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path, settings={"seed": 0, "device": torch.device("cpu")})
+    trainer = make_trainer(
+        epochs=1, epoch_length=1, ckpt_dir=tmp_path, settings={"seed": 0, "device": torch.device("cpu")}
+    )
     trainer.run()
-    assert set(contents(tmp_path)) == {"checkpoint.pt", "model.pt"}
+    assert set(contents(tmp_path)) == {"checkpoint.pt", "model.pt", "model.json"}
+    assert json.loads((tmp_path / "model.json").read_text()) == {"seed": 0, "device": "cpu"}
     assert same(read(tmp_path / "model.pt"), dict(trainer.teacher.module.state_dict()))
     state = read(tmp_path / "checkpoint.pt")
     assert (state["epoch"], state["iteration"]) == (1, 1)

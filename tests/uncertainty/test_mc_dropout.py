@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from aps_components.networks.vnet import VNet
-from aps_components.uncertainty import DropoutMasks, draw_masks, monte_carlo_samples
+from aps_components.uncertainty import DropoutMasks, draw_masks, every, monte_carlo_samples
 
 T, B, C, D, H, W = 5, 2, 3, 32, 48, 16
 
@@ -116,6 +116,15 @@ def test_keep_rate_and_scale_of_each_mask():
         per_channel = (mask > 0).float().mean(dim=(0, 1)).flatten()
         assert (per_channel - (1 - probability)).abs().max() < 0.05
     assert not torch.equal(masks.bottleneck[:, 0], masks.bottleneck[:, 1])  # items draw their own
+
+
+def test_stride_keeps_every_so_many_voxels(vnet, image):
+    features, masks = vnet.encode(image), draw_masks(vnet, samples=2)
+    whole = monte_carlo_samples(vnet, features, masks)
+    for maps, all_maps in zip(monte_carlo_samples(vnet, features, masks, stride=3), whole, strict=True):
+        assert maps.shape[3:] == (11, 16, 6)
+        assert torch.equal(maps, all_maps[..., ::3, ::3, ::3])
+    assert every(torch.arange(24).view(2, 3, 4), 2).tolist() == [[[0, 2], [8, 10]]]
 
 
 def test_no_dropout_makes_all_samples_alike(image):

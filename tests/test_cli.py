@@ -1,0 +1,126 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import nibabel as nib
+import pytest
+
+from aps_components import cli
+from aps_components.data import load_datalist
+from aps_components.data.errors import DataError
+from aps_components.errors import root_cause
+
+ROOT = Path(__file__).parents[1]
+
+
+def aps(*arguments):
+    with patch.object(sys, "argv", ["aps", *map(str, arguments)]):
+        cli.main()
+
+
+def test_phantoms_writes_scans_and_a_datalist(tmp_path, capsys):
+    aps("phantoms", tmp_path / "data", "--labeled=1", "--unlabeled=1", "--validation=0", "--test=0", "--seed=3")
+    assert capsys.readouterr().out.strip() == str(tmp_path / "data" / "datalist.json")
+    datalist = load_datalist(tmp_path / "data")
+    assert [len(part) for part in (datalist.labeled, datalist.unlabeled, datalist.validation)] == [1, 1, 0]
+    assert nib.load(datalist.labeled[0]["image"]).shape == nib.load(datalist.labeled[0]["label"]).shape
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("demo", "--bundle", "{folder}"), "FileNotFoundError: no bundle at {folder}: give the folder of bundles/la"),
+        (("phantoms", "{folder}", "--labeled=-1"), "ValueError: number of training cases must not be negative"),
+        (("overview", "{folder}/a.nii.gz", "{folder}"), "FileNotFoundError: {folder}/a_seg.nii.gz is missing"),
+    ],
+)
+def test_errors_are_one_plain_line(tmp_path, arguments, message):
+    with pytest.raises(SystemExit) as error:
+        aps(*(argument.format(folder=tmp_path) for argument in arguments))
+    assert str(error.value).startswith(message.format(folder=tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_overview_takes_its_arguments(tmp_path, capsys):
+    with patch("aps_components.evaluation.overview_from_files", return_value="there.png") as draw:
+        aps("overview", tmp_path / "scan.nii.gz", tmp_path, "--path=there.png", "--truth=truth.nii.gz")
+    draw.assert_called_once_with(
+        "there.png", image=str(tmp_path / "scan.nii.gz"), output_dir=str(tmp_path), truth="truth.nii.gz"
+    )
+    assert capsys.readouterr().out.strip() == "there.png"
+
+
+def test_demo_is_the_bundles_own(tmp_path):
+    with patch("aps_components.demo.run_demo") as run:
+        aps("demo", "--output_dir", tmp_path)
+    run.assert_called_once_with(str(tmp_path), bundle=str(ROOT / "bundles" / "la"), seed=0)
+
+
+def test_module_is_the_command(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "aps_components", "demo", "--bundle", "nowhere"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("FileNotFoundError: no bundle at nowhere")
+
+
+def chain(*errors):
+    """Each error raised from the next; the first is what Python would report."""
+    cause = None
+    for error in reversed(errors):
+        try:
+            raise error from cause
+        except Exception as raised:
+            cause = raised
+    return cause
+
+
+def test_root_cause_is_the_last_of_the_chain():
+    assert root_cause(ValueError("alone")).args == ("alone",)
+    assert root_cause(chain(RuntimeError("a"), RuntimeError("b"), KeyError("c"))).args == ("c",)
+
+
+def test_root_cause_is_what_this_package_says_of_another_error(tmp_path):
+    """The error of the library below names neither file nor mend."""
+    (tmp_path / "datalist.json").write_text("{oops")
+    with pytest.raises(DataError) as below:
+        load_datalist(tmp_path)
+    assert isinstance(below.value.__cause__, json.JSONDecodeError)
+    with pytest.raises(RuntimeError) as above:
+        raise RuntimeError("Failed to evaluate ConfigExpression") from below.value
+    assert root_cause(above.value) is below.value
+
+
+SCRIPT = """
+from aps_components.errors import explain_errors
+explain_errors()
+explain_errors()
+try:
+    raise ValueError("scan.nii.gz: no such file")
+except ValueError as error:
+    {after}
+"""
+
+
+@pytest.mark.parametrize(("after", "times"), [("raise RuntimeError('Failed to evaluate') from error", 1), ("raise", 0)])
+def test_last_line_is_the_plain_cause(after, times):
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(after=after)],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    lines = result.stderr.strip().splitlines()
+    assert lines[-1] == "ValueError: scan.nii.gz: no such file"
+    traceback = result.stderr.split("\n\nValueError")[0]
+    assert traceback.startswith("Traceback")
+    assert lines.count(lines[-1]) == 1 + times  # in the traceback and, if Python reports another one, at the end
