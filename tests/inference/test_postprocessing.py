@@ -111,6 +111,15 @@ def test_maps_are_saved_beside_it(tmp_path):
     np.testing.assert_allclose(point["world_mm"], np.array([-31, 12, 5]) + np.array([4, 5, 6]) * SPACING, atol=1e-3)
 
 
+def test_maps_come_back_by_linear_interpolation(tmp_path):
+    """A ramp survives a network that sees every second voxel; by nearest neighbour it would become stairs."""
+    ramp = np.broadcast_to(np.arange(24, dtype=np.float32)[:, None, None] / 24, (24, 8, 8))
+    nib.save(nib.Nifti1Image(np.ascontiguousarray(ramp), np.eye(4)), tmp_path / "ramp.nii.gz")
+    segment(tmp_path / "ramp.nii.gz", tmp_path, spacing=[2.0, 1.0, 1.0], maps=True)
+    saved = np.asarray(nib.load(tmp_path / "ramp_probabilities.nii.gz").dataobj)[..., 1]
+    np.testing.assert_allclose(saved[2:-2], 0.5 + ramp[2:-2] / 2, atol=1e-4)
+
+
 def test_without_maps_only_the_label_map_is_written(tmp_path):
     result = segment(write_scan(tmp_path), tmp_path / "out", extra={"prompts": [PromptPoint(1, (0, 0, 0), 0.5)]})
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["scan_RAS_seg.nii.gz"]

@@ -58,13 +58,21 @@ def test_the_loss_falls(make_trainer):
 
 
 def test_same_seed_same_weights(make_trainer):
-    runs = [make_trainer(seed=seed) for seed in (0, 0, 1)]
+    runs = [make_trainer(seed=seed, epochs=1) for seed in (0, 0, 1)]
     records = [run_recording(trainer) for trainer in runs]
     assert records[0] == records[1] != records[2]
     for part in ("network", "teacher"):
         first, again, other = (weights_of(getattr(trainer, part)) for trainer in runs)
         assert same(first, again)
         assert not same(first, other)
+
+
+def test_epochs_go_on_through_the_cases(make_trainer):
+    """Two epochs of one batch of 2 + 2 draw each of the 4 unlabelled cases once, and every labelled one."""
+    outputs = run_recording(make_trainer(epoch_length=1, objective={"train_b": False}))
+    labeled, unlabeled = (sorted(name for _, parts in outputs for name in parts[stream]) for stream in (0, 1))
+    assert len(unlabeled) == len(set(unlabeled)) == 4
+    assert (len(labeled), len(set(labeled))) == (4, 3)
 
 
 def test_what_came_before_does_not_change_an_epoch(make_trainer):
