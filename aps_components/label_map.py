@@ -28,9 +28,9 @@ def keep_largest_component(label_map: NDArray[np.integer], *, num_classes: int) 
         )
     neighbours = ndimage.generate_binary_structure(label_map.ndim, label_map.ndim)
     kept = np.zeros_like(label_map)
-    for index in range(1, num_classes):
-        components, count = ndimage.label(label_map == index, structure=neighbours)
-        if count:
+    for index, box in enumerate(ndimage.find_objects(label_map, max_label=num_classes - 1), start=1):
+        if box is not None:  # a class that is there; its box alone is searched, as classes are often small
+            components, _ = ndimage.label(label_map[box] == index, structure=neighbours)
             sizes = np.bincount(components.ravel())
-            kept[components == 1 + sizes[1:].argmax()] = index
+            kept[box][components == 1 + sizes[1:].argmax()] = index
     return kept

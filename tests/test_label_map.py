@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from aps_components.label_map import keep_largest_component
 
@@ -61,6 +62,23 @@ def test_doing_it_twice_changes_nothing():
     label = np.random.default_rng(0).integers(0, 3, SIZE).astype(np.uint8)
     once = keep_largest_component(label, num_classes=3)
     np.testing.assert_array_equal(keep_largest_component(once, num_classes=3), once)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_a_search_of_the_whole_volume_for_each_class(seed):
+    """Many parts, many ties, classes that are missing and classes that touch every edge."""
+    rng = np.random.default_rng(seed)
+    label = np.where(rng.random((17, 24, 40)) < 0.1 + 0.2 * seed, rng.integers(0, 7, (17, 24, 40)), 0).astype(np.uint8)
+    label[label == 4] = 0
+    label[(label == 5) & (rng.random(label.shape) < 0.99)] = 0
+    expected = np.zeros_like(label)
+    for index in range(1, 7):
+        parts, count = ndimage.label(label == index, structure=np.ones((3, 3, 3)))
+        if count:
+            sizes = np.bincount(parts.ravel())
+            expected[parts == 1 + sizes[1:].argmax()] = index
+    np.testing.assert_array_equal(keep_largest_component(label, num_classes=7), expected)
+    np.testing.assert_array_equal(keep_largest_component(label, num_classes=9), expected)
 
 
 def test_nothing_to_keep():

@@ -1,8 +1,10 @@
 """Data: splits, checks, transforms and two-stream sampling."""
 
 from aps_components.data.checks import check_cases
+from aps_components.data.cropping import BalancedCropd
 from aps_components.data.datalist import Datalist, case_name, inference_items, load_datalist
 from aps_components.data.errors import DataError, data_error_behind
+from aps_components.data.modalities import select_modalities
 from aps_components.data.sampling import (
     SampleKey,
     SeededCacheDataset,
@@ -19,6 +21,7 @@ from aps_components.data.transforms import (
 )
 
 __all__ = [
+    "BalancedCropd",
     "DataError",
     "Datalist",
     "LoadVolumed",
@@ -34,6 +37,7 @@ __all__ = [
     "inference_items",
     "intensity_transforms",
     "load_datalist",
+    "select_modalities",
     "training_transforms",
     "two_stream_loader",
 ]

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from aps_components.data.datalist import files_of
 from aps_components.data.errors import DataError
+from aps_components.data.label_values import LabelValues, map_values, parsed_label_values
 
 GRID_TOLERANCE = 1e-3  # mm, in every entry of the affine
 INTEGER_TOLERANCE = 1e-3  # labels stored with a slope come back as 0.99999
@@ -31,7 +32,14 @@ class Grid(NamedTuple):
     affine: np.ndarray
 
 
-def check_cases(items: Items, *, in_channels: int = 1, num_classes: int | None = None, progress: bool = True) -> Items:
+def check_cases(
+    items: Items,
+    *,
+    in_channels: int = 1,
+    num_classes: int | None = None,
+    label_values: LabelValues = None,
+    progress: bool = True,
+) -> Items:
     """Check every case and report all faults at once; returns `items` unchanged.
 
     Args:
@@ -39,10 +47,12 @@ def check_cases(items: Items, *, in_channels: int = 1, num_classes: int | None =
         in_channels: the channels each image must have.
         num_classes: if given, every label is also read in full and its values checked; otherwise only
             headers are read.
+        label_values: value in the label files to class, see `LoadVolumed`.
         progress: show a bar when there are more than a few cases.
     """
+    mapping = parsed_label_values(label_values, num_classes=num_classes)
     bar = tqdm(items, desc="Checking scans", disable=not progress or len(items) <= CASES_WITHOUT_BAR)
-    faults = [fault for item in bar for fault in _case_faults(item, in_channels, num_classes)]
+    faults = [fault for item in bar for fault in _case_faults(item, in_channels, num_classes, mapping)]
     if faults:
         more = len(faults) - LINES_SHOWN
         lines = faults[:LINES_SHOWN] + ([f"... and {more} more"] if more > 0 else [])
@@ -67,8 +77,10 @@ def header_faults(item: Mapping[str, Any], *, in_channels: int, label_key: str =
         yield from _grid_faults(grids[0], grid)
 
 
-def label_faults(file: str, values: np.ndarray, num_classes: int) -> Iterator[str]:
-    """What is wrong with a label's values."""
+def label_faults(
+    file: str, values: np.ndarray, num_classes: int, label_values: Mapping[int, int] | None = None
+) -> Iterator[str]:
+    """What is wrong with a label's values, those of the file, which `label_values` maps to classes."""
     integers = np.rint(values) if values.dtype.kind == "f" else values
     with np.errstate(invalid="ignore"):
         broken = ~(np.abs(values - integers) <= INTEGER_TOLERANCE)  # true for NaN as well
@@ -77,11 +89,13 @@ def label_faults(file: str, values: np.ndarray, num_classes: int) -> Iterator[st
             f"{file}: label values {_some(values[broken])} are not whole numbers; "
             "store class numbers, and resample labels by nearest neighbour"
         )
-    elif values.size and (integers.min() < 0 or integers.max() >= num_classes):
-        outside = integers[(integers < 0) | (integers >= num_classes)]
+        return
+    classes = map_values(integers, label_values or {})
+    if values.size and (classes.min() < 0 or classes.max() >= num_classes):
+        outside = integers[(classes < 0) | (classes >= num_classes)]
         yield (
             f"{file}: label values {_some(outside)} are outside the classes 0 to {num_classes - 1}; "
-            "renumber the label or name these classes in the datalist"
+            "name these classes in labels, say by label_values which class each one is, or renumber the label"
         )
 
 
@@ -93,7 +107,9 @@ def unreadable(file: str, error: Exception) -> str:
     )
 
 
-def _case_faults(item: Mapping[str, Any], in_channels: int, num_classes: int | None) -> Iterator[str]:
+def _case_faults(
+    item: Mapping[str, Any], in_channels: int, num_classes: int | None, label_values: Mapping[int, int]
+) -> Iterator[str]:
     paths = {key: item[key] for key in ("image", "label") if key in item}
     faults = list(header_faults(paths, in_channels=in_channels))
     yield from faults
@@ -105,7 +121,7 @@ def _case_faults(item: Mapping[str, Any], in_channels: int, num_classes: int | N
     except Exception as error:
         yield unreadable(file, error)
     else:
-        yield from label_faults(file, values, num_classes)
+        yield from label_faults(file, values, num_classes, label_values)
 
 
 def _grid(file: str) -> Grid:

@@ -22,10 +22,18 @@ from pathlib import Path
 from typing import Any
 
 from aps_components.data.errors import DataError
+from aps_components.data.modalities import (
+    SUFFIXES,
+    common_name,
+    group_by_case,
+    names_modality,
+    select_modalities,
+    stem,
+)
 
 Item = dict[str, Any]
+File = str | os.PathLike[str]
 
-SUFFIXES = (".nii.gz", ".nii")
 PARTS = ("training", "unlabeled", "validation", "test")
 
 
@@ -80,6 +88,7 @@ def load_datalist(
     validation_count: int = 0,
     image_dir: str = "images",
     label_dir: str = "labels",
+    modalities: Sequence[str] | None = None,
 ) -> Datalist:
     """Read a dataset's datalist and cut its training part into labelled and unlabelled cases.
 
@@ -92,6 +101,8 @@ def load_datalist(
             before the cut above.
         image_dir: where `"test": "remaining"` looks for scans that the list does not name.
         label_dir: where their labels lie, under the same file names.
+        modalities: which files of a case to use, in channel order; a case whose image is one file with all the channels
+            is left alone. None uses every file as the list names them.
     """
     root = _folder(dataset_dir)
     source = _datalist_file(root, default)
@@ -102,6 +113,8 @@ def load_datalist(
     if remaining:
         parts["test"] = _remaining(root / image_dir, root / label_dir, parts)
     _refuse_repeats(parts, source)
+    if modalities is not None:
+        parts = {part: [_with_modalities(item, modalities) for item in items] for part, items in parts.items()}
 
     training = parts["training"]
     if validation_count < 0:
@@ -121,29 +134,31 @@ def load_datalist(
 
 
 def inference_items(
-    *, image: str | os.PathLike[str] | None = None, dataset_dir: str | os.PathLike[str] | None = None
+    *,
+    image: File | Sequence[File] | None = None,
+    dataset_dir: File | None = None,
+    modalities: Sequence[str] | None = None,
 ) -> list[Item]:
     """The scans to segment, sorted by name.
 
     Args:
-        image: a NIfTI file or a folder of them; comes before `dataset_dir`.
+        image: a NIfTI file, a list with the files of one case, or a folder; comes before `dataset_dir`.
         dataset_dir: a dataset's folder: the scans of its images/ folder, or else its own.
+        modalities: which files of a case to use, in channel order. The files of a folder and of the folders in it are
+            then put together by case, see `group_by_case`. None takes every file of the folder as a case.
     """
     if image:
-        place = Path(image).expanduser()
+        files = [Path(file).expanduser() for file in files_of(image)]
+        cases = _cases(files[0], modalities) if len(files) == 1 else [[_scan(file) for file in files]]
     elif dataset_dir:
         place = _folder(dataset_dir)
-        place = place / "images" if (place / "images").is_dir() else place
+        cases = _cases(place / "images" if (place / "images").is_dir() else place, modalities)
     else:
-        raise DataError("nothing to segment: give image (a NIfTI file or a folder) or dataset_dir")
-    if not place.exists():
-        raise DataError(f"{place}: no such file or folder; check the path")
-    files = scans_in(place) if place.is_dir() else [place]
-    if not files:
-        raise DataError(f"{place}: no .nii or .nii.gz file in this folder; put the scans there")
-    if not files[0].name.endswith(SUFFIXES):
-        raise DataError(f"{place}: not a .nii or .nii.gz file; convert the scan to NIfTI")
-    return [{"image": os.path.abspath(file)} for file in files]
+        raise DataError("nothing to segment: give image (a NIfTI file, a list of them or a folder) or dataset_dir")
+    items: list[Item] = [{"image": case if len(case) > 1 else case[0]} for case in cases]
+    items = items if modalities is None else [_with_modalities(item, modalities) for item in items]
+    _refuse_same_names(items)
+    return items
 
 
 def scans_in(folder: Path) -> list[Path]:
@@ -152,16 +167,62 @@ def scans_in(folder: Path) -> list[Path]:
     return [folder / name for name in names if name.endswith(SUFFIXES) and not name.startswith(".")]
 
 
-def files_of(entry: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+def files_of(entry: File | Sequence[File]) -> list[str]:
     """The files of an item's entry, which is one file or a list of them."""
     entries = [entry] if isinstance(entry, str | os.PathLike) else entry
     return [os.fspath(file) for file in entries]
 
 
 def case_name(item: Mapping[str, Any]) -> str:
-    """An item's case name: the name of its (first) image file without .nii or .nii.gz."""
-    name = os.path.basename(files_of(item["image"])[0])
-    return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
+    """An item's case name: that of its image file without .nii or .nii.gz, or what the names of several share."""
+    files = files_of(item["image"])
+    return common_name(files) if len(files) > 1 else stem(files[0])
+
+
+def _with_modalities(item: Item, modalities: Sequence[str]) -> Item:
+    """The item with the files of these modalities; a single file named after none holds all the channels."""
+    files = files_of(item["image"])
+    if len(files) == 1 and not names_modality(files[0], modalities):
+        return item
+    chosen = select_modalities(files, modalities)
+    return {**item, "image": chosen if len(chosen) > 1 else chosen[0]}
+
+
+def _cases(place: Path, modalities: Sequence[str] | None) -> list[list[str]]:
+    """The files of every case of a folder, or of the one that a file is."""
+    if not place.is_dir():
+        return [[_scan(place)]]
+    files = [os.path.abspath(file) for file in scans_in(place)]
+    if modalities is None:
+        cases = [[file] for file in files]
+    else:
+        inner = sorted(folder for folder in place.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+        files += [os.path.abspath(file) for folder in inner for file in scans_in(folder)]
+        cases = group_by_case(files, modalities)
+    if not files:
+        raise DataError(f"{place}: no .nii or .nii.gz file in this folder; put the scans there")
+    if not cases:
+        raise DataError(f"{place}: none of its {len(files)} NIfTI files is one of the modalities {modalities}")
+    return cases
+
+
+def _scan(file: Path) -> str:
+    if not file.exists():
+        raise DataError(f"{file}: no such file or folder; check the path")
+    if not file.name.endswith(SUFFIXES):
+        raise DataError(f"{file}: not a .nii or .nii.gz file; convert the scan to NIfTI")
+    return os.path.abspath(file)
+
+
+def _refuse_same_names(items: Sequence[Item]) -> None:
+    """What is made of a case is named after it."""
+    seen: dict[str, str] = {}
+    for item in items:
+        file = files_of(item["image"])[0]
+        if (other := seen.setdefault(case_name(item), file)) is not file:
+            raise DataError(
+                f"{file} and {other} are both named {case_name(item)!r}; segment them one by one, or rename"
+            )
 
 
 def _folder(dataset_dir: str | os.PathLike[str]) -> Path:
@@ -178,7 +239,10 @@ def _datalist_file(root: Path, default: str | os.PathLike[str] | None) -> Path:
     if default is None:
         raise DataError(f"{own}: no such file; write a datalist there with its name, labels and training cases")
     if not Path(default).is_file():
-        raise DataError(f"{default}: no such datalist, and {own} does not exist either; write one of the two")
+        raise DataError(
+            f"{own}: no such file, and no {default} either; write a datalist, or let `aps prepare` write it from an "
+            "official download"
+        )
     return Path(default)
 
 

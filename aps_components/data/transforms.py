@@ -25,7 +25,6 @@ from monai.transforms import (
     RandRotate90d,
     RandScaleIntensityd,
     RandShiftIntensityd,
-    RandSpatialCropd,
     ScaleIntensityRanged,
     Spacingd,
     SpatialPadd,
@@ -34,8 +33,10 @@ from monai.transforms import (
 from monai.utils import ensure_tuple
 
 from aps_components.data.checks import header_faults, label_faults, unreadable
-from aps_components.data.datalist import files_of
+from aps_components.data.cropping import crop_transforms
+from aps_components.data.datalist import SUFFIXES, case_name, files_of
 from aps_components.data.errors import DataError, data_error_behind
+from aps_components.data.label_values import LabelValues, map_values, parsed_label_values
 
 IMAGE, LABEL = "image", "label"
 AUGMENTATIONS = ("full", "flips", "none")
@@ -61,20 +62,31 @@ class Pipeline(Compose):
 class LoadVolumed(MapTransform):
     """Load NIfTI volumes as [C, D, H, W] MetaTensors, and refuse faulty ones with a DataError.
 
-    The key "label" is a label, [1, D, H, W] uint8, and may be missing; every other key is an image, float32.
+    The key "label" is a label, [1, D, H, W] uint8, and may be missing; every other key is an image, float32. An image
+    of several files is named after its case, which is what MONAI names the files after that are made of it.
 
     Args:
         keys: the keys to load.
         in_channels: the channels an image must have.
         num_classes: label values must lie in 0 to num_classes - 1.
+        label_values: value in the label files to class, as in {"4": 3}, for files that number the classes in another
+            way; all are replaced at once, and values not named keep their number.
     """
 
-    def __init__(self, keys: KeysCollection = (IMAGE, LABEL), *, in_channels: int = 1, num_classes: int = 2) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection = (IMAGE, LABEL),
+        *,
+        in_channels: int = 1,
+        num_classes: int = 2,
+        label_values: LabelValues = None,
+    ) -> None:
         super().__init__(keys, allow_missing_keys=True)
         if not 2 <= num_classes <= 256:
             raise ValueError(f"num_classes {num_classes} must be 2 to 256, labels are held as uint8")
         self.in_channels = in_channels
         self.num_classes = num_classes
+        self.label_values = parsed_label_values(label_values, num_classes=num_classes)
         # One loader each: MONAI's reader remembers how many files it read last, and threads share it.
         self.load_image = LoadImage(reader="NibabelReader", image_only=True, ensure_channel_first=True)
         self.load_label = LoadImage(reader="NibabelReader", image_only=True, ensure_channel_first=True)
@@ -96,12 +108,18 @@ class LoadVolumed(MapTransform):
         bad = int((~torch.isfinite(image)).sum())
         if bad:
             raise DataError(f"{files[0]}: {bad} voxels are NaN or infinite; replace them, for instance by the minimum")
+        if len(files) > 1:
+            name = case_name({IMAGE: files}) + SUFFIXES[0]
+            image.meta["filename_or_obj"] = os.path.join(os.path.dirname(files[0]), name)
         return image
 
     def _label(self, files: list[str]) -> MetaTensor:
         label = _load(self.load_label, files)
-        _refuse(label_faults(files[0], label.numpy(), self.num_classes))
-        return label.round().to(torch.uint8)
+        _refuse(label_faults(files[0], label.numpy(), self.num_classes, self.label_values))
+        label = label.round()
+        if self.label_values:
+            label.copy_(torch.from_numpy(map_values(label.numpy(), self.label_values)))
+        return label.to(torch.uint8)
 
 
 class Resampled(Spacingd):
@@ -142,6 +160,8 @@ def training_transforms(
     intensity: Intensity = None,
     augmentation: str = "full",
     flip_axes: Sequence[int] = (0, 1, 2),
+    label_values: LabelValues = None,
+    balanced_crops: float = 0.0,
 ) -> Compose:
     """Random patches for training: a deterministic part that can be cached, then a random one.
 
@@ -154,19 +174,23 @@ def training_transforms(
         num_classes: classes of the label, background included.
         intensity: see `intensity_transforms`.
         augmentation: "full"; "flips" for crops, quarter turns and flips only; "none" for crops only.
-        flip_axes: the axes to flip; leave out 0 where left and right are different classes.
+        flip_axes: the axes to flip; leave out 0 where left and right are different classes. Quarter turns about z are
+            made where both 0 and 1 are among them: they mix the two axes, and would undo what leaving one out protects.
+        label_values: value in the label files to class, see `LoadVolumed`.
+        balanced_crops: share of the labelled patches around a voxel of a foreground class, drawn evenly among the
+            classes of the case; 0 takes patches from anywhere.
     """
     if augmentation not in AUGMENTATIONS:
         raise ValueError(f"augmentation {augmentation!r} must be one of {AUGMENTATIONS}")
     if len(roi_size) != 3 or min(roi_size) < 1:
         raise ValueError(f"roi_size {roi_size} must be three positive sizes")
     keys = (IMAGE, LABEL)
-    deterministic = _deterministic(keys, spacing, intensity, in_channels, num_classes)
+    deterministic = _deterministic(keys, spacing, intensity, in_channels, num_classes, label_values)
     padding = SpatialPadd(keys, roi_size, mode="constant", allow_missing_keys=True)
-    crop = RandSpatialCropd(keys, roi_size, random_size=False, allow_missing_keys=True)
+    crops = crop_transforms(keys, roi_size, balanced_crops=balanced_crops, label_key=LABEL, num_classes=num_classes)
     moves = _random_moves(keys, roi_size, flip_axes) if augmentation != "none" else []
     shades = _random_shades() if augmentation == "full" else []
-    return Pipeline([*deterministic, padding, _typed(keys), crop, *moves, *shades])
+    return Pipeline([*deterministic, padding, _typed(keys), *crops, *moves, *shades])
 
 
 def evaluation_transforms(
@@ -175,11 +199,12 @@ def evaluation_transforms(
     intensity: Intensity = None,
     in_channels: int = 1,
     num_classes: int = 2,
+    label_values: LabelValues = None,
     keys: KeysCollection = (IMAGE, LABEL),
 ) -> Compose:
     """Whole scans, without anything random; the arguments are those of `training_transforms`."""
     keys = ensure_tuple(keys)
-    return Pipeline([*_deterministic(keys, spacing, intensity, in_channels, num_classes), _typed(keys)])
+    return Pipeline([*_deterministic(keys, spacing, intensity, in_channels, num_classes, label_values), _typed(keys)])
 
 
 def intensity_transforms(keys: KeysCollection, intensity: Intensity) -> list[Transform]:
@@ -214,10 +239,11 @@ def _deterministic(
     intensity: Intensity,
     in_channels: int,
     num_classes: int,
+    label_values: LabelValues,
 ) -> list[Transform]:
     images = [key for key in keys if key != LABEL]
     return [
-        LoadVolumed(keys, in_channels=in_channels, num_classes=num_classes),
+        LoadVolumed(keys, in_channels=in_channels, num_classes=num_classes, label_values=label_values),
         Orientationd(keys, axcodes="RAS", labels=RAS_AXES, allow_missing_keys=True),
         Resampled(keys, spacing),
         *(intensity_transforms(images, intensity) if images else []),
@@ -232,8 +258,8 @@ def _typed(keys: tuple[Hashable, ...]) -> Transform:
 def _random_moves(keys: tuple[str, ...], roi_size: Sequence[int], flip_axes: Sequence[int]) -> list[Transform]:
     """Moves of whole voxels, which keep the label exact."""
     flips = [RandFlipd(keys, prob=0.5, spatial_axis=axis, allow_missing_keys=True) for axis in flip_axes]
-    if roi_size[0] != roi_size[1]:
-        return flips  # a quarter turn would change the patch's shape, and a half turn is two flips
+    if roi_size[0] != roi_size[1] or not {0, 1} <= set(flip_axes):
+        return flips  # a quarter turn would change the patch's shape or mix the axes, and a half turn is two flips
     return [RandRotate90d(keys, prob=0.75, max_k=3, spatial_axes=(0, 1), allow_missing_keys=True), *flips]
 
 

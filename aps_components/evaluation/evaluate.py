@@ -13,9 +13,10 @@ from monai.transforms import Compose
 from tqdm import tqdm
 
 from aps_components.data import LoadVolumed, case_name
-from aps_components.evaluation.metrics import case_metrics
-from aps_components.evaluation.report import EvaluationReport
-from aps_components.inference import LabelMapd, PromptedSlidingWindowInferer, PromptPoint, inverted
+from aps_components.data.label_values import LabelValues
+from aps_components.evaluation.metrics import ClassMetrics, Region, foreground_regions, region_metrics
+from aps_components.evaluation.report import VARIANTS, EvaluationReport
+from aps_components.inference import InvertToLabelMapd, PromptedSlidingWindowInferer, PromptPoint
 from aps_components.label_map import keep_largest_component
 from aps_components.models import AutoPromptSeg, ensure_writable
 
@@ -36,6 +37,9 @@ class Evaluation:
         output_dir: receives ``metrics.csv`` and ``metrics.json``.
         split: name of the part that is evaluated, for the report.
         context: more to write down (checkpoint, seed, ...).
+        regions: name to classes, as in {"whole tumour": [1, 2, 3]}; if given, these are measured instead of the
+            classes, and the largest component is that of each region.
+        label_values: value in the label files to class, see ``LoadVolumed``.
     """
 
     def __init__(
@@ -50,6 +54,8 @@ class Evaluation:
         output_dir: str | Path,
         split: str = "test",
         context: Mapping[str, Any] | None = None,
+        regions: Mapping[str, Sequence[int]] | None = None,
+        label_values: LabelValues = None,
     ) -> None:
         items = [item for item in items if "label" in item]
         if not items:
@@ -61,9 +67,9 @@ class Evaluation:
         self.labels = {int(value): name for value, name in labels.items()}
         self.device, self.output_dir, self.split = torch.device(device), ensure_writable(output_dir), split
         self.context = dict(context or {})
-        self.load_label = LoadVolumed("label", num_classes=len(self.labels))
-        keys = tuple(PREDICTORS.values())
-        self.to_own_grid = Compose([inverted(preprocessing, keys), LabelMapd(keys)])
+        self.regions = foreground_regions(self.labels, regions)
+        self.load_label = LoadVolumed("label", num_classes=len(self.labels), label_values=label_values)
+        self.to_label_map = InvertToLabelMapd("pred", preprocessing)
 
     def run(self) -> EvaluationReport:
         """Evaluate every case, write the report and print its table."""
@@ -82,35 +88,42 @@ class Evaluation:
         truth = np.asarray(label[0])
         prediction = self.inferer.predict(data["image"].as_tensor()[None].to(self.device), self.network)
         to_voxel = np.linalg.inv(np.asarray(label.affine)) @ np.asarray(data["image"].affine)
-        precision = prompt_precision_by_class(prediction.prompts, truth, to_voxel=to_voxel)
-        volumes = {name: getattr(prediction, name)[0].cpu() for name in PREDICTORS.values()}
-        label_maps = self.to_own_grid({**data, **volumes})
-        spacing = [float(size) for size in label.pixdim]
-        for predictor, name in PREDICTORS.items():
-            raw = np.asarray(label_maps[name][0])
-            largest = keep_largest_component(raw, num_classes=len(self.labels))
-            for variant, label_map in (("raw", raw), ("largest_component", largest)):
-                for metrics in case_metrics(label_map, truth, labels=self.labels, spacing=spacing):
-                    report.add(
-                        case_name(item),
-                        [metrics],
-                        variant=variant,
-                        predictor=predictor,
-                        prompt_precision=precision.get(metrics.label, float("nan")),
-                    )
+        precision = [prompt_precision(prediction.prompts, truth, region=r, to_voxel=to_voxel) for r in self.regions]
+        probabilities = {predictor: getattr(prediction, name)[0].cpu() for predictor, name in PREDICTORS.items()}
+        del prediction
+        for predictor in PREDICTORS:  # one after the other: on the scan's own grid they are large
+            label_map = self.to_label_map({"pred": probabilities.pop(predictor), "image": data["image"]})["pred"]
+            measured = self._measured(np.asarray(label_map[0]), truth, spacing=[float(size) for size in label.pixdim])
+            for variant, metrics in measured.items():
+                for entry, share in zip(metrics, precision, strict=True):
+                    report.add(case_name(item), [entry], variant=variant, predictor=predictor, prompt_precision=share)
+
+    def _measured(
+        self, prediction: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float]
+    ) -> dict[str, list[ClassMetrics]]:
+        """Every region, by variant."""
+        measured: dict[str, list[ClassMetrics]] = {variant: [] for variant in VARIANTS}
+        for region in self.regions:
+            mask, true_mask = region.mask(prediction), region.mask(truth)
+            largest = keep_largest_component(mask.astype(np.uint8), num_classes=2) > 0
+            for variant, part in zip(VARIANTS, (mask, largest), strict=True):
+                measured[variant].append(region_metrics(part, true_mask, region=region, spacing=spacing))
+        return measured
 
 
-def prompt_precision_by_class(points: Sequence[PromptPoint], truth: Any, *, to_voxel: Any) -> dict[int, float]:
-    """Share of each class's points that lie in it.
+def prompt_precision(points: Sequence[PromptPoint], truth: Any, *, region: Region, to_voxel: Any) -> float:
+    """Share of the points of a region's classes that lie in it; NaN without such points.
 
     Args:
         points: on the network's grid.
         truth: label map on the scan's own grid, [D, H, W].
+        region: one class or several.
         to_voxel: from the network's voxels to the truth's, [4, 4].
     """
-    hits: dict[int, list[bool]] = {}
+    hits: list[bool] = []
     for point in points:
-        voxel = np.rint(to_voxel @ np.append(point.voxel, 1.0))[:3].astype(int)
-        voxel = np.clip(voxel, 0, np.array(truth.shape) - 1)
-        hits.setdefault(point.label, []).append(int(truth[tuple(voxel)]) == point.label)
-    return {label: float(np.mean(found)) for label, found in hits.items()}
+        if point.label in region.classes:
+            voxel = np.rint(to_voxel @ np.append(point.voxel, 1.0))[:3].astype(int)
+            voxel = np.clip(voxel, 0, np.array(truth.shape) - 1)
+            hits.append(int(truth[tuple(voxel)]) in region.classes)
+    return float(np.mean(hits)) if hits else float("nan")

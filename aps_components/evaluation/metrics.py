@@ -31,10 +31,27 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class ClassMetrics:
-    """How well one class of one case was segmented."""
+class Region:
+    """One or more classes that are measured as one, such as a tumour of several tissues."""
 
-    label: int
+    name: str
+    classes: tuple[int, ...]
+
+    @property
+    def label(self) -> int | str:
+        """The class, or several as in "1+2+3"."""
+        return self.classes[0] if len(self.classes) == 1 else "+".join(map(str, self.classes))
+
+    def mask(self, label_map: NDArray[np.integer]) -> Mask:
+        """Where the label map holds any of the classes."""
+        return np.isin(label_map, self.classes)
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """How well one class, or region, of one case was segmented."""
+
+    label: int | str
     name: str
     dice: float
     jaccard: float
@@ -79,15 +96,59 @@ def case_metrics(
         One entry per foreground class, in the order of `labels`. A class that neither map holds has Dice 1.
     """
     prediction, truth = np.asarray(prediction), np.asarray(truth)
+    return [
+        region_metrics(region.mask(prediction), region.mask(truth), region=region, spacing=spacing)
+        for region in foreground_regions(labels)
+    ]
+
+
+def foreground_regions(labels: Mapping[int, str], regions: Mapping[str, Sequence[int]] | None = None) -> list[Region]:
+    """What is measured: the named regions, or without any each foreground class by itself.
+
+    Args:
+        labels: class names by label, 0 is background.
+        regions: name to classes, which must be foreground.
+    """
+    if regions is None:
+        return [Region(name, (index,)) for index, name in labels.items() if index != 0]
+    classes = {index for index in labels if index != 0}
+    for name, members in regions.items():
+        if isinstance(members, int) or not members or not set(members) <= classes or len(set(members)) < len(members):
+            raise ValueError(
+                f"region {name!r} is {members!r}: list classes of {sorted(classes)}, each once; mend regions or labels"
+            )
+    if not regions:
+        raise ValueError("regions is empty: name at least one, or set it to null to measure the classes")
+    return [Region(name, tuple(members)) for name, members in regions.items()]
+
+
+def region_metrics(prediction: Mask, truth: Mask, *, region: Region, spacing: Sequence[float]) -> ClassMetrics:
+    """Measure one class or region of one case.
+
+    Args:
+        prediction: mask, [D, H, W].
+        truth: mask, [D, H, W].
+        region: what the masks show.
+        spacing: of the voxels along D, H and W, mm.
+    """
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} must have the same shape")
     if len(spacing) != truth.ndim or min(spacing) <= 0:
         raise ValueError(f"spacing {tuple(spacing)} must be {truth.ndim} positive lengths in mm")
-    return [
-        _class_metrics(prediction == index, truth == index, label=index, name=name, spacing=spacing)
-        for index, name in labels.items()
-        if index != 0
-    ]
+    in_voxels = surface_distances(prediction, truth)
+    in_mm = surface_distances(prediction, truth, spacing=spacing)
+    return ClassMetrics(
+        label=region.label,
+        name=region.name,
+        dice=dice(prediction, truth),
+        jaccard=jaccard(prediction, truth),
+        hd95_voxel=in_voxels.hausdorff_95,
+        hd95_mm=in_mm.hausdorff_95,
+        asd_voxel=in_voxels.average,
+        asd_mm=in_mm.average,
+        prediction_voxels=int(np.count_nonzero(prediction)),
+        truth_voxels=int(np.count_nonzero(truth)),
+    )
 
 
 def dice(prediction: Mask, truth: Mask) -> float:
@@ -118,20 +179,3 @@ def surface_distances(prediction: Mask, truth: Mask, *, spacing: Sequence[float]
     there = get_surface_distance(prediction_edge, truth_edge, spacing=spacing)
     back = get_surface_distance(truth_edge, prediction_edge, spacing=spacing)
     return SurfaceDistances(np.asarray(there, dtype=np.float64), np.asarray(back, dtype=np.float64))
-
-
-def _class_metrics(prediction: Mask, truth: Mask, *, label: int, name: str, spacing: Sequence[float]) -> ClassMetrics:
-    in_voxels = surface_distances(prediction, truth)
-    in_mm = surface_distances(prediction, truth, spacing=spacing)
-    return ClassMetrics(
-        label=label,
-        name=name,
-        dice=dice(prediction, truth),
-        jaccard=jaccard(prediction, truth),
-        hd95_voxel=in_voxels.hausdorff_95,
-        hd95_mm=in_mm.hausdorff_95,
-        asd_voxel=in_voxels.average,
-        asd_mm=in_mm.average,
-        prediction_voxels=int(np.count_nonzero(prediction)),
-        truth_voxels=int(np.count_nonzero(truth)),
-    )

@@ -1,9 +1,16 @@
 """Whole volumes in, label maps out."""
 
 from aps_components.inference.inferer import PromptedSlidingWindowInferer, PromptPoint, VolumePrediction
-from aps_components.inference.postprocessing import LabelMapd, inverted, output_transforms, prompts_in_world
+from aps_components.inference.postprocessing import (
+    InvertToLabelMapd,
+    LabelMapd,
+    inverted,
+    output_transforms,
+    prompts_in_world,
+)
 
 __all__ = [
+    "InvertToLabelMapd",
     "LabelMapd",
     "PromptPoint",
     "PromptedSlidingWindowInferer",

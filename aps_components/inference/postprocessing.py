@@ -12,12 +12,14 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureTyped, Invertd, InvertibleTransform, MapTransform, SaveImaged, Transform
 from numpy.typing import NDArray
+from torch import Tensor
 
 from aps_components.inference.inferer import PromptPoint
 from aps_components.label_map import keep_largest_component
 
 PRED = "pred"
 MAP_KEYS = ("probabilities", "epistemic", "aleatoric")
+CLASSES_AT_ONCE = 4  # on the scan's own grid
 
 
 class LabelMapd(MapTransform):
@@ -37,11 +39,46 @@ class LabelMapd(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             label_map = d[key].argmax(dim=0, keepdim=True).to(torch.uint8)
-            if self.largest_component:
-                kept = keep_largest_component(np.asarray(label_map[0].cpu()), num_classes=d[key].shape[0])
-                label_map[0] = torch.from_numpy(kept).to(label_map.device)
-            d[key] = label_map
+            d[key] = _largest_components(label_map, len(d[key])) if self.largest_component else label_map
         return d
+
+
+class InvertToLabelMapd(MapTransform):
+    """Probabilities [C, D, H, W] on the network's grid to a label map [1, D, H, W], uint8, on the scan's own grid.
+
+    What `inverted` and then `LabelMapd` give, to the bit, in the memory of a few volumes instead of several times C:
+    classes go back a few at a time, and of each voxel only the likeliest class so far is kept.
+
+    Args:
+        keys: to turn; missing ones are skipped.
+        preprocessing: what ``image`` went through; it is inverted.
+        largest_component: keep the largest connected component of each foreground class.
+    """
+
+    def __init__(self, keys: Any, preprocessing: InvertibleTransform, *, largest_component: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.to_own_grid = inverted(preprocessing, (PRED,))
+        self.largest_component = largest_component
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace the probabilities under the keys."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self._label_map(d[key], d["image"])
+        return d
+
+    def _label_map(self, probabilities: Tensor, image: MetaTensor) -> Tensor:
+        channels = (
+            channel
+            for some in probabilities.split(CLASSES_AT_ONCE)
+            for channel in self.to_own_grid({PRED: some, "image": image})[PRED].split(1)
+        )
+        likeliest = next(channels).clone()  # it may be a view of the probabilities
+        label_map = torch.zeros_like(likeliest, dtype=torch.uint8)
+        for index, channel in enumerate(channels, start=1):
+            label_map[channel > likeliest] = index  # of equals the first stays, as argmax has it
+            torch.maximum(likeliest, channel, out=likeliest)
+        return _largest_components(label_map, len(probabilities)) if self.largest_component else label_map
 
 
 class KeepProbabilitiesd(Transform):
@@ -128,6 +165,13 @@ def inverted(preprocessing: InvertibleTransform, keys: tuple[str, ...]) -> Compo
     )
 
 
+def _largest_components(label_map: Tensor, num_classes: int) -> Tensor:
+    """In place, so that a MetaTensor keeps what it knows."""
+    kept = keep_largest_component(np.asarray(label_map[0].cpu()), num_classes=num_classes)
+    label_map[0] = torch.from_numpy(kept).to(label_map.device)
+    return label_map
+
+
 def output_transforms(
     *,
     preprocessing: InvertibleTransform,
@@ -171,12 +215,16 @@ def output_transforms(
             allow_missing_keys=True,
         )
 
-    keys = (PRED, "epistemic", "aleatoric") if save_maps else (PRED,)
-    steps: list[Any] = [inverted(preprocessing, keys)]
-    if save_maps:
-        steps.append(KeepProbabilitiesd())
-    steps += [LabelMapd(PRED, largest_component=largest_component), save(PRED, output_postfix, output_dtype)]
-    if save_maps:
-        steps += [save(key, key, "float32") for key in MAP_KEYS]
-        steps.append(SavePromptsd(output_dir, labels={int(key): name for key, name in labels.items()}))
-    return Compose(steps)
+    save_label_map = save(PRED, output_postfix, output_dtype)
+    if not save_maps:
+        return Compose([InvertToLabelMapd(PRED, preprocessing, largest_component=largest_component), save_label_map])
+    return Compose(
+        [
+            inverted(preprocessing, (PRED, "epistemic", "aleatoric")),
+            KeepProbabilitiesd(),
+            LabelMapd(PRED, largest_component=largest_component),
+            save_label_map,
+            *(save(key, key, "float32") for key in MAP_KEYS),
+            SavePromptsd(output_dir, labels={int(key): name for key, name in labels.items()}),
+        ]
+    )

@@ -146,8 +146,13 @@ def _refuse_other_settings(path: str | Path, settings: Mapping[str, Any]) -> Non
             f"{path} was trained with other settings: "
             + "; ".join(f"{key} {trained[key]!r} there, {used[key]!r} now" for key in different)
             + ". Give the same: "
-            + " ".join(f"--{key} '{json.dumps(trained[key])}'" for key in different)
+            + " ".join(f"--{key} {_typed(trained[key])}" for key in different)
         )
+
+
+def _typed(value: Any) -> str:
+    """A value as the command line takes it; MONAI passes over ``null`` and ``None`` there."""
+    return "'$None'" if value is None else f"'{json.dumps(value)}'"
 
 
 def _differences(wanted: dict[str, Tensor], given: dict[str, Any]) -> list[str]:

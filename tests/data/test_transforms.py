@@ -1,3 +1,4 @@
+import itertools
 import os
 from pathlib import Path
 
@@ -39,6 +40,14 @@ def test_channels_come_from_one_file_or_several(tmp_path):
     several = LoadVolumed(in_channels=3)({"image": files})["image"]
     np.testing.assert_array_equal(one.numpy(), np.moveaxis(channels, -1, 0))
     np.testing.assert_array_equal(several.numpy(), one.numpy())
+
+
+def test_an_image_of_several_files_is_named_after_its_case(tmp_path):
+    files = [write(tmp_path / f"p-7-{token}.nii.gz", random_image()) for token in ("t1n", "t2f")]
+    image = evaluation_transforms(in_channels=2, spacing=(2, 2, 2))({"image": files})["image"]
+    assert image.meta["filename_or_obj"] == str(tmp_path / "p-7.nii.gz")
+    one = evaluation_transforms()({"image": files[0]})["image"]
+    assert one.meta["filename_or_obj"] == files[0]
 
 
 @pytest.mark.parametrize("fault", [*HEADER_FAULTS, *LABEL_FAULTS, *IMAGE_FAULTS])
@@ -192,6 +201,17 @@ def test_left_and_right_need_not_be_swapped(make_case):
     item = make_case(image=label.astype(np.float32), label=label)
     found = {pipeline.set_random_state(seed=seed)(item)["label"].numpy().tobytes() for seed in range(20)}
     assert found == {label.tobytes(), label[:, :, ::-1].tobytes()}
+
+
+@pytest.mark.parametrize("flip_axes", [(1, 2), (0, 2), (2,), ()])
+def test_quarter_turns_do_not_undo_what_leaving_out_a_flip_protects(make_case, flip_axes):
+    """A turn mixes x and y; two of them, or one and a flip, would swap left and right after all."""
+    label = random_label(shape=(5, 5, 7))
+    pipeline = training_transforms(roi_size=(5, 5, 7), num_classes=3, augmentation="flips", flip_axes=flip_axes)
+    item = make_case(image=label.astype(np.float32), label=label)
+    found = {pipeline.set_random_state(seed=seed)(item)["label"].numpy().tobytes() for seed in range(40)}
+    axes = [axes for count in range(3) for axes in itertools.combinations(flip_axes, count)]
+    assert found == {np.flip(label, chosen).tobytes() for chosen in axes}
 
 
 def test_full_augmentation_changes_intensities_only_of_the_image(make_case):

@@ -5,6 +5,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.networks import one_hot
 from torch import nn
 
 from aps_components.data import evaluation_transforms
@@ -152,6 +153,69 @@ def test_files_hold_every_predictor_case_and_the_context(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "largest_component" in printed
     assert f"written: {tmp_path / 'out' / 'metrics.csv'}" in printed
+
+
+class Tissues:
+    """A network that names the class that the image shows; B calls everything class 2."""
+
+    def predict(self, inputs, network):
+        shown = inputs[0, 0].round().long()
+        there, two = (one_hot(classes[None, None], 4) for classes in (shown, torch.where(shown > 0, 2, 0)))
+        points = [PromptPoint(1, (5, 6, 7), 0.9), PromptPoint(2, (6, 6, 7), 0.8), PromptPoint(3, (0, 0, 0), 0.7)]
+        return VolumePrediction(there, there, two, shown[None, None].float(), shown[None, None].float(), points)
+
+
+class TestRegions:
+    labels = {0: "background", 1: "core", 2: "oedema", 3: "enhancing"}  # noqa: RUF012
+    regions = {"whole tumour": [1, 2, 3], "tumour core": [1, 3], "enhancing tumour": [3]}  # noqa: RUF012
+
+    def evaluate(self, folder, **options):
+        """Truth: half of the cube is 1 and half of it 3, which the file calls 4; the image has the halves swapped."""
+        shown = cube() * 3
+        shown[5 : 5 + SIDE // 2, :, :] //= 3
+        label = np.where(cube() == 1, np.where(shown == 1, 4, 1), 0).astype(np.uint8)
+        shown[0, 0, 0] = shown[0, 0, 2] = 1  # islands
+        item = write_case(folder, image=shown)
+        nib.save(nib.Nifti1Image(label, np.diag([*SPACING, 1.0])), item["label"])
+        return Evaluation(
+            items=[item],
+            network=nn.Conv3d(1, 1, 1),
+            inferer=Tissues(),
+            preprocessing=evaluation_transforms(keys="image"),
+            labels={str(value): name for value, name in self.labels.items()},
+            device="cpu",
+            output_dir=folder / "out",
+            label_values={"4": 3},
+            **options,
+        )
+
+    def test_each_region_is_measured_as_one(self, tmp_path):
+        report = self.evaluate(tmp_path, regions=self.regions).run()
+        assert len(report.rows) == 3 * 2 * 3
+        assert [row["class"] for row in report.rows[:3]] == list(self.regions)
+        whole, core, enhancing = rows_of(report, predictor="a", variant="largest_component")
+        assert [row["label"] for row in (whole, core, enhancing)] == ["1+2+3", "1+3", 3]
+        assert [row["dice"] for row in (whole, core, enhancing)] == [1, 1, 0]  # each half has the other's class
+        whole, core, enhancing = rows_of(report, predictor="b", variant="raw")
+        assert whole["prediction_voxels"] == SIDE**3 + 2
+        assert whole["dice"] == pytest.approx(2 * SIDE**3 / (2 * SIDE**3 + 2))
+        assert [row["dice"] for row in (core, enhancing)] == [0, 0]
+
+    def test_precision_is_of_all_points_of_the_regions_classes(self, tmp_path):
+        report = self.evaluate(tmp_path, regions=self.regions).run()
+        precision = [row["prompt_precision"] for row in rows_of(report, predictor="average", variant="raw")]
+        assert precision == pytest.approx([2 / 3, 1 / 2, 0])
+
+    def test_without_regions_the_classes_are_measured(self, tmp_path):
+        report = self.evaluate(tmp_path).run()
+        rows = rows_of(report, predictor="a", variant="raw")
+        assert [(row["class"], row["label"]) for row in rows] == [("core", 1), ("oedema", 2), ("enhancing", 3)]
+        assert [row["dice"] for row in rows] == [0, 1, 0]
+        assert [row["truth_voxels"] for row in rows] == [SIDE**3 // 2, 0, SIDE**3 // 2]
+
+    def test_a_region_of_unknown_classes_is_refused_before_anything_runs(self, tmp_path):
+        with pytest.raises(ValueError, match=r"region 'whole' is \[1, 4\]: list classes of \[1, 2, 3\]"):
+            self.evaluate(tmp_path, regions={"whole": [1, 4]})
 
 
 def test_nothing_to_evaluate_is_refused(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from aps_components.evaluation import case_metrics, dice, jaccard, surface_distances
+from aps_components.evaluation.metrics import Region, foreground_regions, region_metrics
 from aps_components.label_map import keep_largest_component
 
 D, H, W = 17, 24, 40
@@ -108,6 +109,44 @@ def test_each_class_is_measured_on_its_own():
     results = case_metrics(prediction, truth, labels=labels, spacing=SPACING)
     assert [(result.label, result.name) for result in results] == [(3, "three"), (1, "one"), (2, "two")]
     assert [result.dice for result in results] == pytest.approx([0.6, 1.0, 1.0])
+
+
+def test_a_region_is_the_union_of_its_classes():
+    """A tumour of two tissues, one predicted as the other: wrong by class, right as a whole."""
+    truth = cube((4, 6, 9)) * 1 + cube((4, 6, 14)) * 3
+    prediction = cube((4, 6, 9)) * 3 + cube((4, 6, 14)) * 3
+    labels = {0: "background", 1: "core", 2: "oedema", 3: "enhancing"}
+    whole, enhancing = foreground_regions(labels, {"whole": [1, 2, 3], "enhancing": [3]})
+    assert (whole.label, enhancing.label) == ("1+2+3", 3)
+    results = [
+        region_metrics(region.mask(prediction), region.mask(truth), region=region, spacing=SPACING)
+        for region in (whole, enhancing)
+    ]
+    assert [(result.name, result.label) for result in results] == [("whole", "1+2+3"), ("enhancing", 3)]
+    assert [result.dice for result in results] == pytest.approx([1.0, 2 / 3])
+    assert (results[0].hd95_mm, results[0].prediction_voxels, results[1].truth_voxels) == (0, 250, 125)
+    by_class = case_metrics(prediction, truth, labels=labels, spacing=SPACING)
+    assert by_class[2] == results[1]
+
+
+def test_without_regions_each_class_is_one():
+    assert foreground_regions({0: "background", 2: "b", 1: "a"}) == [Region("b", (2,)), Region("a", (1,))]
+
+
+@pytest.mark.parametrize(
+    ("regions", "message"),
+    [
+        ({"whole": [1, 4]}, r"region 'whole' is \[1, 4\]: list classes of \[1, 2\]"),
+        ({"whole": [0, 1]}, r"region 'whole' is \[0, 1\]"),
+        ({"whole": [1, 1]}, r"region 'whole' is \[1, 1\]: .*each once"),
+        ({"core": [1], "whole": []}, r"region 'whole' is \[\]"),
+        ({"whole": 1}, r"region 'whole' is 1: list classes"),
+        ({}, "regions is empty"),
+    ],
+)
+def test_regions_without_their_classes_are_refused(regions, message):
+    with pytest.raises(ValueError, match=message):
+        foreground_regions({0: "background", 1: "a", 2: "b"}, regions)
 
 
 def test_wrong_shapes_and_spacings_are_named():

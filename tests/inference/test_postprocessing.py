@@ -5,11 +5,19 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Compose
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy.ndimage import gaussian_filter
 
 from aps_components.data import evaluation_transforms
-from aps_components.inference import LabelMapd, PromptPoint, output_transforms, prompts_in_world
+from aps_components.inference import (
+    InvertToLabelMapd,
+    LabelMapd,
+    PromptPoint,
+    inverted,
+    output_transforms,
+    prompts_in_world,
+)
 
 LABELS = {0: "background", 1: "atrium"}
 SPACING = (1.0, 1.5, 2.0)
@@ -151,6 +159,70 @@ def test_label_map_keeps_its_affine():
     probabilities = MetaTensor(torch.rand(2, 3, 4, 5), affine=affine)
     label_map = LabelMapd("pred", largest_component=True)({"pred": probabilities})["pred"]
     assert torch.equal(label_map.affine, affine)
+
+
+def oblique(orientation):
+    """SMOOTH turned by 0.3 about z, in 1 x 1.5 x 2 mm voxels, stored along other axes."""
+    turn = np.array([[np.cos(0.3), -np.sin(0.3), 0], [np.sin(0.3), np.cos(0.3), 0], [0, 0, 1]])
+    affine = np.diag([*SPACING, 1.0])
+    affine[:3, :3] = turn @ affine[:3, :3]
+    scan = nib.Nifti1Image(SMOOTH, affine)
+    return scan.as_reoriented(ornt_transform(io_orientation(affine), axcodes2ornt(orientation)))
+
+
+@pytest.mark.parametrize("spacing", [None, [1.25, 1.75, 1.5], [3.0, 1.0, 2.5]])
+@pytest.mark.parametrize("orientation", ["RAS", "LPS", "PIR"])
+@pytest.mark.parametrize("num_classes", [2, 7])
+@pytest.mark.parametrize("largest_component", [True, False])
+def test_label_map_in_little_memory_is_the_argmax_to_the_bit(
+    tmp_path, spacing, orientation, num_classes, largest_component
+):
+    nib.save(oblique(orientation), tmp_path / "scan.nii.gz")
+    preprocessing = evaluation_transforms(keys="image", spacing=spacing)
+    data = preprocessing({"image": str(tmp_path / "scan.nii.gz")})
+    noise = torch.rand(num_classes, *data["image"].shape[1:], generator=torch.Generator().manual_seed(0))
+    data["pred"] = (4 * noise).round().softmax(dim=0)  # with many ties
+    before = data["pred"].clone()
+    steps = [inverted(preprocessing, ("pred",)), LabelMapd("pred", largest_component=largest_component)]
+    expected = Compose(steps)(data)["pred"]
+    found = InvertToLabelMapd(("pred", "absent"), preprocessing, largest_component=largest_component)(data)["pred"]
+    assert expected.shape == found.shape == (1, *nib.load(tmp_path / "scan.nii.gz").shape)
+    assert found.dtype == torch.uint8
+    assert torch.equal(found.as_tensor(), expected.as_tensor())
+    assert torch.equal(found.affine, expected.affine)
+    assert found.meta["filename_or_obj"] == expected.meta["filename_or_obj"]
+    assert torch.equal(data["pred"], before)
+    assert set(np.unique(found)) == set(range(num_classes))
+
+
+def test_what_the_evaluator_gives_in_inference_mode_can_be_turned(tmp_path):
+    """Beside other keys, such as MONAI Label's paths."""
+    path = write_scan(tmp_path)
+    preprocessing = evaluation_transforms(keys="image")
+    data = preprocessing({"image": str(path), "image_path": str(path)})
+    with torch.inference_mode():
+        foreground = (data["image"].as_tensor() > 0).float()
+        data["pred"] = torch.cat([1 - foreground, foreground])
+    label_map = InvertToLabelMapd("pred", preprocessing, largest_component=True)(data)["pred"]
+    assert label_map.sum() > 100
+    assert torch.equal(data["pred"].argmax(dim=0) == 1, foreground[0] == 1)
+
+
+def test_a_case_of_several_files_gives_files_named_after_it(tmp_path):
+    files = []
+    for token in ("t1n", "t2f"):
+        files.append(str(tmp_path / f"P-7-{token}.nii.gz"))
+        nib.save(nib.Nifti1Image(SMOOTH, np.diag([*SPACING, 1.0])), files[-1])
+    preprocessing = evaluation_transforms(keys="image", in_channels=2)
+    image = preprocessing({"image": files})["image"]
+    maps = {"pred": torch.rand(2, *SHAPE), "epistemic": torch.rand(1, *SHAPE), "aleatoric": torch.rand(1, *SHAPE)}
+    prompts = [PromptPoint(1, (4, 5, 6), 0.75)]
+    for save_maps, wanted in [(False, ["seg"]), (True, ["aleatoric", "epistemic", "probabilities", "prompts", "seg"])]:
+        folder = tmp_path / f"out_{save_maps}"
+        post = output_transforms(preprocessing=preprocessing, labels=LABELS, output_dir=folder, save_maps=save_maps)
+        post({"image": image, **maps, "prompts": prompts})
+        names = sorted(file.name for file in folder.iterdir())
+        assert names == [f"P-7_{kind}.{'json' if kind == 'prompts' else 'nii.gz'}" for kind in wanted]
 
 
 class TestPromptsInWorld:

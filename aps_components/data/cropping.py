@@ -1,0 +1,116 @@
+"""Patches of a scan: anywhere in it, or around a voxel of a foreground class."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.transforms import (
+    ClassesToIndicesd,
+    MapTransform,
+    RandCropByLabelClassesd,
+    Randomizable,
+    RandSpatialCropd,
+    Transform,
+)
+
+INDICES_SUFFIX = "_class_indices"
+INDICES_PER_CLASS = 20_000  # evenly spaced voxels of a class that a patch may lie around; 0.16 MB
+MAX_SEED = 2**32
+
+
+class BalancedCropd(Randomizable, MapTransform):
+    """Random patches, a share of them around a voxel of a foreground class, drawn evenly among the case's classes.
+
+    A small class is in hardly any patch that may lie anywhere. nnU-Net makes sure in the same way that a third of its
+    patches show foreground (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z). At the scan's edge the patch is
+    moved inwards until it fits, and the voxel lies off its centre. Cases without a label or without foreground give
+    patches from anywhere.
+
+    Args:
+        keys: to crop, all with the same [D, H, W]; missing ones are skipped.
+        roi_size: patch size; no axis of a scan may be smaller.
+        share: of the patches around a foreground voxel, in [0, 1].
+        label_key: whose classes count.
+        num_classes: background included.
+        indices_key: holds the voxels of each class, as MONAI's ClassesToIndicesd gives them; removed from the item.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        roi_size: Sequence[int],
+        *,
+        share: float,
+        label_key: str,
+        num_classes: int,
+        indices_key: str,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.share, self.indices_key = _share(share), indices_key
+        self.anywhere = RandSpatialCropd(keys, roi_size, random_size=False, allow_missing_keys=True)
+        self.around_class = RandCropByLabelClassesd(
+            keys,
+            label_key,
+            roi_size,
+            ratios=[0, *[1] * (num_classes - 1)],
+            num_classes=num_classes,
+            indices_key=indices_key,
+            allow_missing_keys=True,
+            warn=False,  # a case need not hold every class
+        )
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> "BalancedCropd":
+        """Seed the choice between the two crops and each crop on its own, as MONAI's Compose does."""
+        super().set_random_state(seed, state)
+        for crop in (self.anywhere, self.around_class):
+            crop.set_random_state(seed=self.R.randint(MAX_SEED, dtype="uint32"))
+        return self
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Crop."""
+        d = dict(data)
+        balanced = self.R.random() < self.share
+        foreground = d.get(self.indices_key, [])[1:]
+        if balanced and any(len(voxels) for voxels in foreground):
+            return self.around_class(d)[0]
+        d.pop(self.indices_key, None)
+        return self.anywhere(d)
+
+
+def crop_transforms(
+    keys: Sequence[str], roi_size: Sequence[int], *, balanced_crops: float, label_key: str, num_classes: int
+) -> list[Transform]:
+    """Random patches of scans that are at least as large.
+
+    Args:
+        keys: to crop; missing ones are skipped.
+        roi_size: patch size.
+        balanced_crops: share of the patches around a foreground voxel; 0 is MONAI's RandSpatialCropd alone.
+        label_key: whose classes count.
+        num_classes: background included.
+    """
+    if _share(balanced_crops) == 0:
+        return [RandSpatialCropd(keys, roi_size, random_size=False, allow_missing_keys=True)]
+    find_voxels = ClassesToIndicesd(
+        label_key,
+        indices_postfix=INDICES_SUFFIX,
+        num_classes=num_classes,
+        max_samples_per_class=INDICES_PER_CLASS,
+        allow_missing_keys=True,
+    )
+    crop = BalancedCropd(
+        keys,
+        roi_size,
+        share=balanced_crops,
+        label_key=label_key,
+        num_classes=num_classes,
+        indices_key=label_key + INDICES_SUFFIX,
+    )
+    return [find_voxels, crop]
+
+
+def _share(balanced_crops: float) -> float:
+    if not 0 <= balanced_crops <= 1:
+        raise ValueError(f"balanced_crops {balanced_crops} must lie in [0, 1]: it is a share of the patches")
+    return balanced_crops
