@@ -1,4 +1,4 @@
-"""The left-atrium bundle's workflows on tiny networks and phantoms, in this process or in one of their own."""
+"""The bundles' workflows on tiny networks and phantoms, in this process or in one of their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from aps_components.errors import root_cause
 from aps_components.training import SemiSupervisedTrainer
 
 ROOT = Path(__file__).parents[1]
-LA = ROOT / "bundles" / "la"
+BUNDLES = ROOT / "bundles"
+LA = BUNDLES / "la"
 TINY = {
     "bundle_root": str(LA),
     "roi_size": [32, 32, 32],
@@ -51,10 +52,11 @@ def inference_options(folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 def make_workflow(*files: str, kind: str, options: Mapping[str, Any]) -> ConfigWorkflow:
-    """A bundle workflow of some of the bundle's config files, not yet initialised."""
+    """A workflow of some of the config files of the bundle in ``bundle_root``, not yet initialised."""
+    configs = Path(options["bundle_root"]) / "configs"
     return ConfigWorkflow(
-        config_file=[str(LA / "configs" / file) for file in files],
-        meta_file=str(LA / "configs" / "metadata.json"),
+        config_file=[str(configs / file) for file in files],
+        meta_file=str(configs / "metadata.json"),
         logging_file=False,
         workflow_type=kind,
         **options,
@@ -76,12 +78,12 @@ def train(options: Mapping[str, Any], *more: str) -> ConfigWorkflow:
     return run_workflow("train.json", *more, kind="train", options=options)
 
 
-def evaluate(options: Mapping[str, Any]) -> ConfigWorkflow:
-    return run_workflow("train.json", "evaluate.json", kind="train", options=options)
+def evaluate(options: Mapping[str, Any], *more: str) -> ConfigWorkflow:
+    return run_workflow("train.json", *more, "evaluate.json", kind="train", options=options)
 
 
-def infer(options: Mapping[str, Any]) -> ConfigWorkflow:
-    return run_workflow("inference.json", kind="infer", options=options)
+def infer(options: Mapping[str, Any], *more: str) -> ConfigWorkflow:
+    return run_workflow("inference.json", *more, kind="infer", options=options)
 
 
 def refusal(*files: str, kind: str, options: Mapping[str, Any]) -> str:

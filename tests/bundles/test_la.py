@@ -1,21 +1,13 @@
 import csv
-import inspect
 import json
-import re
 import shutil
 from pathlib import Path
-from pydoc import locate
 
-import monai
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from ignite.handlers import ProgressBar
-from monai.bundle import ConfigComponent, ConfigParser, create_workflow, verify_metadata
-from monai.engines import SupervisedEvaluator
-from monai.inferers import SlidingWindowInferer
-from tqdm import tqdm
+from monai.bundle import create_workflow
 from workflows import (
     LA,
     TINY,
@@ -30,132 +22,25 @@ from workflows import (
 )
 
 from aps_components.data import load_datalist
-from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.models import load_weights
-from aps_components.training import PromptedEvaluator, SemiSupervisedObjective, build_objective, read_history
+from aps_components.training import read_history
 
 CONFIGS = LA / "configs"
-COMBINATIONS = {
-    "train": ["train.json"],
-    "pretrain": ["train.json", "pretrain.json"],
-    "multi_gpu": ["train.json", "multi_gpu_train.json"],
-    "evaluate": ["train.json", "evaluate.json"],
-    "inference": ["inference.json"],
-}
-# Who takes the further keyword arguments of these.
-HANDED_ON = {
-    PromptedEvaluator: SupervisedEvaluator,
-    PromptedSlidingWindowInferer: SlidingWindowInferer,
-    build_objective: SemiSupervisedObjective,
-    ProgressBar: tqdm.__init__,
-    monai.data.DataLoader: torch.utils.data.DataLoader,
-}
 
 
-def merged(name):
-    """The config as a user's command reads it."""
-    parser = ConfigParser()
-    parser.read_config([str(CONFIGS / file) for file in COMBINATIONS[name]])
-    return parser
-
-
-def walk(node, path=""):
-    """Every node of a config with its id."""
-    yield path, node
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for key, child in children:
-        yield from walk(child, f"{path}#{key}" if path else str(key))
-
-
-class TestFiles:
-    def test_metadata_fits_the_shipped_schema_without_the_network(self, tmp_path):
-        schema = shutil.copy(CONFIGS / "meta_schema_20240725.json", tmp_path)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("it asked the network"))
-            patch.setattr("monai.apps.utils._download_with_progress", lambda *_, **__: pytest.fail("it downloads"))
-            verify_metadata(meta_file=str(CONFIGS / "metadata.json"), filepath=schema)
-            metadata = json.loads((CONFIGS / "metadata.json").read_text())
-            del metadata["network_data_format"]
-            (tmp_path / "metadata.json").write_text(json.dumps(metadata))
-            with pytest.raises(ValueError, match="network_data_format"):
-                verify_metadata(meta_file=str(tmp_path / "metadata.json"), filepath=schema)
-
-    @pytest.mark.parametrize("name", COMBINATIONS)
-    def test_every_target_exists_and_takes_its_arguments(self, name):
-        found = 0
-        for path, node in walk(merged(name).get()):
-            if not isinstance(node, dict) or "_target_" not in node:
-                continue
-            found += 1
-            target = ConfigComponent(node).resolve_module_name()
-            function = _located(target)
-            assert callable(function), f"{name}: {path}: {target} does not exist"
-            unknown = {key for key in node if not key.startswith("_")} - _parameters(function)
-            assert not unknown, f"{name}: {path}: {target} does not take {unknown}"
-        assert found >= 8
-
-    @pytest.mark.parametrize("name", COMBINATIONS)
-    def test_every_reference_exists(self, name):
-        parser = merged(name)
-        for path, node in walk(parser.get()):
-            if isinstance(node, str) and node.startswith(("@", "$")):
-                for reference in re.findall(r"@([\w#]+)", node):
-                    assert reference in parser, f"{name}: {path}: nothing is called {reference}"
-
-    @pytest.mark.parametrize("name", ["train", "inference"])
-    def test_every_setting_is_used(self, name):
-        text = "".join((CONFIGS / file).read_text() for file in ("train.json", "evaluate.json", "inference.json"))
-        unused = {
-            key
-            for key, value in merged(name).get().items()
-            if not isinstance(value, (dict, list)) and f"@{key}" not in text
-        }
-        assert unused <= {"training", "inference"}
-
-    def test_labels_agree_everywhere(self):
-        labels = merged("train").get("labels")
-        assert merged("inference").get("labels") == labels
-        metadata = json.loads((CONFIGS / "metadata.json").read_text())
-        assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == labels
-        assert json.loads((CONFIGS / "datalist.json").read_text())["labels"] == labels
-
-    def test_training_and_inference_see_scans_alike(self):
-        training, inference = merged("train"), merged("inference")
-        for key in ("in_channels", "spacing", "roi_size", "intensity", "predictor", "mc_samples", "overlap"):
-            assert training.get(key) == inference.get(key), key
-        network = {key: value for key, value in training.get("network_def").items() if key != "sam_checkpoint"}
-        assert network == inference.get("network_def")
-
-    def test_metadata_has_a_changelog_entry_for_its_version(self):
-        metadata = json.loads((CONFIGS / "metadata.json").read_text())
-        assert metadata["version"] in metadata["changelog"]
-
-
-def _located(target):
-    return locate(target) if isinstance(target, str) else target
-
-
-def _parameters(function):
-    parameters = inspect.signature(function).parameters.values()
-    names = {parameter.name for parameter in parameters}
-    takes_more = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
-    return names | _parameters(HANDED_ON[function]) if takes_more and function in HANDED_ON else names
-
-
-@pytest.mark.parametrize(("kind", "files"), [("train", ["train.json"]), ("infer", ["inference.json"])])
-def test_monai_finds_every_property_that_it_wants(phantoms, tmp_path, kind, files):
+@pytest.mark.parametrize(("kind", "file"), [("train", "train.json"), ("infer", "inference.json")])
+def test_monai_finds_every_property_that_it_wants(phantoms, tmp_path, monkeypatch, kind, file):
     options = training_options(phantoms, tmp_path) if kind == "train" else inference_options(tmp_path)
     if kind == "infer":
         options |= {"load_pretrain": False, "dataset_dir": str(phantoms)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.excepthook", None)
-        workflow = create_workflow(
-            config_file=[str(CONFIGS / file) for file in files],
-            meta_file=str(CONFIGS / "metadata.json"),
-            logging_file=False,
-            workflow_type=kind,
-            **options,
-        )
+    monkeypatch.setattr("sys.excepthook", None)
+    workflow = create_workflow(
+        config_file=[str(CONFIGS / file)],
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
+        workflow_type=kind,
+        **options,
+    )
     assert workflow.check_properties() == []
     image = torch.zeros(1, 1, 32, 48, 32)
     assert workflow.network_def.eval()(image).shape == (1, 2, 32, 48, 32)
