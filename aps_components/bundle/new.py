@@ -1,0 +1,209 @@
+"""A bundle for one's own scans, from nothing but a folder of images and a folder of fewer labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aps_components.bundle.describe import (
+    commands,
+    data_license,
+    describe_faults,
+    describe_plan,
+    describe_scans,
+    readme,
+)
+from aps_components.bundle.metadata import BundleMetadata
+from aps_components.bundle.plan import Plan, make_plan
+from aps_components.bundle.writer import write_bundle
+from aps_components.data.case_folder import declared_labels, find_cases
+from aps_components.data.errors import DataError
+from aps_components.data.fingerprint import CaseFacts, Fingerprint, take_fingerprint
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+VALIDATION_SHARE, VALIDATED_FROM = 0.2, 5  # of the labelled cases; fewer than 5 are all trained on
+
+
+def new_bundle(
+    name: str,
+    *,
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    labels: str | Mapping[Any, str] | None = None,
+    validation: int | None = None,
+    images: str | None = None,
+    labels_dir: str | None = None,
+    budget: str = "gpu",
+    spacing: Sequence[float] | None = None,
+    roi_size: Sequence[int] | None = None,
+    seed: int = 0,
+) -> Path:
+    """Make a bundle for one's own scans: look at them, propose settings, write it all, and say what to do next.
+
+    Args:
+        name: of the bundle: letters, digits, "_", "-" and ".".
+        data: the folder that holds the scans: images/ and labels/, or nnU-Net's imagesTr/ and labelsTr/. A label has
+            the name of its image; scans without a label are welcome.
+        out: folder of the new bundle, such as bundles/NAME; must not exist or be empty.
+        labels: names of the values in the label files, as in "1:liver,2:tumour"; by default those of a dataset.json
+            in the folder, or else "label 1" and so on.
+        validation: labelled cases kept for validation; by default a fifth of them, none if there are fewer than 5.
+        images: the sub-folder of the images, if it has another name.
+        labels_dir: the sub-folder of the labels, if it has another name.
+        budget: "gpu" or "cpu": for which the patch size is proposed.
+        spacing: voxel size in mm, instead of the proposed one.
+        roi_size: patch size in voxels, instead of the proposed one.
+        seed: decides which labelled cases are for validation.
+
+    Returns:
+        The folder of the bundle.
+    """
+    name, data, out = str(name), str(data), str(out)  # a command line may have made numbers of them
+    _check_arguments(name, out, validation=validation, budget=budget, spacing=spacing, roi_size=roi_size)
+    names = parse_labels(labels)
+    folder = find_cases(data, images=images, labels=labels_dir)
+    print(f"{folder.root}: {len(folder.cases)} cases in {folder.images}/, labels in {folder.labels}/", flush=True)
+    fingerprint = take_fingerprint(folder)
+    if not fingerprint.labelled:
+        faults = "\n".join(f"  {fault}" for fault in fingerprint.faults[:10])
+        raise DataError(f"{folder.root}: no labelled case can be used; mend at least one of these:\n{faults}")
+    plan = make_plan(
+        fingerprint,
+        names=names or declared_labels(folder.root),
+        channel_tokens=folder.channel_tokens,
+        budget=budget,
+        spacing=spacing,
+        roi_size=roi_size,
+    )
+    datalist = make_datalist(name, fingerprint, plan.block.labels, validation=validation, seed=seed)
+    training, kept = len(datalist["training"]), len(datalist["validation"])
+    print("\n" + describe_scans(fingerprint, plan))
+    if faults := describe_faults(folder, fingerprint, plan):
+        print("\n" + faults)
+    print("\nProposed, by the rules of docs/explanation/planning.md:\n\n" + describe_plan(plan))
+
+    bundle = write_bundle(
+        out,
+        block=plan.block,
+        metadata=_metadata(name, plan),
+        datalist=datalist,
+        docs={
+            "README.md": readme(name, folder, fingerprint, plan, training=training, validation=kept),
+            "data_license.txt": data_license(name),
+        },
+    )
+    (bundle / "configs" / "fingerprint.json").write_text(_fingerprint_json(fingerprint), encoding="utf-8")
+    unlabelled = len(datalist["unlabeled"])
+    print(
+        f"\nWritten: {out}. Training has {training} labelled and {unlabelled} unlabelled cases, validation {kept}. "
+        "Its docs/README.md\nrepeats all of the above; fill in docs/data_license.txt.\n"
+    )
+    if (folder.root / "datalist.json").is_file():
+        print(f"Note: {folder.root / 'datalist.json'} takes the place of the bundle's datalist; move it away first.\n")
+    if not unlabelled:
+        print(
+            "Note: every case is labelled. To see how far fewer labels get, train with --labeled_count N, without "
+            "--unlabeled_batch 0.\n"
+        )
+    print("Next:\n")
+    steps = commands(plan, bundle=out, data=data, labelled=training, unlabelled=unlabelled, validation=kept)
+    print("\n\n".join(f"# {title}\n{command}" for title, command in steps.items()))
+    return bundle
+
+
+def parse_labels(labels: str | Mapping[Any, str] | None) -> dict[int, str] | None:
+    """Value to name, of a text such as "1:liver,2:tumour" or of a mapping."""
+    if labels is None:
+        return None
+    mend = 'write VALUE:NAME, with commas between, such as --labels "1:liver,2:tumour"'
+    if isinstance(labels, Mapping):
+        pairs = [(str(value), str(text)) for value, text in labels.items()]
+    elif isinstance(labels, str):
+        pairs = [(value, text) for value, _, text in (entry.partition(":") for entry in labels.split(","))]
+    else:
+        raise ValueError(f"labels {labels!r} names no values; {mend}")
+    names: dict[int, str] = {}
+    for value, text in pairs:
+        if not value.strip().isdecimal() or not text.strip():
+            raise ValueError(f"labels has the entry {f'{value}:{text}'!r}; {mend}")
+        if int(value) in names:
+            raise ValueError(f"labels names the value {int(value)} twice; {mend}")
+        names[int(value)] = text.strip()
+    if not set(names) - {0}:
+        raise ValueError(f"labels {labels!r} names no class but the background; {mend}")
+    return names
+
+
+def make_datalist(
+    name: str, fingerprint: Fingerprint, labels: Mapping[str, str], *, validation: int | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """All usable cases by part; which labelled ones validate depends on their names and the seed alone."""
+    labelled = sorted(fingerprint.labelled, key=lambda facts: _draw(facts, seed))
+    count = len(labelled)
+    if validation is None:
+        validation = max(1, round(VALIDATION_SHARE * count)) if count >= VALIDATED_FROM else 0
+    if not 0 <= validation < count:
+        raise ValueError(f"validation {validation} of {count} labelled cases leaves none to train on; lower it")
+    items = [facts.case.item for facts in labelled]
+    return {
+        "name": name,
+        "labels": dict(labels),
+        "training": items[: count - validation],
+        "unlabeled": [facts.case.item for facts in fingerprint.unlabelled],
+        "validation": items[count - validation :],
+        "test": [],
+    }
+
+
+def _draw(facts: CaseFacts, seed: int) -> str:
+    return hashlib.sha256(f"{seed}:{facts.case.name}".encode()).hexdigest()
+
+
+def _check_arguments(
+    name: str,
+    out: str,
+    *,
+    validation: int | None,
+    budget: str,
+    spacing: Sequence[float] | None,
+    roi_size: Sequence[int] | None,
+) -> None:
+    """Refuse before the scans are read, which may take minutes."""
+    if not NAME.fullmatch(name):
+        raise ValueError(f'name {name!r} must be letters, digits, "_", "-" and ".", beginning with a letter or digit')
+    place = Path(out).expanduser()
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise FileExistsError(f"{out} is not an empty folder: name a new one by --out, or empty it")
+    if validation is not None and (not isinstance(validation, int) or validation < 0):
+        raise ValueError(f"validation {validation!r} must be a number of cases, from 0 on")
+    for key, value, text in (("spacing", spacing, "[1,1,3]"), ("roi_size", roi_size, "[96,96,64]")):
+        sizes = value if isinstance(value, list | tuple) else ()
+        if value is not None and (len(sizes) != 3 or not all(isinstance(s, int | float) and s > 0 for s in sizes)):
+            raise ValueError(f'{key} {value!r} must be three sizes above 0, such as --{key} "{text}"')
+    if roi_size is not None and any(size % 16 for size in roi_size):
+        nearest = [max(16, round(size / 16) * 16) for size in roi_size]
+        raise ValueError(f"roi_size {list(roi_size)} must be divisible by 16: try {nearest}")
+    if budget not in ("gpu", "cpu"):
+        raise ValueError(f"budget {budget!r} must be gpu or cpu")
+
+
+def _metadata(name: str, plan: Plan) -> BundleMetadata:
+    names = list(plan.block.labels.values())[1:]
+    is_ct = isinstance(plan.block.intensity, Mapping)
+    return BundleMetadata(
+        name=f"{name}: segmentation with AutoPromptSeg",
+        task=f"Semi-supervised segmentation of {', '.join(names)}",
+        modality="CT" if is_ct else "n/a",
+        image_classes=f"{plan.block.in_channels} channel(s)" + (", CT in Hounsfield units" if is_ct else ""),
+        data_source="your own scans: see docs/data_license.txt",
+        references=["Isensee et al., nnU-Net, Nature Methods 2021 (doi:10.1038/s41592-020-01008-z): rules of planning"],
+    )
+
+
+def _fingerprint_json(fingerprint: Fingerprint) -> str:
+    return json.dumps(fingerprint.summary(), indent=4, ensure_ascii=False) + "\n"

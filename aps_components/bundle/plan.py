@@ -1,0 +1,180 @@
+"""From a dataset's fingerprint to its settings: every rule of ``rules`` applied, in the form of a dataset block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from aps_components.bundle.block import DatasetBlock
+from aps_components.bundle.rules import (
+    BUDGETS,
+    FEW_CASES,
+    Centres,
+    Choice,
+    coarser,
+    listed,
+    propose_balanced_crops,
+    propose_class_weights,
+    propose_flip_axes,
+    propose_intensity,
+    propose_label_values,
+    propose_largest_component,
+    propose_roi_size,
+    propose_spacing,
+)
+from aps_components.data.errors import DataError
+from aps_components.data.fingerprint import CaseFacts, Fingerprint
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All settings that follow from a fingerprint.
+
+    Attributes:
+        block: as it goes into the bundle.
+        values: the value in the label files of each class, background left out: class k is ``values[k - 1]``.
+        choices: setting to its value and reason, in the order of the block.
+        cpu: `spacing` and `roi_size` for training on a CPU; empty where the block's own are small enough.
+        warnings: what a user should look at.
+    """
+
+    block: DatasetBlock
+    values: list[int]
+    choices: dict[str, Choice]
+    cpu: dict[str, Any]
+    warnings: list[str]
+
+
+def make_plan(
+    fingerprint: Fingerprint,
+    *,
+    names: Mapping[int, str] | None = None,
+    channel_tokens: Sequence[str] = (),
+    budget: str = "gpu",
+    spacing: Sequence[float] | None = None,
+    roi_size: Sequence[int] | None = None,
+) -> Plan:
+    """Apply every rule.
+
+    Args:
+        fingerprint: with at least one labelled case.
+        names: value in the label files to class name, 0 included or not; None names them by their numbers.
+        channel_tokens: what the image files end in, where they do.
+        budget: "gpu" or "cpu": how many voxels a patch may have.
+        spacing, roi_size: taken instead of those that the rules give.
+
+    Raises:
+        ValueError: no class, a value that `names` lacks, an unknown budget, or a block that does not fit.
+    """
+    if budget not in BUDGETS:
+        raise ValueError(f"budget {budget!r} must be one of {', '.join(BUDGETS)}")
+    values = class_values(fingerprint, names)
+    class_names = [(names or {}).get(value, f"label {value}") for value in values]
+    labelled = fingerprint.labelled
+    voxels = {value: sum(facts.voxels for facts in fingerprint.of_class(value)) for value in values}
+    grid = plan_grid(fingerprint, budget=budget, spacing=spacing, roi_size=roi_size)
+    median, patch = median_shape(fingerprint, grid["spacing"].value), grid["roi_size"]
+    by_name = dict(zip(values, class_names, strict=True))
+    choices = {
+        "label_values": propose_label_values(values),
+        "in_channels": Choice(fingerprint.channels, "what the images have"),
+        **grid,
+        "intensity": propose_intensity(fingerprint.intensities),
+        "flip_axes": propose_flip_axes([_centres(facts) for facts in labelled], names=by_name),
+        "balanced_crops": propose_balanced_crops(
+            list(voxels.values()),
+            roi_size=patch.value,
+            shape=median,
+            foreground_share=sum(voxels.values()) / sum(math.prod(facts.shape) for facts in labelled),
+        ),
+        "class_weights": propose_class_weights(list(voxels.values())),
+        "largest_component": propose_largest_component(
+            {name: [facts.largest_share for facts in fingerprint.of_class(value)] for value, name in by_name.items()}
+        ),
+    }
+    block = DatasetBlock(
+        labels={str(index): name for index, name in enumerate([(names or {}).get(0, "background"), *class_names])},
+        modalities=list(channel_tokens) if len(channel_tokens) > 1 else None,
+        labeled_count=None,
+        validation_count=0,
+        **{key: choice.value for key, choice in choices.items()},
+    )
+    return Plan(
+        block=block,
+        values=values,
+        choices=choices,
+        cpu=_cpu_options(fingerprint, block),
+        warnings=_warnings(fingerprint, voxels, by_name),
+    )
+
+
+def class_values(fingerprint: Fingerprint, names: Mapping[int, str] | None) -> list[int]:
+    """The values of the foreground classes: those that are named, or else those that occur."""
+    found = fingerprint.values
+    if not found:
+        raise DataError(
+            "no label holds anything but 0, the background; put labels with classes into the labels' folder"
+        )
+    if not names:
+        return found
+    if unknown := sorted(set(found) - set(names)):
+        files = [str(facts.case.label) for facts in fingerprint.labelled if set(unknown) & set(facts.classes or {})]
+        raise DataError(
+            f"values {listed(unknown)} occur in {listed(files)} but only {listed(sorted(set(names) - {0}))} are "
+            f'named; name all of them, such as --labels "{",".join(f"{value}:NAME" for value in found[:4])}"'
+        )
+    return sorted(set(names) - {0})
+
+
+def plan_grid(
+    fingerprint: Fingerprint,
+    *,
+    budget: str = "gpu",
+    spacing: Sequence[float] | None = None,
+    roi_size: Sequence[int] | None = None,
+) -> dict[str, Choice]:
+    """`spacing` and `roi_size`, which hang together; the arguments are those of :func:`make_plan`.
+
+    For a CPU a patch that would be too large is taken at a coarser voxel size, so that it shows about the same anatomy.
+    """
+    size = Choice(list(spacing), "as given") if spacing else propose_spacing(fingerprint.spacings)
+    patch = propose_roi_size(median_shape(fingerprint, size.value), voxels=BUDGETS["gpu"])
+    excess = math.prod(patch.value) / BUDGETS["cpu"]
+    if budget == "cpu" and excess > 1:
+        if not spacing:
+            own = size.value or np.median(fingerprint.spacings, axis=0).tolist()
+            size = Choice(coarser(own, excess=excess), f"{size.reason}; coarser for a CPU")
+        patch = propose_roi_size(median_shape(fingerprint, size.value), voxels=BUDGETS["cpu"])
+    return {"spacing": size, "roi_size": Choice(list(roi_size), "as given") if roi_size else patch}
+
+
+def median_shape(fingerprint: Fingerprint, spacing: Sequence[float] | None) -> list[float]:
+    """Of all scans, after resampling."""
+    shapes = fingerprint.shapes
+    return np.median(shapes if spacing is None else shapes * fingerprint.spacings / spacing, axis=0).tolist()
+
+
+def _cpu_options(fingerprint: Fingerprint, block: DatasetBlock) -> dict[str, Any]:
+    if math.prod(block.roi_size) <= BUDGETS["cpu"]:
+        return {}
+    return {key: choice.value for key, choice in plan_grid(fingerprint, budget="cpu").items()}
+
+
+def _centres(facts: CaseFacts) -> Centres:
+    return {value: entry.centre for value, entry in (facts.classes or {}).items()}
+
+
+def _warnings(fingerprint: Fingerprint, voxels: Mapping[int, int], names: Mapping[int, str]) -> list[str]:
+    lines = []
+    if missing := [f"{value} ({names[value]})" for value, count in voxels.items() if not count]:
+        lines.append(f"class {listed(missing)} is named but occurs in no label file")
+    if empty := [str(facts.case.label) for facts in fingerprint.labelled if not facts.classes]:
+        lines.append(f"{listed(empty)} hold nothing but background: remove them if nobody has labelled these scans")
+    count = len(fingerprint.labelled)
+    if count < FEW_CASES:
+        lines.append(f"only {count} labelled case(s): look twice at flip_axes and largest_component")
+    return lines

@@ -1,0 +1,258 @@
+"""The rules by which a dataset's settings are chosen; docs/explanation/planning.md gives their reasons.
+
+Many follow nnU-Net's (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z). Every choice carries a reason with the
+numbers that it rests on. Axes are x, y, z of the scan turned to RAS: left-right, back-front, down-up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aps_components.bundle.block import STRIDE
+from aps_components.data.fingerprint import IntensityFacts
+
+BUDGETS = {"gpu": 112 * 112 * 80, "cpu": 64 * 64 * 48}  # voxels of a patch
+SAME_SPACING = 1.01  # largest over smallest
+ANISOTROPY = 3.0  # coarsest over finest, from where the coarsest axis is planned apart
+CT_MINIMUM, CT_LOW, CT_MIDDLE, CT_HIGH = -200, -100, (-1100, 1000), 4000
+WINDOW_MARGIN, WINDOW_STEP, WINDOW_LEAST = 0.25, 25, 100  # share of the width, HU, HU
+ZERO_SHARE = 0.25
+MOST = 0.5  # "most scans"
+NEARLY_ALL = 0.9
+APART, APART_CAUTIOUS = 0.10, 0.05  # of the scan's extent
+FEW_CASES = 3
+IMBALANCE = 10.0
+WEIGHT_RANGE = (0.5, 4.0)
+COVERAGE, RARE_FOREGROUND = 0.5, 0.01
+CROPS, CROPS_RARE = 0.33, 0.5
+ONE_PIECE = 0.99
+AXES = ("x (left-right)", "y (back-front)", "z (down-up)")
+
+Centres = Mapping[int, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting's value and why it was chosen."""
+
+    value: Any
+    reason: str
+
+
+def propose_label_values(values: Sequence[int]) -> Choice:
+    """Classes are numbered 1 to K; files that have other numbers are mapped."""
+    mapping = {str(value): index for index, value in enumerate(values, start=1) if value != index}
+    if not mapping:
+        return Choice(
+            None, "the values in the files are 1, 2, ... already" if len(values) > 1 else "the value is 1 already"
+        )
+    return Choice(mapping, f"the files have the values {listed(values, most=20)}; a bundle's classes are 1, 2, ...")
+
+
+def propose_spacing(spacings: NDArray[np.float64]) -> Choice:
+    """Voxel size from those of all scans, [N, 3]: None where they agree, else the median.
+
+    On the coarsest axis of anisotropic scans it is the 10th percentile, but not finer than the other axes, as in
+    nnU-Net: the median would blur the scans that are sharper there.
+    """
+    low, high = spacings.min(axis=0), spacings.max(axis=0)
+    target = np.median(spacings, axis=0)
+    if (high <= SAME_SPACING * low).all():
+        return Choice(None, f"all scans have {by(target)} mm")
+    reason = f"the median; scans have {by(low)} to {by(high)} mm"
+    coarsest = int(target.argmax())
+    if target[coarsest] > ANISOTROPY * target.min():
+        others = np.delete(target, coarsest).max()
+        target[coarsest] = max(np.percentile(spacings[:, coarsest], 10), others)
+        reason += f", and the 10th percentile along {AXES[coarsest]}, which is the coarsest by far"
+    return Choice([_short(size) for size in target], reason)
+
+
+def propose_roi_size(shape: Sequence[float], *, voxels: int) -> Choice:
+    """The median shape in steps of 16, cut down to a number of voxels; nnU-Net cuts its patch in the same manner.
+
+    Args:
+        shape: the median shape after resampling.
+        voxels: the most that a patch may have.
+    """
+    size = [max(STRIDE, STRIDE * math.floor(length / STRIDE + 0.5)) for length in shape]
+    if max(size) == STRIDE:  # the network needs more than one voxel at its bottom
+        size[int(np.argmax(shape))] = 2 * STRIDE
+    cut = f", cut down to {voxels:,} voxels" if math.prod(size) > voxels else ""
+    while math.prod(size) > voxels and sum(size) > 4 * STRIDE:
+        # Of equally large shares the longer axis gives way, and of equally long axes the last.
+        candidates = [axis for axis in range(3) if size[axis] > STRIDE]
+        size[max(candidates, key=lambda axis: (size[axis] / shape[axis], size[axis], axis))] -= STRIDE
+    if cut and shape[0] == shape[1]:  # patches are turned by quarters only where these two agree
+        size[:2] = [min(size[:2])] * 2
+    covered = percent(coverage(size, shape))
+    return Choice(size, f"{covered} of the median scan, {by(shape)} voxels, in steps of {STRIDE}{cut}")
+
+
+def coverage(roi_size: Sequence[float], shape: Sequence[float]) -> float:
+    """Which part of a scan a patch covers."""
+    return math.prod(min(1.0, size / length) for size, length in zip(roi_size, shape, strict=True))
+
+
+def propose_intensity(scans: Sequence[IntensityFacts]) -> Choice:
+    """CT by a fixed window, everything else by its own mean and deviation."""
+    scores = [looks_like_ct(scan) for scan in scans]
+    if sum(scores) > MOST * len(scans):
+        labelled = np.concatenate([scan.foreground.ravel() for scan in scans])
+        low, high = (float(edge) for edge in np.percentile(labelled, (0.5, 99.5)))
+        return Choice(
+            {"window": ct_window(low, high)},
+            f"CT: {sum(scores)} of {len(scans)} scans have values like Hounsfield units; "
+            f"99 % of the labelled voxels lie in {low:.0f} to {high:.0f}, plus a margin",
+        )
+    zeros = sum(scan.zero_share > ZERO_SHARE for scan in scans)
+    if zeros > MOST * len(scans):
+        return Choice(
+            "zscore_nonzero", f"in {zeros} of {len(scans)} scans over {percent(ZERO_SHARE)} of the voxels are 0"
+        )
+    return Choice("zscore", "no CT, and no large share of voxels is exactly 0: each scan by its own mean and deviation")
+
+
+def looks_like_ct(scan: IntensityFacts) -> bool:
+    """Whether every channel could be in Hounsfield units: -1000 is air, -100 fat, 0 water, 1000 and more bone.
+
+    A minimum alone would take an MRI with ringing for CT; of CT, more than single voxels lie at fat or below.
+    """
+    low, middle, high = np.percentile(scan.overall, (0.5, 50, 99.5), axis=1)
+    return bool(
+        max(scan.minimum) <= CT_MINIMUM
+        and (low <= CT_LOW).all()
+        and ((CT_MIDDLE[0] <= middle) & (middle <= CT_MIDDLE[1])).all()
+        and ((high > low) & (high <= CT_HIGH)).all()
+    )
+
+
+def ct_window(low: float, high: float) -> list[int]:
+    """A quarter of the width wider on both sides, at least 100 HU wide, in steps of 25 HU outwards."""
+    margin = max(WINDOW_MARGIN * (high - low), (WINDOW_LEAST - (high - low)) / 2)
+    edges = math.floor((low - margin) / WINDOW_STEP), math.ceil((high + margin) / WINDOW_STEP)
+    return [WINDOW_STEP * edge for edge in edges]
+
+
+def propose_flip_axes(centres: Sequence[Centres], *, names: Mapping[int, str] | None = None) -> Choice:
+    """The axes along which no two classes keep their order, so that a mirrored scan could be a real one.
+
+    Args:
+        centres: per labelled case, class to its centre as a share of the extent.
+        names: of the classes, for the reason.
+    """
+    names = names or {}
+    classes = sorted({value for case in centres for value in case})
+    if len(classes) < 2:
+        return Choice([0, 1, 2], "one class, which has no other to be confused with")
+    ordered: dict[int, str] = {}
+    for first, second in combinations(classes, 2):
+        for axis in range(3):
+            gaps = [case[second][axis] - case[first][axis] for case in centres if first in case and second in case]
+            if axis not in ordered and keeps_order(gaps):
+                before, after = (first, second) if sum(gaps) > 0 else (second, first)
+                ordered[axis] = f"{names.get(before, before)} before {names.get(after, after)}"
+    kept = [axis for axis in range(3) if axis not in ordered]
+    reason = "; ".join(f"not {AXES[axis]}: {pair}" for axis, pair in sorted(ordered.items()))
+    if len(centres) < FEW_CASES:
+        reason = "; ".join(filter(None, [reason, f"judged cautiously, from {len(centres)} labelled case(s)"]))
+    return Choice(kept, reason or "no two classes keep their order along an axis")
+
+
+def keeps_order(gaps: Sequence[float]) -> bool:
+    """Whether a class nearly always lies on the same side of another.
+
+    Args:
+        gaps: per case, the one's centre less the other's. Of fewer than 3 all must be on one side, and half as far
+            apart is enough: a flip that was left out costs little, a wrong one teaches to confuse the two.
+    """
+    if not gaps:
+        return False
+    few = len(gaps) < FEW_CASES
+    apart, share = (APART_CAUTIOUS, 1.0) if few else (APART, NEARLY_ALL)
+    return max(sum(gap > apart for gap in gaps), sum(gap < -apart for gap in gaps)) >= share * len(gaps)
+
+
+def propose_class_weights(voxels: Sequence[int]) -> Choice:
+    """Cross-entropy weights, background first: None unless the classes' sizes differ by more than 10 to 1."""
+    if len(voxels) == 1:
+        return Choice(None, "a single class")
+    present = [count for count in voxels if count]
+    ratio = max(present) / min(present)
+    if ratio <= IMBALANCE:
+        return Choice(
+            None, f"the largest class has {ratio:.1f} times the voxels of the smallest; up to {IMBALANCE:.0f} is even"
+        )
+    mean, (low, high) = float(np.mean(present)), WEIGHT_RANGE
+    weights = [round(min(high, max(low, (mean / count) ** 0.25)), 2) if count else 1.0 for count in voxels]
+    return Choice([1.0, *weights], f"the largest class has {ratio:.0f} times the voxels of the smallest")
+
+
+def propose_balanced_crops(
+    voxels: Sequence[int], *, roi_size: Sequence[int], shape: Sequence[float], foreground_share: float
+) -> Choice:
+    """How many labelled patches are centred on a class: none where any patch shows most of a scan."""
+    covered = coverage(roi_size, shape)
+    if covered >= COVERAGE:
+        return Choice(0.0, f"a patch covers {percent(covered)} of the median scan anyway")
+    present = [count for count in voxels if count]
+    if max(present) > IMBALANCE * min(present):
+        return Choice(CROPS_RARE, "classes of very different size, and small ones are easily missed")
+    if foreground_share < RARE_FOREGROUND:
+        return Choice(CROPS_RARE, f"only {100 * foreground_share:.2g} % of the voxels are labelled")
+    return Choice(
+        CROPS,
+        f"a patch covers {percent(covered)} of the median scan: a third of the patches have a class in their middle",
+    )
+
+
+def propose_largest_component(shares: Mapping[str, Sequence[float]]) -> Choice:
+    """Whether every class is one connected piece.
+
+    Args:
+        shares: class name to, per case, the share of the class that lies in its largest piece.
+    """
+    broken = [name for name, found in shares.items() if sum(s >= ONE_PIECE for s in found) < NEARLY_ALL * len(found)]
+    if broken:
+        return Choice(False, f"in several pieces in more than 10 % of the cases: {listed(broken)}")
+    return Choice(True, "every class is in one piece in at least 90 % of its cases")
+
+
+def coarser(spacing: Sequence[float], *, excess: float) -> list[float]:
+    """A voxel size that leaves fewer voxels; at most twice the size, and axes that are coarse already keep theirs.
+
+    Args:
+        spacing: mm.
+        excess: how many times too many voxels there are.
+    """
+    sizes = np.asarray(spacing, dtype=float)
+    fine = sizes < 2 * sizes.min()
+    factor = min(2.0, max(1.0, excess) ** (1 / np.count_nonzero(fine)))
+    return [_short(size) for size in np.where(fine, factor * sizes, sizes)]
+
+
+def listed(entries: Iterable[Any], *, most: int = 5) -> str:
+    """The first few, and how many more there are."""
+    texts = [str(entry) for entry in entries]
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+
+
+def by(sizes: Iterable[float]) -> str:
+    """Sizes along the axes."""
+    return " x ".join(f"{size:.4g}" for size in sizes)
+
+
+def percent(share: float) -> str:
+    """A share as it is read."""
+    return f"{100 * share:.0f} %"
+
+
+def _short(size: float) -> float:
+    return float(f"{size:.4g}")

@@ -1,0 +1,183 @@
+"""The cases of a folder that nobody wrote a datalist for: images on one side, fewer labels on the other.
+
+Two layouts are found by themselves: ``images/`` and ``labels/``, and nnU-Net's ``imagesTr/`` and ``labelsTr/``
+(Isensee et al. 2021, doi:10.1038/s41592-020-01008-z). A label belongs to the image of the same name. Where image
+files end in a channel number (``a_0000.nii.gz``, ``a_0001.nii.gz``), they are the channels of one case, ``a``.
+Only file names are looked at here, never a scan.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from aps_components.data.datalist import SUFFIXES, Item, scans_in
+from aps_components.data.errors import DataError
+
+LAYOUTS = (("images", "labels"), ("imagesTr", "labelsTr"))
+CHANNEL = re.compile(r"(.+)_(\d{4})")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case; its files are relative to the dataset's folder, with "/" between their parts."""
+
+    name: str
+    images: tuple[str, ...]
+    label: str | None
+
+    @property
+    def item(self) -> Item:
+        """As a datalist has it."""
+        image = self.images[0] if len(self.images) == 1 else list(self.images)
+        return {"image": image} | ({"label": self.label} if self.label else {})
+
+
+@dataclass(frozen=True)
+class CaseFolder:
+    """What a dataset's folder holds.
+
+    Attributes:
+        root: the folder, absolute.
+        images, labels: its two sub-folders, relative to it.
+        cases: sorted by name.
+        channel_tokens: "0000", "0001", ... where the image files end in them, else empty.
+        labels_without_image: label files to which no image belongs.
+        faults: cases that are left out, a line each.
+    """
+
+    root: Path
+    images: str
+    labels: str
+    cases: list[Case]
+    channel_tokens: tuple[str, ...]
+    labels_without_image: list[str]
+    faults: list[str]
+
+
+def find_cases(data: str | os.PathLike[str], *, images: str | None = None, labels: str | None = None) -> CaseFolder:
+    """Find images, and the labels that belong to them, by their names.
+
+    Args:
+        data: the dataset's folder.
+        images: its sub-folder of images; None looks for one of `LAYOUTS`.
+        labels: its sub-folder of labels; None as above.
+    """
+    root = Path(os.path.abspath(Path(data).expanduser()))
+    if not root.is_dir():
+        what = "a file" if root.exists() else "no such folder"
+        raise DataError(f"{root}: {what}; give the folder that holds images/ and labels/")
+    image_dir, label_dir = _sub_folders(root, images, labels)
+    image_stems = _by_stem(_scans(root, image_dir))
+    label_stems = _by_stem(_scans(root, label_dir))
+    groups, tokens, faults = _group(image_stems, set(label_stems), image_dir)
+    if not groups.keys() & label_stems.keys():
+        raise DataError(
+            f"{root}: no label belongs to an image: {label_dir}/ holds {_first(label_stems.values())}, {image_dir}/ "
+            f"holds {_first(image_stems.values())}; give a label the name of its image (without a channel number)"
+        )
+    named = groups.keys() | {fault.partition(":")[0] for fault in faults}
+    return CaseFolder(
+        root=root,
+        images=image_dir,
+        labels=label_dir,
+        cases=[Case(name, files, label_stems.get(name)) for name, files in sorted(groups.items())],
+        channel_tokens=tokens,
+        labels_without_image=[file for stem, file in sorted(label_stems.items()) if stem not in named],
+        faults=faults,
+    )
+
+
+def declared_labels(root: Path) -> dict[int, str]:
+    """The class names of nnU-Net's or the Medical Segmentation Decathlon's dataset.json, by value; {} if there is none.
+
+    The one writes ``{"liver": 1}``, the other ``{"1": "liver"}``. Lists of values (regions) are left out.
+    """
+    try:
+        entries = json.loads((root / "dataset.json").read_text(encoding="utf-8"))["labels"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    pairs = [(key, name) if str(key).isdecimal() else (name, key) for key, name in entries]
+    return {int(value): str(name) for value, name in pairs if str(value).isdecimal()}
+
+
+def _sub_folders(root: Path, images: str | None, labels: str | None) -> tuple[str, str]:
+    """The names of the two sub-folders, those that are not given looked for."""
+    image_dir = _inside(root, images) if images else next((a for a, _ in LAYOUTS if (root / a).is_dir()), None)
+    if image_dir is None:
+        there = [entry.name + "/" for entry in sorted(root.iterdir()) if entry.is_dir()]
+        raise DataError(
+            f"{root}: no folder of images in it (images/ or imagesTr/); "
+            f"it holds {', '.join(there[:8]) or 'no folder at all'}; name the folders by --images and --labels_dir"
+        )
+    partners = [b for a, b in LAYOUTS if a == image_dir] or [b for _, b in LAYOUTS]
+    label_dir = _inside(root, labels) if labels else next((b for b in partners if (root / b).is_dir()), partners[0])
+    if label_dir == image_dir:
+        raise DataError(f"{root / image_dir}: both the images' and the labels' folder; put the labels into another one")
+    return image_dir, label_dir
+
+
+def _inside(root: Path, folder: str) -> str:
+    relative = Path(os.path.relpath(root / Path(folder).expanduser(), root)).as_posix()
+    if relative.startswith(".."):
+        raise DataError(f"{folder}: lies outside {root}; a datalist's paths are relative to it: give the folder above")
+    return relative
+
+
+def _scans(root: Path, folder: str) -> list[str]:
+    place = root / folder
+    if not place.is_dir():
+        what = "a file where a folder is wanted" if place.exists() else "no such folder"
+        raise DataError(f"{place}: {what}; put the scans there, or name another by --images or --labels_dir")
+    files = [f"{folder}/{path.name}" for path in scans_in(place)]
+    if not files:
+        raise DataError(f"{place}: no .nii or .nii.gz file in this folder; convert the scans to NIfTI")
+    return files
+
+
+def _by_stem(files: Iterable[str]) -> dict[str, str]:
+    stems: dict[str, str] = {}
+    for file in files:
+        stem = os.path.basename(file)
+        stem = next(stem.removesuffix(suffix) for suffix in SUFFIXES if stem.endswith(suffix))
+        if stem in stems:
+            raise DataError(f"{stems[stem]} and {file} have the same name; remove one of them")
+        stems[stem] = file
+    return stems
+
+
+def _group(
+    images: dict[str, str], labels: set[str], folder: str
+) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...], list[str]]:
+    """Image files by case, the channel numbers that they end in, and what is wrong with them."""
+    numbered: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for stem, file in images.items():
+        if found := CHANNEL.fullmatch(stem):
+            numbered[found[1]][found[2]] = file
+    if len(labels & numbered.keys()) <= len(labels & images.keys()):
+        return {stem: (file,) for stem, file in images.items()}, (), []
+
+    faults = [
+        f"{stem}: {file} ends in no channel number while others in {folder}/ do; name it {stem}_0000"
+        for stem, file in images.items()
+        if not CHANNEL.fullmatch(stem)
+    ]
+    tokens = Counter(tuple(sorted(files)) for files in numbered.values()).most_common(1)[0][0]
+    for name, files in numbered.items():
+        if tuple(sorted(files)) != tokens:
+            faults.append(
+                f"{name}: channels {', '.join(sorted(files))} in {folder}/ where other cases have {', '.join(tokens)}; "
+                "add or remove files"
+            )
+    complete = {name: files for name, files in numbered.items() if tuple(sorted(files)) == tokens}
+    return {name: tuple(files[token] for token in tokens) for name, files in complete.items()}, tokens, faults
+
+
+def _first(files: Iterable[str]) -> str:
+    listed = [os.path.basename(file) for file in files]
+    return ", ".join(listed[:2]) + (", ..." if len(listed) > 2 else "")

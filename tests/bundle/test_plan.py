@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+
+from aps_components.bundle.plan import make_plan, median_shape
+from aps_components.data.case_folder import Case, find_cases
+from aps_components.data.errors import DataError
+from aps_components.data.fingerprint import CaseFacts, ClassFacts, Fingerprint, IntensityFacts, take_fingerprint
+
+NOISE = np.linspace(0, 100, 50, dtype=np.float32)[None]
+
+
+def facts(index, *, shape, spacing=(1.0, 1.0, 1.0), classes):
+    """A case; `classes` maps a value to its voxels and centre along x, or is None."""
+    entries = None
+    if classes is not None:
+        entries = {
+            value: ClassFacts(voxels=voxels, millilitres=1.0, centre=(x, 0.5, 0.5), largest_share=1.0)
+            for value, (voxels, x) in classes.items()
+        }
+    label = None if classes is None else f"labels/{index}.nii.gz"
+    case = Case(str(index), (f"images/{index}.nii.gz",), label)
+    return CaseFacts(case, shape, spacing, IntensityFacts((0.0,), 0.0, NOISE, NOISE), entries)
+
+
+def fingerprint(classes, *, shape=(36, 50, 35), spacing=(1.0, 1.0, 1.0), labelled=5, unlabelled=2):
+    cases = [facts(index, shape=shape, spacing=spacing, classes=classes) for index in range(labelled)]
+    cases += [facts(f"u{index}", shape=shape, spacing=spacing, classes=None) for index in range(unlabelled)]
+    return Fingerprint(cases=cases, channels=1, faults=[])
+
+
+def test_small_crops_with_two_classes_side_by_side():
+    plan = make_plan(fingerprint({1: (900, 0.3), 2: (1000, 0.7)}))
+    block = plan.block
+    assert block.labels == {"0": "background", "1": "label 1", "2": "label 2"}
+    assert (block.label_values, block.spacing, block.roi_size) == (None, None, [32, 48, 32])
+    assert (block.intensity, block.flip_axes, block.balanced_crops) == ("zscore", [1, 2], 0.0)
+    assert (block.class_weights, block.largest_component, block.labeled_count) == (None, True, None)
+    assert plan.cpu == {}
+    assert plan.warnings == []
+    assert all(choice.value == getattr(block, key) and choice.reason for key, choice in plan.choices.items())
+
+
+def test_rare_class_in_a_large_anisotropic_scan():
+    classes = {1: (2_000, 0.5), 7: (200_000, 0.5)}
+    plan = make_plan(fingerprint(classes, shape=(512, 512, 40), spacing=(0.5, 0.5, 5.0)))
+    assert plan.block.label_values == {"7": 2}
+    assert plan.block.class_weights == [1.0, 2.67, 0.84]  # (101000 / 2000) ** 0.25, (101000 / 200000) ** 0.25
+    assert plan.block.balanced_crops == 0.5
+    assert plan.cpu == {"spacing": [1.0, 1.0, 5.0], "roi_size": [96, 96, 16]}
+
+
+def test_unequal_spacings_are_resampled_before_the_patch_is_planned():
+    cases = [
+        facts(i, shape=(40, 60, 30), spacing=(s, s, 2 * s), classes={1: (9, 0.5)}) for i, s in enumerate((1, 2, 4))
+    ]
+    print_ = Fingerprint(cases=cases, channels=1, faults=[])
+    plan = make_plan(print_)
+    assert plan.block.spacing == [2.0, 2.0, 4.0]
+    assert median_shape(print_, plan.block.spacing) == [40, 60, 30]
+    assert plan.block.roi_size == [48, 64, 32]  # 40 / 16 = 2.5 is rounded up
+
+
+def test_names_decide_which_classes_there_are():
+    plan = make_plan(fingerprint({2: (9, 0.5), 5: (9, 0.5)}), names={0: "air", 5: "five", 2: "two", 3: "three"})
+    assert plan.block.labels == {"0": "air", "1": "two", "2": "three", "3": "five"}
+    assert plan.block.label_values == {"2": 1, "3": 2, "5": 3}
+    assert plan.values == [2, 3, 5]
+    assert plan.warnings == ["class 3 (three) is named but occurs in no label file"]
+
+
+def test_a_value_without_a_name_is_refused_with_its_files():
+    with pytest.raises(
+        DataError, match=r"values 5 occur in labels/0.nii.gz, .* and 2 more but only 2 are named"
+    ) as error:
+        make_plan(fingerprint({2: (9, 0.5), 5: (9, 0.5)}, labelled=7), names={2: "two"})
+    assert '--labels "2:NAME,5:NAME"' in str(error.value)
+
+
+def test_few_and_empty_labels_are_pointed_at():
+    print_ = fingerprint({1: (9, 0.5)}, labelled=1)
+    print_.cases.append(facts("empty", shape=(36, 50, 35), classes={}))
+    first, second = make_plan(print_).warnings
+    assert first.startswith("labels/empty.nii.gz hold nothing but background")
+    assert second.startswith("only 2 labelled case(s)")
+    with pytest.raises(DataError, match="no label holds anything but 0"):
+        make_plan(fingerprint({}))
+
+
+def test_what_is_given_is_taken():
+    print_ = fingerprint({1: (9, 0.5)}, shape=(200, 200, 200))
+    plan = make_plan(print_, spacing=(2.0, 2.0, 2.0))
+    assert (plan.block.spacing, plan.block.roi_size) == ([2.0, 2.0, 2.0], [96, 96, 96])
+    plan = make_plan(print_, roi_size=(64, 32, 48))
+    assert (plan.block.spacing, plan.block.roi_size) == (None, [64, 32, 48])
+    assert plan.choices["roi_size"].reason == "as given"
+
+
+def test_on_a_cpu_the_voxels_are_coarser():
+    print_ = fingerprint({1: (9, 0.5)}, shape=(200, 200, 200))
+    on_gpu, on_cpu = make_plan(print_), make_plan(print_, budget="cpu")
+    factor = (96**3 / (64 * 64 * 48)) ** (1 / 3)
+    assert on_cpu.block.spacing == pytest.approx([factor] * 3, rel=1e-3)
+    assert np.prod(on_cpu.block.roi_size) <= 64 * 64 * 48
+    assert on_gpu.cpu == {"spacing": on_cpu.block.spacing, "roi_size": on_cpu.block.roi_size}
+    assert on_cpu.cpu == {}
+    with pytest.raises(ValueError, match="budget 'tpu' must be one of gpu, cpu"):
+        make_plan(print_, budget="tpu")
+
+
+def test_channels_with_files_of_their_own_become_modalities():
+    print_ = Fingerprint(cases=fingerprint({1: (9, 0.5)}).cases, channels=2, faults=[])
+    assert make_plan(print_, channel_tokens=("0000", "0001")).block.modalities == ["0000", "0001"]
+    assert make_plan(print_).block.modalities is None
+    one = fingerprint({1: (9, 0.5)})
+    assert make_plan(one, channel_tokens=("0000",)).block.modalities is None
+
+
+def test_real_crops_of_the_brain(shared_data):
+    folder = shared_data / "hippocampus"
+    if not folder.is_dir():
+        pytest.skip(f"no scans at {folder}")
+    block = make_plan(take_fingerprint(find_cases(folder), progress=False)).block
+    assert (block.roi_size, block.intensity, block.spacing) == ([32, 48, 32], "zscore", None)
+    assert (block.num_classes, block.label_values, block.balanced_crops) == (3, None, 0.0)
+    assert 1 not in block.flip_axes  # one class lies in front of the other
