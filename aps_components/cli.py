@@ -62,9 +62,107 @@ def overview(image: str, output_dir: str, path: str = "overview.png", truth: str
     print(overview_from_files(path, image=image, output_dir=output_dir, truth=truth))
 
 
+def prepare(
+    dataset: str,
+    raw: str,
+    out: str,
+    labeled: int | None = None,
+    validation: int | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    crop: str | None = None,
+    order: str | None = None,
+    label_grid: str | None = None,
+    modality: str | None = None,
+    protocol: str | None = None,
+) -> None:
+    """Turn an official download into a dataset folder; run it again to go on after an interruption.
+
+    Args:
+        dataset: "la", "amos" or "brats".
+        raw: the unpacked download; nothing in it is changed.
+        out: receives datalist.json, preparation.json and, for la, images/ and labels/.
+        labeled: training cases that keep their label; no other training label is opened. All by default.
+        validation: number of validation cases; the dataset's own by default.
+        seed: of the split's order.
+        workers: processes; one per core, four at most, by default.
+        crop: la: image (default: found without labels), true_mask (as published, needs every label) or none.
+        order: la: published, hash, or auto (default: published if all 80 names are there).
+        label_grid: la: own (default) compares the geometry of label and image, image takes the image's.
+        modality: amos: ct (default), mr or all.
+        protocol: amos: 180 (CT) or 216 (CT and MR), the published splits by their training scans.
+    """
+    from aps_components.data.preparation import prepare as prepare_download
+
+    prepare_download(
+        dataset,
+        raw=raw,
+        out=out,
+        labeled=labeled,
+        validation=validation,
+        seed=seed,
+        workers=workers,
+        crop=crop,
+        order=order,
+        label_grid=label_grid,
+        modality=modality,
+        protocol=protocol,
+    )
+
+
+def new_bundle(
+    name: str,
+    data: str,
+    out: str,
+    labels: str | None = None,
+    validation: int | None = None,
+    images: str | None = None,
+    labels_dir: str | None = None,
+    budget: str = "gpu",
+    spacing: list[float] | None = None,
+    roi_size: list[int] | None = None,
+    seed: int = 0,
+) -> None:
+    """Make a bundle for your own scans: look at them, propose settings, write it, and say what to do next.
+
+    Args:
+        name: of the bundle.
+        data: the folder that holds images/ and labels/, or imagesTr/ and labelsTr/; labels for a few are enough.
+        out: folder of the new bundle, such as bundles/NAME; must not exist or be empty.
+        labels: names of the label values, as in "1:liver,2:tumour".
+        validation: labelled cases kept for validation; a fifth by default, none if there are fewer than 5.
+        images: the sub-folder of the images, if it has another name.
+        labels_dir: the sub-folder of the labels, if it has another name.
+        budget: "gpu" or "cpu": for which the patch size is proposed.
+        spacing: voxel size in mm, such as "[1,1,3]", instead of the proposed one.
+        roi_size: patch size in voxels, such as "[96,96,64]", instead of the proposed one.
+        seed: decides which labelled cases are for validation.
+    """
+    from aps_components.bundle.new import new_bundle as write
+
+    write(
+        name,
+        data=data,
+        out=out,
+        labels=labels,
+        validation=validation,
+        images=images,
+        labels_dir=labels_dir,
+        budget=budget,
+        spacing=spacing,
+        roi_size=roi_size,
+        seed=seed,
+    )
+
+
+COMMANDS = {"demo": demo, "phantoms": phantoms, "prepare": prepare, "new-bundle": new_bundle, "overview": overview}
+
+
 def main() -> None:
     """Run the command that the arguments name."""
     try:
-        fire.Fire({"demo": demo, "phantoms": phantoms, "overview": overview}, name="aps")
+        fire.Fire(COMMANDS, name="aps")
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell reports Ctrl-C, and no traceback: it is no error

@@ -1,3 +1,4 @@
+import inspect
 import json
 import subprocess
 import sys
@@ -8,8 +9,10 @@ import nibabel as nib
 import pytest
 
 from aps_components import cli
+from aps_components.bundle.new import new_bundle
 from aps_components.data import load_datalist
 from aps_components.data.errors import DataError
+from aps_components.data.preparation import prepare
 from aps_components.errors import root_cause
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +53,36 @@ def test_overview_takes_its_arguments(tmp_path, capsys):
         "there.png", image=str(tmp_path / "scan.nii.gz"), output_dir=str(tmp_path), truth="truth.nii.gz"
     )
     assert capsys.readouterr().out.strip() == "there.png"
+
+
+def test_prepare_and_new_bundle_hand_everything_on(tmp_path):
+    """Every argument of the functions behind them has an option, and reaches them under its name."""
+    with patch("aps_components.data.preparation.prepare") as prepare:
+        aps("prepare", "la", "--raw", tmp_path, "--out", tmp_path / "out", "--labeled=3", "--crop=none", "--seed=2")
+    asked = prepare.call_args
+    assert asked.args == ("la",)
+    given = {"raw": str(tmp_path), "out": str(tmp_path / "out"), "labeled": 3, "crop": "none", "seed": 2}
+    assert {name: value for name, value in asked.kwargs.items() if value is not None} == given
+    with patch("aps_components.bundle.new.new_bundle") as new_bundle:
+        aps("new-bundle", "mine", "--data", tmp_path, "--out", tmp_path / "b", "--roi_size=[32,48,32]", "--budget=cpu")
+    asked = new_bundle.call_args
+    assert asked.args == ("mine",)
+    given = {"data": str(tmp_path), "out": str(tmp_path / "b"), "roi_size": [32, 48, 32], "budget": "cpu", "seed": 0}
+    assert {name: value for name, value in asked.kwargs.items() if value is not None} == given
+
+
+@pytest.mark.parametrize(("command", "function"), [("prepare", prepare), ("new-bundle", new_bundle)])
+def test_the_options_are_those_of_the_functions_behind_them(command, function):
+    inner, outer = inspect.signature(function).parameters, inspect.signature(cli.COMMANDS[command]).parameters
+    assert set(inner) - {"progress"} == set(outer)
+    for name in outer:
+        assert inner[name].default == outer[name].default, name
+
+
+def test_ctrl_c_shows_no_traceback(tmp_path):
+    with patch("aps_components.demo.run_demo", side_effect=KeyboardInterrupt), pytest.raises(SystemExit) as error:
+        aps("demo", "--output_dir", tmp_path)
+    assert error.value.code == 130
 
 
 def test_demo_is_the_bundles_own(tmp_path):

@@ -23,6 +23,8 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BUNDLE_RUN, CONFIG = "monai.bundle run ", re.compile(r"[\w./-]*configs/\w+\.json")
 OPTION = re.compile(r"(?<!\S)--([A-Za-z_]\w*)")  # of "--objective#copy_paste" what stands before the "#"
+CONFIGS = ["train.json", "evaluate.json", "inference.json", "pretrain.json", "multi_gpu_train.json"]
+BUNDLES = sorted(folder.name for folder in (ROOT / "bundles").iterdir() if (folder / "configs").is_dir())
 OF_MONAI = {"config_file", "meta_file", "logging_file", "init_id", "final_id", "args_file", "tracking"}
 
 
@@ -84,7 +86,7 @@ def test_bundle_commands_name_options_that_exist(page: str) -> None:
 def test_aps_commands_name_options_that_exist(page: str) -> None:
     for command in commands(page):
         if command.startswith("aps "):
-            parameters = inspect.signature(getattr(cli, command.split()[1])).parameters
+            parameters = inspect.signature(cli.COMMANDS[command.split()[1]]).parameters
             assert set(OPTION.findall(command)) <= parameters.keys(), command
 
 
@@ -93,9 +95,7 @@ def test_no_figure_is_left_to_fill_in() -> None:
     assert not left, "\n" + "\n".join(left)
 
 
-@pytest.mark.parametrize(
-    "config", ["train.json", "evaluate.json", "inference.json", "pretrain.json", "multi_gpu_train.json"]
-)
+@pytest.mark.parametrize("config", CONFIGS)
 def test_the_reference_lists_every_key_with_its_default(config: str) -> None:
     _, _, section = read("docs/reference/config.md").partition(f"\n## {config}\n")
     rows = re.findall(r"^\| `(.+?)` \| .+? \| (.+?) \| .+ \|$", section.partition("\n## ")[0], re.MULTILINE)
@@ -103,6 +103,23 @@ def test_the_reference_lists_every_key_with_its_default(config: str) -> None:
     assert [key for key, _ in rows] == list(expected)
     shown = {key: json.loads(default.strip("`")) for key, default in rows if default.startswith("`")}
     assert shown == {key: expected[key] for key in shown}
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_bundle_has_the_keys_of_the_reference(bundle: str, config: str) -> None:
+    assert list(options(ROOT / "bundles" / bundle / "configs" / config)) == list(
+        options(ROOT / "bundles/la/configs" / config)
+    )
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_the_bundles_pages_have_the_same_sections(bundle: str) -> None:
+    """Those of MONAI's model zoo, in its order."""
+    headings = [
+        re.findall(r"^## (.+)$", read(f"bundles/{name}/docs/README.md"), re.MULTILINE) for name in (bundle, "la")
+    ]
+    assert headings[0] == headings[1]
 
 
 def test_a_wrong_option_is_found() -> None:

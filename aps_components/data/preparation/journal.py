@@ -1,0 +1,89 @@
+"""What is done already, so that a preparation that was stopped goes on where it was.
+
+One JSON line per finished case, appended as it finishes. A line that a kill cut short is passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from aps_components.data.preparation.cases import Layout, Outcome, RawCase
+
+FILE = "preparation_state.jsonl"
+VERSION = 1  # raise it when `process` of a layout does something else
+
+
+class Journal:
+    """The finished cases of one output folder.
+
+    Args:
+        out: the output folder; it must exist.
+        raw: the download's folder; moved together with `out`, its cases are still recognised.
+        layout: what is done with each case.
+    """
+
+    def __init__(self, out: Path, *, raw: Path, layout: Layout) -> None:
+        self._out, self._raw = out, raw
+        self._what = [VERSION, layout.name, layout.processing()]
+        self._path = out / FILE
+        self._done = _read(self._path)
+        _rewrite(self._path, self._done)
+
+    def find(self, case: RawCase) -> Outcome | None:
+        """The outcome of a case whose files are as they were, source and output; None if there is work to do."""
+        outcome = self._done.get(self._key(case))
+        if outcome and all(_size(self._out / file) == size for file, size in outcome.written.items()):
+            return outcome
+        return None
+
+    def add(self, case: RawCase, outcome: Outcome) -> None:
+        """Remember a sound case; a broken one is looked at again the next time."""
+        if outcome.fault:
+            return
+        key = self._key(case)
+        self._done[key] = outcome
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(_line(key, outcome))
+
+    def _key(self, case: RawCase) -> str:
+        """Changes with the sources' names, sizes and times, with the place of output and with what is done."""
+        files = [*case.images, *([case.label] if case.label else [])]
+        sources = []
+        for file in files:
+            state = os.stat(file) if os.path.exists(file) else None
+            stamp = [state.st_size, state.st_mtime_ns] if state else None
+            sources.append([Path(os.path.relpath(file, self._raw)).as_posix(), stamp])
+        place = Path(os.path.relpath(self._raw, self._out)).as_posix()
+        content = json.dumps([*self._what, case.name, bool(case.label), place, sources], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _read(path: Path) -> dict[str, Outcome]:
+    done: dict[str, Outcome] = {}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            done[entry["key"]] = Outcome(**entry["outcome"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return done
+
+
+def _rewrite(path: Path, done: dict[str, Outcome]) -> None:
+    """Without the broken line, if there is one, so that the next one starts on a line of its own."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text("".join(_line(key, outcome) for key, outcome in done.items()), encoding="utf-8")
+    os.replace(new, path)
+
+
+def _line(key: str, outcome: Outcome) -> str:
+    return json.dumps({"key": key, "outcome": asdict(outcome)}) + "\n"
+
+
+def _size(file: Path) -> int | None:
+    return file.stat().st_size if file.is_file() else None
