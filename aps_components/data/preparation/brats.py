@@ -77,7 +77,7 @@ class Brats:
         old, new = (sum(value in found for found in values) for value in (OLD_ENHANCING, ENHANCING))
         notes = []
         if old:
-            notes.append(f"enhancing tumour is {OLD_ENHANCING} in {old} labels: train with label_values {{'4': 3}}")
+            notes.append(f"enhancing tumour is {OLD_ENHANCING} in {old} labels; bundles/brats maps it to {ENHANCING}")
         if new:
             notes.append(f"enhancing tumour is {ENHANCING} in {new} labels")
         return notes

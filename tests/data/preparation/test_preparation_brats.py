@@ -32,7 +32,7 @@ def test_every_generation(tmp_path, run, generation):
             expected = [f"../raw/{pattern.format(name=case, part=modality)}" for modality in parts]
             assert [*item["image"], item["label"]] == expected
     assert datalist["labels"] == {"0": "background", "1": "necrotic core", "2": "oedema", "3": "enhancing tumour"}
-    note = "train with label_values {'4': 3}" if enhancing == 4 else "enhancing tumour is 3 in 4 labels"
+    note = "maps it to 3" if enhancing == 4 else "enhancing tumour is 3 in 4 labels"
     assert any(note in line for line in summary["notes"])
     check_cases(load_datalist(tmp_path / "out").labeled, in_channels=4)
 
