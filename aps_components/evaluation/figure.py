@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 Volume = NDArray[Any]
@@ -183,6 +184,8 @@ def _draw_column(
             _write_on(axes, 0.04, 0.95, plane.name, va="top")
     if column.unit is not None:
         bar = figure.colorbar(drawn, cax=figure.add_axes(layout.colour_bar(number)), orientation="horizontal")
+        bar.locator = MaxNLocator(nbins=4)  # more labels run into each other where the values are small
+        bar.update_ticks()
         bar.ax.tick_params(labelsize=7)
         bar.ax.xaxis.offsetText.set_fontsize(7)
         bar.set_label(column.unit, fontsize=8)
