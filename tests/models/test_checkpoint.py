@@ -241,7 +241,7 @@ def test_settings_beside_the_file_are_compared(path):
         load_weights(network, path, settings={"spacing": [1, 1, 1], "num_classes": 4, "norm": "unit"})
     message = str(refusal.value)
     assert "spacing [1.0, 1.25, 3.0] there, [1, 1, 1] now; norm None there, 'unit' now" in message
-    assert "--spacing '[1.0, 1.25, 3.0]' --norm 'null'" in message
+    assert "--spacing '[1.0, 1.25, 3.0]' --norm '$None'" in message
     assert "num_classes" not in message
 
 
