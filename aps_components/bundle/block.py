@@ -16,6 +16,7 @@ STRIDE = 16  # of the V-Net; patches and windows are divisible by it
 LINE_LENGTH = 120
 INDENT = " " * 4
 INFERENCE_KEYS = ("labels", "in_channels", "modalities", "spacing", "roi_size", "intensity", "largest_component")
+TRAINED_KEYS = ("spacing", "roi_size", "intensity")  # which inference takes from the checkpoint's settings
 # How a text may not begin that MONAI's configuration reads: it would be run, looked up or merged.
 SPECIAL = ("$", "@", "%", "+", "_")
 
@@ -87,9 +88,15 @@ class DatasetBlock:
             raise ValueError(f"{path}: {error}") from error
 
     def text(self, keys: Sequence[str] | None = None) -> str:
-        """The lines of a configuration: one per key, in the order of the fields, each with its comma."""
+        """The lines of ``train.json``: one per key, in the order of the fields, each with its comma."""
         named = [entry.name for entry in fields(self) if keys is None or entry.name in keys]
         return "".join(_line(name, getattr(self, name)) for name in named)
+
+    def inference_text(self) -> str:
+        """The lines of ``inference.json``: what a checkpoint was trained with comes before the block's own value."""
+        values = {name: getattr(self, name) for name in INFERENCE_KEYS}
+        values |= {name: f"$trained_setting(@checkpoint, {name!r}, {values[name]!r})" for name in TRAINED_KEYS}
+        return "".join(_line(name, value) for name, value in values.items())
 
 
 def _line(key: str, value: Any) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from aps_components.bundle.block import INFERENCE_KEYS, DatasetBlock
+from aps_components.bundle.block import DatasetBlock
 from aps_components.bundle.metadata import SCHEMA_FILE, BundleMetadata, render_metadata
 
 MARKER = '    "dataset block": null,\n'
@@ -39,7 +39,7 @@ def render_configs(block: DatasetBlock) -> dict[str, str]:
     """
     texts = {name: template(name) for name in CONFIGS}
     texts["train.json"] = _filled(texts["train.json"], block.text())
-    texts["inference.json"] = _filled(texts["inference.json"], block.text(INFERENCE_KEYS))
+    texts["inference.json"] = _filled(texts["inference.json"], block.inference_text())
     return texts
 
 

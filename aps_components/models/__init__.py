@@ -15,6 +15,8 @@ from aps_components.models.checkpoint import (
     read_checkpoint,
     save_atomically,
     save_settings,
+    settings_file,
+    trained_setting,
 )
 from aps_components.models.precision import Precision, autocast
 
@@ -33,4 +35,6 @@ __all__ = [
     "read_checkpoint",
     "save_atomically",
     "save_settings",
+    "settings_file",
+    "trained_setting",
 ]

@@ -61,11 +61,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: there is no such file, or it is damaged or holds more than weights.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(
-            f"no checkpoint at {path}. Give one (--checkpoint FILE), or train one: python -m monai.bundle run "
-            "training --config_file BUNDLE/configs/train.json --bundle_root BUNDLE --dataset_dir DIR"
-        )
+    _require_file(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes torch raise almost anything, also without a message
@@ -74,6 +70,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
     return content
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise CheckpointError(
+            f"no checkpoint at {path}. Give one (--checkpoint FILE), or train one: python -m monai.bundle run "
+            "training --config_file BUNDLE/configs/train.json --bundle_root BUNDLE --dataset_dir DIR"
+        )
 
 
 def load_weights(
@@ -131,15 +135,40 @@ def save_settings(settings: Mapping[str, Any], path: str | Path) -> None:
     os.replace(temporary, file)
 
 
+def trained_setting(path: str | Path, name: str, *default: Any) -> Any:
+    """What the checkpoint ``path`` was trained with, such as its ``spacing``, from the settings beside it.
+
+    Args:
+        path: of the checkpoint.
+        name: of the setting.
+        default: given back where there are no settings, or not this one.
+
+    Raises:
+        CheckpointError: there is nothing to give back.
+    """
+    settings = _read_settings(path)
+    if name in settings:
+        return settings[name]
+    if default:
+        return default[0]
+    _require_file(Path(path))
+    raise CheckpointError(f"{settings_file(path)}, written in training, does not say {name!r}: give it with --{name}")
+
+
+def _read_settings(path: str | Path) -> dict[str, Any]:
+    """Empty where there are none."""
+    file = settings_file(path)
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(file.read_text()))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{file} is not valid JSON ({error}); delete it, or train again") from error
+
+
 def _refuse_other_settings(path: str | Path, settings: Mapping[str, Any]) -> None:
     """A network at another spacing or intensity gives plausible nonsense, which no shape reveals."""
-    file = settings_file(path)
-    if not settings or not file.is_file():
-        return
-    try:
-        trained, used = json.loads(file.read_text()), json.loads(json.dumps(dict(settings)))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not valid JSON ({error}); delete it, or train again") from error
+    trained, used = _read_settings(path), json.loads(json.dumps(dict(settings)))
     different = [key for key in used if key in trained and trained[key] != used[key]]
     if different:
         raise CheckpointError(

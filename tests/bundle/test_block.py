@@ -5,7 +5,7 @@ from dataclasses import asdict, fields
 import pytest
 
 from aps_components.bundle import DatasetBlock
-from aps_components.bundle.block import INFERENCE_KEYS, LINE_LENGTH, STRIDE
+from aps_components.bundle.block import INFERENCE_KEYS, LINE_LENGTH, STRIDE, TRAINED_KEYS
 from aps_components.networks.vnet import VNet
 
 LABELS = {"0": "background", "1": "tumour", "2": "Rückenmark"}
@@ -36,7 +36,15 @@ def test_text_holds_every_value_in_order(given):
     assert parsed(text) == asdict(given)
     assert list(parsed(text)) == [entry.name for entry in fields(DatasetBlock)]
     assert DatasetBlock(**parsed(text)) == given
-    assert parsed(given.text(INFERENCE_KEYS)) == {key: asdict(given)[key] for key in INFERENCE_KEYS}
+
+
+def test_inference_text_asks_the_checkpoint_first():
+    given = block(spacing=[0.5, 1.0, 2.5], roi_size=[160, 16, 80], intensity={"window": [-125, 275]})
+    lines = parsed(given.inference_text())
+    assert tuple(lines) == INFERENCE_KEYS
+    for key, line in lines.items():
+        value = asdict(given)[key]
+        assert line == (f"$trained_setting(@checkpoint, {key!r}, {value!r})" if key in TRAINED_KEYS else value)
 
 
 def test_text_is_written_for_people():

@@ -244,7 +244,7 @@ def test_real_scans_go_through(shared_data, tmp_path):
     train(training_options(data, tmp_path, labeled_count=2, epochs=1, val_interval=1, warmup_epochs=0, **coarse))
     image = data / listing["training"][0]["image"]
     model = {"checkpoint": str(tmp_path / "models" / "model.pt")}
-    infer(inference_options(tmp_path / "out", image=str(image), **coarse, **model))
+    infer(inference_options(tmp_path / "out", image=str(image), **model))  # the model says at which voxel size
     scan, written = nib.load(image), nib.load(tmp_path / "out" / f"{image.name[:-7]}_seg.nii.gz")
     assert written.shape == scan.shape
     np.testing.assert_allclose(written.affine, scan.affine, atol=1e-5)

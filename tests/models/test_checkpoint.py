@@ -12,6 +12,7 @@ from aps_components.models import (
     read_checkpoint,
     save_atomically,
     save_settings,
+    trained_setting,
 )
 
 
@@ -243,6 +244,21 @@ def test_settings_beside_the_file_are_compared(path):
     assert "spacing [1.0, 1.25, 3.0] there, [1, 1, 1] now; norm None there, 'unit' now" in message
     assert "--spacing '[1.0, 1.25, 3.0]' --norm '$None'" in message
     assert "num_classes" not in message
+
+
+def test_a_trained_setting_comes_from_beside_the_file(path):
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*model\.pt"):
+        trained_setting(path, "spacing")
+    assert trained_setting(path, "spacing", [1, 1, 1]) == [1, 1, 1]
+    save_atomically(Pair().state_dict(), path)
+    with pytest.raises(CheckpointError, match=r"model\.json.* does not say 'spacing': give it with --spacing"):
+        trained_setting(path, "spacing")
+    save_settings(SETTINGS, path)
+    assert trained_setting(path, "spacing", [1, 1, 1]) == [1.0, 1.25, 3.0]
+    assert trained_setting(path, "norm", "batch") is None
+    path.with_suffix(".json").write_text("{")
+    with pytest.raises(CheckpointError, match="not valid JSON"):
+        trained_setting(path, "spacing", None)
 
 
 def test_settings_without_a_file_beside_are_not_compared(path):

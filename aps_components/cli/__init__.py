@@ -1,0 +1,25 @@
+"""The ``aps`` command: one file a sub-command, each a thin entry to the part of the package that does the work."""
+
+from __future__ import annotations
+
+import sys
+
+import fire
+
+from aps_components.cli.demo import demo
+from aps_components.cli.new_bundle import new_bundle
+from aps_components.cli.overview import overview
+from aps_components.cli.phantoms import phantoms
+from aps_components.cli.prepare import prepare
+
+COMMANDS = {"demo": demo, "phantoms": phantoms, "prepare": prepare, "new-bundle": new_bundle, "overview": overview}
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
+    try:
+        fire.Fire(COMMANDS, name="aps")
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell reports Ctrl-C, and no traceback: it is no error
