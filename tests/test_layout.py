@@ -23,9 +23,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": LEAVES | PARTS | {"models", "inference", "training"},
     "demo": LEAVES | PARTS | {"models", "inference", "training", "evaluation"},
     "bundle": LEAVES | PARTS | {"models", "inference", "training", "evaluation"},
+    "comparison": LEAVES | PARTS | {"models", "inference", "training", "evaluation", "bundle"},
     "segmentation": LEAVES | PARTS | {"models", "inference", "training", "evaluation", "bundle"},
     "label_server": LEAVES | PARTS | {"models", "bundle"},
-    "cli": LEAVES | PARTS | {"models", "training", "evaluation", "demo", "bundle", "segmentation", "label_server"},
+    "cli": LEAVES
+    | PARTS
+    | {"models", "training", "evaluation", "demo", "bundle", "comparison", "segmentation", "label_server"},
     "__main__": LEAVES | {"cli"},
 }
 ENTRY_POINTS = {"cli", "__main__"}

@@ -85,6 +85,7 @@ def load_datalist(
     *,
     default: str | os.PathLike[str] | None = None,
     labeled_count: int | None = None,
+    unlabeled_count: int | None = None,
     validation_count: int = 0,
     image_dir: str = "images",
     label_dir: str = "labels",
@@ -97,6 +98,7 @@ def load_datalist(
         default: the datalist to use otherwise, such as the one a bundle ships.
         labeled_count: keep the labels of the first so many training cases; the rest become unlabelled.
             None keeps every label there is.
+        unlabeled_count: keep the first so many unlabelled cases; None keeps all.
         validation_count: if the datalist names no validation cases, take the last so many training cases,
             before the cut above.
         image_dir: where `"test": "remaining"` looks for scans that the list does not name.
@@ -123,11 +125,16 @@ def load_datalist(
         training, parts["validation"] = training[:-validation_count], training[-validation_count:]
         _require_labels(parts["validation"], f"{source}: validation_count {validation_count}")
     labeled, unlabeled = _cut(training, labeled_count, source)
+    unlabeled += [{"image": item["image"]} for item in parts["unlabeled"]]
+    if unlabeled_count is not None and not 0 <= unlabeled_count <= len(unlabeled):
+        raise DataError(
+            f"unlabeled_count {unlabeled_count} is outside 0 to {len(unlabeled)}, the unlabelled cases of {source}"
+        )
     return Datalist(
         name=_name(content, source),
         labels=_labels(content, source),
         labeled=labeled,
-        unlabeled=[*unlabeled, *({"image": item["image"]} for item in parts["unlabeled"])],
+        unlabeled=unlabeled[:unlabeled_count],
         validation=parts["validation"],
         test=parts["test"],
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from aps_components.models.auto_prompt_seg import AutoPromptSeg, Predictor
+from aps_components.models.vnet_pair import VNetPair
 from aps_components.networks.feature_fusion import FusionKind, build_fusion
 from aps_components.networks.sam3d import build_sam3d
 from aps_components.networks.vnet import Norm, VNet
@@ -24,6 +25,7 @@ def build_auto_prompt_seg(
     filters: int = 16,
     norm: Norm = "instance",
     dropout: float = 0.5,
+    model_b: Literal["sam", "vnet"] = "sam",
     sam_variant: str = "small",
     sam_checkpoint: str | Path | None = None,
     fusion: FusionKind = "cafa",
@@ -42,19 +44,27 @@ def build_auto_prompt_seg(
         filters: channels of the V-Net's finest level; 16 in the field's tables.
         norm: of the V-Net.
         dropout: of the V-Net, and so of the Monte-Carlo samples.
+        model_b: ``sam``, or ``vnet``: a second V-Net in its place, for comparisons. What follows is then without
+            meaning, but for ``uncertainty_form``, ``mc_samples`` and ``predictor``.
         sam_variant: ``small``, ``tiny`` or ``vit_b``; see ``networks.sam3d.build``.
         sam_checkpoint: an official SAM ViT-B file to inflate.
         fusion: ``cafa``, ``concatenation`` or ``none``.
         high_res_skips: hand A's features at 1/4 and 1/2 to B's mask decoder, as SAM 2 does with its own.
         prompts: arguments of ``PromptGenerator`` that differ from its defaults.
-        uncertainty_form: ``variance`` or ``entropy``.
+        uncertainty_form: ``variance``, ``entropy`` or ``predictive_entropy``.
         mc_samples: T.
         predictor: ``a``, ``b`` or ``average``.
 
     Raises:
         ValueError: a value that does not fit, by name.
     """
-    model_a = VNet(in_channels=in_channels, num_classes=num_classes, filters=filters, norm=norm, dropout=dropout)
+
+    def vnet() -> VNet:
+        return VNet(in_channels=in_channels, num_classes=num_classes, filters=filters, norm=norm, dropout=dropout)
+
+    if model_b not in ("sam", "vnet"):
+        raise ValueError(f"model_b {model_b!r} must be 'sam' or 'vnet'")
+    model_a = vnet()
     if len(roi_size) != 3 or any(size < 1 or size % model_a.stride for size in roi_size):
         raise ValueError(
             f"roi_size {list(roi_size)} must be three sizes divisible by {model_a.stride}: "
@@ -65,7 +75,14 @@ def build_auto_prompt_seg(
             f"roi_size {list(roi_size)} leaves one voxel at the bottom of the V-Net, which normalisation makes 0: "
             f"take at least {2 * model_a.stride} along one axis"
         )
-    model_b = build_sam3d(
+    common: dict[str, Any] = {
+        "uncertainty_form": uncertainty_form,
+        "mc_samples": mc_samples,
+        "predictor": predictor,
+    }
+    if model_b == "vnet":
+        return _channels_last(VNetPair(model_a, vnet(), **common))
+    sam3d = build_sam3d(
         num_classes=num_classes,
         in_channels=in_channels,
         variant=sam_variant,
@@ -75,11 +92,13 @@ def build_auto_prompt_seg(
     )
     model = AutoPromptSeg(
         model_a,
-        model_b,
-        fusion=build_fusion(fusion, a_channels=8 * filters, b_channels=model_b.prompt_encoder.embed_dim),
+        sam3d,
+        fusion=build_fusion(fusion, a_channels=8 * filters, b_channels=sam3d.prompt_encoder.embed_dim),
         prompt_generator=PromptGenerator(**(prompts or {})),
-        uncertainty_form=uncertainty_form,
-        mc_samples=mc_samples,
-        predictor=predictor,
+        **common,
     )
+    return _channels_last(model)
+
+
+def _channels_last(model: AutoPromptSeg) -> AutoPromptSeg:
     return model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from aps_components.models import AutoPromptSeg
+
 
 class MeanTeacher(AveragedModel):
     """EMA of a student's parameters (Tarvainen & Valpola 2017, arXiv:1703.01780); its buffers are copied.
@@ -19,6 +21,8 @@ class MeanTeacher(AveragedModel):
         student: copied at once.
         decay: 0.99 suits a few thousand iterations.
     """
+
+    module: AutoPromptSeg
 
     def __init__(self, student: nn.Module, *, decay: float = 0.99) -> None:
         if not 0 <= decay < 1:

@@ -1,17 +1,18 @@
 """What one iteration learns from: the patches, the forward pass and the weighted sum of the losses.
 
-Every method is a set of weights and one switch here, never a trainer of its own. All of them share one view of a batch:
+Every method is a set of weights and switches here, never a trainer of its own. All of them share one view of a batch:
 patches whose voxels carry either a person's label or a teacher's (:class:`TrainingPatches`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from aps_components.data.copy_paste import draw_box_mask, paste
 from aps_components.losses import (
@@ -23,10 +24,17 @@ from aps_components.losses import (
     softmax_mse,
 )
 from aps_components.models import TrainingOutput
+from aps_components.training.teacher_consistency import SamplingTeacher, TeacherConsistency, TeacherTarget
 
 Forward = Callable[..., TrainingOutput]
-Teacher = Callable[[Tensor], Tensor]
 ConsistencyTarget = Literal["a", "b", "both"]
+WEIGHTS = (
+    "heteroscedastic_weight",
+    "iou_weight",
+    "pseudo_label_weight",
+    "consistency_weight",
+    "cross_pseudo_weight",
+)
 
 
 class TrainingPatches(NamedTuple):
@@ -40,6 +48,8 @@ class TrainingPatches(NamedTuple):
     """bool, [N, 1, D, H, W]."""
     all_labeled: bool
     """Whether ``labeled`` is True everywhere, known without looking."""
+    target: TeacherTarget | None = None
+    """What the teacher sees there, where the objective compares the student with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +70,10 @@ class SemiSupervisedObjective:
         rampup_iterations: over which pseudo-labels and consistency gain their weight, counted from the end of the
             warm-up.
         warmup_iterations: of plain labelled training before the unlabelled patches come in.
-        train_b: False trains Model A alone, on labelled patches: the pretraining.
+        train_b: False trains Model A alone, as a pretraining and the methods with a single network do.
+        cross_pseudo_weight: of cross pseudo supervision (Chen et al. 2021, arXiv:2106.01226): the cross entropy of each
+            model against the other's most likely class, on voxels without a person's label.
+        teacher_consistency: agreement with the mean teacher on voxels without a person's label.
     """
 
     supervised: DiceCrossEntropy
@@ -76,20 +89,26 @@ class SemiSupervisedObjective:
     rampup_iterations: int = 0
     warmup_iterations: int = 0
     train_b: bool = True
+    cross_pseudo_weight: float = 0.0
+    teacher_consistency: TeacherConsistency = field(default_factory=TeacherConsistency)
 
     def __post_init__(self) -> None:
         if self.consistency_target not in ("a", "b", "both"):
             raise ValueError(f"consistency_target {self.consistency_target!r} must be 'a', 'b' or 'both'")
-        for name in ("heteroscedastic_weight", "iou_weight", "pseudo_label_weight", "consistency_weight"):
+        for name in WEIGHTS:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} {getattr(self, name)} must not be negative")
 
     @property
-    def uses_teacher(self) -> bool:
-        """Whether pseudo-labels are needed at all."""
-        return self.train_b and self.pseudo_label_weight > 0
+    def uses_pseudo_labels(self) -> bool:
+        """Whether the teacher's labels are needed."""
+        return self.pseudo_label_weight > 0
 
-    def patches(self, batch: Mapping[str, Any], *, teacher: Teacher, iteration: int) -> TrainingPatches:
+    def rampup(self, iteration: int) -> float:
+        """Weight of everything unlabelled in iteration 0, 1, ..., in (0, 1]."""
+        return sigmoid_rampup(iteration - self.warmup_iterations, self.rampup_iterations)
+
+    def patches(self, batch: Mapping[str, Any], *, teacher: SamplingTeacher, iteration: int) -> TrainingPatches:
         """Turn a two-stream batch into patches.
 
         Args:
@@ -98,11 +117,19 @@ class SemiSupervisedObjective:
             iteration: counted from 0.
         """
         image, label = batch["labeled"]["image"], batch["labeled"]["label"].long()
-        everywhere = torch.ones_like(label, dtype=torch.bool)
-        if "unlabeled" not in batch or not self.train_b or iteration < self.warmup_iterations:
-            return TrainingPatches(image, label, everywhere, all_labeled=True)
-        unlabeled = batch["unlabeled"]["image"]
-        if self.uses_teacher:
+        if "unlabeled" not in batch or iteration < self.warmup_iterations:
+            return TrainingPatches(image, label, torch.ones_like(label, dtype=torch.bool), all_labeled=True)
+        patches = self._joined(image, label, batch["unlabeled"]["image"], teacher)
+        if not self.teacher_consistency.weight:
+            return patches
+        target = self.teacher_consistency.target(
+            teacher, patches.image, unlabeled=~patches.labeled, rampup=self.rampup(iteration)
+        )
+        return patches._replace(target=target)
+
+    def _joined(self, image: Tensor, label: Tensor, unlabeled: Tensor, teacher: SamplingTeacher) -> TrainingPatches:
+        """Labelled and unlabelled patches, mixed or side by side; the second have the teacher's labels, if wanted."""
+        if self.uses_pseudo_labels:
             with torch.no_grad():
                 guess = pseudo_label(teacher(unlabeled), largest_component=self.largest_component)
         else:
@@ -113,7 +140,7 @@ class SemiSupervisedObjective:
         return TrainingPatches(
             torch.cat([image, unlabeled]),
             torch.cat([label, guess]),
-            torch.cat([everywhere, nowhere]),
+            torch.cat([torch.ones_like(label, dtype=torch.bool), nowhere]),
             all_labeled=False,
         )
 
@@ -145,10 +172,12 @@ class SemiSupervisedObjective:
             iteration: counted from 0.
         """
         output = forward(patches.image, with_b=self.train_b)
-        rampup = sigmoid_rampup(iteration - self.warmup_iterations, self.rampup_iterations)
+        rampup = self.rampup(iteration)
         terms = self._label_terms(output, patches, rampup) | self._noise_and_iou_terms(output, patches)
         if not patches.all_labeled:
             terms |= self._consistency_term(output, ~patches.labeled, rampup)
+            terms |= self._cross_pseudo_terms(output, ~patches.labeled, rampup)
+            terms |= self._teacher_terms(output, patches, rampup)
         terms["loss"] = torch.stack(list(terms.values())).sum()
         return terms
 
@@ -156,7 +185,7 @@ class SemiSupervisedObjective:
         """Dice and cross entropy of A and B, against a person's labels and against the teacher's."""
         masks: list[Tensor | None] = [None] if patches.all_labeled else [patches.labeled]
         weights = {"supervised": 1.0}
-        if self.uses_teacher and not patches.all_labeled:
+        if self.uses_pseudo_labels and not patches.all_labeled:
             masks.append(~patches.labeled)
             weights["pseudo_label"] = self.pseudo_label_weight * rampup
         terms: dict[str, Tensor] = {}
@@ -189,6 +218,28 @@ class SemiSupervisedObjective:
         agreement = softmax_mse(student, target, unlabeled, detach=self.consistency_target != "both")
         return {"consistency": self.consistency_weight * rampup * agreement}
 
+    def _cross_pseudo_terms(self, output: TrainingOutput, unlabeled: Tensor, rampup: float) -> dict[str, Tensor]:
+        """Each of A and B against the other's hard labels, where there is no person's label."""
+        if not self.cross_pseudo_weight or output.logits_b is None:
+            return {}
+        terms = {}
+        for name, logits, other in (("a", output.logits_a, output.logits_b), ("b", output.logits_b, output.logits_a)):
+            losses = F.cross_entropy(logits.float(), other.detach().argmax(dim=1), reduction="none")
+            mean = (losses * unlabeled[:, 0]).sum() / unlabeled.sum().clamp_min(1)
+            terms[f"cross_pseudo_{name}"] = self.cross_pseudo_weight * rampup * mean
+        return terms
+
+    def _teacher_terms(self, output: TrainingOutput, patches: TrainingPatches, rampup: float) -> dict[str, Tensor]:
+        """Agreement of A and B with the teacher, where there is no person's label."""
+        if patches.target is None:
+            return {}
+        terms = {}
+        for name, logits in (("a", output.logits_a), ("b", output.logits_b)):
+            if logits is not None:
+                difference = self.teacher_consistency.loss(logits, patches.target, unlabeled=~patches.labeled)
+                terms[f"teacher_{name}"] = self.teacher_consistency.weight * rampup * difference
+        return terms
+
 
 def build_objective(
     *,
@@ -197,11 +248,17 @@ def build_objective(
     class_weights: list[float] | None = None,
     heteroscedastic_samples: int = 2,
     heteroscedastic_stride: int = 2,
+    teacher_weight: float = 0.0,
+    teacher_noise: float = 0.1,
+    teacher_samples: int = 0,
     **weights: Any,
 ) -> SemiSupervisedObjective:
     """A :class:`SemiSupervisedObjective` from plain numbers; ``weights`` are its arguments."""
     return SemiSupervisedObjective(
         supervised=DiceCrossEntropy(ce_weight=ce_weight, dice_weight=dice_weight, class_weights=class_weights),
         heteroscedastic=HeteroscedasticCrossEntropy(samples=heteroscedastic_samples, stride=heteroscedastic_stride),
+        teacher_consistency=TeacherConsistency(
+            weight=teacher_weight, noise=teacher_noise, uncertainty_samples=teacher_samples
+        ),
         **weights,
     )

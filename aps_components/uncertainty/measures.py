@@ -11,12 +11,12 @@ References:
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-UncertaintyForm = Literal["variance", "entropy"]
+UncertaintyForm = Literal["variance", "entropy", "predictive_entropy"]
 
 
 class DecoupledUncertainty(NamedTuple):
@@ -84,9 +84,13 @@ def decouple(probabilities: Tensor, variance: Tensor, *, form: UncertaintyForm) 
         variance: the noise head's, [T, B, 1, D, H, W].
         form: ``variance``: the variance of the softmax, and the mean predicted data variance (as published).
             ``entropy``: mutual information and expected entropy, which need no noise head.
+            ``predictive_entropy``: not split at all, to see what splitting is worth: all of it counts as epistemic.
     """
     if form == "variance":
         return DecoupledUncertainty(softmax_variance(probabilities), variance.mean(dim=0))
     if form == "entropy":
         return DecoupledUncertainty(mutual_information(probabilities), expected_entropy(probabilities))
-    raise ValueError(f"uncertainty form {form!r} must be 'variance' or 'entropy'")
+    if form == "predictive_entropy":
+        total = predictive_entropy(probabilities)
+        return DecoupledUncertainty(total, torch.zeros_like(total))
+    raise ValueError(f"uncertainty form {form!r} must be one of {get_args(UncertaintyForm)}")

@@ -7,6 +7,7 @@ from aps_components.losses import HeteroscedasticCrossEntropy, iou_loss, sigmoid
 from aps_components.losses.supervised import DiceCrossEntropy
 from aps_components.models import TrainingOutput
 from aps_components.training import TrainingPatches, build_objective
+from aps_components.uncertainty import MonteCarloSamples
 
 C, D, H, W = 3, 5, 7, 11  # sizes that cannot be confused
 PERSON, TEACHER = 1, 2  # the class that each of the two gives to every voxel
@@ -61,9 +62,9 @@ class TestPatches:
         assert not patches.labeled.all()
         assert not patches.all_labeled
 
-    @pytest.mark.parametrize("changes", [{"train_b": False}, {}])
-    def test_pretraining_and_labelled_batches_leave_the_teacher_out(self, changes):
-        batch = make_batch(unlabeled=2 if changes else 0)
+    @pytest.mark.parametrize("changes", [{"train_b": False}, {}, {"teacher_weight": 1.0}])
+    def test_labelled_batches_leave_the_teacher_out(self, changes):
+        batch = make_batch(unlabeled=0)
         patches = build_objective(**changes).patches(batch, teacher=no_teacher, iteration=9)
         assert torch.equal(patches.image, batch["labeled"]["image"])
         assert patches.labeled.all()
@@ -269,3 +270,96 @@ class TestLosses:
 def test_impossible_settings_are_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message):
         build_objective(**options)
+
+
+class TestCrossPseudoSupervision:
+    def test_each_model_learns_from_the_other_s_hard_labels_on_unlabelled_voxels(self, patches):
+        forward = Forward()
+        terms = build_objective(cross_pseudo_weight=0.5, rampup_iterations=10)(forward, patches, iteration=4)
+        where = ~patches.labeled[:, 0]
+        for side, logits, other in (
+            ("a", forward.logits_a, forward.logits_b),
+            ("b", forward.logits_b, forward.logits_a),
+        ):
+            log_likelihood = logits.log_softmax(1).gather(1, other.argmax(1, keepdim=True))[:, 0]
+            expected = -0.5 * sigmoid_rampup(4, 10) * log_likelihood[where].mean()
+            torch.testing.assert_close(terms[f"cross_pseudo_{side}"], expected)
+        terms["cross_pseudo_a"].backward()
+        assert forward.logits_b.grad is None
+        assert torch.equal(forward.logits_a.grad.abs().amax(dim=1) > 0, where)
+
+    def test_it_needs_two_models(self, patches):
+        terms = build_objective(cross_pseudo_weight=0.5, train_b=False)(Forward(), patches, iteration=0)
+        assert "cross_pseudo_a" not in terms
+
+
+class TestTeacherConsistency:
+    def test_the_student_is_compared_with_the_teacher_on_unlabelled_patches_alone(self):
+        seen = []
+
+        def noisy_teacher(image):
+            seen.append(image)
+            return teacher(image)
+
+        objective = build_objective(
+            copy_paste=False, pseudo_label_weight=0.0, teacher_weight=0.7, teacher_noise=0.1, train_b=False
+        )
+        batch = make_batch(2, 2)
+        patches = objective.patches(batch, teacher=noisy_teacher, iteration=0)
+        (view,) = seen
+        noise = view - batch["unlabeled"]["image"]
+        assert 0.15 < noise.abs().max() < 0.2 + 1e-6
+        assert noise.std() == pytest.approx(0.1, rel=0.15)
+        forward = Forward()
+        terms = objective(forward, patches, iteration=0)
+        difference = forward.logits_a[2:].softmax(1) - teacher(view).softmax(1)
+        torch.testing.assert_close(terms["teacher_a"], 0.7 * difference.square().mean())
+        assert "teacher_b" not in terms
+        terms["teacher_a"].backward()
+        assert not forward.logits_a.grad[:2].any()
+
+    @pytest.mark.parametrize(("iteration", "share"), [(0, 0.75 + 0.25 * math.exp(-5)), (10, 1.0)])
+    def test_uncertain_voxels_do_not_count(self, iteration, share):
+        """Half of each patch is certain, the other half has an entropy just above or below the threshold."""
+        for offset, counts in ((-0.02, True), (0.02, False)):
+            threshold = (share + offset) * math.log(C)
+            if threshold > math.log(C):
+                continue
+            objective = build_objective(
+                copy_paste=False, pseudo_label_weight=0.0, teacher_weight=1.0, teacher_samples=3, rampup_iterations=10
+            )
+            certain = objective.patches(
+                make_batch(), teacher=HalfCertain(threshold), iteration=iteration
+            ).target.certain
+            assert certain[:, :, :2].all()
+            assert certain[:, :, 2:].all() == counts
+            assert certain[:, :, 2:].any() == counts
+
+    def test_negative_settings_are_refused(self):
+        with pytest.raises(ValueError, match="noise -1"):
+            build_objective(teacher_noise=-1)
+
+
+class HalfCertain:
+    """A teacher that is certain of the first two slices; elsewhere the entropy is as given, in nats."""
+
+    def __init__(self, nats):
+        self.likely = _likely_with_entropy(nats)
+
+    def monte_carlo(self, image, *, samples):
+        probabilities = torch.full((image.shape[0], C, D, H, W), (1 - self.likely) / (C - 1))
+        probabilities[:, 0] = self.likely
+        probabilities[:, :, :2] = torch.tensor([1.0, 0.0, 0.0]).view(1, C, 1, 1, 1)
+        variance = torch.zeros(samples, image.shape[0], 1, D, H, W)
+        return MonteCarloSamples(probabilities.expand(samples, -1, -1, -1, -1, -1), variance)
+
+
+def _likely_with_entropy(nats):
+    """The probability of the likeliest of C classes, the others being equal, at which the entropy is so high."""
+    low, high = 1 / C, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        rest = (1 - middle) / (C - 1)
+        value = -middle * math.log(middle) - (C - 1) * rest * math.log(rest)
+        low, high = (middle, high) if value > nats else (low, middle)
+    return low

@@ -122,5 +122,5 @@ def test_both_forms_of_decoupling():
 
 
 def test_unknown_form_is_refused():
-    with pytest.raises(ValueError, match="uncertainty form 'std' must be 'variance' or 'entropy'"):
+    with pytest.raises(ValueError, match="uncertainty form 'std' must be one of"):
         decouple(random_samples(), torch.ones(T, B, 1, D, H, W), form="std")

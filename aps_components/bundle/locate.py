@@ -1,0 +1,206 @@
+"""From what a user calls a bundle, its folder, its zip or its name, to the bundle's folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import aps_components
+
+CONFIG = Path("configs") / "inference.json"
+WEIGHTS = Path("models") / "model.pt"
+REPOSITORY_BUNDLES = Path(__file__).resolve().parents[2] / "bundles"  # of a clone; missing where only the package is
+CACHE_DIR = "~/.cache/aps/bundles"
+MAX_FILES, MAX_BYTES = 10_000, 16 * 2**30  # of an unpacked zip
+MAX_RATIO, RATIO_FROM = 1000, 2**20  # compression of an entry, looked at from so many bytes on; JSON reaches about 20
+
+
+def locate_bundle(
+    bundle: str | os.PathLike[str],
+    *,
+    search: Sequence[str | os.PathLike[str]] = (),
+    cache_dir: str | os.PathLike[str] = CACHE_DIR,
+) -> Path:
+    """The folder of a bundle.
+
+    Args:
+        bundle: a bundle's folder, a ``NAME_vX.zip`` that holds one, or the name of a bundle in one of the folders
+            searched: ``bundles`` here, ``bundles`` of the repository, and those of ``search``, in this order.
+        search: more folders that hold bundles.
+        cache_dir: where zips are unpacked, each once, under the SHA-256 of its content.
+
+    Raises:
+        FileNotFoundError: there is no such bundle; for a name, which ones there are.
+        ValueError: a folder that is no bundle, or a zip that is none or not safe to unpack.
+    """
+    path = Path(bundle).expanduser()
+    if path.is_file():
+        return _required(unpack_bundle(path, cache_dir))
+    if path.is_dir() and (_is_bundle(path) or _is_path(bundle)):
+        return _required(path)
+    if _is_path(bundle) or path.suffix == ".zip":
+        raise FileNotFoundError(f"{bundle}: no such bundle; give the folder of a bundle, its zip, or a name")
+    return _named(path.name, [Path("bundles"), REPOSITORY_BUNDLES, *(Path(folder).expanduser() for folder in search)])
+
+
+def require_weights(root: str | os.PathLike[str]) -> Path:
+    """The bundle's ``models/model.pt``.
+
+    Raises:
+        FileNotFoundError: it has none; how to get or train one.
+    """
+    root = Path(root)
+    if (weights := root / WEIGHTS).is_file():
+        return weights
+    download = f"python -m monai.bundle download_large_files --bundle_path {root}\n  "
+    raise FileNotFoundError(
+        f"the bundle {root.name!r} has no weights ({weights} is missing). Give trained ones with --checkpoint FILE, "
+        "give a bundle zip that holds them, or train:\n  "
+        + (download if (root / "large_files.yml").is_file() else "")
+        + f"python -m monai.bundle run training --config_file {root / 'configs' / 'train.json'} "
+        f"--bundle_root {root} --dataset_dir DIR"
+    )
+
+
+def version_differences(root: str | os.PathLike[str]) -> list[str]:
+    """What the bundle was made with that is not what is installed, a sentence each; nothing is wrong with that yet."""
+    root, here, found = Path(root), aps_components.__version__, []
+    vendored = root / "aps_components" / "__init__.py"
+    if vendored.is_file():
+        match = re.search(r'^__version__ = "(.+)"$', vendored.read_text(encoding="utf-8"), re.MULTILINE)
+        if match and match[1] != here:
+            found.append(f"the bundle ships aps_components {match[1]}, the installed {here} is used")
+    wanted = bundle_metadata(root).get("required_packages_version", {}).get("aps-components")
+    if wanted not in (None, here) and not found:
+        found.append(f"the bundle was made with aps_components {wanted}, the installed {here} is used")
+    return found
+
+
+def bundle_metadata(root: str | os.PathLike[str]) -> dict[str, Any]:
+    """The bundle's ``metadata.json``; empty where it has none that can be read."""
+    try:
+        content = json.loads((Path(root) / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def unpack_bundle(file: str | os.PathLike[str], cache_dir: str | os.PathLike[str] = CACHE_DIR) -> Path:
+    """Unpack a bundle's zip into ``cache_dir``, once for each content.
+
+    Nothing is written outside a new folder: names that lead out of it, links and sizes beyond reason are refused.
+
+    Returns:
+        The folder of the bundle, the only one at the top of the zip.
+
+    Raises:
+        ValueError: it is no zip, holds no single folder at its top, or is not safe to unpack.
+    """
+    file = Path(file)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            top = _checked(archive, file)
+            place = Path(cache_dir).expanduser() / sha256_of(file)[:16]
+            if not (place / top).is_dir():
+                _unpack(archive, place)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise ValueError(f"{file}: not a zip, or a damaged one ({error}); download it again") from error
+    return place / top
+
+
+def _is_bundle(path: Path) -> bool:
+    return (path / CONFIG).is_file()
+
+
+def _is_path(bundle: str | os.PathLike[str]) -> bool:
+    """Whether it can be no name: it has a separator, or was a path from the start."""
+    text = os.fspath(bundle)
+    return not isinstance(bundle, str) or "/" in text or os.sep in text or text in (".", "..") or text.startswith("~")
+
+
+def _required(root: Path) -> Path:
+    if not _is_bundle(root):
+        raise ValueError(f"{root}: not a bundle, it has no {CONFIG}; give the folder that holds configs/")
+    return root.resolve()
+
+
+def _named(name: str, folders: Sequence[Path]) -> Path:
+    for folder in folders:
+        if _is_bundle(folder / name):
+            return (folder / name).resolve()
+    there = sorted({path.parents[1].name for folder in folders for path in folder.glob(f"*/{CONFIG.as_posix()}")})
+    have = f"there are {', '.join(there)}" if there else "there are none"
+    places = ", ".join(dict.fromkeys(str(folder.resolve()) for folder in folders))
+    raise FileNotFoundError(f"no bundle {name!r}: {have} in {places}; give one of them, a bundle's folder, or its zip")
+
+
+def sha256_of(file: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's content, read in small parts."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _checked(archive: zipfile.ZipFile, file: Path) -> str:
+    """The name of the folder at the top; refuses everything that should not be unpacked."""
+    entries = archive.infolist()
+    for entry in entries:
+        if fault := _fault(entry):
+            raise ValueError(f"{file}: not unpacked, {entry.filename[:200]!r} {fault}; get the bundle from its source")
+    if len(entries) > MAX_FILES or sum(entry.file_size for entry in entries) > MAX_BYTES:
+        raise ValueError(f"{file}: not unpacked, over {MAX_FILES} files or {MAX_BYTES // 2**30} GiB; unpack it by hand")
+    names = [entry.filename.rstrip("/") for entry in entries]
+    if len({name.casefold() for name in names}) < len(names):
+        raise ValueError(f"{file}: not unpacked, it holds two files of the same name; get the bundle from its source")
+    tops = _tops(names)
+    if len(tops) != 1 or not any(name == f"{tops[0]}/{CONFIG.as_posix()}" for name in names):
+        raise ValueError(
+            f"{file}: not a bundle's zip, which holds one folder NAME/ with NAME/{CONFIG.as_posix()}; "
+            f"this one holds {', '.join(tops[:5]) or 'nothing'}"
+        )
+    return tops[0]
+
+
+def _tops(names: Iterable[str]) -> list[str]:
+    return sorted({PurePosixPath(name).parts[0] for name in names})
+
+
+def _fault(entry: zipfile.ZipInfo) -> str | None:
+    name, path = entry.filename, PurePosixPath(entry.filename)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
+        return "leads out of its folder"
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    if kind and not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        return "is a link or another special file"
+    if entry.flag_bits & 1:
+        return "is encrypted"
+    if entry.file_size > RATIO_FROM and entry.file_size > MAX_RATIO * max(1, entry.compress_size):
+        return f"would unpack to {entry.file_size // 2**20} MiB from {entry.compress_size} bytes"
+    return None
+
+
+def _unpack(archive: zipfile.ZipFile, place: Path) -> None:
+    """All of it or nothing: into a folder beside ``place``, then renamed."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    try:
+        archive.extractall(partial)
+        try:
+            partial.rename(place)
+        except OSError:
+            if not place.is_dir():  # another process was first with the same content
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,49 @@
+"""``aps compare``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def compare(
+    dataset_dir: str,
+    bundle: str = "bundles/la",
+    out: str = "runs/compare",
+    methods: str | Sequence[str] = "all",
+    seeds: int | Sequence[int] = (0, 1, 2),
+    labeled: int | None = None,
+    epochs: int = 25,
+    split: str = "validation",
+    **options: Any,
+) -> None:
+    """Methods side by side: the same budget, several seeds, the last checkpoint, one table.
+
+    Run it again to go on after an interruption, or to add methods and seeds; what is done is not repeated.
+
+    Args:
+        dataset_dir: the scans.
+        bundle: folder of the bundle whose dataset it is.
+        out: receives table.md, table.csv, table.png and a folder for each training.
+        methods: supervised, mean_teacher, ua_mt, cps, bcp, autopromptseg, ours, or all of these; and the ablations
+            prompts, fusion, model, noise, samples and unlabeled, or one variant of them, such as prompts/none.
+        seeds: such as 0,1,2.
+        labeled: scans that keep their label; the bundle's own number by default.
+        epochs: of each training, of the bundle's epoch_length iterations.
+        split: validation or test. Choose nothing on the test scans.
+        options: any further option of the bundle's training, for all methods, such as --spacing "[1.25,1.25,1.25]".
+    """
+    from aps_components.comparison import compare as run
+
+    if labeled is not None:
+        options["labeled_count"] = labeled
+    run(
+        bundle=bundle,
+        dataset_dir=dataset_dir,
+        out=out,
+        methods=methods.split(",") if isinstance(methods, str) else methods,
+        seeds=[seeds] if isinstance(seeds, int) else seeds,
+        epochs=epochs,
+        split=split,
+        options=options,
+    )

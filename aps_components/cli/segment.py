@@ -1,0 +1,70 @@
+"""``aps segment``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+
+def segment(
+    input: str,
+    output: str,
+    bundle: str,
+    checkpoint: str | None = None,
+    device: str | None = None,
+    maps: bool = False,
+    preview: bool = True,
+    overwrite: bool = False,
+    predictor: str | None = None,
+    overlap: float | None = None,
+    config: str | None = None,
+    series: str | None = None,
+    **settings: Any,
+) -> None:
+    """Segment scans: label maps on the scans' own grids, volumes and intensities, a picture of each.
+
+    Args:
+        input: a NIfTI file, a folder of them, or a folder with DICOM series.
+        output: a folder, or for one scan the label map's file, ending in .nii.gz.
+        bundle: a bundle's name, such as la, its folder or its zip. A bundle runs code: use those you trust.
+        checkpoint: model.pt of a training, instead of the bundle's own, with its model.json beside it.
+        device: cpu, cuda or cuda:1; a GPU, if there is one, by default.
+        maps: also write probabilities, uncertainty maps and prompt points.
+        preview: draw a picture of each scan; --nopreview for none.
+        overwrite: segment again what is segmented already.
+        predictor: average (default), a or b: whose answer to take; a is fastest.
+        overlap: of neighbouring windows, in [0, 1), 0.5 by default; 0.25 is faster.
+        config: override files of the bundle, names or paths, with commas between them.
+        series: only the DICOM series of this number, name or description.
+        settings: any further key of the bundle's inference.json.
+    """
+    from aps_components.options import switch
+    from aps_components.segmentation import segment as segment_scans
+    from aps_components.segmentation import summary
+
+    given = {"predictor": predictor, "overlap": overlap}
+    result = segment_scans(
+        _path("INPUT", input),
+        _path("OUTPUT", output),
+        bundle=_path("--bundle", bundle),
+        checkpoint=None if checkpoint is None else _path("--checkpoint", checkpoint),
+        device=None if device is None else str(device),
+        maps=switch(maps),
+        preview=switch(preview),
+        overwrite=switch(overwrite),
+        configs=[] if config is None else config.split(",") if isinstance(config, str) else list(config),
+        series=None if series is None else str(series),
+        settings={**settings, **{key: value for key, value in given.items() if value is not None}},
+        cache_dir=os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "aps", "bundles"),
+    )
+    print(f"\n{summary(result)}")
+    if result.failed:
+        sys.exit(f"{len(result.failed)} of {result.scans} scan(s) failed: {', '.join(result.failed)}")
+
+
+def _path(name: str, value: object) -> str:
+    """Fire reads 2024_01_05 as the number 20240105, and a,b as two texts."""
+    if isinstance(value, str) or os.path.exists(str(value)):
+        return str(value)
+    raise ValueError(f"{name} was read as {value!r}: write ./ in front of it")

@@ -1,0 +1,122 @@
+"""``aps compare``: methods side by side with the same budget, several seeds, and the last checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aps_components.comparison.methods import GROUP, Method, choose_methods, load_methods
+from aps_components.comparison.runs import Run, RunError
+from aps_components.comparison.table import comma_separated, lines_of, markdown, plot
+from aps_components.models import ensure_writable
+
+SETTINGS_FILE = "comparison.json"
+
+
+def compare(
+    *,
+    bundle: str | Path,
+    dataset_dir: str | Path,
+    out: str | Path,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    epochs: int,
+    split: str = "validation",
+    options: Mapping[str, Any] | None = None,
+) -> Path:
+    """Train, evaluate and tabulate; what is done already, also by an earlier call, is not repeated.
+
+    Args:
+        bundle: its folder.
+        dataset_dir: of the scans.
+        out: of the results: ``table.md``, ``table.csv``, ``table.png`` and a folder for each run.
+        methods: names, groups or ``all``; see :func:`choose_methods`.
+        seeds: each method is trained with each of them.
+        epochs: of each training.
+        split: which scans are evaluated.
+        options: further overrides of ``train.json``, the same for all.
+
+    Returns:
+        The table in Markdown.
+
+    Raises:
+        ValueError: an unknown method, or ``out`` holds a comparison with other settings.
+        RunError: some runs failed; the others were finished and are in the table.
+    """
+    bundle, out = Path(bundle).resolve(), ensure_writable(Path(out).resolve())
+    if not (bundle / "configs" / "train.json").is_file():
+        raise FileNotFoundError(f"no bundle at {bundle}: give its folder with --bundle")
+    chosen = choose_methods(methods)
+    options = {"dataset_dir": str(Path(dataset_dir).resolve()), **(options or {})}
+    settings = {"bundle": bundle.name, "epochs": epochs, "split": split, **options}
+    _keep_settings(out / SETTINGS_FILE, settings)
+    runs = {
+        (method.name, seed): Run(
+            method=method,
+            seed=seed,
+            folder=out / method.name.replace(GROUP, "-") / f"seed_{seed}",
+            bundle=bundle,
+            options=options,
+            epochs=epochs,
+            split=split,
+        )
+        for method in _trained(chosen)
+        for seed in seeds
+    }
+    variant = "largest_component" if _keeps_largest_component(bundle, options) else "raw"
+    failed = []
+    for number, run in enumerate(runs.values(), start=1):
+        if not run.is_done:
+            print(f"[{number}/{len(runs)}] {run.method.name}, seed {run.seed}", flush=True)
+            try:
+                run.execute()
+            except RunError as error:
+                print(error, flush=True)
+                failed.append(error)
+            _write(chosen, runs, out, variant)
+    table = _write(chosen, runs, out, variant)
+    print(f"\n{table.read_text()}\nwritten: {table}, {table.with_suffix('.csv')}, {table.with_suffix('.png')}")
+    if failed:
+        raise RunError(f"{len(failed)} of {len(runs)} runs failed: " + "; ".join(str(error) for error in failed))
+    return table
+
+
+def _trained(chosen: Sequence[Method]) -> list[Method]:
+    """The methods whose trainings the chosen ones read, each once."""
+    methods = load_methods()
+    return [methods[name] for name in dict.fromkeys(method.trained_as for method in chosen)]
+
+
+def _keep_settings(file: Path, settings: Mapping[str, Any]) -> None:
+    """Figures of different budgets or data must not meet in one table."""
+    settings = json.loads(json.dumps(dict(settings), default=str))
+    if file.is_file():
+        found = json.loads(file.read_text())
+        different = [
+            f"{key} {found.get(key)!r} there, {settings.get(key)!r} now"
+            for key in sorted({*found, *settings})
+            if found.get(key) != settings.get(key)
+        ]
+        if different:
+            raise ValueError(
+                f"{file.parent} holds a comparison with other settings ({'; '.join(different)}): "
+                "give the same, or another --out"
+            )
+    file.write_text(json.dumps(settings, indent=1) + "\n")
+
+
+def _keeps_largest_component(bundle: Path, options: Mapping[str, Any]) -> bool:
+    content = json.loads((bundle / "configs" / "train.json").read_text())
+    return bool(options.get("largest_component", content["largest_component"]))
+
+
+def _write(chosen: Sequence[Method], runs: dict[tuple[str, int], Run], out: Path, variant: str) -> Path:
+    lines = lines_of(chosen, runs, variant=variant)
+    table = out / "table.md"
+    table.write_text(markdown(lines))
+    table.with_suffix(".csv").write_text(comma_separated(lines))
+    if lines:
+        plot(lines, table.with_suffix(".png"))
+    return table

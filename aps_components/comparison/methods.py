@@ -1,0 +1,69 @@
+"""Every method and ablation as the values in which it differs from a bundle's ``train.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+FILE = "methods.json"
+GROUP = "/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One line of a table.
+
+    Args:
+        name: as on the command line; an ablation is ``GROUP/VARIANT``.
+        title: as in the table.
+        trained_as: the method whose training serves; itself, unless a variant only reads another's results.
+        predictor: which of ``a``, ``b`` and ``average`` is measured.
+        overrides: of ``train.json``.
+        source: publication, or what differs from it.
+    """
+
+    name: str
+    title: str
+    trained_as: str
+    predictor: str = "average"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+
+def load_methods() -> dict[str, Method]:
+    """All of them by name, in the order of the table."""
+    entries = json.loads((resources.files(__package__) / FILE).read_text(encoding="utf-8"))
+    methods: dict[str, Method] = {}
+    for name, entry in entries.items():
+        base = entry.pop("same_as", None)
+        if base is not None:
+            entry["overrides"] = methods[base].overrides
+        methods[name] = Method(name=name, trained_as=base or name, **entry)
+    return methods
+
+
+def choose_methods(names: Sequence[str]) -> list[Method]:
+    """Methods by name, by group (``prompts``) or ``all``, which is every method that is no ablation; each once.
+
+    Raises:
+        ValueError: a name that there is not.
+    """
+    methods = load_methods()
+    groups = sorted({name.split(GROUP)[0] for name in methods if GROUP in name})
+    chosen: dict[str, Method] = {}
+    for wanted in names:
+        found = [
+            method
+            for method in methods.values()
+            if method.name == wanted
+            or method.name.startswith(wanted + GROUP)
+            or (wanted == "all" and GROUP not in method.name)
+        ]
+        if not found:
+            plain = [name for name in methods if GROUP not in name]
+            raise ValueError(f"there is no method {wanted!r}: choose among {plain}, the groups {groups}, or all")
+        chosen |= {method.name: method for method in found}
+    return list(chosen.values())

@@ -1,0 +1,151 @@
+"""One training of a comparison: the bundle's own commands, each in a process of its own; done work is not repeated."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from aps_components.comparison.methods import Method
+from aps_components.models import read_checkpoint, save_atomically, settings_file
+
+CHECKPOINTS = {"ema": "model.pt", "plain": "model_plain.pt"}
+STATE_FILE = "checkpoint.pt"
+SECONDS_BETWEEN_LOOKS = 2.0
+
+
+class RunError(RuntimeError):
+    """A training or an evaluation failed; the message names its log."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One method with one seed.
+
+    Args:
+        method: whose training.
+        seed: of it.
+        folder: of its results.
+        bundle: the bundle's folder.
+        options: of the bundle's commands, the same for all runs of a comparison.
+        epochs: of the training.
+        split: which scans are evaluated.
+    """
+
+    method: Method
+    seed: int
+    folder: Path
+    bundle: Path
+    options: Mapping[str, Any]
+    epochs: int
+    split: str
+
+    @property
+    def is_done(self) -> bool:
+        """Whether both checkpoints have been evaluated."""
+        return all(self.metrics_file(name).is_file() for name in CHECKPOINTS)
+
+    def metrics_file(self, checkpoint: str) -> Path:
+        """The evaluation of ``ema`` or ``plain``."""
+        return self.folder / checkpoint / "metrics.json"
+
+    def minutes(self) -> float:
+        """Of training, validation left out."""
+        history = [json.loads(line) for line in self._history().read_text().splitlines()]
+        iterations = [0, *(entry["iteration"] for entry in history)]
+        return (
+            sum(
+                entry["seconds_per_iteration"] * (entry["iteration"] - before)
+                for entry, before in zip(history, iterations, strict=False)
+            )
+            / 60
+        )
+
+    def execute(self) -> None:
+        """Train, or go on training, evaluate the last checkpoint, averaged and plain, and drop what is not needed.
+
+        Raises:
+            RunError: a command failed.
+        """
+        models = self.folder / "models"
+        if not (models / CHECKPOINTS["plain"]).is_file():
+            self._bundle("training", ["train.json"], ckpt_dir=models, output_dir=self.folder / "training")
+            _write_plain(models)
+        for name, file in CHECKPOINTS.items():
+            if not self.metrics_file(name).is_file():
+                self._bundle(
+                    "evaluating",
+                    ["train.json", "evaluate.json"],
+                    checkpoint=models / file,
+                    ckpt_dir=models,
+                    output_dir=self.folder / name,
+                    split=self.split,
+                )
+        for file in (STATE_FILE, CHECKPOINTS["plain"], "model_best.pt"):
+            (models / file).unlink(missing_ok=True)
+
+    def command(self, run_id: str, files: Sequence[str], **paths: Any) -> list[str]:
+        """The command line of one of the bundle's workflows."""
+        configs = [str(self.bundle / "configs" / file) for file in files]
+        options = {
+            "bundle_root": self.bundle,
+            "epochs": self.epochs,
+            "val_interval": self.epochs + 1,  # nothing is chosen on it, and its time is saved
+            "seed": self.seed,
+            **self.options,
+            **self.method.overrides,
+            **paths,
+        }
+        command = [sys.executable, "-m", "monai.bundle", "run", run_id]
+        command += ["--config_file", configs[0] if len(configs) == 1 else str(configs)]
+        return command + [part for key, value in options.items() for part in (f"--{key}", _typed(value))]
+
+    def _bundle(self, run_id: str, files: Sequence[str], **paths: Any) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        log = self.folder / f"{run_id}.log"
+        with open(log, "a", encoding="utf-8") as stream:
+            process = subprocess.Popen(self.command(run_id, files, **paths), stdout=stream, stderr=subprocess.STDOUT)
+            try:
+                self._show_epochs(process) if run_id == "training" else process.wait()
+            except BaseException:
+                process.terminate()
+                process.wait()
+                raise
+        if process.returncode:
+            last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+            raise RunError(
+                f"{run_id} of {self.method.name}, seed {self.seed}, failed: {' '.join(last)} (all of it: {log})"
+            )
+
+    def _show_epochs(self, process: subprocess.Popen[bytes]) -> None:
+        """A bar that follows the training's own log."""
+        with tqdm(total=self.epochs, desc=f"{self.method.name}, seed {self.seed}", unit="epoch") as bar:
+            while process.poll() is None:
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+                if self._history().is_file():
+                    bar.update(len(self._history().read_text().splitlines()) - bar.n)
+            process.wait()
+
+    def _history(self) -> Path:
+        return self.folder / "training" / "history.jsonl"
+
+
+def _write_plain(models: Path) -> None:
+    """The student's weights of the last epoch, as a model of its own with the same settings."""
+    ema, plain = models / CHECKPOINTS["ema"], models / CHECKPOINTS["plain"]
+    settings_file(plain).write_text(settings_file(ema).read_text())
+    save_atomically(read_checkpoint(models / STATE_FILE)["student"], plain)
+
+
+def _typed(value: Any) -> str:
+    """As the command line of MONAI reads it: Python's literals. It passes over None, so that is an expression."""
+    if value is None:
+        return "$None"
+    return str(value) if isinstance(value, str | Path) else repr(value)

@@ -1,0 +1,135 @@
+"""The table of a comparison: mean over the scans, then mean and spread over the seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from aps_components.comparison.runs import CHECKPOINTS, Run
+
+METRICS = {
+    "dice": ("Dice %", 100.0),
+    "jaccard": ("Jaccard %", 100.0),
+    "hd95_mm": ("HD95 mm", 1.0),
+    "asd_mm": ("ASD mm", 1.0),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One method with one kind of checkpoint; each metric's values are one per seed."""
+
+    method: str
+    title: str
+    checkpoint: str
+    predictor: str
+    seeds: tuple[int, ...]
+    values: dict[str, tuple[float, ...]]
+    minutes: tuple[float, ...]
+
+
+def lines_of(methods: Sequence[Any], runs: dict[tuple[str, int], Run], *, variant: str) -> list[Line]:
+    """A line for each method and checkpoint of which at least one run is done.
+
+    Args:
+        methods: in the order of the table.
+        runs: by the method that was trained and the seed.
+        variant: ``raw`` or ``largest_component``.
+    """
+    lines = []
+    for method in methods:
+        done = [run for (name, _), run in runs.items() if name == method.trained_as and run.is_done]
+        for checkpoint in CHECKPOINTS if done else ():
+            entries = [_summary(run.metrics_file(checkpoint), method.predictor, variant) for run in done]
+            lines.append(
+                Line(
+                    method=method.name,
+                    title=method.title,
+                    checkpoint=checkpoint,
+                    predictor=method.predictor,
+                    seeds=tuple(run.seed for run in done),
+                    values={name: tuple(_mean(entry[name]) for entry in entries) for name in METRICS},
+                    minutes=tuple(run.minutes() for run in done),
+                )
+            )
+    return lines
+
+
+def _mean(entry: dict[str, float | None]) -> float:
+    return math.nan if entry["mean"] is None else entry["mean"]
+
+
+def _summary(file: Path, predictor: str, variant: str) -> dict[str, Any]:
+    """The means over the scans, of all classes together where there are several."""
+    entries = [
+        entry
+        for entry in json.loads(file.read_text())["summary"]
+        if entry["predictor"] == predictor and entry["variant"] == variant
+    ]
+    return entries[-1]  # "all" is the last; a single class stands alone
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """A table for people: mean ± standard deviation over the seeds."""
+    head = ["method", "weights", "model", *(title for title, _ in METRICS.values()), "minutes", "seeds"]
+    rows = [head, ["---"] * 3 + ["---:"] * (len(head) - 3)]
+    for line in lines:
+        figures = [_spread(line.values[name], factor) for name, (_, factor) in METRICS.items()]
+        minutes = f"{np.mean(line.minutes):.1f}"
+        rows.append([line.title, line.checkpoint, line.predictor, *figures, minutes, str(len(line.seeds))])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _spread(values: Sequence[float], factor: float) -> str:
+    """Sample standard deviation; a single seed has none."""
+    known = factor * np.array([value for value in values if not math.isnan(value)])
+    if not len(known):
+        return "-"
+    return f"{known.mean():.2f}" + (f" ± {known.std(ddof=1):.2f}" if len(known) > 1 else "")
+
+
+def comma_separated(lines: Sequence[Line]) -> str:
+    """Every single figure: one row per method, checkpoint and seed."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["method", "title", "checkpoint", "predictor", "seed", *METRICS, "minutes"])
+    for line in lines:
+        for index, seed in enumerate(line.seeds):
+            figures = [f"{line.values[name][index]:.6f}" for name in METRICS]
+            writer.writerow(
+                [line.method, line.title, line.checkpoint, line.predictor, seed, *figures, f"{line.minutes[index]:.2f}"]
+            )
+    return stream.getvalue()
+
+
+def plot(lines: Sequence[Line], path: Path) -> None:
+    """Dice of every seed as a dot and their mean as a line, by method and checkpoint."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    titles = list(dict.fromkeys(line.title for line in lines))
+    figure, axes = plt.subplots(figsize=(8, 0.45 * len(titles) + 1.4), layout="constrained")
+    colours = dict(zip(CHECKPOINTS, ("tab:blue", "tab:orange"), strict=True))
+    for line in lines:
+        height = titles.index(line.title) + (-0.15 if line.checkpoint == "ema" else 0.15)
+        dice = 100 * np.array(line.values["dice"])
+        axes.plot(dice, [height] * len(dice), "o", color=colours[line.checkpoint], alpha=0.6, markersize=5)
+        axes.plot([dice.mean()] * 2, [height - 0.13, height + 0.13], color=colours[line.checkpoint], linewidth=2)
+    for checkpoint, colour in colours.items():
+        axes.plot([], [], "o", color=colour, label=f"{checkpoint} weights")
+    axes.set_yticks(range(len(titles)), titles)
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_xlabel("Dice, %: a dot for each seed, a line for their mean")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

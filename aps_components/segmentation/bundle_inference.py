@@ -1,0 +1,224 @@
+"""A bundle's own inference, scan by scan: MONAI builds and runs its inference.json, loaded once for all scans."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigWorkflow
+
+from aps_components.bundle import require_weights
+from aps_components.data import DataError
+from aps_components.errors import root_cause
+from aps_components.models import CheckpointError, ensure_writable
+
+NEEDED = (
+    "labels",
+    "modalities",
+    "in_channels",
+    "checkpoint",
+    "output_dir",
+    "save_maps",
+    "dataset",
+    "overlap",
+    "inferer",
+    "run",
+)
+# What decides which scans go in and where files go is said by INPUT and OUTPUT.
+OWN = (
+    *("image", "image_key", "dataset_dir", "datalist", "dataset", "dataloader", "handlers", "run", "inference"),
+    *("output_dir", "output_ext", "output_postfix", "output_dtype", "separate_folder", "bundle_root", "load_pretrain"),
+)
+# Of a bundle's configs, those that are not to be laid over inference.json.
+NO_OVERRIDES = ("train.", "inference.", "evaluate.", "pretrain.", "multi_gpu_train.", "datalist.", "meta")
+
+
+class BundleInference:
+    """The workflow of a bundle's ``inference.json``, read at once and built by `load`.
+
+    Args:
+        root: folder of the bundle.
+        configs: override files laid over ``inference.json``: names in its ``configs`` folder, or paths.
+        settings: top-level keys of ``inference.json``, or keys inside them after a "#", to other values.
+
+    Raises:
+        FileNotFoundError: there is no such override file; which ones the bundle has.
+        ValueError: the bundle is none of this project's, or has no such setting.
+    """
+
+    def __init__(self, root: str | Path, *, configs: Sequence[str] = (), settings: Mapping[str, Any] | None = None):
+        self.root = Path(root).resolve()
+        base = self.root / "configs" / "inference.json"
+        self.overrides = [_override_file(self.root, name) for name in configs]
+        with _quiet():
+            self.workflow = ConfigWorkflow(
+                config_file=[str(base), *map(str, self.overrides)],
+                meta_file=None,
+                logging_file=False,
+                workflow_type="infer",
+            )
+        self.parser = self.workflow.parser
+        if missing := [key for key in NEEDED if key not in self.parser]:
+            raise ValueError(f"{base}: no key {missing[0]!r}, as every bundle of AutoPromptSeg has; give one of those")
+        self._change({"bundle_root": str(self.root), **self._known(settings or {})})
+        self.broken_off = False
+        if not 0 <= (overlap := self._value("overlap")) < 1:
+            raise ValueError(f"overlap {overlap} must be in [0, 1)")
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """Class value to name, background included."""
+        return {int(value): str(name) for value, name in self._value("labels").items()}
+
+    @property
+    def modalities(self) -> list[str] | None:
+        """The files of a case, in channel order; None where a case is a file."""
+        return self._value("modalities")
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file of the weights."""
+        return Path(self._value("checkpoint"))
+
+    def require_checkpoint(self) -> Path:
+        """The file of the weights, which must be there.
+
+        Raises:
+            FileNotFoundError: the bundle has none; how to get or train them.
+            CheckpointError: none lies where the settings say.
+        """
+        checkpoint = self.checkpoint
+        if checkpoint.resolve() == self.root / "models" / "model.pt":
+            return require_weights(self.root)
+        if not checkpoint.is_file():
+            raise CheckpointError(f"no checkpoint at {checkpoint}: give the file of a training, OUT/models/model.pt")
+        return checkpoint
+
+    def load(self, output_dir: str | Path, *, device: str | None = None, progress: bool = False) -> torch.device:
+        """Build everything and load the weights.
+
+        Args:
+            output_dir: receives the files of every scan.
+            device: "cpu", "cuda", "cuda:1"; the bundle's own choice by default.
+            progress: show a bar of a scan's windows.
+
+        Returns:
+            Where it runs.
+
+        Raises:
+            ValueError: a device that is not there, or settings or weights that do not fit, CheckpointError among them.
+        """
+        changes: dict[str, Any] = {
+            "output_dir": str(ensure_writable(output_dir)),
+            "dataset#data": [None],
+            "handlers": [],
+        }
+        changes |= {"inferer#progress": True} if progress else {}
+        changes |= {} if device is None else {"device": str(_device(device))}
+        self._change(changes)
+        self._build()
+        return torch.device(self._value("device"))
+
+    def segment(self, files: Sequence[str]) -> None:
+        """Run the bundle on one scan; its files go to the output folder, named after the scan.
+
+        Args:
+            files: of the scan, in channel order.
+
+        Raises:
+            DataError: the scan cannot be used.
+        """
+        if self.broken_off:
+            self._build()
+        self.broken_off = True
+        with _quiet(), _plain_errors():
+            self._built("dataset").data = [{"image": list(files) if len(files) > 1 else files[0]}]
+            self.workflow.run()
+            state = self._built("evaluator").state
+            state.output = state.batch = None  # a scan's maps can take gigabytes
+        self.broken_off = False
+
+    def _build(self) -> None:
+        """Also after an error: ignite's engine would go on with the scan that broke it, and pass over the next one."""
+        with _quiet(), _plain_errors():
+            self.workflow.initialize()
+            self._built("evaluator")
+        self.broken_off = False
+
+    def _built(self, key: str) -> Any:
+        return self.parser.get_parsed_content(key)
+
+    def _value(self, key: str) -> Any:
+        with _plain_errors():
+            return self._built(key)
+
+    def _change(self, pairs: Mapping[str, Any]) -> None:
+        self.parser.update(pairs=dict(pairs))
+        self.parser.parse(reset=True)
+
+    def _known(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        known = sorted(set(self.parser.get()) - set(OWN) - {"imports"})
+        for key in settings:
+            if (name := key.partition("#")[0]) not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean --{near[0]}?" if near else f"there are: {', '.join(known)}"
+                raise ValueError(f"no option --{key}; {hint}")
+        return dict(settings)
+
+
+def _override_file(root: Path, name: str) -> Path:
+    own = root / "configs" / (name if name.endswith(".json") else f"{name}.json")
+    for file in (Path(name).expanduser(), own):
+        if file.is_file():
+            return file.resolve()
+    there = sorted(file.name for file in (root / "configs").glob("*.json") if not file.name.startswith(NO_OVERRIDES))
+    have = f"one of the bundle {root.name!r}: {', '.join(there)}" if there else f"the bundle {root.name!r} has none"
+    raise FileNotFoundError(f"no config {name!r}: give a path, or {have}")
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device("cuda" if name == "gpu" else name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name} is no device; give cpu, cuda or cuda:1") from error
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(
+            f"--device {name}: this machine has {count or 'no'} GPU(s) that torch can use; give --device cpu"
+        )
+    return device
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Raise what is wrong instead of the errors that MONAI's parser and engines wrap around it."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise DataError(f"the GPU's memory is full ({str(error).splitlines()[0]}); try --device cpu") from error
+    except Exception as error:
+        cause = root_cause(error)
+        if cause is error:
+            raise
+        raise cause from cause.__cause__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the log lines and warnings of the libraries below, which say nothing to a user, and their exit hook."""
+    level, hook = logging.root.manager.disable, sys.excepthook
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(monai|torch|ignite|nibabel)\b")
+            yield
+    finally:
+        logging.disable(level)
+        sys.excepthook = hook

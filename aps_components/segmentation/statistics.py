@@ -1,0 +1,121 @@
+"""How large each class is, and how bright: what a label map says of its scan, in numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+CUBIC_MM_PER_ML = 1000.0
+MEASURES = ("mean", "std", "min", "max")
+POSTFIX = "statistics"
+
+
+def class_statistics(
+    label_map: NDArray[np.integer],
+    channels: Mapping[str, NDArray[Any]],
+    *,
+    voxel_ml: float,
+    labels: Mapping[int, str],
+) -> list[dict[str, Any]]:
+    """Size and intensity of every class but the background, as dictionaries for JSON.
+
+    Args:
+        label_map: [D, H, W].
+        channels: name to the scan's own intensities, [D, H, W] each.
+        voxel_ml: volume of a voxel in ml.
+        labels: class value to name.
+
+    Returns:
+        For each class ``label``, ``name``, ``voxels``, ``volume_ml`` and ``intensity``: of each channel the ``mean``,
+        ``std`` (of the voxels, divided by their number), ``min`` and ``max``, all None where the class has no voxel.
+    """
+    entries = []
+    for label, name in sorted(labels.items()):
+        if label > 0:
+            inside = label_map == label
+            voxels = int(inside.sum())
+            entries.append(
+                {
+                    "label": label,
+                    "name": name,
+                    "voxels": voxels,
+                    "volume_ml": voxels * voxel_ml,
+                    "intensity": {channel: _intensity(values[inside]) for channel, values in channels.items()},
+                }
+            )
+    return entries
+
+
+def voxel_volume_ml(affine: NDArray[np.floating]) -> float:
+    """Volume of a voxel in ml, of an affine [4, 4] in mm."""
+    return abs(float(np.linalg.det(np.asarray(affine, dtype=float)[:3, :3]))) / CUBIC_MM_PER_ML
+
+
+def channel_names(files: Sequence[str], modalities: Sequence[str] | None) -> list[str]:
+    """Of the channels of a scan: its modalities, or "image", or "channel 0" and so on."""
+    count = sum(shape[3] if len(shape := nib.load(file).shape) == 4 else 1 for file in files)
+    if modalities is not None and len(modalities) == count:
+        return [str(name) for name in modalities]
+    return ["image"] if count == 1 else [f"channel {index}" for index in range(count)]
+
+
+def load_channels(files: Sequence[str], modalities: Sequence[str] | None) -> dict[str, NDArray[np.float32]]:
+    """The scan's channels by name, [D, H, W] each: 3-D files one after another, or the last axis of a 4-D one."""
+    volumes = [np.asarray(nib.load(file).dataobj, dtype=np.float32) for file in files]
+    channels = [part for volume in volumes for part in (np.moveaxis(volume, 3, 0) if volume.ndim == 4 else [volume])]
+    return dict(zip(channel_names(files, modalities), channels, strict=True))
+
+
+def write_statistics(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a scan's statistics, whole or not at all."""
+    _replace(path, json.dumps(content, indent=1) + "\n")
+
+
+def read_statistics(path: Path) -> dict[str, Any] | None:
+    """What `write_statistics` wrote; None where there is nothing of the kind."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and isinstance(content.get("classes"), list) else None
+
+
+def write_table(path: Path, scans: Iterable[Mapping[str, Any]]) -> None:
+    """Statistics of several scans as CSV, a line a scan and class; with several channels, columns of each."""
+    scans = sorted(scans, key=lambda scan: str(scan["scan"]))
+    channels = list(dict.fromkeys(name for scan in scans for entry in scan["classes"] for name in entry["intensity"]))
+    columns = [(channel, measure) for channel in channels for measure in MEASURES]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    heads = [measure if channels == ["image"] else f"{measure} {channel}" for channel, measure in columns]
+    writer.writerow(["scan", "label", "class", "voxels", "volume_ml", *heads])
+    for scan in scans:
+        for entry in scan["classes"]:
+            values = [entry["intensity"].get(channel, {}).get(measure) for channel, measure in columns]
+            writer.writerow([scan["scan"], *(entry[key] for key in ("label", "name", "voxels", "volume_ml")), *values])
+    _replace(path, text.getvalue())
+
+
+def _intensity(values: NDArray[Any]) -> dict[str, float | None]:
+    if not values.size:
+        return dict.fromkeys(MEASURES)
+    values = values.astype(np.float64)
+    return {measure: float(getattr(values, measure)()) for measure in MEASURES}
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

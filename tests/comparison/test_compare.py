@@ -1,0 +1,72 @@
+import json
+from unittest.mock import patch
+
+import pytest
+import torch
+from workflows import LA, TINY
+
+from aps_components.comparison import RunError, compare
+from aps_components.comparison.runs import Run
+
+SMALL = {key: value for key, value in TINY.items() if key != "bundle_root"} | {
+    "labeled_count": 4,
+    "epoch_length": 2,
+    "warmup_epochs": 1,
+}
+
+
+def arguments(phantoms, tmp_path, **changes):
+    return {
+        "bundle": LA,
+        "dataset_dir": phantoms,
+        "out": tmp_path / "out",
+        "methods": ["supervised"],
+        "seeds": [0],
+        "epochs": 2,
+        "options": SMALL,
+    } | changes
+
+
+@pytest.mark.slow
+def test_runs_are_trained_evaluated_tabulated_and_never_repeated(phantoms, tmp_path, capsys):
+    table = compare(**arguments(phantoms, tmp_path))
+    assert table.read_text().count("| Supervised only |") == 2
+    models = tmp_path / "out" / "supervised" / "seed_0" / "models"
+    assert sorted(file.name for file in models.iterdir()) == ["model.json", "model.pt", "model_plain.json"]
+    assert all(value.isfinite().all() for value in torch.load(models / "model.pt", weights_only=True).values())
+    reports = [
+        json.loads((tmp_path / "out" / "supervised" / "seed_0" / name / "metrics.json").read_text())
+        for name in ("ema", "plain")
+    ]
+    assert [report["context"]["split"] for report in reports] == ["validation"] * 2
+    assert reports[0]["summary"] != reports[1]["summary"]
+    capsys.readouterr()
+    with patch.object(Run, "execute", side_effect=AssertionError("repeated")):
+        compare(**arguments(phantoms, tmp_path))
+    with pytest.raises(ValueError, match=r"other settings \(epochs 2 there, 3 now\)"):
+        compare(**arguments(phantoms, tmp_path, epochs=3))
+
+
+def test_a_run_that_fails_names_its_log_and_the_others_go_on(phantoms, tmp_path):
+    """Nothing is trained: a labelled count that there is not is refused at once."""
+    done = []
+
+    def execute(run):
+        done.append(run.seed)
+        if run.seed == 0:
+            raise RunError("training of supervised, seed 0, failed")
+
+    with patch.object(Run, "execute", execute), pytest.raises(RunError, match="1 of 2 runs failed: training of superv"):
+        compare(**arguments(phantoms, tmp_path, seeds=[0, 1]))
+    assert done == [0, 1]
+
+
+@pytest.mark.slow
+def test_the_reason_of_a_failure_is_said(phantoms, tmp_path):
+    with pytest.raises(RunError, match=r"labeled_count 99 is outside .* \(all of it: .*training\.log\)"):
+        compare(**arguments(phantoms, tmp_path, options=SMALL | {"labeled_count": 99}))
+
+
+def test_a_missing_bundle_is_named(phantoms, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no bundle at .*nowhere"):
+        compare(**arguments(phantoms, tmp_path, bundle=tmp_path / "nowhere"))

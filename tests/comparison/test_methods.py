@@ -1,0 +1,64 @@
+import pytest
+from workflows import TINY, make_workflow, training_options
+
+from aps_components.comparison import choose_methods, load_methods
+from aps_components.models.vnet_pair import VNetPair
+
+METHODS = load_methods()
+TRAINED = [method for method in METHODS.values() if method.trained_as == method.name]
+SEVEN = ["supervised", "mean_teacher", "ua_mt", "cps", "bcp", "autopromptseg", "ours"]
+
+
+def parsed(method, phantoms, tmp_path):
+    """What a method makes of la's train.json."""
+    options = training_options(phantoms, tmp_path) | method.overrides
+    workflow = make_workflow("train.json", kind="train", options=options)
+    workflow.parser.parse()
+    return workflow.parser
+
+
+@pytest.mark.parametrize("method", TRAINED, ids=lambda method: method.name)
+def test_every_method_has_the_same_budget_and_builds(method, phantoms, tmp_path):
+    if "datalist#unlabeled_count" in method.overrides:
+        method.overrides["datalist#unlabeled_count"] = 2  # of the three phantoms
+    parser = parsed(method, phantoms, tmp_path)
+    assert parser.get_parsed_content("labeled_batch") + parser.get_parsed_content("unlabeled_batch") == 4
+    assert parser.get_parsed_content("epochs") * parser.get_parsed_content("epoch_length") == 4
+    objective = parser.get_parsed_content("objective")
+    assert objective.train_b or method.predictor == "a"
+    assert parser.get_parsed_content("network_def").predictor in ("a", "b", "average")
+
+
+def test_a_method_is_what_its_paper_says(phantoms, tmp_path):
+    objectives = {name: parsed(METHODS[name], phantoms, tmp_path).get_parsed_content("objective") for name in SEVEN}
+    for name, objective in objectives.items():
+        mixes = objective.copy_paste and METHODS[name].overrides.get("unlabeled_batch", 2) > 0
+        assert mixes == (name in ("bcp", "ours")), name
+        assert (objective.teacher_consistency.weight > 0) == (name in ("mean_teacher", "ua_mt")), name
+        assert (objective.teacher_consistency.uncertainty_samples > 0) == (name == "ua_mt"), name
+        assert (objective.cross_pseudo_weight > 0) == (name == "cps"), name
+        assert objective.train_b == (name in ("cps", "autopromptseg", "ours")), name
+    assert isinstance(parsed(METHODS["cps"], phantoms, tmp_path).get_parsed_content("network_def"), VNetPair)
+
+
+def test_ours_is_the_bundle_as_it_is():
+    assert METHODS["ours"].overrides == {}
+    assert METHODS["prompts/both"].trained_as == METHODS["model/a"].trained_as == "ours"
+    assert (METHODS["model/a"].predictor, METHODS["model/b"].predictor) == ("a", "b")
+
+
+def test_methods_are_chosen_by_name_group_and_all():
+    assert [method.name for method in choose_methods(["all"])] == SEVEN
+    assert [method.name for method in choose_methods(["fusion", "ours", "fusion/none"])] == [
+        "fusion/none",
+        "fusion/concatenation",
+        "fusion/cafa",
+        "ours",
+    ]
+    with pytest.raises(ValueError, match=r"no method 'fusions': choose among \['supervised', .*'prompts'"):
+        choose_methods(["bcp", "fusions"])
+
+
+def test_tiny_is_tiny():
+    """These tests build twenty networks."""
+    assert TINY["network_def#sam_variant"] == "tiny"

@@ -1,0 +1,370 @@
+"""``aps segment`` as its user calls it, on made-up scans and tiny networks."""
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import nibabel as nib
+import numpy as np
+import pytest
+from dicom_files import SPACING, write_series
+from tiny_bundles import tiny_bundle, write_weights
+from workflows import BUNDLES, run_workflow
+
+from aps_components import cli
+from aps_components.segmentation import segment
+from aps_components.segmentation.segment import RESEARCH_ONLY
+
+SHAPE = (17, 24, 40)
+MAPS = ("probabilities", "epistemic", "aleatoric")
+# Neither RAS nor along the axes.
+AFFINE = np.array([[-0.56, 0.54, 0, 30], [0.42, 0.72, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1]])
+
+
+def aps(*arguments):
+    with patch.object(sys, "argv", ["aps", "segment", *map(str, arguments)]):
+        cli.main()
+
+
+def refusal(*arguments):
+    with pytest.raises(SystemExit) as error:
+        aps(*arguments)
+    return str(error.value)
+
+
+def write_scan(path, seed=0, *, shape=SHAPE, affine=AFFINE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(seed).normal(300, 100, shape)
+    values[4:12, 6:18, 10:30] += 400
+    nib.save(nib.Nifti1Image(values.astype(np.int16), affine), path)
+    return path
+
+
+def voxels(path):
+    return np.asarray(nib.load(path).dataobj)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def reference(bundle, folder, **options):
+    """What `monai.bundle run inference` writes."""
+    options = {"bundle_root": str(bundle), "output_dir": str(folder), "device": "cpu", **options}
+    run_workflow("inference.json", kind="infer", options=options)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def la(tmp_path_factory):
+    return tiny_bundle(tmp_path_factory.mktemp("bundles") / "la", "la")
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scans")
+    write_scan(folder / "a.nii.gz", 0)
+    write_scan(folder / "b.nii", 1, shape=(40, 17, 24), affine=np.diag([1.0, 2.0, 1.5, 1.0]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(la, scans, tmp_path_factory):
+    out = tmp_path_factory.mktemp("results") / "new" / "out"
+    aps(scans, out, "--bundle", la, "--maps", "--device=cpu")
+    return out
+
+
+def test_every_file_is_there_and_no_other(results):
+    each = ("aleatoric.nii.gz", "epistemic.nii.gz", "preview.png", "probabilities.nii.gz", "prompts.json")
+    each += ("seg.nii.gz", "statistics.json")
+    assert names(results) == [f"{scan}_{name}" for scan in "ab" for name in each] + ["statistics.csv"]
+
+
+def test_files_are_those_of_the_bundles_own_inference(la, scans, results, tmp_path):
+    """Voxel for voxel, in one process for all scans or in one for each, with the maps or without."""
+    for scan in ("a.nii.gz", "b.nii"):
+        reference(la, tmp_path / "maps", image=str(scans / scan), save_maps=True)
+        reference(la, tmp_path / "plain", image=str(scans / scan))
+    for name in "ab":
+        own = nib.load(results / f"{name}_seg.nii.gz")
+        assert 0 < voxels(results / f"{name}_seg.nii.gz").sum() < own.shape[0] * own.shape[1] * own.shape[2]
+        for other in ("maps", "plain"):
+            np.testing.assert_array_equal(np.asarray(own.dataobj), voxels(tmp_path / other / f"{name}_seg.nii.gz"))
+        for which in MAPS:
+            file = f"{name}_{which}.nii.gz"
+            np.testing.assert_array_equal(voxels(results / file), voxels(tmp_path / "maps" / file))
+        prompts = f"{name}_prompts.json"
+        assert (results / prompts).read_text() == (tmp_path / "maps" / prompts).read_text()
+
+
+def test_the_label_map_lies_on_the_scans_own_grid(scans, results):
+    for scan in ("a.nii.gz", "b.nii"):
+        image, label_map = nib.load(scans / scan), nib.load(results / f"{scan[0]}_seg.nii.gz")
+        assert label_map.shape == image.shape
+        np.testing.assert_allclose(label_map.affine, image.affine, atol=1e-5)
+        assert label_map.get_data_dtype() == np.uint8
+
+
+def test_statistics_are_those_of_the_files(scans, results):
+    content = json.loads((results / "a_statistics.json").read_text())
+    (entry,) = content["classes"]
+    inside = voxels(scans / "a.nii.gz")[voxels(results / "a_seg.nii.gz") == 1].astype(float)
+    assert (content["scan"], entry["label"], entry["name"]) == ("a", 1, "left atrium")
+    assert entry["voxels"] == len(inside)
+    assert entry["volume_ml"] == pytest.approx(len(inside) * 0.7 * 0.9 * 3.0 / 1000, rel=1e-6)
+    assert entry["intensity"]["image"] == pytest.approx(
+        {"mean": inside.mean(), "std": inside.std(), "min": inside.min(), "max": inside.max()}
+    )
+    with open(results / "statistics.csv", newline="") as stream:
+        table = list(csv.DictReader(stream))
+    assert [row["scan"] for row in table] == ["a", "b"]
+    assert float(table[0]["volume_ml"]) == entry["volume_ml"]
+    assert float(table[0]["mean"]) == entry["intensity"]["image"]["mean"]
+
+
+def test_what_is_there_is_not_made_again(la, scans, results, tmp_path, capsys):
+    out = shutil.copytree(results, tmp_path / "out")
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name != "statistics.csv"}
+    (out / "b_statistics.json").unlink()
+    with patch("aps_components.segmentation.bundle_inference.BundleInference.load") as load:
+        aps(scans, out, "--bundle", la, "--device=cpu")
+    load.assert_not_called()
+    printed = capsys.readouterr().out
+    assert "[1/2] a  is there already\n" in printed
+    assert "0 segmented, 2 there already, 0 failed" in printed
+    assert names(out) == names(results)  # what was missing is made from the label map
+    after = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert {name for name in before if after[name] != before[name]} == {"b_statistics.json"}
+    assert (out / "statistics.csv").read_text() == (results / "statistics.csv").read_text()
+
+
+def test_results_of_other_settings_are_told_and_replaced_on_request(la, scans, results, tmp_path, capsys):
+    out = shutil.copytree(results, tmp_path / "out")
+    arguments = (scans / "a.nii.gz", out, "--bundle", la, "--device=cpu", "--predictor=a")
+    aps(*arguments)
+    assert "a  is there already, from another model or other settings; --overwrite makes it again" in (
+        capsys.readouterr().out
+    )
+    np.testing.assert_array_equal(voxels(out / "a_seg.nii.gz"), voxels(results / "a_seg.nii.gz"))
+    aps(*arguments, "--overwrite")
+    reference(la, tmp_path / "ref", image=str(scans / "a.nii.gz"), predictor="a")
+    np.testing.assert_array_equal(voxels(out / "a_seg.nii.gz"), voxels(tmp_path / "ref" / "a_seg.nii.gz"))
+    assert (voxels(out / "a_seg.nii.gz") != voxels(results / "a_seg.nii.gz")).any()
+    assert [name for name in names(out) if name.startswith("a_")] == [  # no maps of the earlier answer beside it
+        "a_preview.png",
+        "a_seg.nii.gz",
+        "a_statistics.json",
+    ]
+    assert json.loads((out / "a_statistics.json").read_text())["made_by"]["settings"] == {"predictor": "a"}
+
+
+def test_one_scan_may_go_to_a_file(la, scans, results, tmp_path, capsys):
+    aps(scans / "a.nii.gz", tmp_path / "new" / "mine.nii.gz", "--bundle", la, "--nopreview", "--device=cpu")
+    assert names(tmp_path / "new") == ["mine.nii.gz", "mine_statistics.csv", "mine_statistics.json"]
+    np.testing.assert_array_equal(voxels(tmp_path / "new" / "mine.nii.gz"), voxels(results / "a_seg.nii.gz"))
+    lines = capsys.readouterr().out.splitlines()
+    assert f"label map   {tmp_path / 'new' / 'mine.nii.gz'}" in lines
+    assert lines[-1] == RESEARCH_ONLY
+
+
+def test_a_broken_scan_is_named_and_the_others_go_on(la, scans, results, tmp_path, capsys):
+    """In whatever order: what comes after a scan that broke off is what it is alone."""
+    folder = shutil.copytree(scans, tmp_path / "in")
+    content = (folder / "a.nii.gz").read_bytes()
+    (folder / "a1.nii.gz").write_bytes(content[: len(content) // 2])
+    values = voxels(folder / "a.nii.gz").astype(np.float32)
+    values[3, 4, 5] = np.nan
+    nib.save(nib.Nifti1Image(values, AFFINE), folder / "a2.nii.gz")
+    nib.save(nib.Nifti1Image(np.stack([values, values], -1), AFFINE), folder / "a3.nii.gz")
+    nib.save(nib.Nifti1Image(values[..., 0], AFFINE), folder / "a4.nii.gz")
+    out = tmp_path / "out"
+    assert refusal(folder, out, "--bundle", la, "--nopreview", "--device=cpu") == (
+        "4 of 6 scan(s) failed: a1, a2, a3, a4"
+    )
+    printed = capsys.readouterr().out
+    for number, reason in enumerate(
+        ("cannot be read as NIfTI", "1 voxels are NaN or infinite", "2 channel(s) where 1 are wanted", "a 2-D image"),
+        start=1,
+    ):
+        assert f"a{number}  failed: {folder / f'a{number}.nii.gz'}: {reason}" in printed
+    assert "2 segmented, 0 there already, 4 failed" in printed
+    assert names(out) == ["a_seg.nii.gz", "a_statistics.json", "b_seg.nii.gz", "b_statistics.json", "statistics.csv"]
+    for name in ("a_seg.nii.gz", "b_seg.nii.gz"):
+        np.testing.assert_array_equal(voxels(out / name), voxels(results / name))
+
+
+def test_a_label_map_is_all_there_or_not(la, scans, tmp_path):
+    """Killed while the bundle writes: the next call does not take a part for the whole."""
+    with (
+        patch("aps_components.segmentation.outputs.os.replace", side_effect=KeyboardInterrupt),
+        pytest.raises(SystemExit) as error,
+    ):
+        aps(scans / "a.nii.gz", tmp_path, "--bundle", la, "--device=cpu")
+    assert error.value.code == 130
+    assert names(tmp_path) == []
+
+
+def test_another_checkpoint(la, scans, results, tmp_path):
+    weights = write_weights(tmp_path / "models" / "model.pt", num_classes=2, seed=5)
+    arguments = ("--bundle", la, "--checkpoint", weights, "--nopreview", "--device=cpu")
+    aps(scans / "a.nii.gz", tmp_path / "out", *arguments)
+    reference(la, tmp_path / "ref", image=str(scans / "a.nii.gz"), checkpoint=str(weights))
+    label_map = voxels(tmp_path / "out" / "a_seg.nii.gz")
+    np.testing.assert_array_equal(label_map, voxels(tmp_path / "ref" / "a_seg.nii.gz"))
+    assert (label_map != voxels(results / "a_seg.nii.gz")).any()
+
+
+def test_a_bundle_in_a_zip_is_the_bundle(la, scans, results, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shutil.make_archive(str(tmp_path / "la_v0.1.0"), "zip", la.parent, "la")
+    aps(scans / "a.nii.gz", tmp_path / "out", "--bundle", tmp_path / "la_v0.1.0.zip", "--nopreview", "--device=cpu")
+    np.testing.assert_array_equal(voxels(tmp_path / "out" / "a_seg.nii.gz"), voxels(results / "a_seg.nii.gz"))
+    assert len(list((tmp_path / "cache" / "aps" / "bundles").iterdir())) == 1
+
+
+def test_a_dicom_series_is_its_nifti_file(la, tmp_path):
+    series = write_series(tmp_path / "DOE_JANE", ending=".dcm")
+    out = tmp_path / "out"
+    aps(series, out, "--bundle", la, "--device=cpu")
+    stem = "003_t1_axial_gd"
+    files = [f"{stem}_{name}" for name in ("image.nii.gz", "preview.png", "seg.nii.gz", "statistics.json")]
+    assert names(out) == [*files, "statistics.csv"]
+    image, label_map = nib.load(out / f"{stem}_image.nii.gz"), nib.load(out / f"{stem}_seg.nii.gz")
+    assert image.header.get_zooms() == pytest.approx(SPACING)
+    np.testing.assert_allclose(label_map.affine, image.affine, atol=1e-5)
+    reference(la, tmp_path / "ref", image=str(out / f"{stem}_image.nii.gz"))
+    np.testing.assert_array_equal(voxels(tmp_path / "ref" / f"{stem}_image_seg.nii.gz"), np.asarray(label_map.dataobj))
+    assert not any("DOE" in path.read_text().upper() for path in out.glob("*.[jc]s*"))
+
+
+@pytest.fixture(scope="module")
+def brats(tmp_path_factory):
+    return tiny_bundle(tmp_path_factory.mktemp("bundles") / "brats", "brats")
+
+
+def test_several_modalities_and_an_override_file(brats, tmp_path):
+    modalities = ("t1n", "t1c", "t2w", "t2f")
+    for seed, modality in enumerate(modalities):
+        write_scan(tmp_path / "p-1" / f"p-1-{modality}.nii.gz", seed)
+    parts = [voxels(tmp_path / "p-1" / f"p-1-{modality}.nii.gz") for modality in modalities]
+    nib.save(nib.Nifti1Image(np.stack(parts, axis=-1), AFFINE), tmp_path / "whole.nii.gz")
+    for source, name in ((tmp_path / "p-1", "p-1"), (tmp_path / "whole.nii.gz", "whole")):
+        aps(source, tmp_path / "out", "--bundle", brats, "--device=cpu", "--nopreview")
+        content = json.loads((tmp_path / "out" / f"{name}_statistics.json").read_text())
+        assert [entry["name"] for entry in content["classes"]] == ["necrotic core", "oedema", "enhancing tumour"]
+        for entry in content["classes"]:
+            mask = voxels(tmp_path / "out" / f"{name}_seg.nii.gz") == entry["label"]
+            assert list(entry["intensity"]) == list(modalities)
+            for modality, part in zip(modalities, parts, strict=True):
+                assert entry["intensity"][modality]["mean"] == pytest.approx(part[mask].mean() if mask.any() else None)
+    np.testing.assert_array_equal(
+        voxels(tmp_path / "out" / "p-1_seg.nii.gz"), voxels(tmp_path / "out" / "whole_seg.nii.gz")
+    )
+    weights = write_weights(tmp_path / "flair" / "model.pt", num_classes=2)
+    options = ("--bundle", brats, "--config=flair_whole_tumour", "--checkpoint", weights, "--device=cpu")
+    aps(tmp_path / "p-1", tmp_path / "flair_out", *options)
+    content = json.loads((tmp_path / "flair_out" / "p-1-t2f_statistics.json").read_text())
+    assert [entry["name"] for entry in content["classes"]] == ["whole tumour"]
+    assert content["made_by"]["configs"] == ["flair_whole_tumour.json"]
+
+
+def test_a_missing_modality_says_which(brats, tmp_path):
+    write_scan(tmp_path / "p-1-t1n.nii.gz")
+    assert "no files of the modality t1c" in refusal(tmp_path, tmp_path / "out", "--bundle", brats)
+
+
+FAULTS = [
+    (("--bundle", "nope"), "no bundle 'nope': there are "),
+    (("--bundle", "{la}", "--checkpoint", "no.pt"), "no checkpoint at "),
+    (("--bundle", "{la}", "--overlp=0.1"), "no option --overlp; did you mean --overlap?"),
+    (("--bundle", "{la}", "--output_postfix=x"), "no option --output_postfix; there are: amp"),
+    (("--bundle", "{la}", "--overlap=1"), "overlap 1 must be in [0, 1)"),
+    (("--bundle", "{la}", "--predictor=c"), "predictor 'c' must be 'a', 'b' or 'average'"),
+    (("--bundle", "{la}", "--device=tpu9"), "--device tpu9 is no device"),
+    (("--bundle", "{la}", "--device=cuda:99"), "--device cuda:99: this machine has "),
+    (("--bundle", "{la}", "--config=nope"), "no config 'nope': give a path, or "),
+    (("--bundle", "{la}", "--spacing=[3,3,3]"), "{la}/models/model.pt was trained with other settings: spacing"),
+    (("--bundle", "{la}", "--maps=perhaps"), "'perhaps' must be true or false"),
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), FAULTS, ids=lambda value: value[-1] if isinstance(value, tuple) else ""
+)
+def test_a_wrong_option_is_one_plain_line(la, scans, tmp_path, options, message):
+    message = message.partition("; there are")[0].format(la=la)
+    said = refusal(scans / "a.nii.gz", tmp_path / "out", *(option.format(la=la) for option in options))
+    assert said.partition(": ")[2].startswith(message)
+    assert "\n" not in said
+    assert not list(tmp_path.rglob("*.nii.gz"))
+
+
+def test_no_weights_say_how_to_get_some_before_any_work(scans, tmp_path):
+    with patch("aps_components.segmentation.segment.choose_outputs") as later:
+        said = refusal(scans / "a.nii.gz", tmp_path / "out", "--bundle", BUNDLES / "la")
+    assert "the bundle 'la' has no weights" in said
+    later.assert_not_called()
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("{scans}/a.nii.gz", "would overwrite the scan"),
+        ("{out}/a.nii", "must be a folder, or for one scan a file that ends in .nii.gz"),
+        ("{scans}/a.nii.gz/out", "cannot write into"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused(la, scans, tmp_path, output, message):
+    before = (scans / "a.nii.gz").read_bytes()
+    said = refusal(scans / "a.nii.gz", output.format(scans=scans, out=tmp_path), "--bundle", la, "--overwrite")
+    assert message in said
+    assert (scans / "a.nii.gz").read_bytes() == before
+    assert names(tmp_path) == []
+
+
+def test_several_scans_do_not_go_to_one_file(la, scans, tmp_path):
+    assert "but there are 2 scans; give a folder" in refusal(scans, tmp_path / "x.nii.gz", "--bundle", la)
+
+
+def test_a_bundle_of_another_kind_is_refused(scans, tmp_path):
+    (tmp_path / "zoo" / "configs").mkdir(parents=True)
+    (tmp_path / "zoo" / "configs" / "inference.json").write_text('{"network_def": {}}')
+    said = refusal(scans / "a.nii.gz", tmp_path / "out", "--bundle", tmp_path / "zoo")
+    assert "no key 'labels', as every bundle of AutoPromptSeg has" in said
+
+
+def test_a_path_that_reads_as_a_number_is_asked_for_again(la, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("2024_01_05").mkdir()
+    assert refusal("2024_01_05", "out", "--bundle", la) == (
+        "ValueError: INPUT was read as 20240105: write ./ in front of it"
+    )
+    assert "neither a .nii or .nii.gz file nor DICOM" in refusal("./2024_01_05", "out", "--bundle", la)
+
+
+def test_a_label_map_for_a_scan_is_remarked_on(la, results, tmp_path, capsys):
+    aps(results / "a_seg.nii.gz", tmp_path, "--bundle", la, "--nopreview", "--device=cpu")
+    assert "(few different values: is this a scan, or a label map?)" in capsys.readouterr().out
+
+
+def test_other_settings_of_the_bundle_are_options(la, scans, tmp_path):
+    result = segment(
+        scans / "a.nii.gz", tmp_path, bundle=la, device="cpu", preview=False, settings={"largest_component": False}
+    )
+    reference(la, tmp_path / "ref", image=str(scans / "a.nii.gz"), largest_component=False)
+    np.testing.assert_array_equal(voxels(tmp_path / "a_seg.nii.gz"), voxels(tmp_path / "ref" / "a_seg.nii.gz"))
+    assert (result.done, result.skipped, result.failed, result.scans) == (["a"], [], {}, 1)
+
+
+@pytest.mark.slow
+def test_a_real_scan(la, shared_data, tmp_path):
+    """Of its own size and spacing; the network is not trained, so only the grid and the files are looked at."""
+    scan = sorted((shared_data / "la" / "images").glob("*.nii.gz"))[0]
+    aps(scan, tmp_path, "--bundle", la, "--device=cpu")
+    name = scan.name.removesuffix(".nii.gz")
+    assert nib.load(tmp_path / f"{name}_seg.nii.gz").shape == nib.load(scan).shape
+    assert (tmp_path / f"{name}_preview.png").stat().st_size > 10_000

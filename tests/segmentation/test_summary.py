@@ -1,0 +1,47 @@
+from pathlib import Path
+
+from aps_components.segmentation import Segmentation, summary
+from aps_components.segmentation.outputs import Outputs
+
+
+def scan(name, *channels, classes=2):
+    entries = [
+        {
+            "name": f"class {label}",
+            "volume_ml": 100.0 * (label - 1),
+            "intensity": {channel: {"mean": None if label == 1 else -1.5} for channel in channels},
+        }
+        for label in range(1, classes + 1)
+    ]
+    return {"scan": name, "classes": entries}
+
+
+def test_a_table_then_places_then_what_it_is_for():
+    result = Segmentation(
+        Outputs(Path("out")), [scan("a", "image"), scan("long", "image")], ["a"], ["long"], {"b": "?"}
+    )
+    assert summary(result).splitlines() == [
+        "scan  class       ml  mean",
+        "a     class 1    0.0     -",
+        "      class 2  100.0  -1.5",
+        "long  class 1    0.0     -",
+        "      class 2  100.0  -1.5",
+        "",
+        "1 segmented, 1 there already, 1 failed",
+        "label maps  out",
+        "statistics  out/statistics.csv",
+        "For research only. Not a medical device; not for diagnosis or treatment.",
+    ]
+
+
+def test_each_channel_has_a_column_and_a_file_its_name():
+    lines = summary(Segmentation(Outputs(Path("out"), "mine"), [scan("a", "t1n", "t2f")], ["a"])).splitlines()
+    assert lines[0] == "scan  class       ml  mean t1n  mean t2f"
+    assert lines[2] == "      class 2  100.0      -1.5      -1.5"
+    assert lines[5:7] == ["label map   out/mine.nii.gz", "statistics  out/mine_statistics.csv"]
+
+
+def test_a_long_table_is_cut_and_an_empty_one_left_out():
+    lines = summary(Segmentation(Outputs(Path("out")), [scan("a", "image", classes=50)], ["a"])).splitlines()
+    assert lines[46] == "... and 5 more lines in the statistics"
+    assert summary(Segmentation(Outputs(Path("out")), failed={"b": "?"})).startswith("0 segmented, 0 there")
