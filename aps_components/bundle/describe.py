@@ -111,7 +111,7 @@ Segments {_enumerated(list(block.labels.values())[1:])}.
 Trained semi-supervised, on scans with and without a label: a V-Net (Model A) prompts a volume-native Segment Anything
 model (Model B) at the places where it is certain; the answer is the mean of both models' probabilities.
 
-For research only; not for diagnosis or treatment. No weights are shipped: see [models](../models/README.md).
+For research only; not for diagnosis or treatment. Weights: see [models](../models/README.md).
 
 ## Data
 
@@ -152,7 +152,8 @@ Nothing has been measured yet.
 
 ## MONAI Bundle Commands
 
-From the bundle's folder, with `aps-components` installed; `DIR` is the dataset.
+From the bundle's folder; `DIR` is the dataset. A downloaded package brings its own `aps_components`, and `aps` is
+`python -m aps_components` there; a clone of the repository needs it installed.
 
 {_steps(steps)}
 

@@ -21,6 +21,10 @@ PACKAGES = {
     "segment-anything": "1.0",
     "scipy": "1.17.1",
     "tensorboard": "2.21.0",
+    "tqdm": "4.70.1",
+    "matplotlib": "3.11.2",  # evaluation
+    "fire": "0.7.1",  # MONAI's command line
+    "pyyaml": "6.0.3",  # large_files.yml
 }
 NORMALISED = [-10, 30]  # about where values lie whose mean is 0 and whose deviation is 1
 ANY_SIZE = [f"{STRIDE}*n"] * 3

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import create_workflow
+from monai.bundle import create_workflow, verify_metadata, verify_net_in_out
 from workflows import (
     LA,
     TINY,
@@ -21,6 +21,7 @@ from workflows import (
     training_options,
 )
 
+from aps_components.bundle.metadata import SCHEMA_FILE
 from aps_components.data import load_datalist
 from aps_components.models import load_weights
 from aps_components.training import read_history
@@ -187,6 +188,23 @@ class TestWorkflows:
         network = workflow.parser.get_parsed_content("network")
         assert same(dict(network.state_dict()), weights(results))
         load_weights(network, model)
+
+
+def test_monai_verifies_the_metadata_and_the_network(results):
+    """With the sizes of the trained network, and the schema that the bundle ships."""
+    metadata = str(CONFIGS / "metadata.json")
+    verify_metadata(meta_file=metadata, filepath=str(CONFIGS / SCHEMA_FILE))
+    network = {key: value for key, value in TINY.items() if key.startswith(("network_def#", "roi_size"))}
+    for file in ("train.json", "inference.json"):
+        verify_net_in_out(
+            net_id="network_def",
+            meta_file=metadata,
+            config_file=str(CONFIGS / file),
+            device="cpu",
+            n=2,
+            checkpoint=str(results / "models" / "model.pt"),
+            **network,
+        )
 
 
 def test_training_goes_without_validation_and_test_cases(phantoms, tmp_path):

@@ -1,0 +1,131 @@
+"""Whether MONAI can use what is about to be packaged, tried on the files themselves and on made-up scans."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.bundle import ConfigWorkflow, verify_net_in_out
+
+from aps_components.bundle.block import DatasetBlock
+from aps_components.errors import root_cause
+from aps_components.models import load_weights
+
+SIDE = 32  # voxels; the least that every network of this project takes
+WORKFLOWS = {"train": "train.json", "infer": "inference.json"}
+PARTS = {"training": 2, "unlabeled": 2, "validation": 1, "test": 1}  # cases; a batch of training has two and two
+
+
+def run_faults(bundle: Path, block: DatasetBlock) -> list[str]:
+    """Faults that show when MONAI reads the bundle, builds its workflows and, if it has one, loads its checkpoint.
+
+    Args:
+        bundle: folder with the bundle's files as they will be packaged.
+        block: of its ``train.json``.
+    """
+    with TemporaryDirectory() as folder:
+        data = _write_scans(Path(folder) / "data", block)
+        checks = {
+            f"configs/{file}": partial(_workflow_faults, bundle, kind, data=data, out=Path(folder))
+            for kind, file in WORKFLOWS.items()
+        }
+        checks["configs/metadata.json"] = partial(_shape_faults, bundle)
+        with _quiet_logging():
+            faults = [fault for where, check in checks.items() for fault in _tried(check, where)]
+    return [fault.replace(f"{bundle}{os.sep}", "") for fault in faults]
+
+
+@contextmanager
+def _quiet_logging() -> Iterator[None]:
+    """Without the account that MONAI gives of its arguments."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _workflow_faults(bundle: Path, kind: str, *, data: Path, out: Path) -> Iterator[str]:
+    workflow = _workflow(bundle, kind, data=data, out=out)
+    if missing := workflow.check_properties():
+        yield f"configs/{WORKFLOWS[kind]}: MONAI does not find {', '.join(missing)}; define them as in the template"
+        return
+    checkpoint = bundle / "models" / "model.pt"
+    if checkpoint.is_file():
+        settings = workflow.parser.get_parsed_content("trained_with") if kind == "infer" else None
+        load_weights(workflow.network_def, checkpoint, settings=settings)
+
+
+def _workflow(bundle: Path, kind: str, *, data: Path, out: Path) -> ConfigWorkflow:
+    """A workflow on the made-up scans that writes nothing into the bundle."""
+    options: dict[str, Any] = {"bundle_root": str(bundle), "dataset_dir": str(data), "output_dir": str(out / kind)}
+    options["device"] = "cpu"
+    if kind == "train":
+        options |= {"ckpt_dir": str(out / "models"), "labeled_count": None, "validation_count": 0, "cache_rate": 0.0}
+    workflow = ConfigWorkflow(
+        config_file=str(bundle / "configs" / WORKFLOWS[kind]),
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type=kind,
+        init_id="nothing",  # what a run sets up in the whole process, such as a seed, is left as it is
+        **options,
+    )
+    workflow.initialize()
+    return workflow
+
+
+def _shape_faults(bundle: Path) -> Iterator[str]:
+    """MONAI's own comparison of the network's answer with the metadata raises what it finds."""
+    verify_net_in_out(
+        net_id="network_def",
+        config_file=str(bundle / "configs" / "inference.json"),
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        device="cpu",
+        n=SIDE // 16,
+        p=SIDE.bit_length() - 1,
+        any=SIDE,
+        bundle_root=str(bundle),
+    )
+    yield from ()
+
+
+def _tried(check: Callable[[], Iterator[str]], where: str) -> Iterator[str]:
+    """The faults that a check names, and the error that it ends with as another."""
+    try:
+        yield from check()
+    except Exception as error:  # a configuration may run, and so raise, anything
+        cause = root_cause(error)
+        yield f"{where}: {type(cause).__name__}: {cause}"
+
+
+def _write_scans(folder: Path, block: DatasetBlock) -> Path:
+    """Cases of one file each, with the bundle's channels, in a dataset folder."""
+    shape = (SIDE, SIDE, SIDE)
+    datalist: dict[str, Any] = {"name": "made up", "labels": block.labels, **{part: [] for part in PARTS}}
+    for part, count in PARTS.items():
+        for _ in range(count):
+            number = sum(len(datalist[name]) for name in PARTS)
+            case = {key: f"{key}s/case_{number}.nii.gz" for key in ("image", "label")}
+            _save(folder / case["image"], np.zeros((*shape, block.in_channels), dtype=np.int16))
+            if part == "unlabeled":
+                del case["label"]
+            else:
+                _save(folder / case["label"], np.zeros(shape, dtype=np.uint8))
+            datalist[part].append(case)
+    (folder / "datalist.json").write_text(json.dumps(datalist), encoding="utf-8")
+    return folder
+
+
+def _save(path: Path, voxels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), path)

@@ -1,0 +1,74 @@
+"""What goes into a package: the bundle's own files, a copy of this project's code, and what the checkpoint changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path, PurePath
+from typing import Any
+
+from aps_components.bundle.block import TRAINED_KEYS, DatasetBlock
+
+PACKAGE = Path(__file__).parents[1]  # aps_components
+# Of the code, what an installation of it holds: the modules, and pyproject.toml's package-data.
+PACKAGE_DATA = ("py.typed", "bundle/template/*", "comparison/*.json", "data/preparation/*.txt", "label_server/*.txt")
+
+
+def bundle_files(bundle: Path) -> dict[str, bytes]:
+    """LICENSE, ``configs``, ``docs`` and the page of ``models``, where they are there: name in the bundle to content.
+
+    Everything else in the folder, such as results and checkpoints, is left out, as are hidden files and backups.
+    """
+    found = [bundle / "LICENSE", bundle / "models" / "README.md"]
+    found += [path for folder in ("configs", "docs") for path in sorted((bundle / folder).rglob("*"))]
+    names = {path: path.relative_to(bundle) for path in found if path.is_file()}
+    return {name.as_posix(): path.read_bytes() for path, name in names.items() if _is_own(name)}
+
+
+def code_files() -> dict[str, bytes]:
+    """``aps_components`` as it is running now: name in the package to content."""
+    found = {path for pattern in ("**/*.py", *PACKAGE_DATA) for path in PACKAGE.glob(pattern) if path.is_file()}
+    names = {path: path.relative_to(PACKAGE.parent) for path in sorted(found)}
+    return {name.as_posix(): path.read_bytes() for path, name in names.items() if _is_own(name)}
+
+
+def _is_own(name: PurePath) -> bool:
+    return name.name[-1] != "~" and not any(part.startswith(".") or part == "__pycache__" for part in name.parts)
+
+
+def trained_block(block: DatasetBlock, settings: Mapping[str, Any]) -> DatasetBlock:
+    """The block with the spacing, patch and intensity of a checkpoint's settings."""
+    return replace(block, **{key: settings[key] for key in TRAINED_KEYS if key in settings})
+
+
+def with_block(files: Mapping[str, bytes], block: DatasetBlock, trained: DatasetBlock) -> dict[str, bytes]:
+    """``train.json`` and ``inference.json`` with the values that the checkpoint was trained with.
+
+    The shapes of the weights depend on the patch, and MONAI's ``bundle.load`` passes over weights of another shape
+    without an error: the network that the configurations describe must be the checkpoint's by themselves.
+
+    Args:
+        files: name in the bundle to content.
+        block: what they say now.
+        trained: what they are to say.
+
+    Raises:
+        ValueError: the files do not have the lines of the template.
+    """
+    lines = {
+        "configs/train.json": (block.text(), trained.text()),
+        "configs/inference.json": (block.inference_text(), trained.inference_text()),
+    }
+    return {name: _replaced(files[name].decode(), *lines[name], file=name).encode() for name in lines}
+
+
+def _replaced(text: str, old: str, new: str, *, file: str) -> str:
+    for before, after in zip(old.splitlines(), new.splitlines(), strict=True):
+        if before != after:
+            if f"{before}\n" not in text:
+                raise ValueError(
+                    f"{file}: there is no line {before.strip()} to replace by the checkpoint's; write "
+                    f"{after.strip()} there"
+                )
+            text = text.replace(f"{before}\n", f"{after}\n")
+    return text

@@ -1,0 +1,165 @@
+"""What a bundle's files lack for MONAI's model zoo: one line a fault, with its mend; nothing is run."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+from aps_components.bundle.block import DatasetBlock
+from aps_components.bundle.metadata import PACKAGES, SCHEMA_FILE, BundleMetadata, render_metadata
+from aps_components.bundle.package_docs import headings
+from aps_components.bundle.writer import template
+
+# Plain, because MONAI takes what stands before the first "." of NAME.zip for the folder in it.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
+SECTIONS = (
+    "Model Overview",
+    "Data",
+    "Training configuration",
+    "Input",
+    "Output",
+    "Performance",
+    "MONAI Bundle Commands",
+    "References",
+    "License",
+)
+METADATA, PAGE, DATA_LICENSE = "configs/metadata.json", "docs/README.md", "docs/data_license.txt"
+PAPERS = {
+    "LICENSE": "copy the project's LICENSE there, or write the bundle's own",
+    PAGE: f"write one with the sections {', '.join(SECTIONS)}",
+    DATA_LICENSE: "say there where the data come from and what their terms are",
+}
+CONFIGS = {METADATA: "copy that of another bundle and change it"} | dict.fromkeys(
+    [f"configs/{name}" for name in ("train.json", "evaluate.json", "inference.json", "logging.conf", SCHEMA_FILE)],
+    "copy it from another bundle, or make the bundle anew with `aps new-bundle`",
+)
+NO_WEIGHTS = "No weights are shipped"
+TO_FILL_IN = "before the bundle is passed on"  # the template's and `aps new-bundle`'s words
+# What metadata.json says of the network, and the configurations say again.
+SHARED = (
+    ("inputs", "image", "num_channels"),
+    ("inputs", "image", "value_range"),
+    ("outputs", "pred", "num_channels"),
+    ("outputs", "pred", "channel_def"),
+)
+
+
+def paper_faults(name: str, files: Mapping[str, bytes], *, has_weights: bool) -> Iterator[str]:
+    """What is wrong with the folder's name, the licences and the documentation.
+
+    Args:
+        name: of the folder, which the package takes.
+        files: name in the bundle to content.
+        has_weights: whether the package is to have weights.
+    """
+    if not NAME.fullmatch(name):
+        yield f'{name}: no name for a bundle; rename the folder with letters, digits, "_" and "-" alone'
+    yield from _missing(files, PAPERS)
+    if TO_FILL_IN in _words(files.get(DATA_LICENSE, b"")):
+        yield f'{DATA_LICENSE}: to be filled in "{TO_FILL_IN}", as it says; do it, and take that sentence out'
+    if PAGE in files:
+        yield from _page_faults(files[PAGE].decode(errors="replace"), has_weights=has_weights)
+
+
+def config_faults(files: Mapping[str, bytes]) -> Iterator[str]:
+    """What is wrong with the configurations as files, and with ``metadata.json`` by itself."""
+    yield from _missing(files, CONFIGS)
+    for name, content in files.items():
+        if name.startswith("configs/") and name.endswith(".json") and content.strip():
+            try:
+                parsed = json.loads(content)
+            except ValueError as error:
+                yield f"{name}: not valid JSON ({error}); mend that line"
+            else:
+                yield from _metadata_faults(parsed) if name == METADATA else ()
+
+
+def _missing(files: Mapping[str, bytes], wanted: Mapping[str, str]) -> Iterator[str]:
+    for name, mend in wanted.items():
+        if not files.get(name, b"").strip():
+            yield f"{name}: {'empty' if name in files else 'missing'}; {mend}"
+
+
+def _metadata_faults(metadata: Any) -> Iterator[str]:
+    if not isinstance(metadata, dict):
+        yield f"{METADATA}: holds a {type(metadata).__name__}; write a JSON object"
+        return
+    schema = json.loads(template(SCHEMA_FILE))
+    validator = _jsonschema().validators.validator_for(schema)(schema)
+    for error in sorted(validator.iter_errors(metadata), key=lambda error: error.json_path):
+        where = "#".join(str(step) for step in error.absolute_path)
+        yield f"{METADATA}: {f'{where}: ' if where else ''}{error.message}; mend it as configs/{SCHEMA_FILE} wants it"
+    yield from _version_faults(metadata.get("version"), metadata.get("changelog"))
+    required = metadata.get("required_packages_version")
+    for name, version in PACKAGES.items():
+        if isinstance(required, dict) and name not in required:
+            yield f"{METADATA}: required_packages_version lacks {name}, which the bundle imports; add {version!r}"
+
+
+def _version_faults(version: Any, changelog: Any) -> Iterator[str]:
+    if not isinstance(version, str) or not VERSION.fullmatch(version):
+        yield f'{METADATA}: version {version!r} is not MAJOR.MINOR.PATCH; write one such as "0.1.0"'
+    elif not isinstance(changelog, dict) or not changelog:
+        yield f'{METADATA}: changelog is {changelog!r}; map the version to what is new: {{"{version}": "..."}}'
+    elif not changelog.get(version):
+        yield f"{METADATA}: version {version} is not in the changelog; say there what is new in it"
+    elif newer := [entry for entry in changelog if VERSION.fullmatch(entry) and _order(entry) > _order(version)]:
+        yield f"{METADATA}: the changelog goes on to {newer[0]} but version is {version}; raise version"
+
+
+def _order(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in version.split("."))
+
+
+def _page_faults(page: str, *, has_weights: bool) -> Iterator[str]:
+    """Sections that ``docs/README.md`` lacks, or that say nothing."""
+    sections = headings(page)
+    for title in SECTIONS:
+        if title not in sections:
+            yield f'{PAGE}: no section "{title}"; add "## {title}"'
+        elif not sections[title]:
+            yield f'{PAGE}: the section "{title}" is empty; fill it in'
+    if has_weights and NO_WEIGHTS in _words(page.encode()):
+        yield f'{PAGE}: says "{NO_WEIGHTS}", but the package ships some; take the sentence out'
+
+
+def network_faults(metadata: Mapping[str, Any], block: DatasetBlock) -> Iterator[str]:
+    """Where ``metadata.json`` describes another network than the configurations and the checkpoint."""
+    given = metadata["network_data_format"]
+    modality = _at(given, ("inputs", "image", "modality")) or "n/a"
+    known = BundleMetadata(name="-", task="-", modality=modality, image_classes="-", data_source="-")
+    expected = json.loads(render_metadata(known, block))["network_data_format"]
+    for path in SHARED:
+        said, meant = _at(given, path), _at(expected, path)
+        if said != meant:
+            where = "#".join(("network_data_format", *path))
+            yield f"{METADATA}: {where} is {said!r}; by train.json or the checkpoint's settings write {meant!r}"
+    shape = list(_at(given, ("inputs", "image", "spatial_shape")) or ())
+    fixed = [isinstance(size, int) for size in shape]
+    if len(shape) != 3 or (any(fixed) and shape != block.roi_size):
+        yield f"{METADATA}: spatial_shape {shape!r} of the image is not the patch, {block.roi_size!r}; write that"
+
+
+def _words(content: bytes) -> str:
+    """The text in one line."""
+    return " ".join(content.decode(errors="replace").split())
+
+
+def _at(content: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
+
+
+def _jsonschema() -> ModuleType:
+    try:
+        return importlib.import_module("jsonschema")
+    except ImportError as error:
+        raise RuntimeError(
+            "jsonschema, which checks metadata.json, is not installed; run: pip install jsonschema"
+        ) from error

@@ -1,0 +1,39 @@
+"""The bundles themselves, for none of which the repository holds weights: refused, or packaged as untrained."""
+
+import json
+import shutil
+import zipfile
+
+import pytest
+from workflows import BUNDLES
+
+from aps_components.bundle.package import PackageError, package_bundle
+
+pytestmark = pytest.mark.slow
+NAMES = sorted(folder.name for folder in BUNDLES.iterdir() if (folder / "configs").is_dir())
+
+
+@pytest.fixture(params=NAMES)
+def bundle(request, tmp_path):
+    """Without what somebody may have trained in it."""
+    return shutil.copytree(BUNDLES / request.param, tmp_path / request.param, ignore=shutil.ignore_patterns("*.pt"))
+
+
+def test_it_is_packaged_as_untrained_alone(bundle, tmp_path):
+    with pytest.raises(PackageError) as error:
+        package_bundle(bundle, out=tmp_path)
+    (fault,) = error.value.faults
+    assert fault.startswith("no checkpoint at ")
+    assert fault.endswith("without weights, package with --untrained")
+    written = package_bundle(bundle, out=tmp_path, untrained=True)
+    assert written.archive.name == f"{bundle.name}_v0.1.0_untrained.zip"
+    with zipfile.ZipFile(written.archive) as stream:
+        names = stream.namelist()
+        metadata = json.loads(stream.read(f"{bundle.name}/configs/metadata.json"))
+        page = stream.read(f"{bundle.name}/docs/README.md").decode()
+    assert [name for name in names if "/models/" in name and "aps_components" not in name] == [
+        f"{bundle.name}/models/README.md"
+    ]
+    said = "Untrained: no weights come with it; train first."
+    assert metadata["description"].endswith(said)
+    assert said in page
