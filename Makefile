@@ -2,16 +2,20 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+LABEL_VENV ?= .venv-label
+BUNDLES ?= la
+STUDIES ?=
+LABEL_OPTIONS ?=
 INSTALLED := $(VENV)/.installed
 # -qq: errors only. pip's warnings about package folders that a machine is set up for and lacks say nothing here.
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check benchmark clean
+.PHONY: help setup demo label label-environment test test-all test-label check benchmark clean
 
 help: ## this list
 	@echo "AutoPromptSeg: make TARGET [VENV=$(VENV)] [PYTHON=$(PYTHON)]"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(INSTALLED) ## install everything, with pinned versions, into VENV
 
@@ -31,11 +35,21 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## train, segment and evaluate on made-up scans; results in runs/demo
 	@$(BIN)/aps demo
 
+label: $(INSTALLED) ## MONAI Label for 3D Slicer: make label STUDIES=DIR [BUNDLES=la,amos] [LABEL_OPTIONS=--untrained]
+	@test -n "$(STUDIES)" || { echo "make: name the folder of the scans: make label STUDIES=DIR [BUNDLES=la,amos]" >&2; exit 1; }
+	@$(BIN)/aps label --bundles "$(BUNDLES)" --studies "$(STUDIES)" --environment $(LABEL_VENV) $(LABEL_OPTIONS)
+
+label-environment: $(INSTALLED) ## the environment with MONAI Label alone, in LABEL_VENV
+	@$(BIN)/python -c 'import sys; from aps_components.label_server import ensure_environment; ensure_environment(sys.argv[1])' $(LABEL_VENV)
+
 test: $(INSTALLED) ## the quick tests
 	@$(BIN)/python -m pytest
 
 test-all: $(INSTALLED) ## all tests, the slow ones too
 	@$(BIN)/python -m pytest -m ""
+
+test-label: label-environment ## the tests that ask a real MONAI Label server
+	@LABEL_ENVIRONMENT=$(abspath $(LABEL_VENV)) $(BIN)/python -m pytest -m label_server tests/label_server
 
 check: $(INSTALLED) ## lint, format and types
 	@$(BIN)/ruff check .
@@ -46,5 +60,5 @@ benchmark: $(INSTALLED) ## seconds and memory of a training step
 	@$(BIN)/python benchmarks/train_step.py
 
 clean: ## remove the environment, caches and results of the demo
-	rm -rf $(VENV) runs/demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LABEL_VENV) runs/demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,13 +6,33 @@ import sys
 
 import fire
 
+from aps_components.cli.benchmark import benchmark
+from aps_components.cli.compare import compare
 from aps_components.cli.demo import demo
+from aps_components.cli.export import export
+from aps_components.cli.label import label
 from aps_components.cli.new_bundle import new_bundle
 from aps_components.cli.overview import overview
+from aps_components.cli.package import package
 from aps_components.cli.phantoms import phantoms
 from aps_components.cli.prepare import prepare
+from aps_components.cli.segment import segment
+from aps_components.cli.uncertainty import uncertainty
 
-COMMANDS = {"demo": demo, "phantoms": phantoms, "prepare": prepare, "new-bundle": new_bundle, "overview": overview}
+COMMANDS = {
+    "segment": segment,
+    "demo": demo,
+    "phantoms": phantoms,
+    "prepare": prepare,
+    "new-bundle": new_bundle,
+    "label": label,
+    "package": package,
+    "overview": overview,
+    "compare": compare,
+    "export": export,
+    "uncertainty": uncertainty,
+    "benchmark": benchmark,
+}
 
 
 def main() -> None:

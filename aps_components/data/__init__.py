@@ -3,6 +3,14 @@
 from aps_components.data.checks import check_cases
 from aps_components.data.cropping import BalancedCropd
 from aps_components.data.datalist import Datalist, case_name, inference_items, load_datalist
+from aps_components.data.datastore import (
+    TrainingDataset,
+    dataset_name,
+    lazy_datalist,
+    studies_folder,
+    training_dataset,
+    unlabeled_items,
+)
 from aps_components.data.errors import DataError, data_error_behind
 from aps_components.data.modalities import select_modalities
 from aps_components.data.sampling import (
@@ -28,16 +36,22 @@ __all__ = [
     "Resampled",
     "SampleKey",
     "SeededCacheDataset",
+    "TrainingDataset",
     "TwoStreamBatchSampler",
     "case_name",
     "check_cases",
     "collate_two_stream",
     "data_error_behind",
+    "dataset_name",
     "evaluation_transforms",
     "inference_items",
     "intensity_transforms",
+    "lazy_datalist",
     "load_datalist",
     "select_modalities",
+    "studies_folder",
+    "training_dataset",
     "training_transforms",
     "two_stream_loader",
+    "unlabeled_items",
 ]

@@ -94,6 +94,8 @@ class TwoStreamBatchSampler(Sampler[list[SampleKey]]):
         seed: of the whole run.
         rank: this process; it draws from the cases rank, rank + world_size, ... only.
         world_size: number of processes.
+        repeat_cases: allow fewer cases than a batch or the processes need: several patches of a batch then come from
+            one case, and processes share cases. Without an unlabelled case it trains on the labelled ones alone.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class TwoStreamBatchSampler(Sampler[list[SampleKey]]):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        repeat_cases: bool = False,
     ) -> None:
         if labeled_batch < 1 or unlabeled_batch < 0 or epoch_length < 1 or seed < 0:
             raise ValueError(
@@ -119,12 +122,15 @@ class TwoStreamBatchSampler(Sampler[list[SampleKey]]):
         unlabeled = [i for i, item in enumerate(data) if LABEL not in item]
         self.cases = [labeled[rank::world_size], unlabeled[rank::world_size]]
         self.batch_sizes = [labeled_batch, unlabeled_batch]
+        if repeat_cases:
+            self.cases = [share or every for share, every in zip(self.cases, (labeled, unlabeled), strict=True)]
+            self.batch_sizes[1] = unlabeled_batch if unlabeled else 0
         self.epoch_length = epoch_length
         self.seed = seed
         self.rank = rank
         self.epoch = 0
         for name, stream, size in zip((LABELED, UNLABELED), self.cases, self.batch_sizes, strict=True):
-            if len(stream) < size:
+            if len(stream) < (min(size, 1) if repeat_cases else size):
                 raise DataError(
                     f"{name}_batch is {size} but there are {len(stream)} {name} cases for rank {rank} of {world_size}; "
                     f"lower {name}_batch or the number of processes, or add {name} cases"
@@ -184,6 +190,7 @@ def two_stream_loader(
     rank: int | None = None,
     world_size: int | None = None,
     pin_memory: bool = False,
+    repeat_cases: bool = False,
 ) -> DataLoader:
     """A loader of two-stream batches; call `loader.batch_sampler.set_epoch(epoch)` before each epoch.
 
@@ -203,6 +210,7 @@ def two_stream_loader(
         seed=seed,
         rank=rank,
         world_size=world_size,
+        repeat_cases=repeat_cases,
     )
     # torch's loader and a generator of its own: MONAI's resets the global one, and with it the network's dropout.
     return DataLoader(

@@ -1,7 +1,12 @@
 """Training on monai.engines: the only place that imports ignite."""
 
 from aps_components.training.checkpoint import TrainingCheckpoint, load_pretrained
-from aps_components.training.distributed import share_of_rank, start_process_group, stop_process_group
+from aps_components.training.distributed import (
+    cache_share_of_rank,
+    share_of_rank,
+    start_process_group,
+    stop_process_group,
+)
 from aps_components.training.evaluator import PromptedEvaluator, dice_metric, validation_metrics
 from aps_components.training.history import TrainingHistory, read_history
 from aps_components.training.mean_teacher import MeanTeacher
@@ -19,6 +24,7 @@ __all__ = [
     "TrainingHistory",
     "TrainingPatches",
     "build_objective",
+    "cache_share_of_rank",
     "dice_metric",
     "load_pretrained",
     "read_history",

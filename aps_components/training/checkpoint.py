@@ -18,10 +18,12 @@ from aps_components.models import (
     read_checkpoint,
     save_atomically,
     save_settings,
+    trained_setting,
 )
 from aps_components.training.trainer import SemiSupervisedTrainer
 
 STATE_FILE, MODEL_FILE, BEST_FILE = "checkpoint.pt", "model.pt", "model_best.pt"
+OF_THE_MODEL = ("labels", "modalities", "spacing", "roi_size", "intensity")  # which weights are good for nothing else
 logger = logging.getLogger(__name__)
 
 
@@ -36,12 +38,28 @@ class TrainingCheckpoint:
         ckpt_dir: made if missing.
         settings: what makes this run the one it is (split, seed, patch, ...): a checkpoint of another is refused.
         evaluator: the validation's engine, for the best metric; None for none.
+        restart: for whoever presses a button again after more scans were labelled. A checkpoint of another run, or of
+            one that is done, is neither refused nor the end: a new schedule starts from the weights that the student
+            has, and replaces it. An unfinished run of the same settings goes on as always.
+
+    Raises:
+        CheckpointError: with ``restart``, the ``model.pt`` there was trained at another voxel size, intensity, ...
     """
 
-    def __init__(self, ckpt_dir: str | Path, *, settings: Mapping[str, Any], evaluator: Engine | None = None) -> None:
+    def __init__(
+        self,
+        ckpt_dir: str | Path,
+        *,
+        settings: Mapping[str, Any],
+        evaluator: Engine | None = None,
+        restart: bool = False,
+    ) -> None:
         self.directory = ensure_writable(ckpt_dir)
         self.settings: dict[str, Any] = json.loads(json.dumps(dict(settings), default=str))
         self.evaluator = evaluator
+        self.restart = restart
+        if restart:
+            self._refuse_other_model()
         self.best_metric: float | None = None
         self.best_epoch = 0
 
@@ -57,10 +75,9 @@ class TrainingCheckpoint:
             CheckpointError: the file is damaged or belongs to other settings.
         """
         path = self.directory / STATE_FILE
-        if not path.is_file():
+        state = self._state(path, max_epochs=engine.state.max_epochs) if path.is_file() else None
+        if state is None:
             return
-        state = read_checkpoint(path)
-        self._refuse_other_settings(state.get("settings", {}), path)
         engine.network.load_state_dict(state["student"])
         engine.teacher.load_state_dict(state["teacher"])
         engine.optimizer.load_state_dict(state["optimizer"])
@@ -72,6 +89,21 @@ class TrainingCheckpoint:
             engine.terminate()
         else:
             logger.info("%s: going on after epoch %d of %d", path, engine.state.epoch, engine.state.max_epochs)
+
+    def _state(self, path: Path, *, max_epochs: int) -> dict[str, Any] | None:
+        """What to go on with; None to start anew."""
+        try:
+            state = read_checkpoint(path)
+            self._refuse_other_settings(state.get("settings", {}), path)
+        except CheckpointError as error:
+            if not self.restart:
+                raise
+            logger.info("a new schedule starts from the weights there are: %s", error)
+            return None
+        if self.restart and state["epoch"] >= max_epochs:
+            logger.info("a new schedule starts from the weights there are: %s: all epochs are done", path)
+            return None
+        return state
 
     def save(self, engine: SemiSupervisedTrainer) -> None:
         """Write the files; in a distributed run rank 0 does."""
@@ -91,6 +123,8 @@ class TrainingCheckpoint:
                 "best_epoch": self.best_epoch,
                 "student": engine.network.state_dict(),
                 "teacher": engine.teacher.state_dict(),
+                # The same tensors, stored once: tools that take any file beside model.pt for a model look for this key.
+                "model": weights,
                 "optimizer": engine.optimizer.state_dict(),
                 "lr_scheduler": engine.lr_scheduler.state_dict(),
             },
@@ -112,6 +146,18 @@ class TrainingCheckpoint:
             return False
         self.best_metric, self.best_epoch = metric, engine.state.epoch
         return True
+
+    def _refuse_other_model(self) -> None:
+        """Weights that go on learning at another voxel size or intensity lose what they know."""
+        path = self.directory / MODEL_FILE
+        found = {key: trained_setting(path, key, self.settings[key]) for key in OF_THE_MODEL if key in self.settings}
+        different = [key for key, value in found.items() if value != self.settings[key]] if path.is_file() else []
+        if different:
+            values = "; ".join(f"{key} {found[key]!r} there, {self.settings[key]!r} here" for key in different)
+            raise CheckpointError(
+                f"{path} was trained with other settings than this bundle's configs/train.json has ({values}). Write "
+                f"the model's into configs/train.json, or move {path.name} and {path.stem}.json away to start anew"
+            )
 
     def _refuse_other_settings(self, found: Mapping[str, Any], path: Path) -> None:
         different = [

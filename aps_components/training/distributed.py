@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from monai.data import CacheDataset
 
 Item = TypeVar("Item")
 
@@ -28,3 +29,10 @@ def share_of_rank(items: Sequence[Item]) -> list[Item]:
     """Every world_size-th item, from this rank's number on; all of them where there are fewer items than ranks."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     return list(items[rank::world_size] if len(items) >= world_size else items)
+
+
+def cache_share_of_rank(
+    data: Sequence[Any], transform: Sequence[Callable] | Callable, *, cache_rate: float = 1.0
+) -> CacheDataset:
+    """MONAI's ``CacheDataset`` of :func:`share_of_rank` alone."""
+    return CacheDataset(share_of_rank(data), transform, cache_rate=cache_rate)

@@ -94,11 +94,17 @@ class SemiSupervisedTrainer(SupervisedTrainer):
             decollate=False,
             optim_set_to_none=True,
         )
+        self.add_event_handler(Events.STARTED, self._start_teacher)  # after those of the handlers
         self.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
 
     def run(self) -> None:
         """Train, or go on training, up to ``max_epochs``."""
         super().run()
+
+    def _start_teacher(self) -> None:
+        """A handler may have loaded weights into the student: a teacher without an update yet takes them over."""
+        if int(self.teacher.n_averaged) == 0:
+            self.teacher.module.load_state_dict(self.network.state_dict())
 
     def _start_epoch(self) -> None:
         epoch = self.state.epoch - 1

@@ -225,3 +225,31 @@ def test_two_streams_see_a_real_dataset_evenly(shared_data):
     loader = two_stream_loader(data, labeled_batch=1, unlabeled_batch=2, epoch_length=4, seed=0)
     seen = Counter(name for batch in loader for stream in batch.values() for name in stream["name"])
     assert sorted(seen.values()) == [2] * 6
+
+
+class TestRepeatCases:
+    def test_one_case_fills_a_batch_with_patches_of_its_own(self):
+        batches = epochs(TwoStreamBatchSampler(cases(1, 1), **SETTINGS | {"unlabeled_batch": 3}, repeat_cases=True), 0)
+        for batch in batches:
+            assert [key.index for key in batch] == [0, 0, 1, 1, 1]
+            assert len({key.seed for key in batch}) == 5
+
+    def test_without_unlabelled_cases_the_labelled_ones_remain(self):
+        batches = epochs(TwoStreamBatchSampler(cases(3, 0), **SETTINGS, repeat_cases=True), 0)
+        assert [len(batch) for batch in batches] == [2] * 7
+
+    def test_processes_share_cases_if_there_are_too_few(self):
+        seeds = set()
+        for rank in range(3):
+            sampler = TwoStreamBatchSampler(cases(1, 4), **SETTINGS, rank=rank, world_size=3, repeat_cases=True)
+            assert sampler.cases[0] == [0]
+            seeds |= {batch[0].seed for batch in sampler}
+        assert len(seeds) == 21
+
+    def test_without_a_labelled_case_it_refuses(self):
+        with pytest.raises(DataError, match="there are 0 labeled cases"):
+            TwoStreamBatchSampler(cases(0, 4), **SETTINGS, repeat_cases=True)
+
+    def test_nothing_changes_where_there_are_enough(self):
+        plain, repeating = (TwoStreamBatchSampler(cases(3, 5), **SETTINGS, repeat_cases=r) for r in (False, True))
+        assert epochs(plain, 0, 4) == epochs(repeating, 0, 4)

@@ -150,3 +150,24 @@ def test_non_finite_is_refused_by_case_and_leaves_weights_and_files(
     assert same(weights_of(trainer.teacher), kept["teacher"])
     assert set(kept["files"]) == {"checkpoint.pt", "model.pt", "model.json"}
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == kept["files"]
+
+
+class LoadQuarters:
+    """A handler that loads weights when the training starts, as MONAI Label's CheckpointLoader does."""
+
+    def attach(self, engine):
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine):
+        weights = engine.network.state_dict()
+        engine.network.load_state_dict({key: torch.full_like(value, 0.25) for key, value in weights.items()})
+
+
+def test_teacher_takes_over_weights_that_a_handler_loads_into_the_student(make_trainer):
+    """It labels patches in the first iteration already, if there is no warm-up."""
+    trainer = make_trainer(epochs=1, epoch_length=1, handlers=[LoadQuarters()])
+    seen = {}
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: seen.update(weights_of(engine.teacher.module)))
+    trainer.run()
+    assert seen
+    assert all(bool((value == 0.25).all()) for value in seen.values())

@@ -184,3 +184,61 @@ def test_pretrained_gives_model_a_alone(make_trainer, tmp_path):
     taught = trainer.teacher.module.state_dict()
     for key, value in network.state_dict().items():
         assert torch.equal(value, taught[key] if key.startswith("model_a.") else before[key]), key
+
+
+class TestRestart:
+    """What a training does that is started again and again by a button."""
+
+    def run(self, make_trainer, folder, *, weights=None, epochs=1, **settings):
+        trainer = make_trainer(epochs=epochs, epoch_length=1, learning_rate=1e-6)
+        TrainingCheckpoint(folder, settings=settings, restart=True).attach(trainer)
+        seen = []
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: seen.append(engine.state.epoch))
+        if weights is not None:
+            trainer.network.load_state_dict(weights)
+        trainer.run()
+        return trainer, seen
+
+    def test_other_data_start_a_new_schedule_from_the_students_weights(self, make_trainer, tmp_path, caplog):
+        first, _ = self.run(make_trainer, tmp_path, datastore="a")
+        weights = {key: value + 0.5 for key, value in first.network.state_dict().items() if value.is_floating_point()}
+        weights = dict(first.network.state_dict()) | weights
+        with caplog.at_level(logging.INFO):
+            second, epochs = self.run(make_trainer, tmp_path, weights=weights, datastore="b")
+        assert epochs == [1]
+        assert "a new schedule starts from the weights there are" in caplog.text
+        assert "datastore: 'a' there, 'b' now" in caplog.text
+        written = read(tmp_path / "model.pt")
+        assert all(
+            torch.allclose(written[key], weights[key], atol=1e-4) for key, _ in second.network.named_parameters()
+        )
+        assert read(tmp_path / "checkpoint.pt")["settings"] == {"datastore": "b"}
+
+    def test_a_finished_run_starts_again(self, make_trainer, tmp_path):
+        self.run(make_trainer, tmp_path, datastore="a")
+        assert self.run(make_trainer, tmp_path, datastore="a")[1] == [1]
+
+    def test_an_unfinished_run_of_the_same_data_goes_on(self, make_trainer, tmp_path):
+        trainer = make_trainer(epochs=3, epoch_length=1)
+        TrainingCheckpoint(tmp_path, settings={"datastore": "a"}, restart=True).attach(trainer)
+        kill_in(trainer, iteration=2)
+        assert self.run(make_trainer, tmp_path, epochs=3, datastore="a")[1] == [2, 3]
+
+    def test_a_damaged_checkpoint_is_no_obstacle(self, make_trainer, tmp_path):
+        self.run(make_trainer, tmp_path)
+        (tmp_path / "checkpoint.pt").write_bytes(b"")
+        assert self.run(make_trainer, tmp_path)[1] == [1]
+
+    def test_a_model_at_another_voxel_size_is_refused(self, make_trainer, tmp_path):
+        self.run(make_trainer, tmp_path, spacing=[1.0, 1.0, 2.0])
+        before = contents(tmp_path)
+        message = r"model\.pt was trained with other .*spacing \[1.0, 1.0, 2.0\] there, None here.*configs/train\.json"
+        with pytest.raises(CheckpointError, match=message):
+            self.run(make_trainer, tmp_path, spacing=None)
+        assert contents(tmp_path) == before
+
+
+def test_the_whole_state_can_be_taken_for_a_model(make_trainer, tmp_path):
+    """MONAI Label offers every file beside model.pt for one, and runs random weights where it finds no "model"."""
+    make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path).run()
+    assert same(read(tmp_path / "checkpoint.pt")["model"], read(tmp_path / "model.pt"))

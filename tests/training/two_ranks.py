@@ -41,7 +41,7 @@ def main(options_file, folder):
     workflow.run()
     seen["teacher_moved"] = (flat(trainer.teacher.module) - at_first).abs().max().item()
     seen["validation"] = workflow.parser.get_parsed_content("validate#evaluator").state.metrics
-    seen["validated"] = [item["image"] for item in workflow.parser.get_parsed_content("validate#dataset#data")]
+    seen["validated"] = [item["image"] for item in workflow.parser.get_parsed_content("validate#dataset").data]
     text = json.dumps(seen, default=sorted)
     (Path(folder) / f"rank{dist.get_rank()}.json").write_text(text)
     workflow.finalize()

@@ -1,0 +1,175 @@
+"""Training data as MONAI Label hands them over: labelled scans alone, while the others lie beside them.
+
+Its local datastore is a folder of scans with the finished labels in ``labels/final/`` below it, each under the name of
+its scan. So the folder that the labelled scans come from also holds those that nobody has labelled yet.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial, wraps
+from pathlib import Path
+from typing import Any
+
+from aps_components.data.checks import check_cases
+from aps_components.data.datalist import Datalist, Item, case_name, files_of, load_datalist, scans_in
+from aps_components.data.errors import DataError
+from aps_components.data.label_values import LabelValues
+from aps_components.data.modalities import SUFFIXES, stem
+from aps_components.data.sampling import SeededCacheDataset
+from aps_components.data.transforms import IMAGE, LABEL, LoadVolumed
+
+LABEL_FOLDER = ("labels", "final")
+READERS = 4  # threads; most of the time goes into unpacking, which runs beside others
+logger = logging.getLogger(__name__)
+
+
+class TrainingDataset(SeededCacheDataset):
+    """A SeededCacheDataset that knows whether its scans are those of a MONAI Label datastore.
+
+    Attributes:
+        fingerprint: of the datastore's scans and labels: another one after every change of them; None for scans that
+            come from elsewhere.
+    """
+
+    fingerprint: str | None = None
+
+
+def training_dataset(
+    data: Sequence[Item],
+    transform: Sequence[Callable] | Callable,
+    *,
+    validation: Sequence[Item] = (),
+    unlabeled: bool = True,
+    in_channels: int = 1,
+    label_values: LabelValues = None,
+    cache_rate: float = 1.0,
+    num_workers: int = 4,
+    progress: bool = True,
+) -> TrainingDataset:
+    """The cases to train on; those of a MONAI Label datastore together with the scans there that have no label.
+
+    How many of each are taken is logged. A scan without a label that cannot be used is named in the log and left out.
+
+    Args:
+        data: items with "image" and, where there is one, "label", of a datalist or from MONAI Label.
+        transform: see `SeededCacheDataset`; this and the last three.
+        validation: items to keep out of the training.
+        unlabeled: False leaves a datastore's scans without a label alone.
+        in_channels: channels that each image must have.
+        label_values: value in the label files to class, see `LoadVolumed`.
+        cache_rate: the share of the items to cache.
+        num_workers: threads that fill the cache.
+        progress: show bars.
+    """
+    folder = studies_folder(data)
+    items = list(data)
+    if folder is not None:
+        check_cases(items, in_channels=in_channels, label_values=label_values, progress=progress)
+        added = unlabeled_items(folder, known=[*items, *validation], in_channels=in_channels) if unlabeled else []
+        logger.info("%s: training on %d labelled and %d unlabelled scans", folder, len(items), len(added))
+        items += added
+    dataset = TrainingDataset(items, transform, cache_rate=cache_rate, num_workers=num_workers, progress=progress)
+    if folder is not None:
+        dataset.fingerprint = _fingerprint([items, validation])
+    return dataset
+
+
+def dataset_name(dataset_dir: str | os.PathLike[str], *, default: str | os.PathLike[str]) -> str | None:
+    """The name in a dataset's own datalist.json, or else in the ``default`` one; None where there is neither.
+
+    In MONAI Label a bundle has no dataset folder, and needs none.
+    """
+    for file in (Path(dataset_dir).expanduser() / "datalist.json", Path(default)):
+        if file.is_file():
+            return str(json.loads(file.read_text(encoding="utf-8"))["name"])
+    return None
+
+
+@wraps(load_datalist)
+def lazy_datalist(*args: Any, **kwargs: Any) -> Any:
+    """What `load_datalist` gives, read when something of it is first asked for.
+
+    Slicer's module has MONAI Label evaluate every line of a bundle's configuration, where there is no dataset folder.
+    """
+    return _LazyDatalist(partial(load_datalist, *args, **kwargs))
+
+
+class _LazyDatalist:
+    def __init__(self, load: Callable[[], Datalist]) -> None:
+        self._load = load
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # asked by whoever wants to know what this is, as copy does
+            raise AttributeError(name)
+        return getattr(self._content, name)
+
+    @cached_property
+    def _content(self) -> Datalist:
+        return self._load()
+
+
+def studies_folder(items: Sequence[Item]) -> Path | None:
+    """The folder of the local MONAI Label datastore that all these items come from; None if they do not."""
+    if not items or not all(LABEL in item and len(files_of(item[IMAGE])) == 1 for item in items):
+        return None
+    label_folders = {Path(files_of(item[LABEL])[0]).parent for item in items}
+    label_folder = label_folders.pop()
+    if label_folders or label_folder.parts[-2:] != LABEL_FOLDER:
+        return None
+    studies = label_folder.parents[1]
+    scans = {os.path.realpath(scan) for scan in scans_in(studies)}
+    return studies if all(_real_image(item) in scans for item in items) else None
+
+
+def unlabeled_items(folder: Path, *, known: Iterable[Item], in_channels: int = 1) -> list[Item]:
+    """The readable scans of a datastore that have no finished label and are none of the known ones, sorted."""
+    labels = folder.joinpath(*LABEL_FOLDER)
+    labelled = {_stem(file) for file in os.listdir(labels)} if labels.is_dir() else set()
+    taken = {_real_image(item) for item in known}
+    scans = [
+        {IMAGE: str(scan)}
+        for scan in scans_in(folder)
+        if _stem(scan.name) not in labelled and os.path.realpath(scan) not in taken
+    ]
+    with ThreadPoolExecutor(READERS) as pool:
+        faults = list(pool.map(lambda item: _fault(item, in_channels), scans))
+    for fault in filter(None, faults):
+        logger.warning("left out: %s", fault)
+    return [item for item, fault in zip(scans, faults, strict=True) if fault is None]
+
+
+def _fault(item: Mapping[Any, Any], in_channels: int) -> str | None:
+    """What is wrong with a scan, found by reading it: a header says nothing of a file that was cut short."""
+    try:
+        LoadVolumed((IMAGE,), in_channels=in_channels)(item)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _real_image(item: Mapping[str, Any]) -> str:
+    return os.path.realpath(files_of(item[IMAGE])[0])
+
+
+def _stem(name: str) -> str:
+    """Of labels in other formats than NIfTI, too."""
+    return stem(name) if name.endswith(SUFFIXES) else Path(name).stem
+
+
+def _fingerprint(parts: Sequence[Sequence[Item]]) -> str:
+    """Of names and sizes of the scans and the content of the labels, whatever their order."""
+    digest = hashlib.sha256()
+    for items in parts:
+        for name, image, label in sorted(_facts(item) for item in items):
+            digest.update(f"{name} {image} {label}\n".encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def _facts(item: Item) -> tuple[str, int, str]:
+    label = hashlib.sha256(Path(item[LABEL]).read_bytes()).hexdigest() if LABEL in item else ""
+    return case_name(item), os.path.getsize(_real_image(item)), label

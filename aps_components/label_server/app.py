@@ -1,0 +1,172 @@
+"""MONAI Label's ``monaibundle`` app with the chosen bundles in it.
+
+The app's folder keeps what is trained in it: configurations are copied anew at every start, weights never.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+
+from aps_components.label_server.environment import LabelEnvironment
+from aps_components.models import CheckpointError, load_weights, save_atomically, save_settings, trained_setting
+
+MODEL = Path("models") / "model.pt"
+OF_THE_MODEL = ("spacing", "roi_size", "intensity")  # which training must take over from the weights it goes on with
+COPIED = ("LICENSE", "configs", "docs", "aps_components")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+# MONAI Label takes a bundle for something else by a part of its name.
+OTHER_KINDS = ("deepedit", "deepgrow", "detection", "classification")
+UNTRAINED = "untrained"
+
+
+def prepare_app(
+    app: str | os.PathLike[str],
+    *,
+    environment: LabelEnvironment,
+    bundles: Sequence[Path],
+    checkpoints: Mapping[str, str | os.PathLike[str]] | None = None,
+    untrained: bool = False,
+) -> dict[str, str]:
+    """Write the app and its models; what was trained in it before stays.
+
+    Args:
+        app: the app's folder, made if missing.
+        environment: that holds MONAI Label.
+        bundles: folders of bundles; a model is named after its bundle's folder.
+        checkpoints: bundle name to weights, for an app that has none of that bundle yet.
+        untrained: give a bundle without weights random ones: MONAI Label passes over a bundle that has none.
+
+    Returns:
+        Model name to where its weights come from, in words.
+
+    Raises:
+        ValueError: names that do not work, weights that do not fit.
+        FileNotFoundError: a bundle without weights.
+    """
+    app, checkpoints = Path(app), dict(checkpoints or {})
+    names = [bundle.name for bundle in bundles]
+    _check_names(names, checkpoints)
+    if not (app / "main.py").is_file():
+        shutil.copytree(environment.sample_app, app, dirs_exist_ok=True)
+    origins = {}
+    for bundle in bundles:
+        model = app / "model" / bundle.name
+        _copy_files(bundle, model)
+        origins[bundle.name] = _place_weights(bundle, model, checkpoints.get(bundle.name), untrained=untrained)
+        _take_over_settings(model)
+    return origins
+
+
+def _check_names(names: Sequence[str], checkpoints: Mapping[str, Any]) -> None:
+    if not names:
+        raise ValueError("no bundle: name at least one, as in --bundles la")
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise ValueError(f"the bundle's folder is named {name!r}; take letters, digits, '_', '-' and '.'")
+        if kinds := [kind for kind in OTHER_KINDS if kind in name.lower()]:
+            raise ValueError(
+                f"MONAI Label takes {name!r} for something else because of {kinds[0]!r}: rename its folder"
+            )
+        if names.count(name) > 1:
+            raise ValueError(f"two bundles are named {name!r}: rename one of their folders")
+    if unknown := sorted(set(checkpoints) - set(names)):
+        raise ValueError(f"--checkpoint names {unknown[0]!r}, which is none of the bundles {', '.join(names)}")
+
+
+def _copy_files(bundle: Path, model: Path) -> None:
+    """All but weights, data and results."""
+    model.mkdir(parents=True, exist_ok=True)
+    for name in COPIED:
+        source, target = bundle / name, model / name
+        if source.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.is_file():
+            shutil.copy2(source, target)
+
+
+def _place_weights(bundle: Path, model: Path, checkpoint: str | os.PathLike[str] | None, *, untrained: bool) -> str:
+    own, target = bundle / MODEL, model / MODEL
+    source = Path(checkpoint).expanduser() if checkpoint is not None else own
+    if checkpoint is not None and not source.is_file():
+        raise FileNotFoundError(f"{source}: no such checkpoint for {bundle.name!r}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_file():
+        _check_weights(model, target)
+        if checkpoint is not None and not filecmp.cmp(source, target, shallow=False):
+            raise ValueError(
+                f"{target} is there already and differs from {source}; take another --app, or move it away with the "
+                "other files of its folder"
+            )
+        if trained_setting(target, UNTRAINED, False):
+            return "UNTRAINED: random weights, answers mean nothing until it was trained"
+        newer = checkpoint is None and own.is_file() and not filecmp.cmp(own, target, shallow=False)
+        return f"{target}, of this app" + (f"; the bundle's own {own} differ and are not used" if newer else "")
+    if source.is_file():
+        _check_weights(model, source)
+        settings = source.with_suffix(".json")
+        if settings.is_file():
+            shutil.copy2(settings, target.with_suffix(".json"))
+        shutil.copy2(source, target)
+        return str(source) + ("" if settings.is_file() else f"; no {settings.name} beside it: the bundle's voxel size")
+    if not untrained:
+        raise FileNotFoundError(
+            f"the bundle {bundle.name!r} has no weights ({own} is missing), and MONAI Label would leave it out without "
+            f"a word. Train it, give weights (--checkpoint {bundle.name}=FILE), or start with random ones to label "
+            "scans and train in MONAI Label (--untrained)"
+        )
+    _write_untrained(model)
+    return "UNTRAINED: random weights, answers mean nothing until it was trained"
+
+
+def _write_untrained(model: Path) -> None:
+    """Random weights, those of the bundle's own seed, and the settings that say so."""
+    training = json.loads((model / "configs" / "train.json").read_text(encoding="utf-8"))
+    parser = _parser(model, model / MODEL)
+    torch.manual_seed(training.get("seed", 0))
+    network = parser.get_parsed_content("network_def")
+    save_atomically(network.state_dict(), model / MODEL)
+    save_settings({**parser.get_parsed_content("trained_with"), UNTRAINED: True}, model / MODEL)
+
+
+def _take_over_settings(model: Path) -> None:
+    """Training in the app goes on with the model's weights, so it needs the model's voxel size, patch and intensity."""
+    file = model / "configs" / "train.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    settings = {key: trained_setting(model / MODEL, key, content[key]) for key in OF_THE_MODEL}
+    if any(content[key] != value for key, value in settings.items()):
+        file.write_text(json.dumps(content | settings, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _check_weights(model: Path, weights: Path) -> None:
+    """MONAI Label would run random ones where these do not fit."""
+    parser, settings = _parser(model, weights), weights.with_suffix(".json")
+    try:
+        load_weights(
+            parser.get_parsed_content("network_def"), weights, settings=parser.get_parsed_content("trained_with")
+        )
+    except CheckpointError as error:
+        if settings.is_file():
+            raise
+        keys = ", ".join(OF_THE_MODEL)
+        raise CheckpointError(
+            f"{error}\n{settings} is missing, which training writes: if these weights were trained with another "
+            f"{keys} than the bundle has, write those into it as JSON"
+        ) from error
+
+
+def _parser(model: Path, weights: Path) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config(str(model / "configs" / "inference.json"))
+    parser["bundle_root"], parser["checkpoint"] = str(model), str(weights)
+    return parser

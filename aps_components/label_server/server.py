@@ -1,0 +1,176 @@
+"""Start, wait for and stop a MONAI Label server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from aps_components.label_server.environment import LabelEnvironment
+
+LOCAL = "127.0.0.1"
+LINES_SHOWN = 20
+STOP_SECONDS = 20.0
+POLL_SECONDS = 0.3
+
+
+class LabelServerError(RuntimeError):
+    """The server did not start; the message ends with what it said last."""
+
+
+class LabelServer:
+    """A MONAI Label server in a process of its own, and a context manager that stops it.
+
+    Args:
+        environment: that holds MONAI Label.
+        app: from :func:`~aps_components.label_server.prepare_app`.
+        studies: folder of the scans, made if missing, or the address of a DICOMweb server.
+        models: names of the bundles in the app.
+        host: address to listen on. There is no password: whoever reaches it can read and change the scans.
+        port: 0 takes a free one.
+        log: file that receives what the server prints; None shows it.
+        environ: environment variables of its process; None hands on those of this one.
+    """
+
+    def __init__(
+        self,
+        *,
+        environment: LabelEnvironment,
+        app: str | os.PathLike[str],
+        studies: str | os.PathLike[str],
+        models: Sequence[str],
+        host: str = LOCAL,
+        port: int = 8000,
+        log: str | os.PathLike[str] | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.environment, self.app, self.studies = environment, Path(app), str(studies)
+        self.models, self.host = list(models), host
+        self.port = _free_port(host, port)
+        self.log = Path(log) if log is not None else None
+        self.environ = environ
+        self.process: subprocess.Popen[bytes] | None = None
+        self._log_stream: IO[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Its address, as Slicer wants it."""
+        return f"http://{self.host}:{self.port}"
+
+    def command(self) -> list[str]:
+        """What is run."""
+        options = {"--app": str(self.app), "--studies": self.studies, "--host": self.host, "--port": str(self.port)}
+        # "ngc": with the default source even a local bundle asks the internet. SAM 2 would be downloaded.
+        conf = {"models": ",".join(self.models), "zoo_source": "ngc", "sam2": "false"}
+        return [
+            *[str(self.environment.python), "-m", "monailabel.main", "start_server"],
+            *[part for pair in options.items() for part in pair],
+            *[part for key, value in conf.items() for part in ("--conf", key, value)],
+        ]
+
+    def start(self, *, timeout: float = 180.0) -> LabelServer:
+        """Start it and wait until it answers.
+
+        Raises:
+            LabelServerError: it ended, or gives no answer after ``timeout`` seconds.
+        """
+        if self.log is not None:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            self._log_stream = open(self.log, "ab")  # noqa: SIM115  # closed in stop()
+        self.process = subprocess.Popen(
+            self.command(),
+            env=self.environ,
+            stdout=self._log_stream,
+            stderr=subprocess.STDOUT if self._log_stream else None,
+        )
+        try:
+            self._wait_until_ready(self.process, timeout)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes], timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while not self.answers():
+            if process.poll() is not None:
+                raise LabelServerError(f"MONAI Label ended with exit status {process.returncode}{self._last_words()}")
+            if time.monotonic() > deadline:
+                raise LabelServerError(f"no answer from {self.url} after {timeout:.0f} seconds{self._last_words()}")
+            time.sleep(POLL_SECONDS)
+        if missing := sorted(set(self.models) - set(self.info()["models"])):
+            raise LabelServerError(f"MONAI Label left out {', '.join(missing)}{self._last_words()}")
+
+    def answers(self) -> bool:
+        """Whether it is up."""
+        try:
+            self.info(timeout=5)
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def info(self, *, timeout: float = 60.0) -> dict[str, Any]:
+        """What ``/info/`` says: models, labels, the state of the datastore."""
+        with urllib.request.urlopen(f"{self.url}/info/", timeout=timeout) as answer:
+            return dict(json.loads(answer.read()))
+
+    def wait(self) -> int:
+        """Wait until it ends by itself; gives its exit status."""
+        assert self.process is not None, "start it first"
+        return self.process.wait()
+
+    def stop(self) -> None:
+        """End it, with a training that runs in it."""
+        if self.process is not None and self.process.poll() is None:
+            self._stop_training()
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        if self._log_stream is not None:
+            self._log_stream.close()
+            self._log_stream = None
+
+    def _stop_training(self) -> None:
+        """It is a process of the server's that would live on."""
+        request = urllib.request.Request(f"{self.url}/train/", method="DELETE")
+        with contextlib.suppress(OSError):  # none runs, or the server is busy or gone
+            urllib.request.urlopen(request, timeout=10).close()
+
+    def _last_words(self) -> str:
+        if self.log is None or not self.log.is_file():
+            return "; its own message stands above"
+        lines = self.log.read_text(errors="replace").splitlines()[-LINES_SHOWN:]
+        return f"; the end of {self.log}:\n" + "\n".join(lines)
+
+    def __enter__(self) -> LabelServer:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _free_port(host: str, port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise LabelServerError(
+                f"cannot listen on {host}:{port} ({error.strerror}); choose another --port"
+            ) from error
+        return int(probe.getsockname()[1])

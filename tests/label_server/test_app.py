@@ -1,0 +1,171 @@
+"""What `aps label` does before a server starts."""
+
+import json
+import shutil
+import socket
+import sys
+
+import pytest
+import torch
+from small_bundle import SMALL, small_bundle
+from workflows import BUNDLES
+
+from aps_components.cli.label import _listed, _pair
+from aps_components.label_server import (
+    LabelEnvironment,
+    LabelEnvironmentError,
+    LabelServer,
+    LabelServerError,
+    ensure_environment,
+    prepare_app,
+)
+from aps_components.models import CheckpointError
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """Where MONAI Label's app would lie; it is copied as it is."""
+    environment = LabelEnvironment(tmp_path / "environment")
+    environment.sample_app.mkdir(parents=True)
+    (environment.sample_app / "main.py").write_text("# the app\n")
+    return environment
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return small_bundle(tmp_path / "bundles" / "small")
+
+
+@pytest.fixture
+def prepare(environment, bundle, tmp_path):
+    def run(bundles=(bundle,), **options):
+        return prepare_app(tmp_path / "app", environment=environment, bundles=list(bundles), **options)
+
+    return run
+
+
+def test_a_bundle_without_weights_is_refused_with_the_ways_out(prepare):
+    with pytest.raises(FileNotFoundError, match=r"'small' has no weights.*--checkpoint small=FILE.*--untrained"):
+        prepare()
+
+
+def test_untrained_weights_say_so_and_are_those_of_the_seed(prepare, tmp_path):
+    assert "UNTRAINED" in prepare(untrained=True)["small"]
+    models = tmp_path / "app" / "model" / "small" / "models"
+    settings = json.loads((models / "model.json").read_text())
+    assert settings["untrained"] is True
+    assert (settings["spacing"], settings["roi_size"]) == (SMALL["spacing"], SMALL["roi_size"])
+    first = torch.load(models / "model.pt")
+    assert "UNTRAINED" in prepare(untrained=True)["small"]
+    shutil.rmtree(models)
+    prepare(untrained=True)
+    assert all(torch.equal(value, first[key]) for key, value in torch.load(models / "model.pt").items())
+
+
+def test_weights_of_the_app_stay_and_configurations_are_renewed(prepare, bundle, tmp_path):
+    prepare(untrained=True)
+    model = tmp_path / "app" / "model" / "small"
+    (model / "models" / "model.json").unlink()  # as if trained
+    before = (model / "models" / "model.pt").read_bytes()
+    file = bundle / "configs" / "train.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"epoch_length": 77}))
+    (bundle / "data").mkdir()
+    (bundle / "data" / "scan.nii.gz").touch()
+    shutil.copy(model / "models" / "model.pt", bundle / "models" / "model.pt")
+    assert prepare()["small"].endswith("model.pt, of this app")
+    (bundle / "models" / "model.pt").write_bytes(b"newer")
+    assert "differ and are not used" in prepare()["small"]
+    assert (model / "models" / "model.pt").read_bytes() == before
+    assert json.loads((model / "configs" / "train.json").read_text())["epoch_length"] == 77
+    assert not (model / "data").exists()
+
+
+def test_training_takes_over_the_voxel_size_of_the_weights(prepare, bundle, tmp_path):
+    prepare(untrained=True)
+    trained = tmp_path / "trained"
+    shutil.copytree(tmp_path / "app" / "model" / "small" / "models", trained)
+    settings = {"spacing": [1.0, 1.0, 3.0], "roi_size": [32, 32, 32], "intensity": "zscore"}
+    (trained / "model.json").write_text(json.dumps(settings))
+    shutil.rmtree(tmp_path / "app")
+    assert prepare(checkpoints={"small": trained / "model.pt"})["small"] == str(trained / "model.pt")
+    content = json.loads((tmp_path / "app" / "model" / "small" / "configs" / "train.json").read_text())
+    assert {key: content[key] for key in settings} == settings
+    assert json.loads((bundle / "configs" / "train.json").read_text())["spacing"] == SMALL["spacing"]
+
+
+def test_weights_that_do_not_fit_are_refused(prepare, tmp_path):
+    """MONAI Label would run random ones."""
+    torch.save({"epoch": 3}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"holds no state dict"):
+        prepare(checkpoints={"small": tmp_path / "other.pt"})
+    assert not (tmp_path / "app" / "model" / "small" / "models" / "model.pt").exists()
+
+
+def test_another_checkpoint_never_replaces_what_the_app_has(prepare, tmp_path):
+    prepare(untrained=True)
+    (tmp_path / "other.pt").write_bytes(b"x")
+    with pytest.raises(ValueError, match="is there already and differs"):
+        prepare(checkpoints={"small": tmp_path / "other.pt"})
+    with pytest.raises(FileNotFoundError, match="no such checkpoint for 'small'"):
+        prepare(checkpoints={"small": tmp_path / "missing.pt"})
+    with pytest.raises(ValueError, match="names 'la', which is none of the bundles small"):
+        prepare(checkpoints={"la": tmp_path / "other.pt"})
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("my bundle", "letters, digits"), ("spleen_detection", "MONAI Label takes .* 'detection'")],
+)
+def test_names_that_monai_label_does_not_take_are_refused(prepare, tmp_path, name, message):
+    with pytest.raises(ValueError, match=message):
+        prepare([tmp_path / name])
+
+
+def test_two_bundles_of_one_name_are_refused(prepare):
+    with pytest.raises(ValueError, match="two bundles are named 'la'"):
+        prepare([BUNDLES / "la", BUNDLES / "la"])
+
+
+def test_a_port_that_is_taken_is_named(environment, tmp_path):
+    options = {"environment": environment, "app": tmp_path, "studies": tmp_path, "models": ["small"]}
+    server = LabelServer(**options, port=0)
+    assert server.url == f"http://127.0.0.1:{server.port}"
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(LabelServerError, match=rf"127\.0\.0\.1:{port} .*another --port"):
+            LabelServer(**options, port=port)
+
+
+def test_the_server_never_asks_the_internet(environment, tmp_path):
+    server = LabelServer(environment=environment, app=tmp_path, studies=tmp_path, models=["a", "b"], port=0)
+    text = " ".join(server.command())
+    assert "--host 127.0.0.1" in text
+    assert "--conf models a,b --conf zoo_source ngc --conf sam2 false" in text
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path):
+    folder = tmp_path / "environment"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").symlink_to(sys.executable)
+    options = {"app": tmp_path, "studies": tmp_path, "models": ["a"], "port": 0, "log": tmp_path / "log"}
+    server = LabelServer(environment=LabelEnvironment(folder), **options)
+    with pytest.raises(LabelServerError, match=r"(?s)ended with exit status 1; the end of .*log.*monailabel"):
+        server.start(timeout=60)
+
+
+def test_an_old_python_is_refused(tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 3 13\n")
+    python.chmod(0o755)
+    with pytest.raises(LabelEnvironmentError, match=r"is Python 3\.13; .* 3\.10 to 3\.12: .*--python"):
+        ensure_environment(tmp_path / "new", python=str(python))
+    assert not (tmp_path / "new").exists()
+
+
+def test_checkpoints_on_the_command_line():
+    assert _pair("la=a/b=c.pt") == ("la", "a/b=c.pt")
+    assert _listed(("la", "amos")) == _listed("la, amos") == ["la", "amos"]
+    with pytest.raises(ValueError, match="write NAME=FILE"):
+        _pair("model.pt")
