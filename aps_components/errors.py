@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from traceback import walk_tb
 from types import TracebackType
 
@@ -15,6 +17,18 @@ def root_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None and not _raised_here(error):
         error = error.__cause__
     return error
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Raise the root cause in the place of the errors that MONAI's parser and engines wrap around it."""
+    try:
+        yield
+    except Exception as error:
+        cause = root_cause(error)
+        if cause is error:
+            raise
+        raise cause from cause.__cause__
 
 
 def _raised_here(error: BaseException) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import aps_components
+from aps_components.files import sha256_of
 
 CONFIG = Path("configs") / "inference.json"
 WEIGHTS = Path("models") / "model.pt"
@@ -142,15 +142,6 @@ def _named(name: str, folders: Sequence[Path]) -> Path:
     have = f"there are {', '.join(there)}" if there else "there are none"
     places = ", ".join(dict.fromkeys(str(folder.resolve()) for folder in folders))
     raise FileNotFoundError(f"no bundle {name!r}: {have} in {places}; give one of them, a bundle's folder, or its zip")
-
-
-def sha256_of(file: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file's content, read in small parts."""
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while block := stream.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _checked(archive: zipfile.ZipFile, file: Path) -> str:

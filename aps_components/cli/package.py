@@ -21,7 +21,7 @@ def package(
         weights_url: address of the folder from which a checkpoint over the limit can be fetched.
         limit_mb: a checkpoint of more megabytes is written beside the zip file, and fetched by large_files.yml.
     """
-    from aps_components.bundle.package import package_bundle
+    from aps_components.bundle.packaging import package_bundle
     from aps_components.options import switch
 
     written = package_bundle(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from aps_components.evaluation.metrics import ClassMetrics
+from aps_components.files import replace_text
 
 VARIANTS = ("raw", "largest_component")
 ALL_CLASSES = "all"
@@ -120,7 +121,7 @@ class EvaluationReport:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for path, text in contents.items():
-                _write_atomically(path, text)
+                replace_text(path, text)
         except OSError as error:
             raise OSError(f"cannot write the evaluation report to {folder}: {error}") from error
         return folder / f"{name}.csv", folder / f"{name}.json"
@@ -202,12 +203,3 @@ def _json_ready(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

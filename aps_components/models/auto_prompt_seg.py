@@ -7,13 +7,15 @@ uncertainty are low, the prompt generator puts point prompts for every class. A 
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+import math
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aps_components.networks.sam3d import Sam3d, Sam3dOutput
+from aps_components.networks.scripted import refuse_other_sizes
 from aps_components.networks.vnet import VNet, VNetFeatures
 from aps_components.prompts import PointPrompts, PromptGenerator
 from aps_components.uncertainty import (
@@ -86,6 +88,9 @@ class AutoPromptSeg(nn.Module):
         image [B, in_channels, D, H, W], every size divisible by :attr:`stride` -> logits [B, C, D, H, W], float32.
     """
 
+    inference_bottleneck_mask: Tensor
+    inference_head_mask: Tensor
+
     def __init__(
         self,
         model_a: VNet,
@@ -102,19 +107,49 @@ class AutoPromptSeg(nn.Module):
         super().__init__()
         if predictor not in ("a", "b", "average"):
             raise ValueError(f"predictor {predictor!r} must be 'a', 'b' or 'average'")
-        if uncertainty_form not in ("variance", "entropy"):
-            raise ValueError(f"uncertainty_form {uncertainty_form!r} must be 'variance' or 'entropy'")
+        if uncertainty_form not in get_args(UncertaintyForm):
+            raise ValueError(f"uncertainty_form {uncertainty_form!r} must be one of {get_args(UncertaintyForm)}")
         if min(mc_samples, prompt_stride) < 1:
             raise ValueError(f"mc_samples {mc_samples} and prompt_stride {prompt_stride} must be at least 1")
         self.model_a, self.model_b, self.fusion = model_a, model_b, fusion
         self.prompt_generator, self.uncertainty_form = prompt_generator, uncertainty_form
-        self.mc_samples, self.predictor, self.mc_seed = mc_samples, predictor, mc_seed
-        self.prompt_stride = prompt_stride
+        self.predictor, self.prompt_stride = predictor, prompt_stride
+        self._mc_samples, self._mc_seed = mc_samples, mc_seed
+        self._draw_inference_masks()
         self.num_classes = model_a.num_classes
         self.stride = max(model_a.stride, model_b.stride)
 
+    @property
+    def mc_samples(self) -> int:
+        """T, Monte-Carlo samples."""
+        return self._mc_samples
+
+    @mc_samples.setter
+    def mc_samples(self, samples: int) -> None:
+        self._mc_samples = samples
+        self._draw_inference_masks()
+
+    @property
+    def mc_seed(self) -> int:
+        """Of the dropout masks in inference."""
+        return self._mc_seed
+
+    @mc_seed.setter
+    def mc_seed(self, seed: int) -> None:
+        self._mc_seed = seed
+        self._draw_inference_masks()
+
+    def _draw_inference_masks(self) -> None:
+        """Once and for all, as buffers: what ``predict`` drew itself, an exported network would draw anew each time."""
+        generator = torch.Generator().manual_seed(self.mc_seed)
+        masks = draw_masks(self.model_a, samples=self.mc_samples, generator=generator)
+        self.register_buffer("inference_bottleneck_mask", masks.bottleneck, persistent=False)
+        self.register_buffer("inference_head_mask", masks.head, persistent=False)
+
     def forward(self, image: Tensor) -> Tensor:
         """Logits of the model's predictor; Model B does not run for ``a``."""
+        if torch.jit.is_tracing():
+            image = refuse_other_sizes(image)
         if self.predictor == "a":
             return self.model_a(image).logits.float()
         return self.predict(image).logits
@@ -122,8 +157,9 @@ class AutoPromptSeg(nn.Module):
     def predict(self, image: Tensor) -> Prediction:
         """Segment, and say where it is unsure and which prompts it used."""
         features = self.model_a.encode(image)
-        masks = draw_masks(self.model_a, samples=self.mc_samples, generator=torch.Generator().manual_seed(self.mc_seed))
-        samples = monte_carlo_samples(self.model_a, features, masks)
+        samples = monte_carlo_samples(
+            self.model_a, features, DropoutMasks(self.inference_bottleneck_mask, self.inference_head_mask)
+        )
         logits_a = self.model_a.decode(features).logits.float()
         uncertainty = decouple(samples.probabilities, samples.variance, form=self.uncertainty_form)
         prompts, _ = self._prompts(MonteCarloSamples(*(every(maps, self.prompt_stride) for maps in samples)))
@@ -134,6 +170,11 @@ class AutoPromptSeg(nn.Module):
         return Prediction(
             logits, logits_a, logits_b, uncertainty.epistemic, uncertainty.aleatoric, iou_predictions, prompts
         )
+
+    def monte_carlo(self, image: Tensor, *, samples: int) -> MonteCarloSamples:
+        """``samples`` thinned Model As, drawn from torch's own random numbers, on [B, in_channels, D, H, W]."""
+        masks = draw_masks(self.model_a, samples=samples, items=image.shape[0])
+        return monte_carlo_samples(self.model_a, self.model_a.encode(image), masks)
 
     def training_forward(self, image: Tensor, *, with_b: bool = True) -> TrainingOutput:
         """One pass with dropout on. Its output counts as the first Monte-Carlo sample, so T samples cost T - 1 more.
@@ -192,4 +233,4 @@ class AutoPromptSeg(nn.Module):
 
 def mean_of_probabilities(logits_a: Tensor, logits_b: Tensor) -> Tensor:
     """Logits whose softmax is the mean of the two softmaxes; all [B, C, D, H, W]."""
-    return torch.logaddexp(logits_a.log_softmax(dim=1), logits_b.log_softmax(dim=1)) - torch.tensor(2.0).log()
+    return torch.logaddexp(logits_a.log_softmax(dim=1), logits_b.log_softmax(dim=1)) - math.log(2)

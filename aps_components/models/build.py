@@ -46,7 +46,7 @@ def build_auto_prompt_seg(
         dropout: of the V-Net, and so of the Monte-Carlo samples.
         model_b: ``sam``, or ``vnet``: a second V-Net in its place, for comparisons. What follows is then without
             meaning, but for ``uncertainty_form``, ``mc_samples`` and ``predictor``.
-        sam_variant: ``small``, ``tiny`` or ``vit_b``; see ``networks.sam3d.build``.
+        sam_variant: ``small``, ``compact``, ``tiny`` or ``vit_b``; see ``networks.sam3d.build``.
         sam_checkpoint: an official SAM ViT-B file to inflate.
         fusion: ``cafa``, ``concatenation`` or ``none``.
         high_res_skips: hand A's features at 1/4 and 1/2 to B's mask decoder, as SAM 2 does with its own.

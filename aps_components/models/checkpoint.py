@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aps_components.files import replace_text, replacing
+
 MAX_NAMED_KEYS = 8
 
 
@@ -23,16 +25,10 @@ def save_atomically(content: Any, path: str | Path) -> None:
 
     A run killed at any moment leaves the old file or the new one, never a part of one.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as stream:
-            torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as unfinished, open(unfinished, "wb") as stream:
+        torch.save(content, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def ensure_writable(directory: str | Path) -> Path:
@@ -129,10 +125,7 @@ def settings_file(path: str | Path) -> Path:
 
 def save_settings(settings: Mapping[str, Any], path: str | Path) -> None:
     """Write beside the checkpoint ``path`` what it was trained with, for :func:`load_weights` to compare."""
-    file = settings_file(path)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(dict(settings), indent=1) + "\n")
-    os.replace(temporary, file)
+    replace_text(settings_file(path), json.dumps(dict(settings), indent=1) + "\n")
 
 
 def trained_setting(path: str | Path, name: str, *default: Any) -> Any:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aps_components.networks.scripted import per_item_batch_norm
+
 _aten = torch.ops.aten
 
 
@@ -66,7 +68,9 @@ class InstanceNorm(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Normalise every channel of every item over its voxels."""
-        if features.is_cuda or torch.jit.is_tracing() or torch.jit.is_scripting():
+        if features.is_cuda or torch.compiler.is_compiling():
             return F.instance_norm(features, weight=self.weight, bias=self.bias, eps=self.eps)
+        if torch.jit.is_tracing():
+            return per_item_batch_norm(features, self.weight, self.bias, eps=self.eps)
         features = features.contiguous(memory_format=torch.channels_last_3d)
         return _PerItemBatchNorm.apply(features, self.weight, self.bias, self.eps)

@@ -60,10 +60,11 @@ def window_maximum(volume: Tensor, *, radius: int) -> Tensor:
     return volume
 
 
-def _scrambled_index(size: torch.Size, device: torch.device) -> Tensor:
-    """A fixed, evenly scattered order of the voxels, [1, 1, D, H, W]: exact in float32 up to 2**24 voxels."""
-    index = torch.arange(size.numel(), device=device)
-    return ((index * 10_368_889 + 7) % 2**24).float().view(1, 1, *size)
+def _scrambled_index(volume: Tensor) -> Tensor:
+    """A fixed, evenly scattered order of its voxels, [1, 1, D, H, W]: exact in float32 up to 2**24 voxels."""
+    d, h, w = volume.shape[2:]
+    index = volume.new_ones(d * h * w, dtype=torch.long).cumsum(0) - 1  # a trace would keep arange's device
+    return ((index * 10_368_889 + 7) % 2**24).float().view(1, 1, d, h, w)
 
 
 def local_maxima(scores: Tensor, *, radius: int) -> Tensor:
@@ -77,7 +78,7 @@ def local_maxima(scores: Tensor, *, radius: int) -> Tensor:
         bool, [B, C, D, H, W].
     """
     peaks = (scores > 0) & (scores == window_maximum(scores, radius=radius))
-    order = torch.where(peaks, _scrambled_index(scores.shape[2:], scores.device), -torch.inf)
+    order = torch.where(peaks, _scrambled_index(scores), -torch.inf)
     return peaks & (order == window_maximum(order, radius=radius))
 
 
@@ -137,6 +138,8 @@ class PromptGenerator:
         """
         candidates = probabilities >= self.min_probability
         if self.strategy == "random":
+            if torch.jit.is_tracing() or torch.compiler.is_compiling():
+                raise ValueError("strategy 'random' draws its numbers anew, which no export keeps: use 'suitability'")
             generator = torch.Generator().manual_seed(self.seed)
             field = torch.rand(1, *probabilities.shape[1:], generator=generator).to(probabilities.device)
             scores = torch.where(candidates, field.expand_as(probabilities), 0.0)
@@ -146,11 +149,12 @@ class PromptGenerator:
 
     def _best(self, peaks: Tensor, stride: int) -> PointPrompts:
         """The K highest peaks [B, C, D, H, W] of each class, zeros being none."""
-        batch, classes, *size = peaks.shape
-        count = min(self.points_per_class, peaks[0, 0].numel())
+        batch, _, *size = peaks.shape
+        _, h, w = size
+        count = min(self.points_per_class, int(peaks[0, 0].numel()))
         scores, index = peaks.flatten(2).topk(count, dim=2)  # [B, C, K]
-        coords = stride * torch.stack(torch.unravel_index(index, tuple(size)), dim=-1).float()  # [B, C, K, 3]
-        labels = torch.arange(classes, device=peaks.device).view(1, -1, 1).expand_as(index)
+        coords = stride * torch.stack([index // (h * w), index // w % h, index % w], dim=-1).float()  # [B, C, K, 3]
+        labels = torch.ones_like(index).cumsum(1) - 1  # a trace would keep the device of an arange
         found = scores > 0
         return PointPrompts(
             torch.where(found[..., None], coords, 0.0).reshape(batch, -1, 3),

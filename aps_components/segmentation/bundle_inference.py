@@ -16,7 +16,7 @@ from monai.bundle import ConfigWorkflow
 
 from aps_components.bundle import require_weights
 from aps_components.data import DataError
-from aps_components.errors import root_cause
+from aps_components.errors import plain_errors
 from aps_components.models import CheckpointError, ensure_writable
 
 NEEDED = (
@@ -138,7 +138,7 @@ class BundleInference:
         if self.broken_off:
             self._build()
         self.broken_off = True
-        with _quiet(), _plain_errors():
+        with _quiet(), _said_plainly():
             self._built("dataset").data = [{"image": list(files) if len(files) > 1 else files[0]}]
             self.workflow.run()
             state = self._built("evaluator").state
@@ -147,7 +147,7 @@ class BundleInference:
 
     def _build(self) -> None:
         """Also after an error: ignite's engine would go on with the scan that broke it, and pass over the next one."""
-        with _quiet(), _plain_errors():
+        with _quiet(), _said_plainly():
             self.workflow.initialize()
             self._built("evaluator")
         self.broken_off = False
@@ -156,7 +156,7 @@ class BundleInference:
         return self.parser.get_parsed_content(key)
 
     def _value(self, key: str) -> Any:
-        with _plain_errors():
+        with _said_plainly():
             return self._built(key)
 
     def _change(self, pairs: Mapping[str, Any]) -> None:
@@ -197,17 +197,13 @@ def _device(name: str) -> torch.device:
 
 
 @contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Raise what is wrong instead of the errors that MONAI's parser and engines wrap around it."""
+def _said_plainly() -> Iterator[None]:
+    """What is wrong, and of a full GPU what to do."""
     try:
-        yield
+        with plain_errors():
+            yield
     except torch.cuda.OutOfMemoryError as error:
         raise DataError(f"the GPU's memory is full ({str(error).splitlines()[0]}); try --device cpu") from error
-    except Exception as error:
-        cause = root_cause(error)
-        if cause is error:
-            raise
-        raise cause from cause.__cause__
 
 
 @contextmanager

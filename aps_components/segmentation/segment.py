@@ -15,8 +15,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from aps_components.bundle import bundle_metadata, locate_bundle, sha256_of, version_differences
+from aps_components.bundle import bundle_metadata, locate_bundle, version_differences
 from aps_components.bundle.locate import CACHE_DIR
+from aps_components.files import sha256_of
 from aps_components.segmentation.bundle_inference import BundleInference
 from aps_components.segmentation.inputs import Case, find_cases
 from aps_components.segmentation.outputs import Outputs, choose_outputs

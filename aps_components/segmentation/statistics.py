@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+
+from aps_components.files import replace_text
 
 CUBIC_MM_PER_ML = 1000.0
 MEASURES = ("mean", "std", "min", "max")
@@ -77,7 +78,7 @@ def load_channels(files: Sequence[str], modalities: Sequence[str] | None) -> dic
 
 def write_statistics(path: Path, content: Mapping[str, Any]) -> None:
     """Write a scan's statistics, whole or not at all."""
-    _replace(path, json.dumps(content, indent=1) + "\n")
+    replace_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_statistics(path: Path) -> dict[str, Any] | None:
@@ -102,7 +103,7 @@ def write_table(path: Path, scans: Iterable[Mapping[str, Any]]) -> None:
         for entry in scan["classes"]:
             values = [entry["intensity"].get(channel, {}).get(measure) for channel, measure in columns]
             writer.writerow([scan["scan"], *(entry[key] for key in ("label", "name", "voxels", "volume_ml")), *values])
-    _replace(path, text.getvalue())
+    replace_text(path, text.getvalue())
 
 
 def _intensity(values: NDArray[Any]) -> dict[str, float | None]:
@@ -110,12 +111,3 @@ def _intensity(values: NDArray[Any]) -> dict[str, float | None]:
         return dict.fromkeys(MEASURES)
     values = values.astype(np.float64)
     return {measure: float(getattr(values, measure)()) for measure in MEASURES}
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -100,7 +100,9 @@ def monte_carlo_samples(
     samples, items = masks.head.shape[0], features[0].shape[0]
 
     def for_batch(mask: Tensor) -> Tensor:
-        return mask.expand(samples, items, *mask.shape[2:]).flatten(0, 1).to(features[0].device)
+        if mask.device != features[0].device:  # a trace would keep the device of an idle `to`
+            mask = mask.to(features[0].device)
+        return mask.expand(samples, items, *mask.shape[2:]).flatten(0, 1)
 
     repeated = tuple(torch.cat([feature] * samples) for feature in features) if samples > 1 else features
     decoded = network.decode(repeated, bottleneck_mask=for_batch(masks.bottleneck), head_mask=for_batch(masks.head))

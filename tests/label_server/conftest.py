@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy.spatial.transform import Rotation
-from small_bundle import small_bundle
+from served_bundle import small_bundle
 from workflows import BUNDLES, ROOT
 
 from aps_components.data.phantoms import write_phantoms

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from small_bundle import SMALL, small_bundle
+from served_bundle import SMALL, small_bundle
 from workflows import BUNDLES
 
 from aps_components.cli.label import _listed, _pair

@@ -14,8 +14,8 @@ from bare_environment import make_environment, run
 from serving import serve
 from workflows import LA, evaluate, infer, run_python, train
 
-from aps_components.bundle.archive import sha256
-from aps_components.bundle.package import package_bundle
+from aps_components.bundle.packaging import package_bundle
+from aps_components.files import sha256_of
 
 pytestmark = pytest.mark.slow
 
@@ -166,4 +166,4 @@ def test_weights_over_the_limit_are_fetched_and_checked(model, python, folder, t
         written.weights.write_bytes(content)
         fetched = run(python, *fetch, cwd=tmp_path / "la")
         assert fetched.returncode == 0, fetched.stderr
-    assert sha256(tmp_path / "la" / "models" / "model.pt") == sha256(model)
+    assert sha256_of(tmp_path / "la" / "models" / "model.pt") == sha256_of(model)

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 from workflows import BUNDLES
 
-from aps_components.bundle.package import PackageError, package_bundle
+from aps_components.bundle.packaging import PackageError, package_bundle
 
 pytestmark = pytest.mark.slow
 NAMES = sorted(folder.name for folder in BUNDLES.iterdir() if (folder / "configs").is_dir())

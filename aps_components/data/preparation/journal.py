@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from aps_components.data.preparation.cases import Layout, Outcome, RawCase
+from aps_components.files import replace_text
 
 FILE = "preparation_state.jsonl"
 VERSION = 1  # raise it when `process` of a layout does something else
@@ -76,9 +77,7 @@ def _read(path: Path) -> dict[str, Outcome]:
 
 def _rewrite(path: Path, done: dict[str, Outcome]) -> None:
     """Without the broken line, if there is one, so that the next one starts on a line of its own."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_text("".join(_line(key, outcome) for key, outcome in done.items()), encoding="utf-8")
-    os.replace(new, path)
+    replace_text(path, "".join(_line(key, outcome) for key, outcome in done.items()))
 
 
 def _line(key: str, outcome: Outcome) -> str:

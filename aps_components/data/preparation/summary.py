@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aps_components.data.errors import DataError
+from aps_components.files import replace_text
 
 DATALIST, SUMMARY = "datalist.json", "preparation.json"
 PARTS = ("training", "unlabeled", "validation", "test")
@@ -68,10 +69,8 @@ class Summary:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write under a hidden name, then rename: the file is there in full or not at all."""
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    """Write a file that is there in full or not at all."""
+    replace_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def output_folder(out: str | os.PathLike[str]) -> Path:

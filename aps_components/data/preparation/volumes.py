@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from aps_components.data.checks import GRID_TOLERANCE, header_faults, label_faults, unreadable
 from aps_components.data.errors import DataError
 from aps_components.data.preparation.cases import Outcome, RawCase
+from aps_components.files import replacing
 
 # NRRD names its directions; NIfTI's are right, anterior, superior.
 TO_RAS = {
@@ -154,13 +155,12 @@ def read_nifti(file: str) -> tuple[NDArray[Any], Any]:
 
 
 def write_nifti(path: Path, voxels: NDArray[Any], affine: NDArray[np.float64]) -> int:
-    """Write under a hidden name, then rename: the file is there in full or not at all. Returns its size."""
+    """Write a file that is there in full or not at all. Returns its size."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished-{path.name}")
     scan = nib.Nifti1Image(np.ascontiguousarray(voxels), affine)
     scan.header.set_xyzt_units("mm")
-    nib.save(scan, unfinished)
-    os.replace(unfinished, path)
+    with replacing(path) as unfinished:
+        nib.save(scan, unfinished)
     return path.stat().st_size
 
 

@@ -62,7 +62,7 @@ VARIANTS = {
     "small": Sam3dVariant(
         embed_dim=256, depth=6, num_heads=8, window_size=7, global_blocks=(2, 5), global_key_stride=2
     ),
-    # With the V-Net at most 12.5 M parameters: 25 MB in half precision, what a model zoo takes without a download apart.
+    # With the V-Net 12.2 M parameters: 25 MB in half precision, what a model zoo takes in one file.
     "compact": Sam3dVariant(
         embed_dim=160,
         depth=4,

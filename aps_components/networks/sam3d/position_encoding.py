@@ -31,8 +31,8 @@ class RandomFourierEncoding3d(PositionEmbeddingRandom):
 
     def forward(self, size: Size3d) -> Tensor:
         """Encode the centre of every cell of a grid (d, h, w); [E, d, h, w]."""
-        device = self.positional_encoding_gaussian_matrix.device
-        axes = [(torch.arange(extent, device=device) + 0.5) / extent for extent in size]
+        ones = self.positional_encoding_gaussian_matrix.new_ones  # a trace would keep arange's device
+        axes = [(ones(extent, dtype=torch.float32).cumsum(0) - 0.5) / extent for extent in size]
         positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)  # [d, h, w, 3]
         return self._encode(positions).permute(3, 0, 1, 2)
 
@@ -47,8 +47,8 @@ class RandomFourierEncoding3d(PositionEmbeddingRandom):
         Returns:
             [..., E], float32.
         """
-        extent = torch.tensor(image_size, dtype=torch.float32, device=coords_input.device)
-        return self._encode(coords_input.float() / extent)
+        coords = coords_input.float()
+        return self._encode(coords / torch.cat([coords.new_full((1,), extent) for extent in image_size]))
 
     def _encode(self, positions: Tensor) -> Tensor:
         """Encode positions in [0, 1]^3; [..., 3] -> [..., E]."""

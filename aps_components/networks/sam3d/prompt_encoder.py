@@ -116,7 +116,9 @@ class PromptEncoder3d(nn.Module):
         return self.mask_downscaling(mask_inputs)
 
     def _check_labels(self, labels: Tensor) -> None:
-        """Raise where a label is neither a class nor -1."""
+        """Raise where a label is neither a class nor -1; an exported network, which cannot, takes what it is given."""
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return
         strange = labels[(labels < -1) | (labels >= self.num_classes)]
         if strange.numel():
             raise ValueError(f"prompt label {int(strange[0])} must be -1 or below {self.num_classes} classes")
@@ -127,7 +129,7 @@ def _common_batch_size(
 ) -> int:
     """The one batch size of all prompts; 1 if nothing tells it."""
     tensors = [*(points or ()), *(boxes or ()), *([] if mask_inputs is None else [mask_inputs])]
-    sizes = {len(tensor) for tensor in tensors} | ({given} if given is not None else set())
-    if len(sizes) > 1:
-        raise ValueError(f"batch sizes of the prompts differ: {sorted(sizes)}")
-    return sizes.pop() if sizes else 1
+    sizes = [tensor.shape[0] for tensor in tensors] + ([] if given is None else [given])
+    if any(size != sizes[0] for size in sizes):
+        raise ValueError(f"batch sizes of the prompts differ: {sorted(set(sizes))}")
+    return sizes[0] if sizes else 1

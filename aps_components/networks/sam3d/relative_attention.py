@@ -52,7 +52,7 @@ class RelativeAttention3d(nn.Module):
         qkv = self.qkv(x).view(batch, d * h * w, 3, self.num_heads, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, N, head_dim] each
         rows = self._relative_rows(q, (d, h, w))
-        columns = axis_indicators((d, h, w), dtype=q.dtype, device=q.device)
+        columns = axis_indicators((d, h, w), like=q)
         if self.key_stride > 1:
             k, v, columns = (mean_over_cubes(each, (d, h, w), stride=self.key_stride) for each in (k, v, columns))
         spare = -(self.head_dim + d + h + w) % _ALIGNMENT
@@ -102,13 +102,13 @@ def relative_positions(table: Tensor, size: int) -> Tensor:
         [size, size, C], query by key.
     """
     table = resize_relative_table(table, 2 * size - 1)
-    index = torch.arange(size, device=table.device)
+    index = table.new_ones(size, dtype=torch.long).cumsum(0)  # a trace would keep arange's device
     return table[index[:, None] - index[None, :] + size - 1]
 
 
-def axis_indicators(grid: Size3d, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """One-hot indices of every token along d, h and w; [N, d + h + w]."""
-    eyes = [torch.eye(extent, dtype=dtype, device=device) for extent in grid]
+def axis_indicators(grid: Size3d, *, like: Tensor) -> Tensor:
+    """One-hot indices of every token along d, h and w, of the dtype and on the device of ``like``; [N, d + h + w]."""
+    eyes = [like.new_ones(extent).diag() for extent in grid]  # a trace would keep eye's device
     d, h, w = grid
     along = (
         eyes[0][:, None, None].expand(d, h, w, d),

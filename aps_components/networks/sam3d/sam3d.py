@@ -87,7 +87,7 @@ class Sam3d(nn.Module):
             points=points,
             boxes=boxes,
             mask_inputs=mask_inputs,
-            batch_size=len(image_embedding),
+            batch_size=image_embedding.shape[0],
         )
         low_res_logits, iou_predictions = self.mask_decoder(
             image_embedding,

@@ -86,7 +86,7 @@ def test_mean_over_cubes_at_the_far_end_counts_only_what_is_there():
 
 
 def test_axis_indicators():
-    columns = axis_indicators(GRID, dtype=torch.float32, device=torch.device("cpu"))
+    columns = axis_indicators(GRID, like=torch.zeros(()))
     assert columns.shape == (30, 10)
     d, h, w = 2, 1, 1
     expected = torch.zeros(10)

@@ -5,7 +5,7 @@ from aps_components.networks.sam3d import VARIANTS, build_sam3d
 
 
 def test_unknown_variant_is_named():
-    with pytest.raises(ValueError, match=r"variant 'huge' must be one of \['small', 'tiny', 'vit_b'\]"):
+    with pytest.raises(ValueError, match=r"variant 'huge' must be one of \['compact', 'small', 'tiny', 'vit_b'\]"):
         build_sam3d(num_classes=2, variant="huge")
 
 

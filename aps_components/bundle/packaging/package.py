@@ -12,13 +12,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
-from aps_components.bundle.archive import copy_file, write_archive, write_checksum
 from aps_components.bundle.block import TRAINED_KEYS, DatasetBlock
-from aps_components.bundle.package_checks import run_faults
-from aps_components.bundle.package_contents import PACKAGE, bundle_files, code_files, trained_block, with_block
-from aps_components.bundle.package_docs import PackagedPages
-from aps_components.bundle.package_faults import METADATA, PAPERS, config_faults, network_faults, paper_faults
-from aps_components.bundle.package_weights import MODEL, SETTINGS, Weights, read_weights, with_weights, without_weights
+from aps_components.bundle.packaging.archive import copy_file, write_archive, write_checksum
+from aps_components.bundle.packaging.checks import run_faults
+from aps_components.bundle.packaging.contents import PACKAGE, bundle_files, code_files, trained_block, with_block
+from aps_components.bundle.packaging.docs import PackagedPages
+from aps_components.bundle.packaging.faults import METADATA, PAPERS, config_faults, network_faults, paper_faults
+from aps_components.bundle.packaging.weights import (
+    MODEL,
+    SETTINGS,
+    Weights,
+    read_weights,
+    with_weights,
+    without_weights,
+)
 
 LIMIT_MB = 25.0  # of one file, in the model zoo
 ADDRESS = re.compile(r"https?://\S+")

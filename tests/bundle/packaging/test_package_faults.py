@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 import torch
-from small_bundle import copy_bundle, edit, edit_json, state_dict, write_model
+from bundle_copies import copy_bundle, edit, edit_json, state_dict, write_model
 
-from aps_components.bundle.package import PackageError, package_bundle
+from aps_components.bundle.packaging import PackageError, package_bundle
 
 METADATA = "configs/metadata.json"
 
@@ -26,7 +26,7 @@ def bundle(whole, tmp_path):
 @pytest.fixture
 def unrun(monkeypatch):
     """For faults that show without the workflows, which take half a second."""
-    monkeypatch.setattr("aps_components.bundle.package.run_faults", lambda *_: [])
+    monkeypatch.setattr("aps_components.bundle.packaging.package.run_faults", lambda *_: [])
 
 
 def faults(bundle, **options):

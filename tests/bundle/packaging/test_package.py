@@ -15,18 +15,19 @@ from unittest.mock import patch
 import monai.bundle
 import pytest
 import torch
+from bundle_copies import BUNDLES, SETTINGS, copy_bundle, edit, write_model
 from monai.apps.utils import HashCheckError
 from serving import serve
-from small_bundle import BUNDLES, SETTINGS, copy_bundle, edit, write_model
 
 from aps_components import cli
-from aps_components.bundle.archive import sha256, write_archive
 from aps_components.bundle.block import DatasetBlock
-from aps_components.bundle.package import package_bundle
-from aps_components.bundle.package_contents import PACKAGE_DATA, bundle_files, code_files
-from aps_components.bundle.package_docs import PackagedPages, headings
+from aps_components.bundle.packaging import package_bundle
+from aps_components.bundle.packaging.archive import write_archive
+from aps_components.bundle.packaging.contents import PACKAGE_DATA, bundle_files, code_files
+from aps_components.bundle.packaging.docs import PackagedPages, headings
+from aps_components.files import sha256_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NAMES = sorted(folder.name for folder in BUNDLES.iterdir() if (folder / "configs").is_dir())
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -244,10 +245,10 @@ class TestLargeWeights:
             monai.bundle.download(name="small", url=f"{address}/{written.archive.name}", bundle_dir=str(tmp_path))
             root = tmp_path / "small"
             monai.bundle.download_large_files(bundle_path=str(root))
-            assert sha256(root / "models" / "model.pt") == sha256(model)
+            assert sha256_of(root / "models" / "model.pt") == sha256_of(model)
 
             (root / "models" / "model.pt").unlink()
-            digest = sha256(model)
+            digest = sha256_of(model)
             edit(root / "large_files.yml", digest, f"{int(digest[0] == '0')}{digest[1:]}")
             with pytest.raises(HashCheckError, match="sha256 hash check of downloaded file failed"):
                 monai.bundle.download_large_files(bundle_path=str(root))
@@ -273,7 +274,7 @@ class TestCommandLine:
         assert said[2] == (
             f"{place}/small_v0.1.0_model.pt: make it available at https://example.org/w/small_v0.1.0_model.pt"
         )
-        assert said[3] == f"{place}/small_v0.1.0.zip: sha256 {sha256(place / 'small_v0.1.0.zip')}"
+        assert said[3] == f"{place}/small_v0.1.0.zip: sha256 {sha256_of(place / 'small_v0.1.0.zip')}"
 
     def test_its_options_are_those_of_the_function_behind_it(self):
         inner, outer = (

@@ -9,7 +9,7 @@ from typing import Any
 
 from aps_components.bundle.block import TRAINED_KEYS, DatasetBlock
 
-PACKAGE = Path(__file__).parents[1]  # aps_components
+PACKAGE = Path(__file__).parents[2]  # aps_components
 # Of the code, what an installation of it holds: the modules, and pyproject.toml's package-data.
 PACKAGE_DATA = ("py.typed", "bundle/template/*", "comparison/*.json", "data/preparation/*.txt", "label_server/*.txt")
 

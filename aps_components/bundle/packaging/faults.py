@@ -11,7 +11,7 @@ from typing import Any
 
 from aps_components.bundle.block import DatasetBlock
 from aps_components.bundle.metadata import PACKAGES, SCHEMA_FILE, BundleMetadata, render_metadata
-from aps_components.bundle.package_docs import headings
+from aps_components.bundle.packaging.docs import headings
 from aps_components.bundle.writer import template
 
 # Plain, because MONAI takes what stands before the first "." of NAME.zip for the folder in it.

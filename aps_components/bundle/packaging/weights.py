@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aps_components.bundle.archive import sha256
 from aps_components.bundle.block import TRAINED_KEYS
-from aps_components.bundle.package_docs import with_notice
+from aps_components.bundle.packaging.docs import with_notice
+from aps_components.files import sha256_of
 from aps_components.models import CheckpointError, read_checkpoint, settings_file
 
 MODEL, SETTINGS, LARGE_FILES = "models/model.pt", "models/model.json", "large_files.yml"
@@ -92,7 +92,7 @@ def _without_folder(value: Any) -> Any:
 
 def with_weights(files: dict[str, bytes], weights: Weights, *, url: str | None) -> dict[str, bytes]:
     """The files with the checkpoint, or, if it has a url of its own, with ``large_files.yml`` in its place."""
-    digest, size = sha256(weights.path), f"{weights.megabytes:.1f} MB"
+    digest, size = sha256_of(weights.path), f"{weights.megabytes:.1f} MB"
     trained = ", ".join(f"{key} {json.dumps(weights.settings[key])}" for key in TRAINED_KEYS)
     more = f"Trained with {trained}: [model.json](model.json)."
     added = _described(files, untrained=False) | {SETTINGS: (json.dumps(weights.settings, indent=1) + "\n").encode()}

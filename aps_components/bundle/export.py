@@ -1,0 +1,278 @@
+"""The network that inference uses, prompts and all, as one file that runs without this package: TorchScript or ONNX."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from monai.bundle import ConfigParser
+from monai.data import save_net_with_metadata
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import aps_components
+from aps_components.bundle.locate import CONFIG, bundle_metadata, locate_bundle, require_weights
+from aps_components.errors import root_cause
+from aps_components.files import replacing
+from aps_components.models import Predictor, ensure_writable, load_weights
+
+Format = Literal["torchscript", "onnx"]
+Network = Callable[[Tensor], Tensor]
+SUFFIXES: dict[str, Format] = {".ts": "torchscript", ".pt": "torchscript", ".onnx": "onnx"}
+OPSET = 18  # the lowest that torch's exporter writes without a conversion
+INPUT, OUTPUT = "image", "pred"  # as the bundle's metadata.json calls them
+# Of a class probability. TorchScript runs the same kernels. ONNX Runtime has its own, which round differently: that
+# alone gives 1e-4 to 1e-3, more where much of a window is constant (docs/how-to/export-a-model.md).
+TOLERANCES: dict[Format, float] = {"torchscript": 1e-5, "onnx": 1e-2}
+_SETTINGS = ("labels", "modalities", "in_channels", "spacing", "roi_size", "intensity", "predictor", "mc_samples")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and how it compares with the network that it was made of."""
+
+    path: Path
+    format: Format
+    settings: dict[str, Any]
+    """What the file says about itself."""
+    bytes: int
+    largest_difference: float
+    """Of a class probability, over all voxels of all images tried."""
+    tolerance: float
+    """The largest difference allowed."""
+    equal_labels: float
+    """Share of voxels with the same most probable class."""
+    eager_seconds: float
+    """A window, in PyTorch."""
+    exported_seconds: float
+    """A window, in what runs the file."""
+
+    def __str__(self) -> str:
+        size = ", ".join(str(extent) for extent in self.settings["roi_size"])
+        channels, classes = self.settings["in_channels"], len(self.settings["labels"])
+        return (
+            f"{self.path}: {self.format}, {self.bytes / 1e6:.1f} MB, predictor {self.settings['predictor']}\n"
+            f"  {INPUT} [B, {channels}, {size}] -> {OUTPUT} [B, {classes}, {size}], logits, float32\n"
+            f"  largest difference of a probability to PyTorch: {self.largest_difference:.2g} "
+            f"(at most {self.tolerance:g} allowed); same label in {100 * self.equal_labels:.4f} % of the voxels\n"
+            f"  seconds a window: {self.eager_seconds:.2f} in PyTorch, {self.exported_seconds:.2f} exported"
+        )
+
+
+def export_network(
+    bundle: str | os.PathLike[str],
+    *,
+    format: Format,
+    out: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | None = None,
+    predictor: Predictor | None = None,
+    tolerance: float | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> ExportReport:
+    """Write ``network_def`` of a bundle's ``inference.json``, with trained weights, to one file, and check that file.
+
+    The file takes windows of ``roi_size``, any number at once, and gives logits. The Monte-Carlo dropout masks and the
+    window's size are part of it.
+
+    Args:
+        bundle: what :func:`locate_bundle` takes.
+        format: ``torchscript`` or ``onnx``.
+        out: the file; nothing is written there before it is checked.
+        checkpoint: the weights; the bundle's ``models/model.pt`` by default.
+        predictor: ``a`` (the V-Net alone), ``b`` or ``average``; the configuration's by default.
+        tolerance: largest difference of a class probability; :data:`TOLERANCES` by default.
+        options: other keys of ``inference.json`` to change, such as ``roi_size``.
+
+    Raises:
+        ValueError: the format, the file's name or an option is wrong, or the weights do not fit.
+        FileNotFoundError: no such bundle, or it has no weights.
+        RuntimeError: the network could not be exported, or the file's answers are not those of the network.
+    """
+    out = _checked_name(Path(out).expanduser(), format)
+    tolerance = TOLERANCES[format] if tolerance is None else tolerance
+    root = locate_bundle(bundle)
+    changes = {**(options or {}), "checkpoint": str(checkpoint or require_weights(root))}
+    network, settings = _trained_network(root, changes if predictor is None else {**changes, "predictor": predictor})
+    shape = (settings["in_channels"], *settings["roi_size"])
+    ensure_writable(out.parent)
+    with replacing(out) as unchecked:
+        exported: Network
+        if format == "torchscript":
+            exported = _to_torchscript(network, shape, unchecked, root=root, settings=settings)
+        else:
+            exported = _to_onnx(network, shape, unchecked, settings=settings)
+        difference, equal = compare(network, exported, shape)
+        if not difference <= tolerance:  # nor where it is no number
+            raise RuntimeError(
+                f"{out} was not written: a probability differs by {difference:.2g} from PyTorch's, and "
+                f"{100 * (1 - equal):.3g} % of the labels; allow more than {tolerance:g} with --tolerance, or try "
+                "--predictor a"
+            )
+        one = next(trial_images(shape))[:1]
+        return ExportReport(
+            out,
+            format,
+            settings,
+            unchecked.stat().st_size,
+            difference,
+            tolerance,
+            equal,
+            seconds(network, one),
+            seconds(exported, one),
+        )
+
+
+def trial_images(shape: Sequence[int]) -> Iterator[Tensor]:
+    """Images [B, C, D, H, W] to compare networks on: smooth ones, two at once, and noise.
+
+    Args:
+        shape: (C, D, H, W).
+    """
+    generator = torch.Generator().manual_seed(0)
+    for coarse in (4, 16):
+        field = torch.randn(2, shape[0], *(max(1, size // coarse) for size in shape[1:]), generator=generator)
+        yield F.interpolate(field, size=tuple(shape[1:]), mode="trilinear")
+    yield torch.randn(1, *shape, generator=generator)
+
+
+def compare(network: Network, exported: Network, shape: Sequence[int]) -> tuple[float, float]:
+    """The largest difference of a class probability on :func:`trial_images`, and the share of equal labels.
+
+    Args:
+        network: gives logits [B, classes, D, H, W].
+        exported: the same.
+        shape: (C, D, H, W) of an image.
+    """
+    largest, equal, voxels = torch.zeros(()), 0, 0
+    with torch.no_grad():
+        for image in trial_images(shape):
+            expected, given = network(image).softmax(dim=1), exported(image).softmax(dim=1)
+            largest = torch.maximum(largest, (expected - given).abs().max())  # NaN stays
+            same = expected.argmax(dim=1) == given.argmax(dim=1)
+            equal, voxels = equal + int(same.sum()), voxels + same.numel()
+    return largest.item(), equal / voxels
+
+
+def seconds(network: Network, image: Tensor, *, repeats: int = 3) -> float:
+    """The shortest of some runs, after one that does not count."""
+    durations = []
+    with torch.no_grad():
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            network(image)
+            durations.append(time.perf_counter() - start)
+    return min(durations[1:])
+
+
+def _checked_name(out: Path, format: Format) -> Path:
+    if format not in get_args(Format):
+        raise ValueError(f"format {format!r} must be one of {', '.join(get_args(Format))}")
+    if out.is_dir() or SUFFIXES.get(out.suffix, format) != format:
+        raise ValueError(f"{out} does not name a {format} file: give one such as model.{_suffix(format)}")
+    return out
+
+
+def _suffix(format: Format) -> str:
+    return "ts" if format == "torchscript" else "onnx"
+
+
+def _trained_network(root: Path, changes: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """The network with its weights, on the CPU and in eval mode, and what the exported file is to say about itself."""
+    parser = ConfigParser()
+    parser.read_config(root / CONFIG)
+    keys = set(parser.get()) - {"_meta_"}
+    for key, value in {**changes, "bundle_root": str(root)}.items():
+        if key.split("#")[0] not in keys:
+            raise ValueError(f"{key!r} is no key of {root / CONFIG}; give one of {', '.join(sorted(keys))}")
+        parser[key] = value
+    try:
+        settings = {key: parser.get_parsed_content(key) for key in _SETTINGS}
+        network, trained_with = parser.get_parsed_content("network_def"), parser.get_parsed_content("trained_with")
+    except Exception as error:  # MONAI puts what is wrong into errors of its own
+        raise ValueError(str(root_cause(error))) from error
+    load_weights(network.eval(), changes["checkpoint"], settings=trained_with)
+    metadata = bundle_metadata(root)
+    about = {"name": metadata.get("name", root.name), "version": metadata.get("version")}
+    made_with = {"aps_components": aps_components.__version__, "torch": torch.__version__}
+    return network, {**about, **settings, "made_with": made_with}
+
+
+def _to_torchscript(
+    network: nn.Module, shape: Sequence[int], path: Path, *, root: Path, settings: Mapping[str, Any]
+) -> Network:
+    """Trace, save as MONAI's ``ckpt_export`` does, and load again."""
+    with warnings.catch_warnings(), torch.no_grad():
+        # Every condition on a tensor that tracing warns of is one on a size, which is fixed, or checked by `compare`.
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
+        traced = torch.jit.trace(network, torch.rand(1, *shape), check_trace=False)
+        extra = {
+            "inference.json": (root / CONFIG).read_bytes(),
+            "export.json": json.dumps(settings).encode(),
+        }
+        metadata = bundle_metadata(root)
+        save_net_with_metadata(
+            traced, str(path), include_config_vals=False, meta_values=metadata, more_extra_files=extra
+        )
+        return torch.jit.load(str(path))
+
+
+def _to_onnx(network: nn.Module, shape: Sequence[int], path: Path, *, settings: Mapping[str, Any]) -> Network:
+    """Export, save with the settings as ``metadata_props``, each as JSON, and load into ONNX Runtime."""
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise RuntimeError(f'{error.name} is not installed; run: pip install "aps-components[export]"') from error
+    with _quiet(), torch.no_grad():
+        try:
+            program = torch.onnx.export(
+                network,
+                (torch.rand(2, *shape),),  # of one alone, torch.export would take the batch for a constant
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                verbose=False,
+            )
+        except Exception as error:
+            raise RuntimeError(f"no ONNX export of this network ({_reason(error)}); try --predictor a") from error
+    assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces, which name this machine's folders
+    program.model.metadata_props.update({key: json.dumps(value) for key, value in settings.items()})
+    program.save(str(path), external_data=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda image: torch.from_numpy(session.run([OUTPUT], {INPUT: image.numpy()})[0])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on operators of torchvision and on its own future."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,72 @@
+"""Measurements that take hours, kept as they come: a line of JSON each, so that a run that was stopped goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aps_components.files import replace_text
+
+Record = dict[str, Any]
+
+
+class Records:
+    """The records of one file, by their keys; nothing that is in it is measured again.
+
+    Args:
+        file: made at the first record; its folder must exist. The settings are its first line.
+        settings: what the figures depend on, of JSON's types. Figures of two settings must not meet in one table.
+
+    Raises:
+        ValueError: the file holds records of other settings, and which.
+    """
+
+    def __init__(self, file: str | os.PathLike[str], *, settings: Mapping[str, Any]) -> None:
+        self.file = Path(file)
+        settings = json.loads(json.dumps(dict(settings)))
+        lines = _lines(self.file)
+        found = lines[0].get("settings", {}) if lines else settings
+        different = [key for key in sorted({*found, *settings}) if found.get(key) != settings.get(key)]
+        if different:
+            raise ValueError(
+                f"{self.file} holds figures of other settings ("
+                + "; ".join(f"{key} {found.get(key)!r} there, {settings.get(key)!r} now" for key in different)
+                + "): give the same, or another --out"
+            )
+        self._records = {_text(line["key"]): line["record"] for line in lines[1:]}
+        keys = [{"key": json.loads(key), "record": record} for key, record in self._records.items()]
+        # Without a line that a kill cut short.
+        replace_text(self.file, "".join(_text(line) + "\n" for line in [{"settings": settings}, *keys]))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def find(self, **key: Any) -> Record | None:
+        """The record of a key, if there is one."""
+        return self._records.get(_text(key))
+
+    def add(self, record: Record, **key: Any) -> Record:
+        """Write a record, of JSON's types, and give it back as it would be read."""
+        line = json.loads(_text({"key": key, "record": record}))
+        with open(self.file, "a", encoding="utf-8") as stream:
+            stream.write(_text(line) + "\n")
+        self._records[_text(line["key"])] = line["record"]
+        return line["record"]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file; empty if there is none."""
+    lines = []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []:
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue
+    return lines

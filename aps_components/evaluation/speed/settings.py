@@ -1,0 +1,114 @@
+"""The sliding windows that are compared."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from monai.data.utils import dense_patch_slices
+
+from aps_components.inference import PromptedSlidingWindowInferer
+
+Blending = Literal["gaussian", "constant"]
+Overlap = float | tuple[float, ...]
+# A stride of 18 x 18 x 4 voxels of a window of 112 x 112 x 80, as published figures have it (Yu et al. 2019,
+# arXiv:1907.07034), windows counting alike; the same share of the window where that has another size.
+REFERENCE_OVERLAP = (1 - 18 / 112, 1 - 18 / 112, 1 - 4 / 80)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One way to move a window over a scan.
+
+    Args:
+        overlap: of neighbouring windows, for all axes or for each; None makes the whole scan one window.
+        batch: windows at once.
+        blending: of windows that overlap.
+        predictor: whose answer: ``a``, the V-Net alone, or ``average``.
+    """
+
+    overlap: Overlap | None
+    batch: int = 1
+    blending: Blending = "gaussian"
+    predictor: str = "average"
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the others are compared with it."""
+        return self == REFERENCE
+
+    @property
+    def window(self) -> str:
+        """The overlap, for people."""
+        if self.overlap is None:
+            return "whole scan"
+        return "reference" if self.overlap == REFERENCE_OVERLAP else f"overlap {self.overlap:g}"
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What tells it from the others, of JSON's types."""
+        return asdict(self)
+
+    def inferer(
+        self, trained: PromptedSlidingWindowInferer, image_size: Sequence[int], *, stride: int
+    ) -> PromptedSlidingWindowInferer:
+        """The inferer for a volume (D, H, W).
+
+        Args:
+            trained: gives the window and the precision.
+            image_size: of the volume.
+            stride: of the network, which divides the sizes of every window.
+        """
+        whole = [math.ceil(size / stride) * stride for size in image_size]
+        return PromptedSlidingWindowInferer(
+            whole if self.overlap is None else trained.roi_size,
+            self.batch,
+            0.0 if self.overlap is None else self.overlap,  # type: ignore[arg-type]
+            precision=trained.precision,
+            mode=self.blending,
+        )
+
+
+REFERENCE = Setting(overlap=REFERENCE_OVERLAP, blending="constant")
+
+
+def grid(
+    *,
+    overlaps: Sequence[float],
+    batches: Sequence[int],
+    blendings: Sequence[str],
+    predictors: Sequence[str],
+    whole: bool = False,
+) -> list[Setting]:
+    """Every combination; with ``whole``, also the scan as one window, once for each predictor.
+
+    Raises:
+        ValueError: a value that does not fit, by name.
+    """
+    for name, values, fits in (
+        ("overlaps", overlaps, all(0 <= value < 1 for value in overlaps)),
+        ("batches", batches, all(isinstance(value, int) and value >= 1 for value in batches)),
+        ("blendings", blendings, set(blendings) <= set(get_args(Blending))),
+        ("predictors", predictors, set(predictors) <= {"a", "b", "average"}),
+    ):
+        if not values or not fits:
+            raise ValueError(f"{name} {list(values)} do not fit: see aps benchmark --help")
+    combinations = itertools.product(predictors, overlaps, blendings, batches)
+    settings = [
+        Setting(overlap=float(overlap), batch=batch, blending=blending, predictor=predictor)  # type: ignore[arg-type]
+        for predictor, overlap, blending, batch in combinations
+    ]
+    settings += [Setting(overlap=None, blending="constant", predictor=name) for name in predictors if whole]
+    return list(dict.fromkeys(settings))
+
+
+def window_count(image_size: Sequence[int], inferer: PromptedSlidingWindowInferer) -> int:
+    """Windows that an inferer moves over a volume (D, H, W)."""
+    roi = list(inferer.roi_size)
+    size = [max(pair) for pair in zip(image_size, roi, strict=True)]
+    overlap = inferer.overlap if isinstance(inferer.overlap, Sequence) else [inferer.overlap] * 3
+    interval = [max(1, int(window * (1 - share))) for window, share in zip(roi, overlap, strict=True)]
+    return len(dense_patch_slices(size, roi, interval))

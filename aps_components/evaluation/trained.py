@@ -1,0 +1,135 @@
+"""A bundle's network with trained weights, and scans to try it on: what measurements start from."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from monai.transforms import Compose
+
+from aps_components.data.label_values import LabelValues
+from aps_components.errors import plain_errors
+from aps_components.inference import PromptedSlidingWindowInferer
+from aps_components.models import AutoPromptSeg, trained_setting
+
+CONFIGS = ("train.json", "evaluate.json")
+SPLITS = ("validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """Everything that a bundle evaluates a checkpoint with."""
+
+    checkpoint: Path
+    network: AutoPromptSeg
+    """With its weights, in eval mode, on the device."""
+    inferer: PromptedSlidingWindowInferer
+    items: list[dict[str, Any]]
+    """With ``image`` and ``label`` files."""
+    preprocessing: Compose
+    """Of ``image`` and ``label``, to the network's grid."""
+    image_preprocessing: Compose
+    """Of ``image`` alone, to be inverted."""
+    labels: dict[int, str]
+    label_values: LabelValues
+    regions: Mapping[str, Sequence[int]] | None
+    largest_component: bool
+    device: torch.device
+    settings: dict[str, Any]
+    """What the figures depend on, of JSON's types."""
+
+
+def load_trained(
+    bundle: str | Path,
+    *,
+    dataset_dir: str | Path,
+    checkpoint: str | Path,
+    split: str = "validation",
+    options: Mapping[str, Any] | None = None,
+) -> TrainedModel:
+    """Build what ``train.json`` and ``evaluate.json`` of a bundle evaluate a checkpoint with.
+
+    The validation scans are those that the training left out: as many as the settings beside the checkpoint say.
+
+    Args:
+        bundle: its folder.
+        dataset_dir: of the scans.
+        checkpoint: ``model.pt`` of a training.
+        split: ``validation`` or ``test``.
+        options: other keys of the two files to change.
+
+    Raises:
+        FileNotFoundError: no such bundle.
+        ValueError: an unknown option or split, a checkpoint that does not fit, or no scan with a label.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} must be one of {SPLITS}: the model has seen the others")
+    root, checkpoint, given = Path(bundle).resolve(), Path(checkpoint), dict(options or {})
+    parser = _parser(root, given)
+    changes: dict[str, Any] = {"labeled_count": None, "validation_count": _left_out(checkpoint, parser)}
+    places = {"bundle_root": root, "dataset_dir": Path(dataset_dir).resolve(), "checkpoint": checkpoint.resolve()}
+    changes |= given | {key: str(path) for key, path in places.items()} | {"split": split}
+    for key, value in changes.items():
+        parser[key] = value
+    with plain_errors():
+        model = _built(parser, checkpoint, split, given)
+    if not model.items:
+        raise ValueError(f"there are no {split} scans with labels in {dataset_dir}: choose another --split")
+    return model
+
+
+def _parser(root: Path, options: Mapping[str, Any]) -> ConfigParser:
+    files = [root / "configs" / name for name in CONFIGS]
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"no {file}: give the folder of a bundle with --bundle")
+    parser = ConfigParser()
+    parser.read_config([str(file) for file in files])
+    known = sorted(set(parser.get()) - {"imports"})
+    for key in options:
+        if (name := key.partition("#")[0]) not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise ValueError(f"no option --{key}" + (f"; did you mean --{near[0]}?" if near else ""))
+    return parser
+
+
+def _left_out(checkpoint: Path, parser: ConfigParser) -> int:
+    """Scans at the end of the training list that the training of this checkpoint kept for validation."""
+    return trained_setting(checkpoint, "validation_count", parser["validation_count"])
+
+
+def _built(parser: ConfigParser, checkpoint: Path, split: str, options: dict[str, Any]) -> TrainedModel:
+    value = parser.get_parsed_content
+    device = torch.device(value("device"))
+    network = value("evaluation#network").to(device).eval()
+    inferer: PromptedSlidingWindowInferer = value("inferer")
+    return TrainedModel(
+        checkpoint=checkpoint,
+        network=network,
+        inferer=inferer,
+        items=[item for item in value("evaluation#items") if "label" in item],
+        preprocessing=value("validate#preprocessing"),
+        image_preprocessing=value("evaluation#preprocessing"),
+        labels={int(index): name for index, name in value("labels").items()},
+        label_values=value("label_values"),
+        regions=value("regions"),
+        largest_component=bool(value("largest_component")),
+        device=device,
+        settings={
+            "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+            "dataset": value("datalist").name,
+            "split": split,
+            "spacing": value("spacing"),
+            "roi_size": list(inferer.roi_size),
+            "mc_samples": network.mc_samples,
+            "precision": inferer.precision,
+            "device": str(device),
+            "options": options,
+        },
+    )

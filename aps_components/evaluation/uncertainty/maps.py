@@ -1,0 +1,146 @@
+"""The uncertainty maps that are compared, all from one pass over a scan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from aps_components.inference import PromptedSlidingWindowInferer, VolumePrediction
+from aps_components.models import AutoPromptSeg, Prediction
+from aps_components.uncertainty import DropoutMasks, MonteCarloSamples, decouple, monte_carlo_samples
+
+Kind = Literal["epistemic", "aleatoric", "total"]
+
+
+class Definition(NamedTuple):
+    """One way to say how uncertain a voxel is."""
+
+    title: str
+    kind: Kind
+    form: str
+    """Value of the network's ``uncertainty_form`` that uses it; empty where none does."""
+
+
+DEFINITIONS = {
+    "softmax_variance": Definition("variance of the softmax", "epistemic", "variance"),
+    "mutual_information": Definition("mutual information", "epistemic", "entropy"),
+    "noise_variance": Definition("predicted noise variance", "aleatoric", "variance"),
+    "expected_entropy": Definition("expected entropy", "aleatoric", "entropy"),
+    "propagated_variance": Definition("propagated noise variance", "aleatoric", ""),
+    "entropy_undropped": Definition("entropy, without dropout", "aleatoric", ""),
+    "propagated_undropped": Definition("propagated noise variance, without dropout", "aleatoric", ""),
+    "predictive_entropy": Definition("predictive entropy", "total", "predictive_entropy"),
+    "least_confidence": Definition("1 - highest probability of the answer", "total", ""),
+}
+SAMPLED = tuple(name for name in DEFINITIONS if name != "least_confidence")
+
+
+def propagated_variance(probabilities: Tensor, variance: Tensor) -> Tensor:
+    """What noise of the logits does to the softmax, to first order (the delta method), summed over the classes.
+
+    With independent noise of variance s2 on every logit, ``Var[p_c] = s2 * sum_k (dp_c / dz_k)^2
+    = s2 * p_c^2 * ((1 - p_c)^2 + sum_{k != c} p_k^2)``: noise counts where it could change the answer.
+
+    Args:
+        probabilities: Monte-Carlo samples, [T, B, C, D, H, W].
+        variance: of the noise of every logit, [T, B, 1, D, H, W].
+    Returns:
+        [B, 1, D, H, W], mean over the samples.
+    """
+    squares = probabilities.square()
+    derivatives = squares * (_sum_of_others(probabilities).square() + _sum_of_others(squares))
+    return (variance * derivatives.sum(dim=2, keepdim=True)).mean(dim=0)
+
+
+def _sum_of_others(values: Tensor) -> Tensor:
+    """Of each class the sum over the others, [T, B, C, ...]; not as a difference, whose rounding would drown it."""
+    zero = torch.zeros_like(values[:, :, :1])
+    before = torch.cat([zero, values[:, :, :-1].cumsum(dim=2)], dim=2)
+    after = torch.cat([values[:, :, 1:].flip(2).cumsum(dim=2).flip(2), zero], dim=2)
+    return before + after
+
+
+def sampled_maps(samples: MonteCarloSamples, undropped: MonteCarloSamples) -> Tensor:
+    """Every definition of :data:`SAMPLED`, in its order, as a channel: [B, len(SAMPLED), D, H, W].
+
+    Args:
+        samples: of T thinned networks.
+        undropped: the whole network's, T = 1.
+    """
+    probabilities, variance = samples
+    published = decouple(probabilities, variance, form="variance")
+    entropies = decouple(probabilities, variance, form="entropy")
+    maps = {
+        "softmax_variance": published.epistemic,
+        "mutual_information": entropies.epistemic,
+        "noise_variance": published.aleatoric,
+        "expected_entropy": entropies.aleatoric,
+        "propagated_variance": propagated_variance(probabilities, variance),
+        "entropy_undropped": decouple(*undropped, form="entropy").aleatoric,
+        "propagated_undropped": propagated_variance(*undropped),
+        "predictive_entropy": decouple(probabilities, variance, form="predictive_entropy").epistemic,
+    }
+    return torch.cat([maps[name] for name in SAMPLED], dim=1)
+
+
+class WithEveryMap:
+    """Stands before the network in the inferer: its epistemic map holds all of :data:`SAMPLED` as channels.
+
+    Args:
+        network: gives everything else, and the thinned networks that all maps are drawn from.
+    """
+
+    def __init__(self, network: AutoPromptSeg) -> None:
+        self.network = network
+
+    def predict(self, image: Tensor) -> Prediction:
+        """As the network does, but for the epistemic map: [B, len(SAMPLED), D, H, W]."""
+        network = self.network
+        masks = DropoutMasks(*(network.get_buffer(f"inference_{part}_mask") for part in ("bottleneck", "head")))
+        features = network.model_a.encode(image)
+        samples = monte_carlo_samples(network.model_a, features, masks)
+        whole = network.model_a.decode(features)
+        undropped = MonteCarloSamples(whole.logits.float().softmax(dim=1)[None], whole.variance.float()[None])
+        return network.predict(image)._replace(epistemic=sampled_maps(samples, undropped))
+
+
+def every_map(
+    image: Tensor, network: AutoPromptSeg, inferer: PromptedSlidingWindowInferer
+) -> tuple[VolumePrediction, dict[str, NDArray[np.float32]]]:
+    """Segment a volume [1, in_channels, D, H, W]; the prediction, and each of :data:`DEFINITIONS` as [D, H, W]."""
+    prediction = inferer.predict(image, WithEveryMap(network))  # type: ignore[arg-type]
+    maps = {name: _array(prediction.epistemic[0, index]) for index, name in enumerate(SAMPLED)}
+    maps["least_confidence"] = _array(1 - prediction.probabilities[0].amax(dim=0))
+    return prediction, maps
+
+
+def surface_band(*label_maps: NDArray[np.integer], reach_mm: float, spacing: Sequence[float]) -> NDArray[np.bool_]:
+    """Voxels within some distance of a surface of any of the label maps; none where they have no surface.
+
+    A surface is every voxel with a face neighbour of another class, on both sides of a border.
+
+    Args:
+        label_maps: each [D, H, W].
+        reach_mm: largest distance between voxel centres.
+        spacing: of the voxels along D, H and W, mm.
+    """
+    surface = np.zeros(label_maps[0].shape, dtype=bool)
+    for label_map in label_maps:
+        for axis in range(label_map.ndim):
+            differs = np.diff(label_map.astype(np.int16), axis=axis) != 0
+            head, tail = (slice(None),) * axis + (slice(-1),), (slice(None),) * axis + (slice(1, None),)
+            surface[head] |= differs
+            surface[tail] |= differs
+    if not surface.any():
+        return surface
+    return ndimage.distance_transform_edt(~surface, sampling=spacing) <= reach_mm
+
+
+def _array(volume: Tensor) -> NDArray[np.float32]:
+    return volume.float().cpu().numpy()

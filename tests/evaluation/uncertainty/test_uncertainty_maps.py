@@ -1,0 +1,135 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from aps_components.evaluation.uncertainty.maps import (
+    DEFINITIONS,
+    SAMPLED,
+    every_map,
+    propagated_variance,
+    sampled_maps,
+    surface_band,
+)
+from aps_components.inference import PromptedSlidingWindowInferer
+from aps_components.models import build_auto_prompt_seg
+from aps_components.uncertainty import MonteCarloSamples, decouple, expected_entropy
+
+T, B, C = 3, 2, 4
+SIZE = (2, 3, 5)
+
+
+@pytest.fixture
+def samples():
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(T, B, C, *SIZE, generator=generator)
+    return MonteCarloSamples(logits.softmax(dim=2), torch.rand(T, B, 1, *SIZE, generator=generator))
+
+
+def test_propagated_variance_is_the_delta_method(samples):
+    """The derivative of the softmax by autograd, squared, times the variance."""
+    logits, variance = samples.probabilities[:1].log(), samples.variance[:1]
+    found = propagated_variance(samples.probabilities[:1], variance)
+    for batch, place in itertools.product(range(B), itertools.product(*map(range, SIZE))):
+        vector = logits[(0, batch, slice(None), *place)]
+        jacobian = torch.autograd.functional.jacobian(lambda z: z.softmax(dim=0), vector)
+        expected = variance[(0, batch, 0, *place)] * jacobian.square().sum()
+        assert found[(batch, 0, *place)].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_propagated_variance_is_that_of_noisy_logits():
+    probabilities = torch.tensor([0.6, 0.3, 0.1]).reshape(1, 1, 3, 1, 1, 1)
+    deviation = 0.05
+    noisy = probabilities.log().flatten() + deviation * torch.randn(
+        400_000, 3, generator=torch.Generator().manual_seed(0)
+    )
+    measured = noisy.softmax(dim=1).var(dim=0).sum()
+    found = propagated_variance(probabilities, torch.full((1, 1, 1, 1, 1, 1), deviation**2))
+    assert found.item() == pytest.approx(measured.item(), rel=0.02)
+
+
+def test_propagated_variance_keeps_its_digits_where_the_answer_is_almost_certain():
+    """Of two classes it is 4 p^2 (1 - p)^2 s2, with p = 1 - 1e-7 here."""
+    probabilities = torch.tensor([1 - 1e-7, 1e-7]).reshape(1, 1, 2, 1, 1, 1)
+    found = propagated_variance(probabilities, torch.ones(1, 1, 1, 1, 1, 1))
+    assert found.item() == pytest.approx(4e-14, rel=1e-4)
+
+
+def test_propagated_variance_is_zero_where_the_answer_is_certain():
+    certain = torch.tensor([1.0, 0.0]).reshape(1, 1, 2, 1, 1, 1)
+    assert propagated_variance(certain, torch.full((1, 1, 1, 1, 1, 1), 9.0)).item() == 0
+
+
+def test_channels_are_the_forms_that_the_network_knows(samples):
+    undropped = MonteCarloSamples(*(part[:1].flip(-1) for part in samples))
+    maps = dict(zip(SAMPLED, sampled_maps(samples, undropped).split(1, dim=1), strict=True))
+    for name in SAMPLED:
+        definition = DEFINITIONS[name]
+        if definition.form:
+            decoupled = decouple(*samples, form=definition.form)
+            expected = decoupled.aleatoric if definition.kind == "aleatoric" else decoupled.epistemic
+            assert torch.equal(maps[name], expected), name
+    assert torch.equal(maps["entropy_undropped"], expected_entropy(undropped.probabilities))
+    assert torch.equal(maps["propagated_undropped"], propagated_variance(*undropped))
+    torch.testing.assert_close(maps["mutual_information"] + maps["expected_entropy"], maps["predictive_entropy"])
+
+
+@pytest.mark.parametrize("form", ["variance", "entropy", "predictive_entropy"])
+def test_maps_are_those_of_inference_voxel_for_voxel(form):
+    torch.manual_seed(0)
+    network = build_auto_prompt_seg(
+        num_classes=3, roi_size=(32, 16, 16), filters=4, sam_variant="tiny", uncertainty_form=form
+    ).eval()
+    inferer = PromptedSlidingWindowInferer((32, 16, 16), overlap=0.25, precision="fp32")
+    image = torch.randn(1, 1, 17, 24, 40)
+    plain, (prediction, maps) = inferer.predict(image, network), every_map(image, network, inferer)
+    for name, definition in DEFINITIONS.items():
+        assert maps[name].shape == (17, 24, 40)
+        if definition.form == form:
+            kind = "aleatoric" if definition.kind == "aleatoric" else "epistemic"
+            np.testing.assert_array_equal(maps[name], getattr(plain, kind)[0, 0].numpy())
+    assert torch.equal(prediction.probabilities, plain.probabilities)
+    assert prediction.prompts == plain.prompts
+    assert set(maps) == set(DEFINITIONS)
+    np.testing.assert_array_equal(maps["least_confidence"], 1 - plain.probabilities[0].amax(dim=0).numpy())
+
+
+def test_band_holds_what_is_near_a_surface_of_either_map():
+    first, second = np.zeros((2, 9, 11, 13), dtype=np.uint8)
+    first[2:5, 3:6, 4:8] = 1
+    second[6:, 3, 4] = 2
+    spacing, reach = (2.0, 1.0, 0.5), 2.1
+    surface = []
+    for label_map in (first, second):
+        for place in np.ndindex(label_map.shape):
+            for axis, step in itertools.product(range(3), (-1, 1)):
+                other = np.array(place)
+                other[axis] += step
+                inside = 0 <= other[axis] < label_map.shape[axis]
+                if inside and label_map[place] != label_map[tuple(other)]:
+                    surface.append(place)
+    places = np.array(list(np.ndindex(first.shape)))
+    offsets = (places[:, None] - np.array(surface)[None]) * spacing
+    expected = (np.sqrt((offsets**2).sum(axis=-1)).min(axis=1) <= reach).reshape(first.shape)
+    found = surface_band(first, second, reach_mm=reach, spacing=spacing)
+    np.testing.assert_array_equal(found, expected)
+    assert 0 < found.sum() < found.size
+
+
+def test_without_a_surface_there_is_no_band():
+    assert not surface_band(np.ones((3, 4, 5), dtype=np.uint8), reach_mm=10, spacing=(1, 1, 1)).any()
+
+
+def test_without_dropout_the_windows_see_the_whole_of_model_a():
+    """One window: the maps follow from Model A's own output."""
+    torch.manual_seed(0)
+    network = build_auto_prompt_seg(num_classes=3, roi_size=(32, 16, 16), filters=4, sam_variant="tiny").eval()
+    image = torch.randn(1, 1, 32, 16, 16)
+    _, maps = every_map(image, network, PromptedSlidingWindowInferer((32, 16, 16), precision="fp32"))
+    with torch.inference_mode():
+        whole = network.model_a(image)
+    probabilities = whole.logits.softmax(dim=1)[None]
+    expected = propagated_variance(probabilities, whole.variance[None])[0, 0].numpy()
+    np.testing.assert_allclose(maps["propagated_undropped"], expected, rtol=1e-4)
+    np.testing.assert_allclose(maps["entropy_undropped"], expected_entropy(probabilities)[0, 0].numpy(), rtol=1e-4)
