@@ -15,11 +15,11 @@ BLOCK = 1 << 20
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A hidden name beside ``path`` to write to; when the block ends well, that file takes the place of ``path``.
 
-    A process killed at any moment leaves the old file or the new one, never a part of one. The name keeps the ending,
-    by which some libraries choose a format.
+    A process killed at any moment leaves the old file or the new one, never a part of one; what it had written under
+    the hidden name is written over next time. The name keeps the ending, by which some libraries choose a format.
     """
     path = Path(path)
-    unfinished = path.with_name(f".{os.getpid()}.unfinished.{path.name}")
+    unfinished = path.with_name(f".unfinished.{path.name}")
     try:
         yield unfinished
         os.replace(unfinished, path)

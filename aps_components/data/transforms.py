@@ -5,6 +5,7 @@ skips a missing "label", so labelled and unlabelled cases go through one pipelin
 """
 
 import os
+import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -88,8 +89,7 @@ class LoadVolumed(MapTransform):
         self.num_classes = num_classes
         self.label_values = parsed_label_values(label_values, num_classes=num_classes)
         # One loader each: MONAI's reader remembers how many files it read last, and threads share it.
-        self.load_image = LoadImage(reader="NibabelReader", image_only=True, ensure_channel_first=True)
-        self.load_label = LoadImage(reader="NibabelReader", image_only=True, ensure_channel_first=True)
+        self.load_image, self.load_label = _nifti_loader(), _nifti_loader()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace the file names under the keys by volumes."""
@@ -270,6 +270,13 @@ def _random_shades() -> list[Transform]:
         RandAdjustContrastd(IMAGE, gamma=(0.7, 1.5), prob=0.3),
         RandGaussianNoised(IMAGE, std=0.05, prob=0.15),
     ]
+
+
+def _nifti_loader() -> LoadImage:
+    with warnings.catch_warnings():
+        # MONAI makes its DICOM readers as well, one of which misses a decoder that nothing here needs.
+        warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+        return LoadImage(reader="NibabelReader", image_only=True, ensure_channel_first=True)
 
 
 def _load(loader: LoadImage, files: list[str]) -> MetaTensor:
