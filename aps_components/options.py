@@ -1,6 +1,9 @@
-"""Values as they come from a command line."""
+"""Values as they come from a command line, and what two sets of them differ in."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 def switch(value: bool | str) -> bool:
@@ -17,3 +20,12 @@ def switch(value: bool | str) -> bool:
     if str(value).lower() not in words:
         raise ValueError(f"{value!r} must be true or false")
     return words[str(value).lower()]
+
+
+def differences(found: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """What stands in the way of going on with work that was begun with ``found``: empty where nothing does."""
+    return "; ".join(
+        f"{key} {found.get(key)!r} there, {given.get(key)!r} now"
+        for key in sorted({*found, *given})
+        if found.get(key) != given.get(key)
+    )

@@ -10,7 +10,9 @@ from typing import Any
 from aps_components.comparison.methods import GROUP, Method, choose_methods, load_methods
 from aps_components.comparison.runs import Run, RunError
 from aps_components.comparison.table import comma_separated, lines_of, markdown, plot
+from aps_components.files import replace_text
 from aps_components.models import ensure_writable
+from aps_components.options import differences
 
 SETTINGS_FILE = "comparison.json"
 
@@ -92,19 +94,11 @@ def _trained(chosen: Sequence[Method]) -> list[Method]:
 def _keep_settings(file: Path, settings: Mapping[str, Any]) -> None:
     """Figures of different budgets or data must not meet in one table."""
     settings = json.loads(json.dumps(dict(settings), default=str))
-    if file.is_file():
-        found = json.loads(file.read_text())
-        different = [
-            f"{key} {found.get(key)!r} there, {settings.get(key)!r} now"
-            for key in sorted({*found, *settings})
-            if found.get(key) != settings.get(key)
-        ]
-        if different:
-            raise ValueError(
-                f"{file.parent} holds a comparison with other settings ({'; '.join(different)}): "
-                "give the same, or another --out"
-            )
-    file.write_text(json.dumps(settings, indent=1) + "\n")
+    if file.is_file() and (different := differences(json.loads(file.read_text()), settings)):
+        raise ValueError(
+            f"{file.parent} holds a comparison with other settings ({different}): give the same, or another --out"
+        )
+    replace_text(file, json.dumps(settings, indent=1) + "\n")
 
 
 def _keeps_largest_component(bundle: Path, options: Mapping[str, Any]) -> bool:

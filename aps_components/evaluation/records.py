@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aps_components.files import replace_text
+from aps_components.options import differences
 
 Record = dict[str, Any]
 
@@ -29,12 +30,9 @@ class Records:
         settings = json.loads(json.dumps(dict(settings)))
         lines = _lines(self.file)
         found = lines[0].get("settings", {}) if lines else settings
-        different = [key for key in sorted({*found, *settings}) if found.get(key) != settings.get(key)]
-        if different:
+        if different := differences(found, settings):
             raise ValueError(
-                f"{self.file} holds figures of other settings ("
-                + "; ".join(f"{key} {found.get(key)!r} there, {settings.get(key)!r} now" for key in different)
-                + "): give the same, or another --out"
+                f"{self.file} holds figures of other settings ({different}): give the same, or another --out"
             )
         self._records = {_text(line["key"]): line["record"] for line in lines[1:]}
         keys = [{"key": json.loads(key), "record": record} for key, record in self._records.items()]

@@ -20,6 +20,7 @@ from aps_components.models import (
     save_settings,
     trained_setting,
 )
+from aps_components.options import differences
 from aps_components.training.trainer import SemiSupervisedTrainer
 
 STATE_FILE, MODEL_FILE, BEST_FILE = "checkpoint.pt", "model.pt", "model_best.pt"
@@ -160,14 +161,9 @@ class TrainingCheckpoint:
             )
 
     def _refuse_other_settings(self, found: Mapping[str, Any], path: Path) -> None:
-        different = [
-            f"{key}: {found.get(key)!r} there, {self.settings.get(key)!r} now"
-            for key in sorted({*found, *self.settings})
-            if found.get(key) != self.settings.get(key)
-        ]
-        if different:
+        if different := differences(found, self.settings):
             raise CheckpointError(
-                f"{path} belongs to a run with other settings ({'; '.join(different)}). "
+                f"{path} belongs to a run with other settings ({different}). "
                 "Give the same settings to go on with it, or another --ckpt_dir to start a new run"
             )
 

@@ -108,12 +108,12 @@ def test_what_the_files_hold(make_trainer, tmp_path):
 @pytest.mark.parametrize(
     ("now", "message"),
     [
-        ({"seed": 1, "labeled_count": 8}, r"other settings \(seed: 0 there, 1 now\)"),
+        ({"seed": 1, "labeled_count": 8}, r"other settings \(seed 0 there, 1 now\)"),
         (
             {"seed": 2, "labeled_count": 16},
-            r"\(labeled_count: 8 there, 16 now; seed: 0 there, 2 now\).*another --ckpt_dir",
+            r"\(labeled_count 8 there, 16 now; seed 0 there, 2 now\).*another --ckpt_dir",
         ),
-        ({"seed": 0}, r"\(labeled_count: 8 there, None now\)"),
+        ({"seed": 0}, r"\(labeled_count 8 there, None now\)"),
     ],
 )
 def test_other_settings_are_refused_by_name(make_trainer, tmp_path, now, message):
@@ -207,7 +207,7 @@ class TestRestart:
             second, epochs = self.run(make_trainer, tmp_path, weights=weights, datastore="b")
         assert epochs == [1]
         assert "a new schedule starts from the weights there are" in caplog.text
-        assert "datastore: 'a' there, 'b' now" in caplog.text
+        assert "datastore 'a' there, 'b' now" in caplog.text
         written = read(tmp_path / "model.pt")
         assert all(
             torch.allclose(written[key], weights[key], atol=1e-4) for key, _ in second.network.named_parameters()
