@@ -75,6 +75,7 @@ def server(environment, studies, tmp_path_factory):
         models=list(origins),
         port=0,
         log=folder / "server.log",
+        environ={**os.environ, "OMP_NUM_THREADS": "1"},  # as the command line's: more threads add up in another order
     )
     with server:
         yield server
