@@ -4,6 +4,7 @@ Axes stay in NIfTI order: a scan is turned to RAS, and its x, y, z are the netwo
 skips a missing "label", so labelled and unlabelled cases go through one pipeline.
 """
 
+import logging
 import os
 import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -273,8 +274,9 @@ def _random_shades() -> list[Transform]:
 
 
 def _nifti_loader() -> LoadImage:
+    # MONAI makes its DICOM readers as well, one of which misses a decoder that nothing here needs.
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        # MONAI makes its DICOM readers as well, one of which misses a decoder that nothing here needs.
         warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
         return LoadImage(reader="NibabelReader", image_only=True, ensure_channel_first=True)
 
