@@ -19,6 +19,7 @@ from aps_components.training import SemiSupervisedTrainer
 ROOT = Path(__file__).parents[1]
 BUNDLES = ROOT / "bundles"
 LA = BUNDLES / "la"
+OURS = ("amos", "brats", "la")  # a user may have made others beside them
 TINY = {
     "bundle_root": str(LA),
     "roi_size": [32, 32, 32],

@@ -15,7 +15,7 @@ from monai.bundle import ConfigComponent, ConfigParser, verify_metadata
 from monai.engines import SupervisedEvaluator
 from monai.inferers import SlidingWindowInferer
 from tqdm import tqdm
-from workflows import BUNDLES
+from workflows import BUNDLES, OURS
 
 from aps_components.bundle import BundleMetadata, DatasetBlock, render_configs, render_metadata
 from aps_components.bundle.block import INFERENCE_KEYS, TRAINED_KEYS
@@ -25,7 +25,6 @@ from aps_components.data.preparation.brats import MODALITIES, Brats
 from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.training import PromptedEvaluator, SemiSupervisedObjective, build_objective
 
-NAMES = sorted(folder.name for folder in BUNDLES.iterdir() if (folder / "configs").is_dir())
 COMBINATIONS = {
     "train": ["train.json"],
     "pretrain": ["train.json", "pretrain.json"],
@@ -37,7 +36,7 @@ SETTINGS = {entry.name for entry in fields(DatasetBlock)}
 NOT_OVERRIDES = {*render_configs(DatasetBlock(labels={"0": "background", "1": "a"})), "metadata.json", "datalist.json"}
 OVERRIDES = [
     (name, file.name)
-    for name in NAMES
+    for name in OURS
     for file in sorted((BUNDLES / name / "configs").iterdir())
     if file.name not in NOT_OVERRIDES
 ]
@@ -78,8 +77,7 @@ def _parameters(function):
     return names | _parameters(HANDED_ON[function]) if takes_more and function in HANDED_ON else names
 
 
-def test_all_bundles_are_looked_at():
-    assert NAMES == ["amos", "brats", "la"]
+def test_all_overrides_are_looked_at():
     assert OVERRIDES == [
         ("amos", "cpu.json"),
         ("amos", "gpu16.json"),
@@ -124,7 +122,7 @@ class TestTemplate:
         assert unused <= {"training", "inference", "evaluating"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OURS)
 class TestBundle:
     def test_the_template_with_the_block_gives_the_files(self, name):
         """So bundles differ in their dataset block, and nowhere else."""
@@ -169,7 +167,7 @@ class TestBundle:
 
 def test_only_the_atrium_brings_a_datalist():
     """Theirs depend on the download and are written beside the scans."""
-    assert [name for name in NAMES if (BUNDLES / name / "configs" / "datalist.json").exists()] == ["la"]
+    assert [name for name in OURS if (BUNDLES / name / "configs" / "datalist.json").exists()] == ["la"]
 
 
 @pytest.mark.parametrize(("name", "file"), OVERRIDES)
@@ -219,7 +217,7 @@ def test_the_modalities_are_those_of_the_preparation():
 
 
 def test_sides_are_not_flipped_where_they_are_classes():
-    for name in NAMES:
+    for name in OURS:
         block = DatasetBlock.read(BUNDLES / name / "configs" / "train.json")
         sided = any(text.startswith(("left kidney", "right kidney")) for text in block.labels.values())
         assert (0 in block.flip_axes) != sided, name

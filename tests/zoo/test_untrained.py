@@ -5,15 +5,14 @@ import shutil
 import zipfile
 
 import pytest
-from workflows import BUNDLES
+from workflows import BUNDLES, OURS
 
 from aps_components.bundle.packaging import PackageError, package_bundle
 
 pytestmark = pytest.mark.slow
-NAMES = sorted(folder.name for folder in BUNDLES.iterdir() if (folder / "configs").is_dir())
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=OURS)
 def bundle(request, tmp_path):
     """Without what somebody may have trained in it."""
     return shutil.copytree(BUNDLES / request.param, tmp_path / request.param, ignore=shutil.ignore_patterns("*.pt"))
