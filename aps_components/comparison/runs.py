@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from aps_components.comparison.methods import Method
 from aps_components.models import read_checkpoint, save_atomically, settings_file
+from aps_components.training.history import HISTORY_FILE, read_history
 
 CHECKPOINTS = {"ema": "model.pt", "plain": "model_plain.pt"}
 STATE_FILE = "checkpoint.pt"
@@ -58,7 +58,7 @@ class Run:
 
     def minutes(self) -> float:
         """Of training, validation left out."""
-        history = [json.loads(line) for line in self._history().read_text().splitlines()]
+        history = self._history()
         iterations = [0, *(entry["iteration"] for entry in history)]
         return (
             sum(
@@ -129,12 +129,11 @@ class Run:
         with tqdm(total=self.epochs, desc=f"{self.method.name}, seed {self.seed}", unit="epoch") as bar:
             while process.poll() is None:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
-                if self._history().is_file():
-                    bar.update(len(self._history().read_text().splitlines()) - bar.n)
+                bar.update(len(self._history()) - bar.n)
             process.wait()
 
-    def _history(self) -> Path:
-        return self.folder / "training" / "history.jsonl"
+    def _history(self) -> list[dict[str, Any]]:
+        return read_history(self.folder / "training" / HISTORY_FILE)
 
 
 def _write_plain(models: Path) -> None:

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from aps_components.comparison.runs import CHECKPOINTS, Run
+from aps_components.evaluation.markdown import markdown_table
 
 METRICS = {
     "dice": ("Dice %", 100.0),
@@ -81,12 +83,12 @@ def _summary(file: Path, predictor: str, variant: str) -> dict[str, Any]:
 def markdown(lines: Sequence[Line]) -> str:
     """A table for people: mean ± standard deviation over the seeds."""
     head = ["method", "weights", "model", *(title for title, _ in METRICS.values()), "minutes", "seeds"]
-    rows = [head, ["---"] * 3 + ["---:"] * (len(head) - 3)]
+    rows = [head]
     for line in lines:
         figures = [_spread(line.values[name], factor) for name, (_, factor) in METRICS.items()]
         minutes = f"{np.mean(line.minutes):.1f}"
         rows.append([line.title, line.checkpoint, line.predictor, *figures, minutes, str(len(line.seeds))])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return markdown_table(rows, names=3)
 
 
 def _spread(values: Sequence[float], factor: float) -> str:
@@ -113,11 +115,10 @@ def comma_separated(lines: Sequence[Line]) -> str:
 
 def plot(lines: Sequence[Line], path: Path) -> None:
     """Dice of every seed as a dot and their mean as a line, by method and checkpoint."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     titles = list(dict.fromkeys(line.title for line in lines))
-    figure, axes = plt.subplots(figsize=(8, 0.45 * len(titles) + 1.4), layout="constrained")
+    figure = Figure(figsize=(8, 0.45 * len(titles) + 1.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
     colours = dict(zip(CHECKPOINTS, ("tab:blue", "tab:orange"), strict=True))
     for line in lines:
         height = titles.index(line.title) + (-0.15 if line.checkpoint == "ema" else 0.15)
@@ -132,4 +133,3 @@ def plot(lines: Sequence[Line], path: Path) -> None:
     axes.set_xlabel("Dice, %: a dot for each seed, a line for their mean")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path, dpi=120)
-    plt.close(figure)

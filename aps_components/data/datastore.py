@@ -21,6 +21,7 @@ from aps_components.data.label_values import LabelValues
 from aps_components.data.modalities import SUFFIXES, stem
 from aps_components.data.sampling import SeededCacheDataset
 from aps_components.data.transforms import IMAGE, LABEL, LoadVolumed
+from aps_components.files import sha256_of
 
 LABEL_FOLDER = ("labels", "final")
 READERS = 4  # threads; most of the time goes into unpacking, which runs beside others
@@ -171,5 +172,5 @@ def _fingerprint(parts: Sequence[Sequence[Item]]) -> str:
 
 
 def _facts(item: Item) -> tuple[str, int, str]:
-    label = hashlib.sha256(Path(item[LABEL]).read_bytes()).hexdigest() if LABEL in item else ""
+    label = sha256_of(item[LABEL]) if LABEL in item else ""
     return case_name(item), os.path.getsize(_real_image(item)), label

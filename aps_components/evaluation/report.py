@@ -116,7 +116,7 @@ class EvaluationReport:
         document = {"context": dict(context), "cases": self.rows, "summary": self.summary()}
         contents = {
             folder / f"{name}.csv": self._csv(),
-            folder / f"{name}.json": json.dumps(_json_ready(document), indent=2, allow_nan=False) + "\n",
+            folder / f"{name}.json": json.dumps(json_ready(document), indent=2, allow_nan=False) + "\n",
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -194,12 +194,12 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([*left, *right])
 
 
-def _json_ready(value: Any) -> Any:
+def json_ready(value: Any) -> Any:
     """JSON has neither NaN nor infinity, and knows no NumPy: null and plain numbers stand for them."""
     if isinstance(value, Mapping):
-        return {str(key): _json_ready(item) for key, item in value.items()}
+        return {str(key): json_ready(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_json_ready(item) for item in value]
+        return [json_ready(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

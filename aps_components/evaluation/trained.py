@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from monai.transforms import Compose
 
 from aps_components.data.label_values import LabelValues
 from aps_components.errors import plain_errors
+from aps_components.files import sha256_of
 from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.models import AutoPromptSeg, trained_setting
 
@@ -122,7 +122,7 @@ def _built(parser: ConfigParser, checkpoint: Path, split: str, options: dict[str
         largest_component=bool(value("largest_component")),
         device=device,
         settings={
-            "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+            "checkpoint_sha256": sha256_of(checkpoint),
             "dataset": value("datalist").name,
             "split": split,
             "spacing": value("spacing"),

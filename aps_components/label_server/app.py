@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
+from aps_components.bundle.block import TRAINED_KEYS
+from aps_components.bundle.locate import WEIGHTS
 from aps_components.label_server.environment import LabelEnvironment
 from aps_components.models import CheckpointError, load_weights, save_atomically, save_settings, trained_setting
 
-MODEL = Path("models") / "model.pt"
-OF_THE_MODEL = ("spacing", "roi_size", "intensity")  # which training must take over from the weights it goes on with
 COPIED = ("LICENSE", "configs", "docs", "aps_components")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # MONAI Label takes a bundle for something else by a part of its name.
@@ -96,7 +96,7 @@ def _copy_files(bundle: Path, model: Path) -> None:
 
 
 def _place_weights(bundle: Path, model: Path, checkpoint: str | os.PathLike[str] | None, *, untrained: bool) -> str:
-    own, target = bundle / MODEL, model / MODEL
+    own, target = bundle / WEIGHTS, model / WEIGHTS
     source = Path(checkpoint).expanduser() if checkpoint is not None else own
     if checkpoint is not None and not source.is_file():
         raise FileNotFoundError(f"{source}: no such checkpoint for {bundle.name!r}")
@@ -132,18 +132,18 @@ def _place_weights(bundle: Path, model: Path, checkpoint: str | os.PathLike[str]
 def _write_untrained(model: Path) -> None:
     """Random weights, those of the bundle's own seed, and the settings that say so."""
     training = json.loads((model / "configs" / "train.json").read_text(encoding="utf-8"))
-    parser = _parser(model, model / MODEL)
+    parser = _parser(model, model / WEIGHTS)
     torch.manual_seed(training.get("seed", 0))
     network = parser.get_parsed_content("network_def")
-    save_atomically(network.state_dict(), model / MODEL)
-    save_settings({**parser.get_parsed_content("trained_with"), UNTRAINED: True}, model / MODEL)
+    save_atomically(network.state_dict(), model / WEIGHTS)
+    save_settings({**parser.get_parsed_content("trained_with"), UNTRAINED: True}, model / WEIGHTS)
 
 
 def _take_over_settings(model: Path) -> None:
     """Training in the app goes on with the model's weights, so it needs the model's voxel size, patch and intensity."""
     file = model / "configs" / "train.json"
     content = json.loads(file.read_text(encoding="utf-8"))
-    settings = {key: trained_setting(model / MODEL, key, content[key]) for key in OF_THE_MODEL}
+    settings = {key: trained_setting(model / WEIGHTS, key, content[key]) for key in TRAINED_KEYS}
     if any(content[key] != value for key, value in settings.items()):
         file.write_text(json.dumps(content | settings, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -158,7 +158,7 @@ def _check_weights(model: Path, weights: Path) -> None:
     except CheckpointError as error:
         if settings.is_file():
             raise
-        keys = ", ".join(OF_THE_MODEL)
+        keys = ", ".join(TRAINED_KEYS)
         raise CheckpointError(
             f"{error}\n{settings} is missing, which training writes: if these weights were trained with another "
             f"{keys} than the bundle has, write those into it as JSON"

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from aps_components.label_server.client import LabelClient, LabelRequestError
 from aps_components.label_server.environment import LabelEnvironment
 
 LOCAL = "127.0.0.1"
@@ -115,14 +113,13 @@ class LabelServer:
         """Whether it is up."""
         try:
             self.info(timeout=5)
-        except (OSError, ValueError):
+        except (OSError, ValueError, LabelRequestError):
             return False
         return True
 
     def info(self, *, timeout: float = 60.0) -> dict[str, Any]:
         """What ``/info/`` says: models, labels, the state of the datastore."""
-        with urllib.request.urlopen(f"{self.url}/info/", timeout=timeout) as answer:
-            return dict(json.loads(answer.read()))
+        return LabelClient(self.url, timeout=timeout).info()
 
     def wait(self) -> int:
         """Wait until it ends by itself; gives its exit status."""
@@ -145,9 +142,8 @@ class LabelServer:
 
     def _stop_training(self) -> None:
         """It is a process of the server's that would live on."""
-        request = urllib.request.Request(f"{self.url}/train/", method="DELETE")
-        with contextlib.suppress(OSError):  # none runs, or the server is busy or gone
-            urllib.request.urlopen(request, timeout=10).close()
+        with contextlib.suppress(OSError, LabelRequestError):  # none runs, or the server is busy or gone
+            LabelClient(self.url, timeout=10).stop_training()
 
     def _last_words(self) -> str:
         if self.log is None or not self.log.is_file():

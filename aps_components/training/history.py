@@ -12,6 +12,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
+from aps_components.files import replace_text
 from aps_components.models import ensure_writable
 from aps_components.training.trainer import SemiSupervisedTrainer
 
@@ -69,9 +70,7 @@ class TrainingHistory:
         if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
             line["validation"] = {name: _rounded(value) for name, value in self.evaluator.state.metrics.items()}
         kept = [old for old in read_history(self.path) if old["epoch"] < engine.state.epoch]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in [*kept, line]))
-        temporary.replace(self.path)
+        replace_text(self.path, "".join(json.dumps(entry) + "\n" for entry in [*kept, line]))
         logger.info(_summary(line, engine.state.max_epochs))
 
 

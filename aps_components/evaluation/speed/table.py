@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from aps_components.evaluation.markdown import markdown_table
 from aps_components.evaluation.speed.settings import Setting
 
 TOLERANCE, SHARE = 0.1, 20  # Dice in percent, and the part of the reference's time, to look for
@@ -77,15 +78,13 @@ def markdown(lines: Sequence[Line], *, context: Mapping[str, Any]) -> str:
     rows = [
         ["predictor", "window", "blending", "batch", "windows", "s a scan", "Dice %", "to reference", "times faster"]
     ]
-    rows.append(["---"] * 3 + ["---:"] * 6)
     for line in lines:
         other = Comparison.of(line, reference) if reference else None
         figures = [f"{line.mean('windows'):.1f}", _cell(line.mean("seconds")), _cell(100 * line.mean("dice"))]
         figures += [_cell(other.dice, "+.2f"), _cell(other.speed, ".1f")] if other else ["-", "-"]
         setting = line.setting
         rows.append([setting.predictor, setting.window, setting.blending, str(setting.batch), *figures])
-    text = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-    return f"{_measured(lines, context)}\n{text}\n{_best(lines, reference)}\n"
+    return f"{_measured(lines, context)}\n{markdown_table(rows, names=3)}\n{_best(lines, reference)}\n"
 
 
 def _cell(value: float, how: str = ".2f") -> str:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aps_components.evaluation.markdown import markdown_table
+from aps_components.evaluation.report import json_ready
 from aps_components.evaluation.uncertainty.maps import DEFINITIONS
 from aps_components.evaluation.uncertainty.plots import plot_labels, plot_noise, plot_reliability, plot_risk
 from aps_components.evaluation.uncertainty.scan import COVERAGES
@@ -47,7 +49,7 @@ def write_report(folder: Path, models: Sequence[Mapping[str, Any]]) -> Path:
         ],
         "label_response": relative,
     }
-    (folder / "report.json").write_text(json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n")
+    (folder / "report.json").write_text(json.dumps(json_ready(content), indent=1, allow_nan=False) + "\n")
     report = folder / "report.md"
     report.write_text(markdown(models, names, summaries, relative), encoding="utf-8")
     return report
@@ -125,7 +127,7 @@ def _models(models: Sequence[Mapping[str, Any]], names: Sequence[str], summaries
     for model, name, summary in zip(models, names, summaries, strict=True):
         rates = [_text(summary["error_rate"][area], 100) for area in ("all", "band")]
         rows.append([name, f"`{model['checkpoint']}`", _text(summary["dice"][0], 100), *rates])
-    return _table(rows, names=2)
+    return markdown_table(rows, names=2)
 
 
 def _in_short(
@@ -145,7 +147,7 @@ def _in_short(
         row += [_number(summaries[-1]["detection"][name]["band"]["auroc"]["mean"], 3)]
         row += [_number(summaries[-1]["response"][name][-1]["mean"], 2), with_noise]
         rows.append(row + ([_number(relative[name][-1], 2), with_labels] if relative else []))
-    return _table(rows, names=3)
+    return markdown_table(rows, names=3)
 
 
 def _detection(summary: Entry) -> str:
@@ -155,7 +157,7 @@ def _detection(summary: Entry) -> str:
         row = [definition.title, *(_text(areas[area]["auroc"], 1, 3) for area in ("all", "band"))]
         row += [_text(areas[area][key], 100, 3) for area in ("all", "band") for key in ("aurc", "e_aurc")]
         rows.append(row)
-    return _table(rows)
+    return markdown_table(rows)
 
 
 def _calibration(names: Sequence[str], summaries: Sequence[Entry]) -> str:
@@ -165,7 +167,7 @@ def _calibration(names: Sequence[str], summaries: Sequence[Entry]) -> str:
             areas = summary["calibration"][predictor]
             figures = [areas["all"]["ece"], areas["band"]["ece"], areas["band"]["overconfidence"]]
             rows.append([name, title, *(_text(figure, 100) for figure in figures)])
-    return _table(rows, names=2)
+    return markdown_table(rows, names=2)
 
 
 def _noise(noises: Sequence[float], summary: Entry) -> str:
@@ -174,7 +176,7 @@ def _noise(noises: Sequence[float], summary: Entry) -> str:
         figures = [_text(figure) for figure in summary["response"][name][1:]]
         rows.append([definition.title, definition.kind, f"{summary['mean'][name]['mean']:.3g}", *figures])
     rows.append(["Dice %", "", *(_text(figure, 100) for figure in summary["dice"])])
-    return _table(rows, names=2)
+    return markdown_table(rows, names=2)
 
 
 def _labels(names: Sequence[str], summaries: Sequence[Entry], relative: Mapping[str, Sequence[float]]) -> str:
@@ -185,7 +187,7 @@ def _labels(names: Sequence[str], summaries: Sequence[Entry], relative: Mapping[
             for summary, ratio in zip(summaries, relative[name], strict=True)
         ]
         rows.append([definition.title, definition.kind, *figures])
-    return _table(rows, names=2)
+    return markdown_table(rows, names=2)
 
 
 def _prompts(names: Sequence[str], summaries: Sequence[Entry]) -> str:
@@ -196,17 +198,11 @@ def _prompts(names: Sequence[str], summaries: Sequence[Entry]) -> str:
             rows.append(
                 [name, label, _number(figures["points"]["mean"], 1), _text(precision, 100), str(precision["n"])]
             )
-    return _table(rows, names=2)
+    return markdown_table(rows, names=2)
 
 
 def _titled(name: str, table: str) -> str:
     return f"**{name}**\n\n{table}"
-
-
-def _table(rows: Sequence[Sequence[str]], *, names: int = 1) -> str:
-    """In Markdown; the first row is the head, figures stand to the right of the columns of names."""
-    rule = ["---"] * names + ["---:"] * (len(rows[0]) - names)
-    return "".join(f"| {' | '.join(row)} |\n" for row in (rows[0], rule, *rows[1:]))
 
 
 def _text(figure: Spread, factor: float = 1, digits: int = 2) -> str:
@@ -216,12 +212,3 @@ def _text(figure: Spread, factor: float = 1, digits: int = 2) -> str:
 
 def _number(value: float, digits: int) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: null stands for it."""
-    if isinstance(value, Mapping):
-        return {str(key): _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aps_components.evaluation.evaluate import prompt_precision
+from aps_components.evaluation.evaluate import PREDICTORS, prompt_precision
 from aps_components.evaluation.metrics import Region, dice, foreground_regions
 from aps_components.evaluation.trained import TrainedModel
 from aps_components.evaluation.uncertainty.maps import every_map, surface_band
@@ -18,7 +18,6 @@ from aps_components.evaluation.uncertainty.measures import Calibration, ErrorRan
 from aps_components.inference import PromptPoint, VolumePrediction
 
 AREAS = ("all", "band")
-PREDICTORS = {"a": "probabilities_a", "b": "probabilities_b", "average": "probabilities"}
 COVERAGES = np.arange(1, 101) / 100
 
 Volume = NDArray[Any]

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from aps_components.evaluation.evaluate import PREDICTORS
 from aps_components.evaluation.uncertainty.maps import DEFINITIONS
 from aps_components.evaluation.uncertainty.measures import BINS
-from aps_components.evaluation.uncertainty.scan import AREAS, PREDICTORS
+from aps_components.evaluation.uncertainty.scan import AREAS
 
 Spread = dict[str, float]  # mean, std (of the sample), n
 Entry = dict[str, Any]
