@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Mapping
 from typing import Any
 
 
@@ -29,3 +30,20 @@ def differences(found: Mapping[str, Any], given: Mapping[str, Any]) -> str:
         for key in sorted({*found, *given})
         if found.get(key) != given.get(key)
     )
+
+
+def refuse_unknown(options: Mapping[str, Any], known: Collection[str]) -> None:
+    """Refuse a mistyped option, which a configuration would take for a new key.
+
+    Args:
+        options: by name; what follows a "#" lies inside the key before it.
+        known: keys that there are.
+
+    Raises:
+        ValueError: an option that there is not; which one was meant, or which there are.
+    """
+    for key in options:
+        if (name := key.partition("#")[0]) not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean --{near[0]}?" if near else f"there are: {', '.join(sorted(known))}"
+            raise ValueError(f"no option --{key}; {hint}")

@@ -1,6 +1,6 @@
 import pytest
 
-from aps_components.options import differences, switch
+from aps_components.options import differences, refuse_unknown, switch
 
 
 @pytest.mark.parametrize(("value", "meant"), [(True, True), ("true", True), ("False", False), ("false", False)])
@@ -18,3 +18,11 @@ def test_differences_are_named_in_order():
     found, given = {"seed": 0, "epochs": 2, "old": True}, {"epochs": 3, "seed": 0, "new": [1, 2]}
     assert differences(found, given) == ("epochs 2 there, 3 now; new None there, [1, 2] now; old True there, None now")
     assert differences(given, dict(given)) == ""
+
+
+def test_an_unknown_option_is_refused_with_what_was_meant():
+    refuse_unknown({"overlap": 0.5, "network_def#filters": 4}, ["overlap", "network_def"])
+    with pytest.raises(ValueError, match="no option --overlp; did you mean --overlap\\?"):
+        refuse_unknown({"overlp": 0.5}, {"overlap", "seed"})
+    with pytest.raises(ValueError, match="no option --x#y; there are: overlap, seed"):
+        refuse_unknown({"x#y": 0.5}, {"seed", "overlap"})

@@ -7,6 +7,8 @@ from typing import Any
 
 from fire.decorators import SetParseFns
 
+from aps_components.cli.arguments import several
+
 
 @SetParseFns(bundle=str, dataset_dir=str, checkpoint=str, out=str)
 def benchmark(
@@ -54,10 +56,10 @@ def benchmark(
         checkpoint=checkpoint,
         out=out,
         settings=grid(
-            overlaps=_several(overlaps),
-            batches=_several(batches),
-            blendings=_several(blendings),
-            predictors=_several(predictors),
+            overlaps=several(overlaps),
+            batches=several(batches),
+            blendings=several(blendings),
+            predictors=several(predictors),
             whole=switch(whole),
         ),
         split=split,
@@ -67,8 +69,3 @@ def benchmark(
         options=options,
     )
     print(f"\n{table.read_text()}\nwritten: {table}, table.csv and speed.png beside it")
-
-
-def _several(values: Any) -> Any:
-    """Fire makes a tuple of "1,2", and of "1" it makes none."""
-    return values if isinstance(values, list | tuple) else (values,)

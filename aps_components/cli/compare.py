@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from aps_components.cli.arguments import several
+
 
 def compare(
     dataset_dir: str,
@@ -41,8 +43,8 @@ def compare(
         bundle=bundle,
         dataset_dir=dataset_dir,
         out=out,
-        methods=methods.split(",") if isinstance(methods, str) else methods,
-        seeds=[seeds] if isinstance(seeds, int) else seeds,
+        methods=several(methods),
+        seeds=several(seeds),
         epochs=epochs,
         split=split,
         options=options,

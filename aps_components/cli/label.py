@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 
+from aps_components.cli.arguments import several
+
 
 def label(
     bundles: str | tuple[str, ...],
@@ -61,9 +63,7 @@ def label(
 
 
 def _listed(values: object) -> list[str]:
-    """Fire makes a tuple of a text with commas in it, of a plain one it makes none."""
-    parts = values if isinstance(values, list | tuple) else str(values).split(",")
-    return [str(part).strip() for part in parts if str(part).strip()]
+    return [text for part in several(values) if (text := str(part).strip())]
 
 
 def _pair(entry: str) -> tuple[str, str]:

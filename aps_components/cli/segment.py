@@ -6,6 +6,8 @@ import os
 import sys
 from typing import Any
 
+from aps_components.cli.arguments import several
+
 
 def segment(
     input: str,
@@ -53,7 +55,7 @@ def segment(
         maps=switch(maps),
         preview=switch(preview),
         overwrite=switch(overwrite),
-        configs=[] if config is None else config.split(",") if isinstance(config, str) else list(config),
+        configs=[] if config is None else several(config),
         series=None if series is None else str(series),
         settings={**settings, **{key: value for key, value in given.items() if value is not None}},
         cache_dir=os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "aps", "bundles"),

@@ -7,6 +7,8 @@ from typing import Any
 
 from fire.decorators import SetParseFns
 
+from aps_components.cli.arguments import several
+
 
 @SetParseFns(bundle=str, dataset_dir=str, checkpoint=str, out=str)
 def uncertainty(
@@ -41,10 +43,10 @@ def uncertainty(
     report = check_uncertainty(
         bundle=locate_bundle(bundle),
         dataset_dir=dataset_dir,
-        checkpoints=[part.strip() for part in checkpoint.split(",") if part.strip()],
+        checkpoints=several(checkpoint),
         out=out,
         split=split,
-        noises=[noise] if isinstance(noise, int | float) else noise,
+        noises=several(noise),
         band_mm=band_mm,
         cases=cases,
         seed=seed,

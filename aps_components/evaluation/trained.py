@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from aps_components.errors import plain_errors
 from aps_components.files import sha256_of
 from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.models import AutoPromptSeg, trained_setting
+from aps_components.options import refuse_unknown
 
 CONFIGS = ("train.json", "evaluate.json")
 SPLITS = ("validation", "test")
@@ -91,11 +91,7 @@ def _parser(root: Path, options: Mapping[str, Any]) -> ConfigParser:
             raise FileNotFoundError(f"no {file}: give the folder of a bundle with --bundle")
     parser = ConfigParser()
     parser.read_config([str(file) for file in files])
-    known = sorted(set(parser.get()) - {"imports"})
-    for key in options:
-        if (name := key.partition("#")[0]) not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            raise ValueError(f"no option --{key}" + (f"; did you mean --{near[0]}?" if near else ""))
+    refuse_unknown(options, set(parser.get()) - {"imports"})
     return parser
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import sys
 import warnings
@@ -18,6 +17,7 @@ from aps_components.bundle import require_weights
 from aps_components.data import DataError
 from aps_components.errors import plain_errors
 from aps_components.models import CheckpointError, ensure_writable
+from aps_components.options import refuse_unknown
 
 NEEDED = (
     "labels",
@@ -164,12 +164,7 @@ class BundleInference:
         self.parser.parse(reset=True)
 
     def _known(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        known = sorted(set(self.parser.get()) - set(OWN) - {"imports"})
-        for key in settings:
-            if (name := key.partition("#")[0]) not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean --{near[0]}?" if near else f"there are: {', '.join(known)}"
-                raise ValueError(f"no option --{key}; {hint}")
+        refuse_unknown(settings, set(self.parser.get()) - set(OWN) - {"imports"})
         return dict(settings)
 
 
