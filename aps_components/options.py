@@ -44,6 +44,6 @@ def refuse_unknown(options: Mapping[str, Any], known: Collection[str]) -> None:
     """
     for key in options:
         if (name := key.partition("#")[0]) not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(name, sorted(known), n=1)
             hint = f"did you mean --{near[0]}?" if near else f"there are: {', '.join(sorted(known))}"
             raise ValueError(f"no option --{key}; {hint}")
