@@ -25,6 +25,7 @@ def build_auto_prompt_seg(
     filters: int = 16,
     norm: Norm = "instance",
     dropout: float = 0.5,
+    recompute: bool = True,
     model_b: Literal["sam", "vnet"] = "sam",
     sam_variant: str = "small",
     sam_checkpoint: str | Path | None = None,
@@ -44,6 +45,7 @@ def build_auto_prompt_seg(
         filters: channels of the V-Net's finest level; 16 in the field's tables.
         norm: of the V-Net.
         dropout: of the V-Net, and so of the Monte-Carlo samples.
+        recompute: the V-Net's finest level in the backward pass; False takes memory for time, with the same result.
         model_b: ``sam``, or ``vnet``: a second V-Net in its place, for comparisons. What follows is then without
             meaning, but for ``uncertainty_form``, ``mc_samples`` and ``predictor``.
         sam_variant: ``small``, ``compact``, ``tiny`` or ``vit_b``; see ``networks.sam3d.build``.
@@ -60,7 +62,14 @@ def build_auto_prompt_seg(
     """
 
     def vnet() -> VNet:
-        return VNet(in_channels=in_channels, num_classes=num_classes, filters=filters, norm=norm, dropout=dropout)
+        return VNet(
+            in_channels=in_channels,
+            num_classes=num_classes,
+            filters=filters,
+            norm=norm,
+            dropout=dropout,
+            recompute=recompute,
+        )
 
     if model_b not in ("sam", "vnet"):
         raise ValueError(f"model_b {model_b!r} must be 'sam' or 'vnet'")
