@@ -17,6 +17,7 @@ def compare(
     labeled: int | None = None,
     epochs: int = 25,
     split: str = "validation",
+    jobs: int = 1,
     **options: Any,
 ) -> None:
     """Methods side by side: the same budget, several seeds, the last checkpoint, one table.
@@ -33,6 +34,7 @@ def compare(
         labeled: scans that keep their label; the bundle's own number by default.
         epochs: of each training, of the bundle's epoch_length iterations.
         split: validation or test. Choose nothing on the test scans.
+        jobs: trainings at once; they share the CPU's threads.
         options: any further option of the bundle's training, for all methods, such as --spacing "[1.25,1.25,1.25]".
     """
     from aps_components.comparison import compare as run
@@ -47,5 +49,6 @@ def compare(
         seeds=several(seeds),
         epochs=epochs,
         split=split,
+        jobs=jobs,
         options=options,
     )

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from threading import Event
 from typing import Any
+
+import torch
+from tqdm import tqdm
 
 from aps_components.comparison.methods import GROUP, Method, choose_methods, load_methods
 from aps_components.comparison.runs import Run, RunError
@@ -26,6 +31,7 @@ def compare(
     seeds: Sequence[int],
     epochs: int,
     split: str = "validation",
+    jobs: int = 1,
     options: Mapping[str, Any] | None = None,
 ) -> Path:
     """Train, evaluate and tabulate; what is done already, also by an earlier call, is not repeated.
@@ -38,15 +44,18 @@ def compare(
         seeds: each method is trained with each of them.
         epochs: of each training.
         split: which scans are evaluated.
+        jobs: runs at once, which share the CPU's threads evenly.
         options: further overrides of ``train.json``, the same for all.
 
     Returns:
         The table in Markdown.
 
     Raises:
-        ValueError: an unknown method, or ``out`` holds a comparison with other settings.
+        ValueError: an unknown method, fewer than one job, or ``out`` holds a comparison with other settings.
         RunError: some runs failed; the others were finished and are in the table.
     """
+    if jobs < 1:
+        raise ValueError(f"jobs {jobs} must be at least 1")
     bundle, out = Path(bundle).resolve(), ensure_writable(Path(out).resolve())
     if not (bundle / "configs" / "train.json").is_file():
         raise FileNotFoundError(f"no bundle at {bundle}: give its folder with --bundle")
@@ -63,26 +72,44 @@ def compare(
             options=options,
             epochs=epochs,
             split=split,
+            threads=max(1, torch.get_num_threads() // jobs) if jobs > 1 else None,
         )
+        for seed in seeds  # first of all every method once: a table to look at early
         for method in _trained(chosen)
-        for seed in seeds
     }
     variant = "largest_component" if _keeps_largest_component(bundle, options) else "raw"
     failed = []
-    for number, run in enumerate(runs.values(), start=1):
-        if not run.is_done:
-            print(f"[{number}/{len(runs)}] {run.method.name}, seed {run.seed}", flush=True)
-            try:
-                run.execute()
-            except RunError as error:
-                print(error, flush=True)
-                failed.append(error)
-            _write(chosen, runs, out, variant)
+    for error in _execute([run for run in runs.values() if not run.is_done], jobs):
+        if error:
+            print(error, flush=True)
+            failed.append(error)
+        _write(chosen, runs, out, variant)
     table = _write(chosen, runs, out, variant)
     print(f"\n{table.read_text()}\nwritten: {table}, {table.with_suffix('.csv')}, {table.with_suffix('.png')}")
     if failed:
         raise RunError(f"{len(failed)} of {len(runs)} runs failed: " + "; ".join(str(error) for error in failed))
     return table
+
+
+def _execute(runs: Sequence[Run], jobs: int) -> Iterator[RunError | None]:
+    """Run them all, ``jobs`` at once; after each one, its failure or None. An interruption ends those that run."""
+    stop = Event()
+
+    def execute(number: int, run: Run) -> None:
+        if not stop.is_set():
+            tqdm.write(f"[{number}/{len(runs)}] {run.method.name}, seed {run.seed}")
+            run.execute(stop)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(execute, number, run) for number, run in enumerate(runs, start=1)]
+        try:
+            for future in as_completed(futures):
+                error = future.exception()
+                if error and not isinstance(error, RunError):
+                    raise error
+                yield error
+        finally:
+            stop.set()
 
 
 def _trained(chosen: Sequence[Method]) -> list[Method]:

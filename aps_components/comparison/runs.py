@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from tqdm import tqdm
@@ -25,6 +26,10 @@ class RunError(RuntimeError):
     """A training or an evaluation failed; the message names its log."""
 
 
+class RunStopped(RuntimeError):
+    """A run was asked to stop; it goes on where it was when it is executed again."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """One method with one seed.
@@ -37,6 +42,7 @@ class Run:
         options: of the bundle's commands, the same for all runs of a comparison.
         epochs: of the training.
         split: which scans are evaluated.
+        threads: of the CPU; None leaves it to torch.
     """
 
     method: Method
@@ -46,6 +52,7 @@ class Run:
     options: Mapping[str, Any]
     epochs: int
     split: str
+    threads: int | None = None
 
     @property
     def is_done(self) -> bool:
@@ -68,19 +75,24 @@ class Run:
             / 60
         )
 
-    def execute(self) -> None:
+    def execute(self, stop: Event) -> None:
         """Train, or go on training, evaluate the last checkpoint, averaged and plain, and drop what is not needed.
+
+        Args:
+            stop: ends the run, from another thread.
 
         Raises:
             RunError: a command failed.
+            RunStopped: ``stop`` was set.
         """
         models = self.folder / "models"
         if not (models / CHECKPOINTS["plain"]).is_file():
-            self._bundle("training", ["train.json"], ckpt_dir=models, output_dir=self.folder / "training")
+            self._bundle(stop, "training", ["train.json"], ckpt_dir=models, output_dir=self.folder / "training")
             _write_plain(models)
         for name, file in CHECKPOINTS.items():
             if not self.metrics_file(name).is_file():
                 self._bundle(
+                    stop,
                     "evaluating",
                     ["train.json", "evaluate.json"],
                     checkpoint=models / file,
@@ -107,30 +119,37 @@ class Run:
         command += ["--config_file", configs[0] if len(configs) == 1 else str(configs)]
         return command + [part for key, value in options.items() for part in (f"--{key}", _typed(value))]
 
-    def _bundle(self, run_id: str, files: Sequence[str], **paths: Any) -> None:
+    def _bundle(self, stop: Event, run_id: str, files: Sequence[str], **paths: Any) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / f"{run_id}.log"
+        environment = dict(os.environ)
+        if self.threads is not None:
+            environment["OMP_NUM_THREADS"] = str(self.threads)
         with open(log, "a", encoding="utf-8") as stream:
-            process = subprocess.Popen(self.command(run_id, files, **paths), stdout=stream, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                self.command(run_id, files, **paths), stdout=stream, stderr=subprocess.STDOUT, env=environment
+            )
             try:
-                self._show_epochs(process) if run_id == "training" else process.wait()
-            except BaseException:
-                process.terminate()
-                process.wait()
-                raise
+                self._watch(process, stop, with_bar=run_id == "training")
+            finally:
+                if process.poll() is None:
+                    process.terminate()
+                    process.wait()
         if process.returncode:
             last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
             raise RunError(
                 f"{run_id} of {self.method.name}, seed {self.seed}, failed: {' '.join(last)} (all of it: {log})"
             )
 
-    def _show_epochs(self, process: subprocess.Popen[bytes]) -> None:
-        """A bar that follows the training's own log."""
-        with tqdm(total=self.epochs, desc=f"{self.method.name}, seed {self.seed}", unit="epoch") as bar:
+    def _watch(self, process: subprocess.Popen[bytes], stop: Event, *, with_bar: bool) -> None:
+        """Until it ends; a bar follows the training's own log."""
+        label = f"{self.method.name}, seed {self.seed}"
+        with tqdm(total=self.epochs, desc=label, unit="epoch", disable=not with_bar) as bar:
             while process.poll() is None:
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+                if stop.wait(SECONDS_BETWEEN_LOOKS):
+                    raise RunStopped(label)
                 bar.update(len(self._history()) - bar.n)
-            process.wait()
+            bar.update(len(self._history()) - bar.n)
 
     def _history(self) -> list[dict[str, Any]]:
         return read_history(self.folder / "training" / HISTORY_FILE)

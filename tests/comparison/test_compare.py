@@ -1,4 +1,8 @@
 import json
+import signal
+import subprocess
+import sys
+from threading import Barrier, Event
 from unittest.mock import patch
 
 import pytest
@@ -6,7 +10,8 @@ import torch
 from workflows import LA, TINY
 
 from aps_components.comparison import RunError, compare
-from aps_components.comparison.runs import Run
+from aps_components.comparison.methods import load_methods
+from aps_components.comparison.runs import Run, RunStopped
 
 SMALL = {key: value for key, value in TINY.items() if key != "bundle_root"} | {
     "labeled_count": 4,
@@ -51,7 +56,7 @@ def test_a_run_that_fails_names_its_log_and_the_others_go_on(phantoms, tmp_path)
     """Nothing is trained: a labelled count that there is not is refused at once."""
     done = []
 
-    def execute(run):
+    def execute(run, stop):
         done.append(run.seed)
         if run.seed == 0:
             raise RunError("training of supervised, seed 0, failed")
@@ -59,6 +64,57 @@ def test_a_run_that_fails_names_its_log_and_the_others_go_on(phantoms, tmp_path)
     with patch.object(Run, "execute", execute), pytest.raises(RunError, match="1 of 2 runs failed: training of superv"):
         compare(**arguments(phantoms, tmp_path, seeds=[0, 1]))
     assert done == [0, 1]
+
+
+def test_two_runs_at_once_share_the_threads(phantoms, tmp_path):
+    """Each waits for the other to have begun, so one after the other would never end."""
+    both, threads = Barrier(2, timeout=60), []
+
+    def execute(run, stop):
+        both.wait()
+        threads.append(run.threads)
+
+    with patch.object(Run, "execute", execute):
+        compare(**arguments(phantoms, tmp_path, seeds=[0, 1], jobs=2))
+    assert threads == [max(1, torch.get_num_threads() // 2)] * 2
+
+
+def test_an_interruption_stops_the_other_runs(phantoms, tmp_path):
+    begun, stopped = Barrier(2, timeout=60), []
+
+    def execute(run, stop):
+        begun.wait()
+        if run.seed == 0:
+            raise KeyboardInterrupt
+        stopped.append(stop.wait(60))
+
+    with patch.object(Run, "execute", execute), pytest.raises(KeyboardInterrupt):
+        compare(**arguments(phantoms, tmp_path, seeds=[0, 1], jobs=2))
+    assert stopped == [True]
+
+
+def test_a_run_that_is_stopped_ends_its_training(phantoms, tmp_path):
+    stop = Event()
+    stop.set()
+    run = Run(
+        method=load_methods()["supervised"],
+        seed=0,
+        folder=tmp_path,
+        bundle=LA,
+        options={},
+        epochs=1,
+        split="validation",
+    )
+    processes = []
+
+    class Sleeper(subprocess.Popen):
+        def __init__(self, command, **kwargs):
+            super().__init__([sys.executable, "-c", "import time; time.sleep(600)"], **kwargs)
+            processes.append(self)
+
+    with patch.object(subprocess, "Popen", Sleeper), pytest.raises(RunStopped):
+        run.execute(stop)
+    assert processes[0].returncode == -signal.SIGTERM
 
 
 @pytest.mark.slow
