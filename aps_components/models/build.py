@@ -27,7 +27,7 @@ def build_auto_prompt_seg(
     dropout: float = 0.5,
     recompute: bool = True,
     model_b: Literal["sam", "vnet"] = "sam",
-    sam_variant: str = "small",
+    sam_variant: str = "compact",
     sam_checkpoint: str | Path | None = None,
     fusion: FusionKind = "cafa",
     high_res_skips: bool = True,
