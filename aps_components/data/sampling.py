@@ -96,6 +96,8 @@ class TwoStreamBatchSampler(Sampler[list[SampleKey]]):
         world_size: number of processes.
         repeat_cases: allow fewer cases than a batch or the processes need: several patches of a batch then come from
             one case, and processes share cases. Without an unlabelled case it trains on the labelled ones alone.
+        labeled_epochs: the first so many epochs are of labelled samples alone, in batches as large as all others;
+            with few cases some of a batch then come from one case.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class TwoStreamBatchSampler(Sampler[list[SampleKey]]):
         rank: int = 0,
         world_size: int = 1,
         repeat_cases: bool = False,
+        labeled_epochs: int = 0,
     ) -> None:
         if labeled_batch < 1 or unlabeled_batch < 0 or epoch_length < 1 or seed < 0:
             raise ValueError(
@@ -126,6 +129,7 @@ class TwoStreamBatchSampler(Sampler[list[SampleKey]]):
             self.cases = [share or every for share, every in zip(self.cases, (labeled, unlabeled), strict=True)]
             self.batch_sizes[1] = unlabeled_batch if unlabeled else 0
         self.epoch_length = epoch_length
+        self.labeled_epochs = labeled_epochs
         self.seed = seed
         self.rank = rank
         self.epoch = 0
@@ -144,10 +148,13 @@ class TwoStreamBatchSampler(Sampler[list[SampleKey]]):
         return self.epoch_length
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        start = self.epoch * self.epoch_length
-        streams = [self._draws(stream, start * size) for stream, size in enumerate(self.batch_sizes)]
+        alone = min(self.epoch, self.labeled_epochs) * self.epoch_length
+        joint = max(self.epoch - self.labeled_epochs, 0) * self.epoch_length
+        early, late = [sum(self.batch_sizes), 0], self.batch_sizes
+        sizes = early if self.epoch < self.labeled_epochs else late
+        streams = [self._draws(stream, alone * early[stream] + joint * late[stream]) for stream in range(2)]
         for _ in range(self.epoch_length):
-            yield [next(draws) for draws, size in zip(streams, self.batch_sizes, strict=True) for _ in range(size)]
+            yield [next(draws) for draws, size in zip(streams, sizes, strict=True) for _ in range(size)]
 
     def _draws(self, stream: int, first: int) -> Iterator[SampleKey]:
         """The stream's draws from number `first` on."""
@@ -191,6 +198,7 @@ def two_stream_loader(
     world_size: int | None = None,
     pin_memory: bool = False,
     repeat_cases: bool = False,
+    labeled_epochs: int = 0,
 ) -> DataLoader:
     """A loader of two-stream batches; call `loader.batch_sampler.set_epoch(epoch)` before each epoch.
 
@@ -211,6 +219,7 @@ def two_stream_loader(
         rank=rank,
         world_size=world_size,
         repeat_cases=repeat_cases,
+        labeled_epochs=labeled_epochs,
     )
     # torch's loader and a generator of its own: MONAI's resets the global one, and with it the network's dropout.
     return DataLoader(

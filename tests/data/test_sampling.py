@@ -50,6 +50,19 @@ def test_batch_holds_labelled_then_unlabelled_cases():
         assert [key.index < 3 for key in batch] == [True, True, False]
 
 
+def test_labelled_epochs_fill_the_batch_and_the_draws_go_on_after_them():
+    """Nothing is drawn twice, nothing is left out, and an epoch is the same whether or not earlier ones were run."""
+    sampler = TwoStreamBatchSampler(cases(3, 5), **SETTINGS, labeled_epochs=2)
+    alone, joint = epochs(sampler, 0, 1), epochs(sampler, 2, 3)
+    assert [[key.index < 3 for key in batch] for batch in alone] == [[True] * 3] * 14
+    assert [[key.index < 3 for key in batch] for batch in joint] == [[True, True, False]] * 14
+    plain = TwoStreamBatchSampler(cases(3, 5), **SETTINGS)
+    labeled = [key for batch in epochs(plain, *range(5)) for key in batch[:2]]
+    unlabeled = [key for batch in epochs(plain, 0, 1) for key in batch[2:]]
+    assert [key for batch in alone for key in batch] + [key for batch in joint for key in batch[:2]] == labeled
+    assert [key for batch in joint for key in batch[2:]] == unlabeled
+
+
 @pytest.mark.parametrize(("stream", "count"), [(slice(0, 2), 3), (slice(2, 3), 5)])
 def test_every_case_comes_once_before_any_twice(stream, count):
     batches = epochs(TwoStreamBatchSampler(cases(3, 5), **SETTINGS), *range(5))
