@@ -1,14 +1,13 @@
 """A whole bundle with a network of the smallest sizes, and its checkpoint, to package."""
 
 import json
-import shutil
 from pathlib import Path
 
 import torch
+from workflows import BUNDLES, untrained_copy
 
 from aps_components.models import build_auto_prompt_seg
 
-BUNDLES = Path(__file__).parents[1] / "bundles"
 SIZES = {"filters": 4, "sam_variant": "tiny"}
 SETTINGS = {
     "dataset": "made up",
@@ -23,9 +22,7 @@ SETTINGS = {
 
 def copy_bundle(folder: Path, *, trained: bool = True) -> Path:
     """The bundle of one channel and two classes in a new folder."""
-    shutil.copytree(
-        BUNDLES / "la", folder, ignore=shutil.ignore_patterns("eval", "logs", "*.pt", "model*.json", "__pycache__")
-    )
+    untrained_copy(BUNDLES / "la", folder)
     for name in ("train.json", "inference.json"):
         edit(
             folder / "configs" / name,

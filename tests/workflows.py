@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,12 @@ TINY = {
     "overlap": 0.25,
     "device": "cpu",
 }
+
+
+def untrained_copy(bundle: Path, folder: Path, *more: str) -> Path:
+    """A bundle without its weights and without what trainings have left in it; ``more``: patterns to leave out."""
+    left = ("*.pt", "model*.json", "eval", "logs", "__pycache__", *more)
+    return Path(shutil.copytree(bundle, folder, ignore=shutil.ignore_patterns(*left)))
 
 
 def training_options(dataset: Path, folder: Path, **changes: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ def benchmark(
     blendings: str | Sequence[str] = ("gaussian", "constant"),
     predictors: str | Sequence[str] = ("average", "a"),
     whole: bool = False,
+    mirror_axes: int | Sequence[int] = (),
     seed: int = 0,
     **options: Any,
 ) -> None:
@@ -42,6 +43,7 @@ def benchmark(
         blendings: gaussian, constant.
         predictors: average, a, b; a is the V-Net alone.
         whole: also the whole scan as one window.
+        mirror_axes: each setting also with mirror images of every window along these axes, such as 0,1,2.
         seed: of the orders in which the settings run.
         options: other keys of the bundle's evaluation, such as --precision fp32.
     """
@@ -61,6 +63,7 @@ def benchmark(
             blendings=several(blendings),
             predictors=several(predictors),
             whole=switch(whole),
+            mirror_axes=several(mirror_axes),
         ),
         split=split,
         cases=cases,

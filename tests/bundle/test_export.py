@@ -1,5 +1,4 @@
 import json
-import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ import torch
 from monai.bundle import ckpt_export
 from monai.data import load_net_with_metadata
 from torch.nn import functional as F
-from workflows import LA, run_python
+from workflows import LA, run_python, untrained_copy
 
 from aps_components import cli
 from aps_components.bundle.export import OPSET, export_network, trial_images
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "igno
 
 def make_bundle(folder, *, size=SIZE, network=TINY, **changes):
     """The left-atrium bundle with another network, and weights that were drawn for it; and that network."""
-    shutil.copytree(LA, folder, ignore=shutil.ignore_patterns("*.png"))
+    untrained_copy(LA, folder, "*.png")
     file = folder / "configs" / "inference.json"
     config = json.loads(file.read_text()) | changes
     config["network_def"] |= network
@@ -330,7 +329,7 @@ class TestMistakes:
 
     def test_a_bundle_without_weights_says_how_to_get_them(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="has no weights"):
-            export_network(shutil.copytree(LA, tmp_path / "la"), format="torchscript", out=tmp_path / "model.ts")
+            export_network(untrained_copy(LA, tmp_path / "la"), format="torchscript", out=tmp_path / "model.ts")
 
     @pytest.mark.parametrize("wrong", [0.01, torch.nan])
     def test_a_file_with_other_answers_is_not_kept(self, bundle, tmp_path, wrong):

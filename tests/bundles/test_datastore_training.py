@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from workflows import LA, TINY, run_workflow
+from workflows import LA, TINY, run_workflow, untrained_copy
 
 from aps_components.models import build_auto_prompt_seg, save_atomically
 from aps_components.training import read_history
@@ -14,8 +14,7 @@ from aps_components.training import read_history
 
 @pytest.fixture
 def bundle(tmp_path):
-    shutil.copytree(LA, tmp_path / "app" / "la")
-    return tmp_path / "app" / "la"
+    return untrained_copy(LA, tmp_path / "app" / "la")
 
 
 @pytest.fixture

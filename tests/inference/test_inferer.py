@@ -74,6 +74,40 @@ def test_every_voxel_comes_back_at_its_place(size, overlap):
     torch.testing.assert_close(prediction.aleatoric, 3 * volume, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("axes", [(0,), (1, 2), (0, 1, 2)])
+def test_mirror_images_are_turned_back_and_averaged(axes):
+    class Ramp(Pointwise):
+        """Knows where in the window a voxel is, along all axes, and nothing else."""
+
+        def forward(self, patch):
+            d, h, w = (torch.arange(float(size)) for size in patch.shape[2:])
+            place = (d[:, None, None] + 2 * h[:, None] + 3 * w).expand_as(patch) / 100
+            return torch.cat([torch.zeros_like(patch), place], dim=1)
+
+    volume = make_volume(ROI)
+    inferer = make_inferer(mirror_axes=axes)
+    logits, dims = Ramp()(volume), [axis + 2 for axis in axes]
+    subsets = [[dim for bit, dim in enumerate(dims) if number >> bit & 1] for number in range(2 ** len(dims))]
+    expected = torch.stack([logits.flip(subset).softmax(1) for subset in subsets]).mean(0)
+    torch.testing.assert_close(inferer(volume, Ramp()), expected)
+    prediction = inferer.predict(volume, Ramp())
+    assert torch.equal(prediction.probabilities, inferer(volume, Ramp()))
+    torch.testing.assert_close(prediction.epistemic, volume)  # of each voxel's own value: the flips cancel
+
+
+def test_prompts_are_those_of_the_window_as_it_is():
+    volume = torch.zeros(1, 1, *ROI)
+    volume[0, 0, 3, 4, 5] = 5.0
+    prompts = make_inferer(mirror_axes=(0, 1, 2)).predict(volume, Pointwise()).prompts
+    assert [point.voxel for point in prompts] == [(3, 4, 5)]
+
+
+@pytest.mark.parametrize("axes", [(3,), (0, 0), (-1,)])
+def test_wrong_mirror_axes_are_named(axes):
+    with pytest.raises(ValueError, match="mirror_axes"):
+        make_inferer(mirror_axes=axes)
+
+
 @pytest.mark.parametrize("sw_batch_size", [1, 3])
 def test_prompts_lie_where_the_windows_saw_them_and_stand_once(sw_batch_size):
     volume = torch.zeros(1, 1, 33, 20, 61)

@@ -1,10 +1,9 @@
 """A bundle that trains within seconds."""
 
 import json
-import shutil
 from pathlib import Path
 
-from workflows import BUNDLES
+from workflows import BUNDLES, untrained_copy
 
 SMALL = {"roi_size": [32, 32, 32], "spacing": [1.5, 1.25, 2.0], "epoch_length": 2, "overlap": 0.25}
 SMALL_NETWORK = {"filters": 4, "sam_variant": "tiny"}
@@ -12,7 +11,7 @@ SMALL_NETWORK = {"filters": 4, "sam_variant": "tiny"}
 
 def small_bundle(folder: Path) -> Path:
     """The left-atrium bundle with a tiny network, at a voxel size that no phantom has."""
-    shutil.copytree(BUNDLES / "la", folder)
+    untrained_copy(BUNDLES / "la", folder)
     for name in ("train.json", "inference.json"):
         file = folder / "configs" / name
         content = json.loads(file.read_text())

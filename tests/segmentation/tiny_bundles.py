@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from workflows import BUNDLES
+from workflows import BUNDLES, untrained_copy
 
 from aps_components.models import build_auto_prompt_seg, save_settings
 
@@ -18,7 +17,7 @@ NETWORK = {"filters": 4, "sam_variant": "tiny"}
 
 def tiny_bundle(folder: Path, name: str, *, weights: bool = True, **changes: Any) -> Path:
     """A copy of one of the bundles; its network is small, and ``changes`` replace keys of its inference.json."""
-    shutil.copytree(BUNDLES / name, folder)
+    untrained_copy(BUNDLES / name, folder)
     file = folder / "configs" / "inference.json"
     config = json.loads(file.read_text())
     config["network_def"] |= NETWORK

@@ -1,11 +1,10 @@
-"""The bundles themselves, for none of which the repository holds weights: refused, or packaged as untrained."""
+"""The bundles without their weights: refused, or packaged as untrained."""
 
 import json
-import shutil
 import zipfile
 
 import pytest
-from workflows import BUNDLES, OURS
+from workflows import BUNDLES, OURS, untrained_copy
 
 from aps_components.bundle.packaging import PackageError, package_bundle
 
@@ -14,8 +13,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(params=OURS)
 def bundle(request, tmp_path):
-    """Without what somebody may have trained in it."""
-    return shutil.copytree(BUNDLES / request.param, tmp_path / request.param, ignore=shutil.ignore_patterns("*.pt"))
+    return untrained_copy(BUNDLES / request.param, tmp_path / request.param)
 
 
 def test_it_is_packaged_as_untrained_alone(bundle, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from monai.data.utils import dense_patch_slices
@@ -28,12 +28,14 @@ class Setting:
         batch: windows at once.
         blending: of windows that overlap.
         predictor: whose answer: ``a``, the V-Net alone, or ``average``.
+        mirror_axes: every window is seen in all its mirror images along these.
     """
 
     overlap: Overlap | None
     batch: int = 1
     blending: Blending = "gaussian"
     predictor: str = "average"
+    mirror_axes: tuple[int, ...] = ()
 
     @property
     def is_reference(self) -> bool:
@@ -42,10 +44,17 @@ class Setting:
 
     @property
     def window(self) -> str:
-        """The overlap, for people."""
+        """The overlap and the mirror images, for people."""
         if self.overlap is None:
-            return "whole scan"
-        return "reference" if self.overlap == REFERENCE_OVERLAP else f"overlap {self.overlap:g}"
+            name = "whole scan"
+        else:
+            name = "reference" if self.overlap == REFERENCE_OVERLAP else f"overlap {self.overlap:g}"
+        return f"{name}, {self.images} mirror images" if self.mirror_axes else name
+
+    @property
+    def images(self) -> int:
+        """Times that the network sees a window."""
+        return 2 ** len(self.mirror_axes)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -69,6 +78,7 @@ class Setting:
             0.0 if self.overlap is None else self.overlap,  # type: ignore[arg-type]
             precision=trained.precision,
             mode=self.blending,
+            mirror_axes=self.mirror_axes,
         )
 
 
@@ -82,8 +92,10 @@ def grid(
     blendings: Sequence[str],
     predictors: Sequence[str],
     whole: bool = False,
+    mirror_axes: Sequence[int] = (),
 ) -> list[Setting]:
-    """Every combination; with ``whole``, also the scan as one window, once for each predictor.
+    """Every combination; with ``whole``, also the scan as one window, once for each predictor; with ``mirror_axes``,
+    each of them with mirror images, too.
 
     Raises:
         ValueError: a value that does not fit, by name.
@@ -93,8 +105,9 @@ def grid(
         ("batches", batches, all(isinstance(value, int) and value >= 1 for value in batches)),
         ("blendings", blendings, set(blendings) <= set(get_args(Blending))),
         ("predictors", predictors, set(predictors) <= {"a", "b", "average"}),
+        ("mirror_axes", mirror_axes, set(mirror_axes) <= {0, 1, 2}),
     ):
-        if not values or not fits:
+        if not fits or (not values and name != "mirror_axes"):
             raise ValueError(f"{name} {list(values)} do not fit: see aps benchmark --help")
     combinations = itertools.product(predictors, overlaps, blendings, batches)
     settings = [
@@ -102,6 +115,8 @@ def grid(
         for predictor, overlap, blending, batch in combinations
     ]
     settings += [Setting(overlap=None, blending="constant", predictor=name) for name in predictors if whole]
+    if mirror_axes:
+        settings += [replace(setting, mirror_axes=tuple(mirror_axes)) for setting in settings]
     return list(dict.fromkeys(settings))
 
 

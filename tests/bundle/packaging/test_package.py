@@ -15,9 +15,10 @@ from unittest.mock import patch
 import monai.bundle
 import pytest
 import torch
-from bundle_copies import BUNDLES, SETTINGS, copy_bundle, edit, write_model
+from bundle_copies import SETTINGS, copy_bundle, edit, write_model
 from monai.apps.utils import HashCheckError
 from serving import serve
+from workflows import BUNDLES
 
 from aps_components import cli
 from aps_components.bundle.block import DatasetBlock

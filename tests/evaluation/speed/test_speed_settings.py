@@ -51,11 +51,15 @@ def test_grid_holds_every_combination_once():
     assert not any(setting.is_reference for setting in settings)
     whole = grid(overlaps=[0.5], batches=[1, 2], blendings=["gaussian", "constant"], predictors=["a"], whole=True)
     assert [setting.window for setting in whole] == ["overlap 0.5"] * 4 + ["whole scan"]
+    mirrored = grid(overlaps=[0.5], batches=[1], blendings=["gaussian"], predictors=["a"], mirror_axes=[0, 2])
+    assert [setting.window for setting in mirrored] == ["overlap 0.5", "overlap 0.5, 4 mirror images"]
+    trained = PromptedSlidingWindowInferer((32, 32, 16), precision="bf16")
+    assert mirrored[1].inferer(trained, (32, 32, 16), stride=16).mirror_axes == (0, 2)
 
 
 @pytest.mark.parametrize(
     ("name", "values"),
-    [("overlaps", [1.0]), ("overlaps", []), ("batches", [0]), ("blendings", ["linear"]), ("predictors", ["c"])],
+    [("overlaps", [1.0]), ("overlaps", []), ("batches", [0]), ("blendings", ["linear"]), ("predictors", ["c"]), ("mirror_axes", [3])],
 )
 def test_a_value_that_does_not_fit_is_named(name, values):
     arguments = {"overlaps": [0.5], "batches": [1], "blendings": ["constant"], "predictors": ["a"]}
