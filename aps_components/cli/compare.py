@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from aps_components.cli.arguments import several
+
+THREADS = "OMP_NUM_THREADS"
 
 
 def compare(
@@ -41,6 +44,8 @@ def compare(
 
     if labeled is not None:
         options["labeled_count"] = labeled
+    if jobs > 1 and THREADS not in os.environ:
+        os.environ[THREADS] = str(max(1, (os.cpu_count() or 1) // jobs))  # what the trainings inherit
     run(
         bundle=bundle,
         dataset_dir=dataset_dir,

@@ -9,7 +9,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from aps_components.comparison.methods import GROUP, Method, choose_methods, load_methods
@@ -44,7 +43,7 @@ def compare(
         seeds: each method is trained with each of them.
         epochs: of each training.
         split: which scans are evaluated.
-        jobs: runs at once, which share the CPU's threads evenly.
+        jobs: runs at once. Each takes as many threads as torch gives it; the command line divides them.
         options: further overrides of ``train.json``, the same for all.
 
     Returns:
@@ -72,7 +71,6 @@ def compare(
             options=options,
             epochs=epochs,
             split=split,
-            threads=max(1, torch.get_num_threads() // jobs) if jobs > 1 else None,
         )
         for seed in seeds  # first of all every method once: a table to look at early
         for method in _trained(chosen)

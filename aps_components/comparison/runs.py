@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -42,7 +41,6 @@ class Run:
         options: of the bundle's commands, the same for all runs of a comparison.
         epochs: of the training.
         split: which scans are evaluated.
-        threads: of the CPU; None leaves it to torch.
     """
 
     method: Method
@@ -52,7 +50,6 @@ class Run:
     options: Mapping[str, Any]
     epochs: int
     split: str
-    threads: int | None = None
 
     @property
     def is_done(self) -> bool:
@@ -122,13 +119,8 @@ class Run:
     def _bundle(self, stop: Event, run_id: str, files: Sequence[str], **paths: Any) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / f"{run_id}.log"
-        environment = dict(os.environ)
-        if self.threads is not None:
-            environment["OMP_NUM_THREADS"] = str(self.threads)
         with open(log, "a", encoding="utf-8") as stream:
-            process = subprocess.Popen(
-                self.command(run_id, files, **paths), stdout=stream, stderr=subprocess.STDOUT, env=environment
-            )
+            process = subprocess.Popen(self.command(run_id, files, **paths), stdout=stream, stderr=subprocess.STDOUT)
             try:
                 self._watch(process, stop, with_bar=run_id == "training")
             finally:

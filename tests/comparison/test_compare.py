@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import torch
 from workflows import LA, TINY
 
+from aps_components import cli
 from aps_components.comparison import RunError, compare
 from aps_components.comparison.methods import load_methods
 from aps_components.comparison.runs import Run, RunStopped
@@ -66,17 +68,29 @@ def test_a_run_that_fails_names_its_log_and_the_others_go_on(phantoms, tmp_path)
     assert done == [0, 1]
 
 
-def test_two_runs_at_once_share_the_threads(phantoms, tmp_path):
+def test_two_runs_at_once(phantoms, tmp_path):
     """Each waits for the other to have begun, so one after the other would never end."""
-    both, threads = Barrier(2, timeout=60), []
+    both, done = Barrier(2, timeout=60), []
 
     def execute(run, stop):
         both.wait()
-        threads.append(run.threads)
+        done.append(run.seed)
 
     with patch.object(Run, "execute", execute):
         compare(**arguments(phantoms, tmp_path, seeds=[0, 1], jobs=2))
-    assert threads == [max(1, torch.get_num_threads() // 2)] * 2
+    assert sorted(done) == [0, 1]
+
+
+@pytest.mark.parametrize(("given", "jobs", "wanted"), [(None, 2, "4"), (None, 16, "1"), ("3", 2, "3"), (None, 1, None)])
+def test_the_command_line_divides_the_threads(given, jobs, wanted):
+    environment, seen = {} if given is None else {"OMP_NUM_THREADS": given}, []
+    with (
+        patch.dict(os.environ, environment, clear=True),
+        patch("os.cpu_count", return_value=8),
+        patch("aps_components.comparison.compare", lambda **_: seen.append(os.environ.get("OMP_NUM_THREADS"))),
+    ):
+        cli.compare("DIR", jobs=jobs)
+    assert seen == [wanted]
 
 
 def test_an_interruption_stops_the_other_runs(phantoms, tmp_path):

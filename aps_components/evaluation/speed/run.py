@@ -184,4 +184,8 @@ def _estimate(model: TrainedModel, jobs: Mapping[str, Sequence[Setting]], case: 
 def _windows(setting: Setting, model: TrainedModel, size: Sequence[int]) -> float:
     """In windows of the trained size, each seen once."""
     inferer = setting.inferer(model.inferer, size, stride=model.network.stride)
-    return setting.images * window_count(size, inferer) * float(np.prod(inferer.roi_size) / np.prod(model.inferer.roi_size))
+    return (
+        setting.images
+        * window_count(size, inferer)
+        * float(np.prod(inferer.roi_size) / np.prod(model.inferer.roi_size))
+    )

@@ -59,7 +59,14 @@ def test_grid_holds_every_combination_once():
 
 @pytest.mark.parametrize(
     ("name", "values"),
-    [("overlaps", [1.0]), ("overlaps", []), ("batches", [0]), ("blendings", ["linear"]), ("predictors", ["c"]), ("mirror_axes", [3])],
+    [
+        ("overlaps", [1.0]),
+        ("overlaps", []),
+        ("batches", [0]),
+        ("blendings", ["linear"]),
+        ("predictors", ["c"]),
+        ("mirror_axes", [3]),
+    ],
 )
 def test_a_value_that_does_not_fit_is_named(name, values):
     arguments = {"overlaps": [0.5], "batches": [1], "blendings": ["constant"], "predictors": ["a"]}
