@@ -1,6 +1,6 @@
 """What the unlabelled scans of a MONAI Label datastore bring: /train/ with and without them, on a real server.
 
-For each seed a server is started with two bundles, equal but for ``unlabeled_batch``. The seed chooses the scans that
+For each seed a server is started with two bundles, equal but for their batches. The seed chooses the scans that
 are labelled through the API, and the weights that both start from. Both are trained by /train/ for the same number of
 iterations, and asked by /infer/ for held-back scans. What is finished is kept in OUT and not done again.
 """
@@ -23,7 +23,7 @@ import numpy as np
 from aps_components.bundle.new import new_bundle
 from aps_components.label_server import LabelClient, LabelServer, ensure_environment, prepare_app
 
-ARMS = {"with": None, "without": 0}  # unlabeled_batch; None leaves the bundle's own
+ARMS = {"with": {}, "without": {"labeled_batch": 4, "unlabeled_batch": 0}}  # of train.json; 4 patches each
 
 
 def main() -> None:
@@ -75,13 +75,12 @@ def make_bundles(folder, seed, options, studies, labelled):
         for name in names:
             shutil.copy(options.data / part / name, data / part)
     bundles = [folder / "bundles" / arm for arm in ARMS]
-    for bundle, unlabeled in zip(bundles, ARMS.values(), strict=True):
+    for bundle, batches in zip(bundles, ARMS.values(), strict=True):
         shutil.rmtree(bundle, ignore_errors=True)
         with contextlib.redirect_stdout(io.StringIO()):
             new_bundle(bundle.name, data=data, out=bundle, labels=options.classes, validation=0, budget="cpu")
         file = bundle / "configs" / "train.json"
-        changes = {"seed": seed, "epoch_length": options.epoch_length}
-        changes |= {} if unlabeled is None else {"unlabeled_batch": unlabeled}
+        changes = {"seed": seed, "epoch_length": options.epoch_length, **batches}
         file.write_text(json.dumps(json.loads(file.read_text()) | changes, indent=4))
     return bundles
 
