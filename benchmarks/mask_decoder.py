@@ -65,10 +65,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Peak bytes above the start and seconds of the second step, in this process."""
     import torch
 
-    from aps_components.training import return_freed_memory
+    from aps_components.training import keep_freed_memory
 
     torch.manual_seed(0)
-    return_freed_memory()
+    keep_freed_memory()
     step = build(arguments)
     baseline = peak_bytes()
     step()

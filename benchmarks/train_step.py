@@ -225,9 +225,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
     watch = watch_parts()
     if arguments.measure in ("network", "step"):
-        from aps_components.training import return_freed_memory
+        from aps_components.training import keep_freed_memory
 
-        return_freed_memory()  # as the bundle's training does
+        keep_freed_memory()  # as the bundle's training does
     baseline = peak_bytes()
     step = build(arguments)
     step()
