@@ -1,4 +1,4 @@
-"""What happened in each epoch, as one line of JSON that any tool reads."""
+"""What happened in each epoch, as one line of JSON that any tool reads, and in a picture."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 
 from aps_components.files import replace_text
 from aps_components.models import ensure_writable
+from aps_components.training.progress import PROGRESS_FILE, plot_progress
 from aps_components.training.trainer import SemiSupervisedTrainer
 
 HISTORY_FILE = "history.jsonl"
@@ -23,7 +24,8 @@ logger = logging.getLogger(__name__)
 class TrainingHistory:
     """Ignite handler that appends a line per epoch to ``history.jsonl``: mean losses, validation, seconds an iteration.
 
-    A resumed run goes on in the same file; the lines of epochs that it repeats are dropped.
+    ``progress.png`` shows them all. A resumed run goes on in the same file; the lines of epochs that it repeats are
+    dropped.
 
     Args:
         output_dir: made if missing.
@@ -71,6 +73,7 @@ class TrainingHistory:
             line["validation"] = {name: _rounded(value) for name, value in self.evaluator.state.metrics.items()}
         kept = [old for old in read_history(self.path) if old["epoch"] < engine.state.epoch]
         replace_text(self.path, "".join(json.dumps(entry) + "\n" for entry in [*kept, line]))
+        plot_progress([*kept, line], self.path.with_name(PROGRESS_FILE))
         logger.info(_summary(line, engine.state.max_epochs))
 
 

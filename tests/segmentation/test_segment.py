@@ -305,8 +305,8 @@ def test_a_wrong_option_is_one_plain_line(la, scans, tmp_path, options, message)
 
 def test_no_weights_say_how_to_get_some_before_any_work(scans, tmp_path):
     with patch("aps_components.segmentation.segment.choose_outputs") as later:
-        said = refusal(scans / "a.nii.gz", tmp_path / "out", "--bundle", BUNDLES / "la")
-    assert "the bundle 'la' has no weights" in said
+        said = refusal(scans / "a.nii.gz", tmp_path / "out", "--bundle", BUNDLES / "amos")
+    assert "the bundle 'amos' has no weights" in said
     later.assert_not_called()
 
 

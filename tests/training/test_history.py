@@ -66,16 +66,18 @@ def test_an_undefined_figure_is_null(tmp_path):
 
 def test_a_repeated_epoch_replaces_its_line(tmp_path):
     file = tmp_path / "history.jsonl"
-    file.write_text("".join(json.dumps({"epoch": epoch, "old": True}) + "\n" for epoch in (1, 2, 3)))
+    old = {"seconds_per_iteration": 1.0, "learning_rate": 0.25, "losses": {"loss": 9.0}}
+    lines = [{"epoch": epoch, "iteration": 2 * epoch, **old} for epoch in (1, 2, 3)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     engine = make_engine()
     TrainingHistory(tmp_path).attach(engine)
     engine.add_event_handler(Events.STARTED, lambda: setattr(engine.state, "epoch", 1))
     engine.add_event_handler(Events.STARTED, lambda: setattr(engine.state, "iteration", 2))
     run(engine)
     first, second = read_history(file)
-    assert first == {"epoch": 1, "old": True}
+    assert first == lines[0]
     assert second["losses"] == {"loss": 1.5, "iou": 0.375}
-    assert [path.name for path in tmp_path.iterdir()] == ["history.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["history.jsonl", "progress.png"]
 
 
 def test_other_ranks_write_nothing(tmp_path):
