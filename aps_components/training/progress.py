@@ -23,7 +23,7 @@ def plot_progress(history: Sequence[Mapping[str, Any]], path: str | Path) -> Non
         history: what ``read_history`` gives, at least one epoch.
         path: of the PNG, written whole or not at all.
     """
-    figure = Figure(figsize=(8, 9), layout="constrained")
+    figure = Figure(figsize=(9, 9), layout="constrained")
     FigureCanvasAgg(figure)
     losses, validation, pace = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
     losses.set(yscale="log", ylabel="loss, mean of the epoch")
@@ -56,4 +56,4 @@ def _lines(
         if points:
             axes.plot(*zip(*points, strict=True), marker=".", label=name.replace("_", " "))
     if axes.has_data():
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
