@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from aps_components.bundle import workflow_command
 from aps_components.data.phantoms import write_phantoms
 from aps_components.evaluation import overview_from_files
 
@@ -36,47 +37,32 @@ def run_demo(output_dir: str | Path, *, bundle: str | Path, epochs: int = 10, se
     if not (data / "datalist.json").is_file():
         _say("1/6  making 32 phantom scans of an atrium, 6 of them with labels to learn from")
         write_phantoms(data, labeled=6, unlabeled=16, validation=4, test=6, seed=seed)
-    configs = bundle / "configs"
-    common = ["--bundle_root", bundle, "--dataset_dir", data, "--roi_size", ROI_SIZE, "--seed", seed]
-    common += ["--labeled_count", 6]
-    training = [*common, "--epoch_length", 15, "--val_interval", 5]
+    common = {"dataset_dir": data, "roi_size": ROI_SIZE, "seed": seed, "labeled_count": 6}
+    training = {**common, "epoch_length": 15, "val_interval": 5}
 
     _say("2/6  pretraining Model A, the V-Net, on the 6 labelled scans")
-    _bundle(
-        "training",
-        [configs / "train.json", configs / "pretrain.json"],
-        [*training, "--epochs", 10, "--ckpt_dir", models / "pretrain", "--output_dir", results / "pretrain"],
-    )
+    pretraining = {"epochs": 10, "ckpt_dir": models / "pretrain", "output_dir": results / "pretrain"}
+    _run(workflow_command(bundle, "training", ["train.json", "pretrain.json"], training | pretraining))
     _say("3/6  training Models A and B on all 22 training scans, semi-supervised")
-    _bundle(
-        "training",
-        [configs / "train.json"],
-        [
-            *[*training, "--epochs", epochs, "--warmup_epochs", 4, "--pretrained", models / "pretrain" / "model.pt"],
-            *["--ckpt_dir", models, "--output_dir", results / "training"],
-        ],
-    )
+    training |= {"epochs": epochs, "warmup_epochs": 4, "pretrained": models / "pretrain" / "model.pt"}
+    training |= {"ckpt_dir": models, "output_dir": results / "training"}
+    _run(workflow_command(bundle, "training", ["train.json"], training))
     _say("4/6  evaluating on 6 scans that training never saw")
-    _bundle(
-        "evaluating",
-        [configs / "train.json", configs / "evaluate.json"],
-        [*common, "--ckpt_dir", models, "--output_dir", results / "evaluation"],
-    )
+    evaluation = {**common, "ckpt_dir": models, "output_dir": results / "evaluation"}
+    _run(workflow_command(bundle, "evaluating", ["train.json", "evaluate.json"], evaluation))
     _say("5/6  segmenting one of them, with its uncertainty maps and prompts")
     case = json.loads((data / "datalist.json").read_text())["test"][0]
     image, truth = data / case["image"], data / case["label"]
-    inference = [
-        *["--bundle_root", bundle, "--roi_size", ROI_SIZE, "--checkpoint", models / "model.pt"],
-        *["--image", image, "--save_maps", "true", "--output_dir", results / "inference"],
-    ]
-    _bundle("inference", [configs / "inference.json"], inference)
+    inference = {"roi_size": ROI_SIZE, "checkpoint": models / "model.pt", "image": image, "save_maps": True}
+    inference["output_dir"] = results / "inference"
+    _run(workflow_command(bundle, "inference", ["inference.json"], inference))
     _say("6/6  drawing it")
     picture = overview_from_files(out / "overview.png", image=image, truth=truth, output_dir=results / "inference")
     _summary(out, picture, time.time() - started)
     print("\nNext, on your own scans (how to lay them out: docs/how-to/train-on-your-scans.md):\n")
     print(
-        f"  {Path(sys.executable).name} -m monai.bundle run training --config_file {configs / 'train.json'} "
-        f"--bundle_root {bundle} --dataset_dir DIR"
+        f"  {Path(sys.executable).name} -m monai.bundle run training "
+        f"--config_file {bundle / 'configs' / 'train.json'} --bundle_root {bundle} --dataset_dir DIR"
     )
     return picture
 
@@ -85,14 +71,11 @@ def _say(text: str) -> None:
     print(f"\n=== {text}", flush=True)
 
 
-def _bundle(run_id: str, config_files: list[Path], options: list[object]) -> None:
-    """Run one of the bundle's commands as a user would, in a process of its own, and show it."""
-    files = str(config_files[0]) if len(config_files) == 1 else str([str(file) for file in config_files])
-    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", files]
-    command += [str(option) for option in options]
+def _run(command: list[str]) -> None:
+    """Run one of the bundle's commands in a process of its own, and show it as a user would type it."""
     print("$ " + shlex.join(["python", *command[1:]]), flush=True)
     if subprocess.run(command, check=False).returncode:
-        raise DemoError(f"the command above failed (run {run_id})")
+        raise DemoError("the command above failed")
 
 
 def _summary(out: Path, picture: Path, seconds: float) -> None:

@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inference": LEAVES | PARTS | {"models"},
     "training": LEAVES | PARTS | {"models", "inference"},
     "evaluation": LEAVES | PARTS | {"models", "inference", "training"},
-    "demo": LEAVES | PARTS | {"models", "inference", "training", "evaluation"},
+    "demo": LEAVES | PARTS | {"models", "inference", "training", "evaluation", "bundle"},
     "bundle": LEAVES | PARTS | {"models", "inference", "training", "evaluation"},
     "comparison": LEAVES | PARTS | {"models", "inference", "training", "evaluation", "bundle"},
     "segmentation": LEAVES | PARTS | {"models", "inference", "training", "evaluation", "bundle"},

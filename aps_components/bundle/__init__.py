@@ -1,6 +1,7 @@
 """Bundles from one template: what a dataset needs said about it, and all the files that follow from it."""
 
 from aps_components.bundle.block import DatasetBlock
+from aps_components.bundle.command import workflow_command
 from aps_components.bundle.locate import (
     bundle_metadata,
     locate_bundle,
@@ -20,5 +21,6 @@ __all__ = [
     "render_metadata",
     "require_weights",
     "version_differences",
+    "workflow_command",
     "write_bundle",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from aps_components.bundle import workflow_command
 from aps_components.comparison.methods import Method
 from aps_components.models import read_checkpoint, save_atomically, settings_file
 from aps_components.training.history import HISTORY_FILE, read_history
@@ -102,9 +102,7 @@ class Run:
 
     def command(self, run_id: str, files: Sequence[str], **paths: Any) -> list[str]:
         """The command line of one of the bundle's workflows."""
-        configs = [str(self.bundle / "configs" / file) for file in files]
         options = {
-            "bundle_root": self.bundle,
             "epochs": self.epochs,
             "val_interval": self.epochs + 1,  # nothing is chosen on it, and its time is saved
             "seed": self.seed,
@@ -112,9 +110,7 @@ class Run:
             **self.method.overrides,
             **paths,
         }
-        command = [sys.executable, "-m", "monai.bundle", "run", run_id]
-        command += ["--config_file", configs[0] if len(configs) == 1 else str(configs)]
-        return command + [part for key, value in options.items() for part in (f"--{key}", _typed(value))]
+        return workflow_command(self.bundle, run_id, files, options)
 
     def _bundle(self, stop: Event, run_id: str, files: Sequence[str], **paths: Any) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -152,10 +148,3 @@ def _write_plain(models: Path) -> None:
     ema, plain = models / CHECKPOINTS["ema"], models / CHECKPOINTS["plain"]
     settings_file(plain).write_text(settings_file(ema).read_text())
     save_atomically(read_checkpoint(models / STATE_FILE)["student"], plain)
-
-
-def _typed(value: Any) -> str:
-    """As the command line of MONAI reads it: Python's literals. It passes over None, so that is an expression."""
-    if value is None:
-        return "$None"
-    return str(value) if isinstance(value, str | Path) else repr(value)
