@@ -13,7 +13,7 @@ THREADS = "OMP_NUM_THREADS"
 
 def compare(
     dataset_dir: str,
-    bundle: str = "bundles/la",
+    bundle: str = "la",
     out: str = "runs/compare",
     methods: str | Sequence[str] = "all",
     seeds: int | Sequence[int] = (0, 1, 2),
@@ -29,7 +29,7 @@ def compare(
 
     Args:
         dataset_dir: the scans.
-        bundle: folder of the bundle whose dataset it is.
+        bundle: folder or name of the bundle whose dataset it is.
         out: receives table.md, table.csv, table.png and a folder for each training.
         methods: supervised, mean_teacher, ua_mt, cps, bcp, autopromptseg, ours, or all of these; and the ablations
             prompts, fusion, model, noise, samples and unlabeled, or one variant of them, such as prompts/none.
@@ -40,6 +40,7 @@ def compare(
         jobs: trainings at once; they share the CPU's threads.
         options: any further option of the bundle's training, for all methods, such as --spacing "[1.25,1.25,1.25]".
     """
+    from aps_components.bundle import locate_bundle
     from aps_components.comparison import compare as run
 
     if labeled is not None:
@@ -47,7 +48,7 @@ def compare(
     if jobs > 1 and THREADS not in os.environ:
         os.environ[THREADS] = str(max(1, (os.cpu_count() or 1) // jobs))  # what the trainings inherit
     run(
-        bundle=bundle,
+        bundle=locate_bundle(bundle),
         dataset_dir=dataset_dir,
         out=out,
         methods=several(methods),
