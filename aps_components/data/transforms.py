@@ -22,6 +22,7 @@ from monai.transforms import (
     NormalizeIntensityd,
     Orientationd,
     RandAdjustContrastd,
+    RandAffined,
     RandFlipd,
     RandGaussianNoised,
     RandRotate90d,
@@ -41,10 +42,13 @@ from aps_components.data.errors import DataError, data_error_behind
 from aps_components.data.label_values import LabelValues, map_values, parsed_label_values
 
 IMAGE, LABEL = "image", "label"
-AUGMENTATIONS = ("full", "flips", "none")
+AUGMENTATIONS = ("affine", "full", "flips", "none")
+MOST_ROTATION = np.pi / 12
+MOST_SCALING = 0.15
 RAS_AXES = (("L", "R"), ("P", "A"), ("I", "S"))
 
 Intensity = str | Mapping[str, Sequence[float]] | None
+FlipAxes = Sequence[int | Sequence[int]]
 
 
 class Pipeline(Compose):
@@ -160,7 +164,7 @@ def training_transforms(
     num_classes: int = 2,
     intensity: Intensity = None,
     augmentation: str = "full",
-    flip_axes: Sequence[int] = (0, 1, 2),
+    flip_axes: FlipAxes = (0, 1, 2),
     label_values: LabelValues = None,
     balanced_crops: float = 0.0,
 ) -> Compose:
@@ -174,9 +178,11 @@ def training_transforms(
         in_channels: channels of the image.
         num_classes: classes of the label, background included.
         intensity: see `intensity_transforms`.
-        augmentation: "full"; "flips" for crops, quarter turns and flips only; "none" for crops only.
-        flip_axes: the axes to flip; leave out 0 where left and right are different classes. Quarter turns about z are
-            made where both 0 and 1 are among them: they mix the two axes, and would undo what leaving one out protects.
+        augmentation: "full"; "affine" for that and small rotations and scalings; "flips" for crops, quarter turns and
+            flips only; "none" for crops only.
+        flip_axes: the axes to flip; leave out 0 where left and right are different classes. Axes in a list of their
+            own, as in [[0, 1]], are flipped together: a half turn. Quarter turns about z are made where both 0 and 1
+            are flipped alone: they mix the two axes, and would undo what leaving one out protects.
         label_values: value in the label files to class, see `LoadVolumed`.
         balanced_crops: share of the labelled patches around a voxel of a foreground class, drawn evenly among the
             classes of the case; 0 takes patches from anywhere.
@@ -190,8 +196,9 @@ def training_transforms(
     padding = SpatialPadd(keys, roi_size, mode="constant", allow_missing_keys=True)
     crops = crop_transforms(keys, roi_size, balanced_crops=balanced_crops, label_key=LABEL, num_classes=num_classes)
     moves = _random_moves(keys, roi_size, flip_axes) if augmentation != "none" else []
-    shades = _random_shades() if augmentation == "full" else []
-    return Pipeline([*deterministic, padding, _typed(keys), *crops, *moves, *shades])
+    bends = _random_bends(keys) if augmentation == "affine" else []
+    shades = _random_shades() if augmentation in ("affine", "full") else []
+    return Pipeline([*deterministic, padding, _typed(keys), *crops, *moves, *bends, *shades])
 
 
 def evaluation_transforms(
@@ -256,12 +263,34 @@ def _typed(keys: tuple[Hashable, ...]) -> Transform:
     return EnsureTyped(keys, dtype=dtypes, allow_missing_keys=True)
 
 
-def _random_moves(keys: tuple[str, ...], roi_size: Sequence[int], flip_axes: Sequence[int]) -> list[Transform]:
+def _random_moves(keys: tuple[str, ...], roi_size: Sequence[int], flip_axes: FlipAxes) -> list[Transform]:
     """Moves of whole voxels, which keep the label exact."""
     flips = [RandFlipd(keys, prob=0.5, spatial_axis=axis, allow_missing_keys=True) for axis in flip_axes]
-    if roi_size[0] != roi_size[1] or not {0, 1} <= set(flip_axes):
+    alone = {axis for axis in flip_axes if isinstance(axis, int)}
+    if roi_size[0] != roi_size[1] or not {0, 1} <= alone:
         return flips  # a quarter turn would change the patch's shape or mix the axes, and a half turn is two flips
     return [RandRotate90d(keys, prob=0.75, max_k=3, spatial_axes=(0, 1), allow_missing_keys=True), *flips]
+
+
+def _random_bends(keys: tuple[str, ...]) -> list[Transform]:
+    """Small rotations and scalings about the patch's centre, in half of the patches; the rims show mirror images.
+
+    A milder form of nnU-Net's spatial augmentation (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z), which rotates
+    by up to 30 degrees and scales by 0.7 to 1.4.
+    """
+    modes = ["nearest" if key == LABEL else "bilinear" for key in keys]
+    return [
+        RandAffined(
+            keys,
+            prob=0.5,
+            rotate_range=(MOST_ROTATION,) * 3,
+            scale_range=(MOST_SCALING,) * 3,
+            mode=modes,
+            padding_mode="reflection",
+            allow_missing_keys=True,
+        ),
+        _typed(keys),  # RandAffined gives float32
+    ]
 
 
 def _random_shades() -> list[Transform]:

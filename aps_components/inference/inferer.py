@@ -51,7 +51,7 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         roi_size: the window (D, H, W); every size divisible by the network's stride.
         sw_batch_size: windows at once.
         overlap: of neighbouring windows, in [0, 1).
-        precision: ``bf16`` or ``fp32``.
+        precision: ``auto``, ``bf16`` or ``fp32``; see ``models.precision``.
         mirror_axes: of the window, some of 0, 1, 2, along which training flipped, too; none by default.
         kwargs: of MONAI's ``SlidingWindowInferer``.
     """
@@ -62,7 +62,7 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         sw_batch_size: int = 1,
         overlap: float = 0.5,
         *,
-        precision: Precision = "bf16",
+        precision: Precision = "auto",
         mode: str = "gaussian",
         mirror_axes: Sequence[int] = (),
         **kwargs: Any,

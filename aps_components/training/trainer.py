@@ -54,7 +54,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         objective: which losses.
         teacher: follows the student; labels the unlabelled patches, and is what is evaluated and deployed.
         seed: of the run.
-        precision: ``bf16`` or ``fp32``.
+        precision: ``auto``, ``bf16`` or ``fp32``; see ``models.precision``.
         gradient_clip: largest norm of all gradients together.
         train_handlers: ignite handlers.
         inferer: unused in training; MONAI's workflows want one named.
@@ -72,7 +72,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         objective: SemiSupervisedObjective,
         teacher: MeanTeacher,
         seed: int = 0,
-        precision: Precision = "bf16",
+        precision: Precision = "auto",
         gradient_clip: float = 12.0,
         train_handlers: Sequence[Any] | None = None,
         inferer: Inferer | None = None,
