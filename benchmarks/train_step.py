@@ -26,13 +26,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-# torch and the package are imported in the measured processes only: Linux counts the parent's memory at the fork
-# towards a child's peak.
+from aps_components.machine import cpu_model
+
+# torch, and what of the package needs it, are imported in the measured processes only: Linux counts the parent's memory
+# at the fork towards a child's peak.
 
 CONFIGURATIONS = ("network", "step", "vnet", "dynunet")
 NAMES = {
@@ -246,14 +247,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "baseline": baseline,
         "torch": torch.__version__,
     }
-
-
-def cpu_model() -> str:
-    """The processor as the system names it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def in_own_process(arguments: argparse.Namespace, name: str, precision: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ def compare(
     epochs: int = 25,
     split: str = "validation",
     jobs: int = 1,
+    results: str | None = None,
     **options: Any,
 ) -> None:
     """Methods side by side: the same budget, several seeds, the last checkpoint, one table.
@@ -30,7 +31,9 @@ def compare(
     Args:
         dataset_dir: the scans.
         bundle: folder or name of the bundle whose dataset it is.
-        out: receives table.md, table.csv, table.png and a folder for each training.
+        out: receives a folder for each training: log, model, all metrics.
+        results: receives table.md, table.csv, table.png and a small file for each finished training, to keep under
+            version control or to carry on with on another machine; out by default.
         methods: supervised, mean_teacher, ua_mt, cps, bcp, autopromptseg, ours, or all of these; and the ablations
             prompts, fusion, model, noise, samples and unlabeled, or one variant of them, such as prompts/none.
         seeds: such as 0,1,2.
@@ -40,13 +43,13 @@ def compare(
         jobs: trainings at once; they share the CPU's threads.
         options: any further option of the bundle's training, for all methods, such as --spacing "[1.25,1.25,1.25]".
     """
-    from aps_components.bundle import locate_bundle
-    from aps_components.comparison import compare as run
-
     if labeled is not None:
         options["labeled_count"] = labeled
     if jobs > 1 and THREADS not in os.environ:
         os.environ[THREADS] = str(max(1, (os.cpu_count() or 1) // jobs))  # what the trainings inherit
+    from aps_components.bundle import locate_bundle
+    from aps_components.comparison import compare as run
+
     run(
         bundle=locate_bundle(bundle),
         dataset_dir=dataset_dir,
@@ -56,5 +59,6 @@ def compare(
         epochs=epochs,
         split=split,
         jobs=jobs,
+        results=results,
         options=options,
     )

@@ -11,9 +11,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from aps_components.comparison.methods import GROUP, Method, choose_methods, load_methods
+from aps_components.comparison.methods import Method, choose_methods, load_methods
 from aps_components.comparison.runs import Run, RunError
 from aps_components.comparison.table import comma_separated, lines_of, markdown, plot
+from aps_components.data import dataset_name
 from aps_components.files import replace_text
 from aps_components.models import ensure_writable
 from aps_components.options import differences
@@ -31,14 +32,17 @@ def compare(
     epochs: int,
     split: str = "validation",
     jobs: int = 1,
+    results: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Train, evaluate and tabulate; what is done already, also by an earlier call, is not repeated.
+    """Train, evaluate and tabulate; what is done already, also by an earlier call or elsewhere, is not repeated.
 
     Args:
         bundle: its folder.
         dataset_dir: of the scans.
-        out: of the results: ``table.md``, ``table.csv``, ``table.png`` and a folder for each run.
+        out: receives a folder for each run: logs, models, all metrics.
+        results: receives ``table.md``, ``table.csv``, ``table.png``, the settings and a small file for each finished
+            run, which name no path of the machine: runs of several machines meet in one table. ``out`` by default.
         methods: names, groups or ``all``; see :func:`choose_methods`.
         seeds: each method is trained with each of them.
         epochs: of each training.
@@ -50,25 +54,28 @@ def compare(
         The table in Markdown.
 
     Raises:
-        ValueError: an unknown method, fewer than one job, or ``out`` holds a comparison with other settings.
+        ValueError: an unknown method, fewer than one job, or ``results`` holds a comparison with other settings.
         RunError: some runs failed; the others were finished and are in the table.
     """
     if jobs < 1:
         raise ValueError(f"jobs {jobs} must be at least 1")
     bundle, out = Path(bundle).resolve(), ensure_writable(Path(out).resolve())
+    results = out if results is None else ensure_writable(Path(results).resolve())
     if not (bundle / "configs" / "train.json").is_file():
         raise FileNotFoundError(f"no bundle at {bundle}: give its folder with --bundle")
     chosen = choose_methods(methods)
-    options = {"dataset_dir": str(Path(dataset_dir).resolve()), **(options or {})}
-    settings = {"bundle": bundle.name, "epochs": epochs, "split": split, **options}
-    _keep_settings(out / SETTINGS_FILE, settings)
+    options = dict(options or {})
+    dataset = dataset_name(dataset_dir, default=bundle / "configs" / "datalist.json")
+    settings = {"bundle": bundle.name, "dataset": dataset, "epochs": epochs, "split": split, **options}
+    _keep_settings(results / SETTINGS_FILE, settings)
     runs = {
         (method.name, seed): Run(
             method=method,
             seed=seed,
-            folder=out / method.name.replace(GROUP, "-") / f"seed_{seed}",
+            out=out,
+            results=results,
             bundle=bundle,
-            options=options,
+            options={"dataset_dir": str(Path(dataset_dir).resolve()), **options},
             epochs=epochs,
             split=split,
         )
@@ -81,8 +88,8 @@ def compare(
         if error:
             print(error, flush=True)
             failed.append(error)
-        _write(chosen, runs, out, variant)
-    table = _write(chosen, runs, out, variant)
+        _write(chosen, runs, results, variant)
+    table = _write(chosen, runs, results, variant)
     print(f"\n{table.read_text()}\nwritten: {table}, {table.with_suffix('.csv')}, {table.with_suffix('.png')}")
     if failed:
         raise RunError(f"{len(failed)} of {len(runs)} runs failed: " + "; ".join(str(error) for error in failed))
@@ -131,9 +138,9 @@ def _keeps_largest_component(bundle: Path, options: Mapping[str, Any]) -> bool:
     return bool(options.get("largest_component", content["largest_component"]))
 
 
-def _write(chosen: Sequence[Method], runs: dict[tuple[str, int], Run], out: Path, variant: str) -> Path:
+def _write(chosen: Sequence[Method], runs: dict[tuple[str, int], Run], results: Path, variant: str) -> Path:
     lines = lines_of(chosen, runs, variant=variant)
-    table = out / "table.md"
+    table = results / "table.md"
     table.write_text(markdown(lines))
     table.with_suffix(".csv").write_text(comma_separated(lines))
     if lines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +13,17 @@ from typing import Any
 from tqdm import tqdm
 
 from aps_components.bundle import workflow_command
-from aps_components.comparison.methods import Method
+from aps_components.comparison.machine import machine
+from aps_components.comparison.methods import GROUP, Method
+from aps_components.files import replace_text
 from aps_components.models import read_checkpoint, save_atomically, settings_file
 from aps_components.training.history import HISTORY_FILE, read_history
 
 CHECKPOINTS = {"ema": "model.pt", "plain": "model_plain.pt"}
 STATE_FILE = "checkpoint.pt"
 SECONDS_BETWEEN_LOOKS = 2.0
+KEPT_KEYS = ("predictor", "variant", "class", "n")
+KEPT_MEANS = ("dice", "jaccard", "hd95_voxel", "asd_voxel", "hd95_mm", "asd_mm", "prompt_precision")
 
 
 class RunError(RuntimeError):
@@ -36,7 +41,8 @@ class Run:
     Args:
         method: whose training.
         seed: of it.
-        folder: of its results.
+        out: receives a folder for the run: logs, models, all metrics.
+        results: receives a folder for the method, in it a small file for the run: all that a table needs.
         bundle: the bundle's folder.
         options: of the bundle's commands, the same for all runs of a comparison.
         epochs: of the training.
@@ -45,32 +51,36 @@ class Run:
 
     method: Method
     seed: int
-    folder: Path
+    out: Path
+    results: Path
     bundle: Path
     options: Mapping[str, Any]
     epochs: int
     split: str
 
     @property
+    def folder(self) -> Path:
+        """Of everything that the run writes but its result."""
+        return self.out / self.method.name.replace(GROUP, "-") / f"seed_{self.seed}"
+
+    @property
+    def result_file(self) -> Path:
+        """Of what :meth:`result` reads."""
+        return self.results / self.method.name.replace(GROUP, "-") / f"seed_{self.seed}.json"
+
+    @property
     def is_done(self) -> bool:
-        """Whether both checkpoints have been evaluated."""
-        return all(self.metrics_file(name).is_file() for name in CHECKPOINTS)
+        """Whether there is a result, made here or brought from elsewhere."""
+        return self.result_file.is_file()
+
+    def result(self) -> dict[str, Any]:
+        """``minutes`` of training, validation left out; ``iterations``; ``machine``; and ``metrics`` by checkpoint:
+        for each predictor, variant and class the means over the scans."""
+        return json.loads(self.result_file.read_text(encoding="utf-8"))
 
     def metrics_file(self, checkpoint: str) -> Path:
         """The evaluation of ``ema`` or ``plain``."""
         return self.folder / checkpoint / "metrics.json"
-
-    def minutes(self) -> float:
-        """Of training, validation left out."""
-        history = self._history()
-        iterations = [0, *(entry["iteration"] for entry in history)]
-        return (
-            sum(
-                entry["seconds_per_iteration"] * (entry["iteration"] - before)
-                for entry, before in zip(history, iterations, strict=False)
-            )
-            / 60
-        )
 
     def execute(self, stop: Event) -> None:
         """Train, or go on training, evaluate the last checkpoint, averaged and plain, and drop what is not needed.
@@ -83,7 +93,8 @@ class Run:
             RunStopped: ``stop`` was set.
         """
         models = self.folder / "models"
-        if not (models / CHECKPOINTS["plain"]).is_file():
+        evaluated = all(self.metrics_file(name).is_file() for name in CHECKPOINTS)
+        if not evaluated and not (models / CHECKPOINTS["plain"]).is_file():
             self._bundle(stop, "training", ["train.json"], ckpt_dir=models, output_dir=self.folder / "training")
             _write_plain(models)
         for name, file in CHECKPOINTS.items():
@@ -99,6 +110,7 @@ class Run:
                 )
         for file in (STATE_FILE, CHECKPOINTS["plain"], "model_best.pt"):
             (models / file).unlink(missing_ok=True)
+        self._write_result()
 
     def command(self, run_id: str, files: Sequence[str], **paths: Any) -> list[str]:
         """The command line of one of the bundle's workflows."""
@@ -139,8 +151,39 @@ class Run:
                 bar.update(len(self._history()) - bar.n)
             bar.update(len(self._history()) - bar.n)
 
+    def _write_result(self) -> None:
+        history = self._history()
+        content = {
+            "method": self.method.name,
+            "seed": self.seed,
+            "iterations": history[-1]["iteration"],
+            "minutes": round(_minutes(history), 2),
+            "machine": machine(),
+            "metrics": {name: _means(self.metrics_file(name)) for name in CHECKPOINTS},
+        }
+        self.result_file.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(self.result_file, json.dumps(content, indent=1) + "\n")
+
     def _history(self) -> list[dict[str, Any]]:
         return read_history(self.folder / "training" / HISTORY_FILE)
+
+
+def _minutes(history: Sequence[Mapping[str, Any]]) -> float:
+    iterations = [0, *(entry["iteration"] for entry in history)]
+    seconds = (
+        entry["seconds_per_iteration"] * (entry["iteration"] - before)
+        for entry, before in zip(history, iterations, strict=False)
+    )
+    return sum(seconds) / 60
+
+
+def _means(metrics: Path) -> list[dict[str, Any]]:
+    """The summary of an evaluation without medians and deviations."""
+    return [
+        {key: entry[key] for key in KEPT_KEYS if key in entry}
+        | {name: entry[name]["mean"] for name in KEPT_MEANS if name in entry}
+        for entry in json.loads(metrics.read_text(encoding="utf-8"))["summary"]
+    ]
 
 
 def _write_plain(models: Path) -> None:

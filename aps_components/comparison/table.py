@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +50,7 @@ def lines_of(methods: Sequence[Any], runs: dict[tuple[str, int], Run], *, varian
     for method in methods:
         done = [run for (name, _), run in runs.items() if name == method.trained_as and run.is_done]
         for checkpoint in CHECKPOINTS if done else ():
-            entries = [_summary(run.metrics_file(checkpoint), method.predictor, variant) for run in done]
+            entries = [_of_all_classes(run.result()["metrics"][checkpoint], method.predictor, variant) for run in done]
             lines.append(
                 Line(
                     method=method.name,
@@ -59,24 +58,20 @@ def lines_of(methods: Sequence[Any], runs: dict[tuple[str, int], Run], *, varian
                     checkpoint=checkpoint,
                     predictor=method.predictor,
                     seeds=tuple(run.seed for run in done),
-                    values={name: tuple(_mean(entry[name]) for entry in entries) for name in METRICS},
-                    minutes=tuple(run.minutes() for run in done),
+                    values={name: tuple(_number(entry[name]) for entry in entries) for name in METRICS},
+                    minutes=tuple(run.result()["minutes"] for run in done),
                 )
             )
     return lines
 
 
-def _mean(entry: dict[str, float | None]) -> float:
-    return math.nan if entry["mean"] is None else entry["mean"]
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
-def _summary(file: Path, predictor: str, variant: str) -> dict[str, Any]:
+def _of_all_classes(means: Sequence[dict[str, Any]], predictor: str, variant: str) -> dict[str, Any]:
     """The means over the scans, of all classes together where there are several."""
-    entries = [
-        entry
-        for entry in json.loads(file.read_text())["summary"]
-        if entry["predictor"] == predictor and entry["variant"] == variant
-    ]
+    entries = [entry for entry in means if entry["predictor"] == predictor and entry["variant"] == variant]
     return entries[-1]  # "all" is the last; a single class stands alone
 
 

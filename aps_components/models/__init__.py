@@ -18,7 +18,7 @@ from aps_components.models.checkpoint import (
     settings_file,
     trained_setting,
 )
-from aps_components.models.precision import Precision, autocast
+from aps_components.models.precision import Precision, autocast, resolved_precision
 
 __all__ = [
     "AutoPromptSeg",
@@ -33,6 +33,7 @@ __all__ = [
     "load_weights",
     "mean_of_probabilities",
     "read_checkpoint",
+    "resolved_precision",
     "save_atomically",
     "save_settings",
     "settings_file",

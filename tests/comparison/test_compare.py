@@ -113,7 +113,8 @@ def test_a_run_that_is_stopped_ends_its_training(phantoms, tmp_path):
     run = Run(
         method=load_methods()["supervised"],
         seed=0,
-        folder=tmp_path,
+        out=tmp_path,
+        results=tmp_path,
         bundle=LA,
         options={},
         epochs=1,

@@ -1,0 +1,68 @@
+"""What a finished run leaves: a small file that names no path and is all that a table needs."""
+
+import json
+from threading import Event
+from unittest.mock import patch
+
+import pytest
+from workflows import LA
+
+from aps_components.comparison import compare
+from aps_components.comparison.methods import load_methods
+from aps_components.comparison.runs import CHECKPOINTS, Run
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A run whose training and both evaluations were finished by an earlier call, which was killed then."""
+    run = Run(
+        method=load_methods()["prompts/none"],
+        seed=3,
+        out=tmp_path / "out",
+        results=tmp_path / "results",
+        bundle=LA,
+        options={},
+        epochs=3,
+        split="validation",
+    )
+    for index, checkpoint in enumerate(CHECKPOINTS):
+        entry = {"predictor": "average", "variant": "largest_component", "class": "one", "n": 4, "undefined": 0}
+        statistics = {"mean": 0.5 + index, "median": 0.1, "std": 0.2}
+        entry |= dict.fromkeys(("dice", "jaccard", "asd_mm"), statistics) | {"hd95_mm": statistics | {"mean": None}}
+        file = run.metrics_file(checkpoint)
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps({"summary": [entry]}))
+    (run.folder / "training").mkdir()
+    lines = [{"epoch": n, "iteration": 50 * n, "seconds_per_iteration": 0.6 * n} for n in (1, 2, 3)]
+    (run.folder / "training" / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+def test_the_result_is_written_without_training_again(trained):
+    assert not trained.is_done
+    with patch("subprocess.Popen", side_effect=AssertionError("trained again")):
+        trained.execute(Event())
+    assert trained.is_done
+    assert trained.result_file == trained.results / "prompts-none" / "seed_3.json"
+    result = trained.result()
+    assert (result["method"], result["seed"], result["iterations"]) == ("prompts/none", 3, 150)
+    assert result["minutes"] == pytest.approx((0.6 + 1.2 + 1.8) * 50 / 60)
+    kept = {"predictor": "average", "variant": "largest_component", "class": "one", "n": 4, "hd95_mm": None}
+    assert result["metrics"] == {
+        "ema": [kept | dict.fromkeys(("dice", "jaccard", "asd_mm"), 0.5)],
+        "plain": [kept | dict.fromkeys(("dice", "jaccard", "asd_mm"), 1.5)],
+    }
+    assert result["machine"]["auto_precision"] in ("bf16", "fp32")
+    assert str(trained.out.parent) not in trained.result_file.read_text()
+
+
+def test_results_from_another_machine_count(phantoms, trained, tmp_path):
+    """Only the folder of results is there; neither logs nor models."""
+    trained.execute(Event())
+    common = {"bundle": LA, "dataset_dir": phantoms, "methods": ["prompts/none"], "seeds": [3], "epochs": 3}
+    with patch.object(Run, "execute", side_effect=AssertionError("repeated")):
+        table = compare(**common, out=tmp_path / "elsewhere", results=tmp_path / "results")
+    assert table.parent == tmp_path / "results"
+    assert "| No prompts | ema | average | 50.00 | 50.00 | - | 0.50 | 3.0 | 1 |" in table.read_text()
+    settings = json.loads((tmp_path / "results" / "comparison.json").read_text())
+    assert settings == {"bundle": "la", "dataset": "phantoms", "epochs": 3, "split": "validation"}
