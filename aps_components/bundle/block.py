@@ -34,7 +34,7 @@ class DatasetBlock:
         spacing: voxel size in mm; None keeps each scan's own.
         roi_size: patch and window.
         intensity: see ``data.intensity_transforms``.
-        flip_axes: that patches are flipped along.
+        flip_axes: that patches are flipped along; those in a list of their own together.
         balanced_crops: share of the labelled patches centred on a voxel of a foreground class, drawn evenly.
         class_weights: of the cross entropy, one per class; None for equal ones.
         largest_component: keep the largest connected piece of each class.
@@ -53,7 +53,7 @@ class DatasetBlock:
     spacing: list[float] | None = None
     roi_size: list[int] = field(default_factory=lambda: [96, 96, 96])
     intensity: str | dict[str, list[float]] | None = "zscore"
-    flip_axes: list[int] = field(default_factory=lambda: [0, 1, 2])
+    flip_axes: list[int | list[int]] = field(default_factory=lambda: [0, 1, 2])
     balanced_crops: float = 0.33
     class_weights: list[float] | None = None
     largest_component: bool = True
@@ -187,9 +187,9 @@ def _image_faults(block: DatasetBlock) -> Iterator[str]:
 
 
 def _count_faults(block: DatasetBlock) -> Iterator[str]:
-    axes = block.flip_axes
+    axes = [axis for entry in block.flip_axes for axis in (entry if isinstance(entry, list) else [entry])]
     if not all(_is_whole(axis) and 0 <= axis <= 2 for axis in axes) or len(set(axes)) < len(axes):
-        yield f"flip_axes {axes} must be some of 0 (left-right), 1 (back-front) and 2 (down-up), each once"
+        yield f"flip_axes {block.flip_axes} must be some of 0 (left-right), 1 (back-front) and 2 (down-up), each once"
     if not _is_number(block.balanced_crops) or not 0 <= block.balanced_crops <= 1:
         yield f"balanced_crops {block.balanced_crops!r} must be a share in [0, 1]"
     if not isinstance(block.largest_component, bool):

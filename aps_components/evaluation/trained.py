@@ -15,7 +15,7 @@ from aps_components.data.label_values import LabelValues
 from aps_components.errors import plain_errors
 from aps_components.files import sha256_of
 from aps_components.inference import PromptedSlidingWindowInferer
-from aps_components.models import AutoPromptSeg, trained_setting
+from aps_components.models import AutoPromptSeg, resolved_precision, trained_setting
 from aps_components.options import refuse_unknown
 
 CONFIGS = ("train.json", "evaluate.json")
@@ -124,7 +124,7 @@ def _built(parser: ConfigParser, checkpoint: Path, split: str, options: dict[str
             "spacing": value("spacing"),
             "roi_size": list(inferer.roi_size),
             "mc_samples": network.mc_samples,
-            "precision": inferer.precision,
+            "precision": resolved_precision(device, inferer.precision),
             "device": str(device),
             "options": options,
         },

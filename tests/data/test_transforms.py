@@ -20,6 +20,7 @@ from scans import (
 )
 
 from aps_components.data import DataError, LoadVolumed, Resampled, evaluation_transforms, training_transforms
+from aps_components.data.transforms import Pipeline
 
 ROI = (11, 11, 13)
 
@@ -201,6 +202,41 @@ def test_left_and_right_need_not_be_swapped(make_case):
     item = make_case(image=label.astype(np.float32), label=label)
     found = {pipeline.set_random_state(seed=seed)(item)["label"].numpy().tobytes() for seed in range(20)}
     assert found == {label.tobytes(), label[:, :, ::-1].tobytes()}
+
+
+def test_axes_in_a_list_of_their_own_are_flipped_together(make_case):
+    """A half turn about z: neither axis alone, and no quarter turns."""
+    label = random_label(shape=(5, 5, 7))
+    pipeline = training_transforms(roi_size=(5, 5, 7), num_classes=3, augmentation="flips", flip_axes=[[0, 1]])
+    item = make_case(image=label.astype(np.float32), label=label)
+    found = {pipeline.set_random_state(seed=seed)(item)["label"][0].numpy().tobytes() for seed in range(30)}
+    assert found == {label.tobytes(), np.flip(label, (0, 1)).tobytes()}
+
+
+def test_bends_move_image_and_label_alike(make_case):
+    """A ball of radius 12 in a cube of 48: its volume is divided by three scalings, each of 0.85 to 1.15."""
+    size, radius = (48, 48, 48), 12
+    distance = np.linalg.norm(np.indices(size) - 23.5, axis=0)
+    ball = (distance < radius).astype(np.uint8)
+    item = make_case(image=np.clip(radius - distance + 0.5, 0, 1).astype(np.float32), label=ball)
+    pipeline = training_transforms(roi_size=size, intensity=None, augmentation="affine", flip_axes=[])
+    bends = pipeline.transforms[: [type(t).__name__ for t in pipeline.transforms].index("RandAffined") + 2]
+    shares = []
+    for seed in range(20):
+        sample = Pipeline(bends).set_random_state(seed=seed)(item)
+        assert (sample["image"].shape, sample["label"].dtype) == ((1, *size), torch.uint8)
+        image, label = (np.asarray(sample[key][0], dtype=np.float32) for key in ("image", "label"))
+        assert np.mean((image > 0.5) == (label > 0)) > 0.99  # the surface alone is 1.6 % of the voxels
+        shares.append(label.sum() / ball.sum())
+    assert sum(share == 1 for share in shares) in range(5, 16)  # half of the patches stay as they are
+    assert 1.15**-3 - 0.01 < min(shares) < 0.95 < 1.05 < max(shares) < 0.85**-3 + 0.01
+
+
+def test_bends_of_an_unlabeled_case_keep_its_type(make_case):
+    item = {"image": make_case()["image"]}
+    sample = training_transforms(roi_size=ROI, augmentation="affine").set_random_state(seed=1)(item)
+    assert set(sample) == {"image"}
+    assert sample["image"].dtype == torch.float32
 
 
 @pytest.mark.parametrize("flip_axes", [(1, 2), (0, 2), (2,), ()])

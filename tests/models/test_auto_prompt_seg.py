@@ -372,10 +372,6 @@ class TestSettings:
         with pytest.raises(ValueError, match=message):
             make_model(**changes)
 
-    def test_unknown_precision_is_refused(self):
-        with pytest.raises(ValueError, match="precision 'fp8' must be 'fp32' or 'bf16'"):
-            autocast("cpu", "fp8")
-
     def test_volume_off_the_stride_is_refused(self):
         with pytest.raises(ValueError, match=r"image size \(32, 40, 16\) must be divisible by 16"):
             make_model()(make_image(size=(32, 40, 16)))
