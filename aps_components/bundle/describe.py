@@ -133,7 +133,7 @@ Those of every bundle:
 
 - Iterations: 12,000 (120 epochs of 100), the first 4,000 on labelled patches alone
 - Batch: 2 labelled and 2 unlabelled patches{_batch_note(training, unlabelled)}
-- AdamW, 1e-3 falling to 0, weight decay 0.01; bf16 mixed precision
+- AdamW, 1e-3 falling to 0, weight decay 0.01; bf16 mixed precision where the device computes it
 
 ## Input
 
