@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+Axes = Sequence[int | Sequence[int]]
+"""Of a volume: 0 left-right, 1 back-front, 2 down-up; those in a list of their own go together."""
 
 
 def switch(value: bool | str) -> bool:
@@ -21,6 +24,27 @@ def switch(value: bool | str) -> bool:
     if str(value).lower() not in words:
         raise ValueError(f"{value!r} must be true or false")
     return words[str(value).lower()]
+
+
+def axis_groups(name: str, axes: Axes) -> list[tuple[int, ...]]:
+    """Axes that are flipped, in groups that are flipped together: ``[[0, 1], 2]`` is ``[(0, 1), (2,)]``.
+
+    Args:
+        name: of the option.
+        axes: its value.
+
+    Raises:
+        ValueError: other axes than 0, 1 and 2, one of them twice, or an empty group.
+    """
+    groups = [tuple(entry) if isinstance(entry, list | tuple) else (entry,) for entry in axes]
+    flat = [axis for group in groups for axis in group]
+    known = all(type(axis) is int and 0 <= axis <= 2 for axis in flat)
+    if not known or len(set(flat)) < len(flat) or not all(groups):
+        raise ValueError(
+            f"{name} {list(axes)} must be some of 0 (left-right), 1 (back-front) and 2 (down-up), each once; "
+            "those in a list of their own are flipped together"
+        )
+    return groups
 
 
 def differences(found: Mapping[str, Any], given: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 import pytest
 
-from aps_components.options import differences, refuse_unknown, switch
+from aps_components.options import axis_groups, differences, refuse_unknown, switch
 
 
 @pytest.mark.parametrize(("value", "meant"), [(True, True), ("true", True), ("False", False), ("false", False)])
@@ -12,6 +12,18 @@ def test_a_switch_as_typed(value, meant):
 def test_anything_else_is_no_switch(value):
     with pytest.raises(ValueError, match="must be true or false"):
         switch(value)
+
+
+def test_axes_in_a_list_of_their_own_go_together():
+    assert axis_groups("flip_axes", []) == []
+    assert axis_groups("flip_axes", (0, 2)) == [(0,), (2,)]
+    assert axis_groups("flip_axes", [[0, 1], 2]) == [(0, 1), (2,)]
+
+
+@pytest.mark.parametrize("axes", [[3], [-1], [0, 0], [[0, 1], 1], [[]], ["0"], [True], [0.0]])
+def test_axes_that_there_are_not_are_named(axes):
+    with pytest.raises(ValueError, match=r"^flip_axes .* must be some of 0"):
+        axis_groups("flip_axes", axes)
 
 
 def test_differences_are_named_in_order():

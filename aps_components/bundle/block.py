@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aps_components.data import intensity_transforms
+from aps_components.options import axis_groups
 
 STRIDE = 16  # of the V-Net; patches and windows are divisible by it
 LINE_LENGTH = 120
@@ -187,9 +188,10 @@ def _image_faults(block: DatasetBlock) -> Iterator[str]:
 
 
 def _count_faults(block: DatasetBlock) -> Iterator[str]:
-    axes = [axis for entry in block.flip_axes for axis in (entry if isinstance(entry, list) else [entry])]
-    if not all(_is_whole(axis) and 0 <= axis <= 2 for axis in axes) or len(set(axes)) < len(axes):
-        yield f"flip_axes {block.flip_axes} must be some of 0 (left-right), 1 (back-front) and 2 (down-up), each once"
+    try:
+        axis_groups("flip_axes", block.flip_axes)
+    except ValueError as error:
+        yield str(error)
     if not _is_number(block.balanced_crops) or not 0 <= block.balanced_crops <= 1:
         yield f"balanced_crops {block.balanced_crops!r} must be a share in [0, 1]"
     if not isinstance(block.largest_component, bool):

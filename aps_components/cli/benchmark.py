@@ -24,7 +24,7 @@ def benchmark(
     blendings: str | Sequence[str] = ("gaussian", "constant"),
     predictors: str | Sequence[str] = ("average", "a"),
     whole: bool = False,
-    mirror_axes: int | Sequence[int] = (),
+    mirror_axes: int | Sequence[int | Sequence[int]] = (),
     seed: int = 0,
     **options: Any,
 ) -> None:
@@ -43,7 +43,8 @@ def benchmark(
         blendings: gaussian, constant.
         predictors: average, a, b; a is the V-Net alone.
         whole: also the whole scan as one window.
-        mirror_axes: each setting also with mirror images of every window along these axes, such as 0,1,2.
+        mirror_axes: each setting also with mirror images of every window along these axes, such as 0,1,2;
+            "[[0,1]]" flips both together.
         seed: of the orders in which the settings run.
         options: other keys of the bundle's evaluation, such as --precision fp32.
     """

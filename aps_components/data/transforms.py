@@ -40,6 +40,7 @@ from aps_components.data.cropping import crop_transforms
 from aps_components.data.datalist import SUFFIXES, case_name, files_of
 from aps_components.data.errors import DataError, data_error_behind
 from aps_components.data.label_values import LabelValues, map_values, parsed_label_values
+from aps_components.options import Axes, axis_groups
 
 IMAGE, LABEL = "image", "label"
 AUGMENTATIONS = ("affine", "full", "flips", "none")
@@ -48,7 +49,6 @@ MOST_SCALING = 0.15
 RAS_AXES = (("L", "R"), ("P", "A"), ("I", "S"))
 
 Intensity = str | Mapping[str, Sequence[float]] | None
-FlipAxes = Sequence[int | Sequence[int]]
 
 
 class Pipeline(Compose):
@@ -164,7 +164,7 @@ def training_transforms(
     num_classes: int = 2,
     intensity: Intensity = None,
     augmentation: str = "full",
-    flip_axes: FlipAxes = (0, 1, 2),
+    flip_axes: Axes = (0, 1, 2),
     label_values: LabelValues = None,
     balanced_crops: float = 0.0,
 ) -> Compose:
@@ -263,11 +263,11 @@ def _typed(keys: tuple[Hashable, ...]) -> Transform:
     return EnsureTyped(keys, dtype=dtypes, allow_missing_keys=True)
 
 
-def _random_moves(keys: tuple[str, ...], roi_size: Sequence[int], flip_axes: FlipAxes) -> list[Transform]:
+def _random_moves(keys: tuple[str, ...], roi_size: Sequence[int], flip_axes: Axes) -> list[Transform]:
     """Moves of whole voxels, which keep the label exact."""
-    flips = [RandFlipd(keys, prob=0.5, spatial_axis=axis, allow_missing_keys=True) for axis in flip_axes]
-    alone = {axis for axis in flip_axes if isinstance(axis, int)}
-    if roi_size[0] != roi_size[1] or not {0, 1} <= alone:
+    groups = axis_groups("flip_axes", flip_axes)
+    flips = [RandFlipd(keys, prob=0.5, spatial_axis=group, allow_missing_keys=True) for group in groups]
+    if roi_size[0] != roi_size[1] or not {(0,), (1,)} <= set(groups):
         return flips  # a quarter turn would change the patch's shape or mix the axes, and a half turn is two flips
     return [RandRotate90d(keys, prob=0.75, max_k=3, spatial_axes=(0, 1), allow_missing_keys=True), *flips]
 

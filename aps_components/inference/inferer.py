@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aps_components.models import AutoPromptSeg, Precision, autocast
+from aps_components.options import Axes, axis_groups
 from aps_components.prompts import PAD_LABEL, PointPrompts
 
 
@@ -52,7 +53,8 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         sw_batch_size: windows at once.
         overlap: of neighbouring windows, in [0, 1).
         precision: ``auto``, ``bf16`` or ``fp32``; see ``models.precision``.
-        mirror_axes: of the window, some of 0, 1, 2, along which training flipped, too; none by default.
+        mirror_axes: of the window, some of 0, 1, 2, along which training flipped, too; those in a list of their own are
+            flipped together. None by default.
         kwargs: of MONAI's ``SlidingWindowInferer``.
     """
 
@@ -64,13 +66,11 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         *,
         precision: Precision = "auto",
         mode: str = "gaussian",
-        mirror_axes: Sequence[int] = (),
+        mirror_axes: Axes = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(roi_size, sw_batch_size, overlap, mode=mode, **kwargs)
-        if not set(mirror_axes) <= {0, 1, 2} or len(set(mirror_axes)) < len(mirror_axes):
-            raise ValueError(f"mirror_axes {list(mirror_axes)} must be some of 0, 1, 2, each once")
-        self.mirror_axes = tuple(mirror_axes)
+        self.mirror_axes = axis_groups("mirror_axes", mirror_axes)
         autocast("cpu", precision)  # refuses an unknown precision now, not in the first window
         self.precision = precision
 
@@ -137,10 +137,11 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
 
     def _mirrored(self, patch: Tensor, maps_of: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The mean of the maps of all mirror images, each turned back; the first is of the patch as it is."""
-        axes = [2 + axis for axis in self.mirror_axes]
+        groups = self.mirror_axes
         maps = maps_of(patch)
-        flips = list(chain.from_iterable(combinations(axes, count) for count in range(1, len(axes) + 1)))
-        for dims in flips:
+        flips = list(chain.from_iterable(combinations(groups, count) for count in range(1, len(groups) + 1)))
+        for flip in flips:
+            dims = [2 + axis for axis in chain.from_iterable(flip)]
             for name, mirrored in maps_of(patch.flip(dims)).items():
                 maps[name] = maps[name] + mirrored.flip(dims)
         return {name: total / (1 + len(flips)) for name, total in maps.items()} if flips else maps

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -74,7 +75,7 @@ def test_every_voxel_comes_back_at_its_place(size, overlap):
     torch.testing.assert_close(prediction.aleatoric, 3 * volume, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("axes", [(0,), (1, 2), (0, 1, 2)])
+@pytest.mark.parametrize("axes", [(0,), (1, 2), (0, 1, 2), ([0, 1],), ([0, 2], 1)])
 def test_mirror_images_are_turned_back_and_averaged(axes):
     class Ramp(Pointwise):
         """Knows where in the window a voxel is, along all axes, and nothing else."""
@@ -86,8 +87,9 @@ def test_mirror_images_are_turned_back_and_averaged(axes):
 
     volume = make_volume(ROI)
     inferer = make_inferer(mirror_axes=axes)
-    logits, dims = Ramp()(volume), [axis + 2 for axis in axes]
-    subsets = [[dim for bit, dim in enumerate(dims) if number >> bit & 1] for number in range(2 ** len(dims))]
+    logits, groups = Ramp()(volume), [np.atleast_1d(group) + 2 for group in axes]
+    chosen = [[group for bit, group in enumerate(groups) if number >> bit & 1] for number in range(2 ** len(groups))]
+    subsets = [[int(dim) for group in some for dim in group] for some in chosen]
     expected = torch.stack([logits.flip(subset).softmax(1) for subset in subsets]).mean(0)
     torch.testing.assert_close(inferer(volume, Ramp()), expected)
     prediction = inferer.predict(volume, Ramp())
@@ -102,7 +104,7 @@ def test_prompts_are_those_of_the_window_as_it_is():
     assert [point.voxel for point in prompts] == [(3, 4, 5)]
 
 
-@pytest.mark.parametrize("axes", [(3,), (0, 0), (-1,)])
+@pytest.mark.parametrize("axes", [(3,), (0, 0), (-1,), ([0, 1], 1), ([],)])
 def test_wrong_mirror_axes_are_named(axes):
     with pytest.raises(ValueError, match="mirror_axes"):
         make_inferer(mirror_axes=axes)

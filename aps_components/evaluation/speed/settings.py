@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from monai.data.utils import dense_patch_slices
 
 from aps_components.inference import PromptedSlidingWindowInferer
+from aps_components.options import Axes, axis_groups
 
 Blending = Literal["gaussian", "constant"]
 Overlap = float | tuple[float, ...]
@@ -28,14 +29,14 @@ class Setting:
         batch: windows at once.
         blending: of windows that overlap.
         predictor: whose answer: ``a``, the V-Net alone, or ``average``.
-        mirror_axes: every window is seen in all its mirror images along these.
+        mirror_axes: every window is seen in all its mirror images along these, groups of axes flipped together.
     """
 
     overlap: Overlap | None
     batch: int = 1
     blending: Blending = "gaussian"
     predictor: str = "average"
-    mirror_axes: tuple[int, ...] = ()
+    mirror_axes: tuple[tuple[int, ...], ...] = ()
 
     @property
     def is_reference(self) -> bool:
@@ -92,7 +93,7 @@ def grid(
     blendings: Sequence[str],
     predictors: Sequence[str],
     whole: bool = False,
-    mirror_axes: Sequence[int] = (),
+    mirror_axes: Axes = (),
 ) -> list[Setting]:
     """Every combination; with ``whole``, also the scan as one window, once for each predictor; with ``mirror_axes``,
     each of them with mirror images, too.
@@ -105,9 +106,8 @@ def grid(
         ("batches", batches, all(isinstance(value, int) and value >= 1 for value in batches)),
         ("blendings", blendings, set(blendings) <= set(get_args(Blending))),
         ("predictors", predictors, set(predictors) <= {"a", "b", "average"}),
-        ("mirror_axes", mirror_axes, set(mirror_axes) <= {0, 1, 2}),
     ):
-        if not fits or (not values and name != "mirror_axes"):
+        if not fits or not values:
             raise ValueError(f"{name} {list(values)} do not fit: see aps benchmark --help")
     combinations = itertools.product(predictors, overlaps, blendings, batches)
     settings = [
@@ -116,7 +116,8 @@ def grid(
     ]
     settings += [Setting(overlap=None, blending="constant", predictor=name) for name in predictors if whole]
     if mirror_axes:
-        settings += [replace(setting, mirror_axes=tuple(mirror_axes)) for setting in settings]
+        groups = tuple(axis_groups("mirror_axes", mirror_axes))
+        settings += [replace(setting, mirror_axes=groups) for setting in settings]
     return list(dict.fromkeys(settings))
 
 

@@ -54,7 +54,7 @@ def test_grid_holds_every_combination_once():
     mirrored = grid(overlaps=[0.5], batches=[1], blendings=["gaussian"], predictors=["a"], mirror_axes=[0, 2])
     assert [setting.window for setting in mirrored] == ["overlap 0.5", "overlap 0.5, 4 mirror images"]
     trained = PromptedSlidingWindowInferer((32, 32, 16), precision="bf16")
-    assert mirrored[1].inferer(trained, (32, 32, 16), stride=16).mirror_axes == (0, 2)
+    assert mirrored[1].inferer(trained, (32, 32, 16), stride=16).mirror_axes == [(0,), (2,)]
 
 
 @pytest.mark.parametrize(
