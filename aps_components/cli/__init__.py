@@ -10,6 +10,7 @@ from aps_components.cli.benchmark import benchmark
 from aps_components.cli.compare import compare
 from aps_components.cli.demo import demo
 from aps_components.cli.export import export
+from aps_components.cli.halve import halve
 from aps_components.cli.label import label
 from aps_components.cli.new_bundle import new_bundle
 from aps_components.cli.overview import overview
@@ -26,6 +27,7 @@ COMMANDS = {
     "prepare": prepare,
     "new-bundle": new_bundle,
     "label": label,
+    "halve": halve,
     "package": package,
     "overview": overview,
     "compare": compare,

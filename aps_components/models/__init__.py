@@ -18,6 +18,7 @@ from aps_components.models.checkpoint import (
     settings_file,
     trained_setting,
 )
+from aps_components.models.half import halve
 from aps_components.models.precision import Precision, autocast, resolved_precision
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "autocast",
     "build_auto_prompt_seg",
     "ensure_writable",
+    "halve",
     "load_weights",
     "mean_of_probabilities",
     "read_checkpoint",
