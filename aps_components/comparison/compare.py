@@ -110,7 +110,7 @@ def _execute(runs: Sequence[Run], jobs: int) -> Iterator[RunError | None]:
         try:
             for future in as_completed(futures):
                 error = future.exception()
-                if error and not isinstance(error, RunError):
+                if error is not None and not isinstance(error, RunError):
                     raise error
                 yield error
         finally:

@@ -76,7 +76,7 @@ class AutoPromptSeg(nn.Module):
         model_b: a 3-D SAM for the same classes.
         fusion: joins A's features at 1/8, [B, 8 * filters, ...], to B's image embedding; None leaves it alone.
         prompt_generator: makes the point prompts.
-        uncertainty_form: ``variance`` (as published) or ``entropy``; see ``uncertainty.decouple``.
+        uncertainty_form: ``variance`` (as published), or another; see ``uncertainty.decouple``.
         mc_samples: T, Monte-Carlo samples.
         predictor: whose logits :meth:`forward` returns: ``a``, ``b``, or ``average``, the mean of the probabilities.
         prompt_stride: look for prompts on every second (2), third ... voxel along each axis, 1 on all: Model B sees the

@@ -53,7 +53,7 @@ def build_auto_prompt_seg(
         fusion: ``cafa``, ``concatenation`` or ``none``.
         high_res_skips: hand A's features at 1/4 and 1/2 to B's mask decoder, as SAM 2 does with its own.
         prompts: arguments of ``PromptGenerator`` that differ from its defaults.
-        uncertainty_form: ``variance``, ``entropy`` or ``predictive_entropy``.
+        uncertainty_form: ``variance``, ``propagated``, ``entropy`` or ``predictive_entropy``.
         mc_samples: T.
         predictor: ``a``, ``b`` or ``average``.
 

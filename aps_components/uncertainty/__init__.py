@@ -16,6 +16,7 @@ from aps_components.uncertainty.measures import (
     expected_entropy,
     mutual_information,
     predictive_entropy,
+    propagated_variance,
     softmax_variance,
 )
 
@@ -33,5 +34,6 @@ __all__ = [
     "monte_carlo_samples",
     "mutual_information",
     "predictive_entropy",
+    "propagated_variance",
     "softmax_variance",
 ]

@@ -1,7 +1,7 @@
 """Measures of two kinds of uncertainty from Monte-Carlo samples of a segmentation.
 
 Epistemic uncertainty (the model's) falls as the model sees more labels; aleatoric uncertainty (the data's) is the noise
-of the image and does not. Both of the decompositions below are per voxel.
+of the image and does not. All of the decompositions below are per voxel.
 
 References:
     Kendall & Gal 2017, What Uncertainties Do We Need in Bayesian Deep Learning? (arXiv:1703.04977).
@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-UncertaintyForm = Literal["variance", "entropy", "predictive_entropy"]
+UncertaintyForm = Literal["variance", "propagated", "entropy", "predictive_entropy"]
 
 
 class DecoupledUncertainty(NamedTuple):
@@ -76,6 +76,31 @@ def softmax_variance(probabilities: Tensor) -> Tensor:
     return (probabilities - probabilities.mean(dim=0)).square_().mean(dim=0).sum(dim=1, keepdim=True)
 
 
+def propagated_variance(probabilities: Tensor, variance: Tensor) -> Tensor:
+    """What noise of the logits does to the softmax, to first order (the delta method), summed over the classes.
+
+    With independent noise of variance s2 on every logit, ``Var[p_c] = s2 * sum_k (dp_c / dz_k)^2
+    = s2 * p_c^2 * ((1 - p_c)^2 + sum_{k != c} p_k^2)``: noise counts where it could change the answer.
+
+    Args:
+        probabilities: Monte-Carlo samples, [T, B, C, D, H, W].
+        variance: of the noise of every logit, [T, B, 1, D, H, W].
+    Returns:
+        [B, 1, D, H, W], mean over the samples.
+    """
+    squares = probabilities.square()
+    derivatives = squares * (_sum_of_others(probabilities).square() + _sum_of_others(squares))
+    return (variance * derivatives.sum(dim=2, keepdim=True)).mean(dim=0)
+
+
+def _sum_of_others(values: Tensor) -> Tensor:
+    """Of each class the sum over the others, [T, B, C, ...]; not as a difference, whose rounding would drown it."""
+    zero = torch.zeros_like(values[:, :, :1])
+    before = torch.cat([zero, values[:, :, :-1].cumsum(dim=2)], dim=2)
+    after = torch.cat([values[:, :, 1:].flip(2).cumsum(dim=2).flip(2), zero], dim=2)
+    return before + after
+
+
 def decouple(probabilities: Tensor, variance: Tensor, *, form: UncertaintyForm) -> DecoupledUncertainty:
     """Split the uncertainty of Monte-Carlo samples into epistemic and aleatoric.
 
@@ -83,11 +108,15 @@ def decouple(probabilities: Tensor, variance: Tensor, *, form: UncertaintyForm) 
         probabilities: [T, B, C, D, H, W].
         variance: the noise head's, [T, B, 1, D, H, W].
         form: ``variance``: the variance of the softmax, and the mean predicted data variance (as published).
+            ``propagated``: the same, with what that data variance does to the softmax in its place: much noise where it
+            could not change the answer counts as little.
             ``entropy``: mutual information and expected entropy, which need no noise head.
             ``predictive_entropy``: not split at all, to see what splitting is worth: all of it counts as epistemic.
     """
     if form == "variance":
         return DecoupledUncertainty(softmax_variance(probabilities), variance.mean(dim=0))
+    if form == "propagated":
+        return DecoupledUncertainty(softmax_variance(probabilities), propagated_variance(probabilities, variance))
     if form == "entropy":
         return DecoupledUncertainty(mutual_information(probabilities), expected_entropy(probabilities))
     if form == "predictive_entropy":

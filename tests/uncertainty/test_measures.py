@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from aps_components.uncertainty import (
     expected_entropy,
     mutual_information,
     predictive_entropy,
+    propagated_variance,
     softmax_variance,
 )
 
@@ -110,12 +112,52 @@ def test_voxels_are_apart():
     torch.testing.assert_close(mutual_information(p), expected)
 
 
-def test_both_forms_of_decoupling():
+def test_propagated_variance_is_the_delta_method():
+    """The derivative of the softmax by autograd, squared, times the variance."""
+    probabilities = random_samples()[:1, :, :, :2, :3, :5]
+    logits, variance = probabilities.log(), torch.rand(1, B, 1, 2, 3, 5)
+    found = propagated_variance(probabilities, variance)
+    for batch, place in itertools.product(range(B), itertools.product(range(2), range(3), range(5))):
+        vector = logits[(0, batch, slice(None), *place)]
+        jacobian = torch.autograd.functional.jacobian(lambda z: z.softmax(dim=0), vector)
+        expected = variance[(0, batch, 0, *place)] * jacobian.square().sum()
+        assert found[(batch, 0, *place)].item() == pytest.approx(
+            expected.item(), rel=1e-3
+        )  # the log has few digits near 1
+
+
+def test_propagated_variance_is_that_of_noisy_logits():
+    probabilities = torch.tensor([0.6, 0.3, 0.1]).reshape(1, 1, 3, 1, 1, 1)
+    deviation = 0.05
+    noisy = probabilities.log().flatten() + deviation * torch.randn(
+        400_000, 3, generator=torch.Generator().manual_seed(0)
+    )
+    measured = noisy.softmax(dim=1).var(dim=0).sum()
+    found = propagated_variance(probabilities, torch.full((1, 1, 1, 1, 1, 1), deviation**2))
+    assert found.item() == pytest.approx(measured.item(), rel=0.02)
+
+
+def test_propagated_variance_keeps_its_digits_where_the_answer_is_almost_certain():
+    """Of two classes it is 4 p^2 (1 - p)^2 s2, with p = 1 - 1e-7 here."""
+    probabilities = torch.tensor([1 - 1e-7, 1e-7]).reshape(1, 1, 2, 1, 1, 1)
+    found = propagated_variance(probabilities, torch.ones(1, 1, 1, 1, 1, 1))
+    assert found.item() == pytest.approx(4e-14, rel=1e-4)
+
+
+def test_propagated_variance_is_zero_where_the_answer_is_certain():
+    certain = torch.tensor([1.0, 0.0]).reshape(1, 1, 2, 1, 1, 1)
+    assert propagated_variance(certain, torch.full((1, 1, 1, 1, 1, 1), 9.0)).item() == 0
+
+
+def test_forms_of_decoupling():
     p = random_samples()
     variance = torch.arange(1.0, T + 1).view(T, 1, 1, 1, 1, 1).expand(T, B, 1, D, H, W)
     published = decouple(p, variance, form="variance")
     torch.testing.assert_close(published.epistemic, softmax_variance(p))
     torch.testing.assert_close(published.aleatoric, constant(3.0))  # mean of 1..5
+    propagated = decouple(p, variance, form="propagated")
+    assert torch.equal(propagated.epistemic, published.epistemic)
+    assert torch.equal(propagated.aleatoric, propagated_variance(p, variance))
     by_entropy = decouple(p, variance, form="entropy")
     torch.testing.assert_close(by_entropy.epistemic, mutual_information(p))
     torch.testing.assert_close(by_entropy.aleatoric, expected_entropy(p))

@@ -13,7 +13,13 @@ from torch import Tensor
 
 from aps_components.inference import PromptedSlidingWindowInferer, VolumePrediction
 from aps_components.models import AutoPromptSeg, Prediction
-from aps_components.uncertainty import DropoutMasks, MonteCarloSamples, decouple, monte_carlo_samples
+from aps_components.uncertainty import (
+    DropoutMasks,
+    MonteCarloSamples,
+    decouple,
+    monte_carlo_samples,
+    propagated_variance,
+)
 
 Kind = Literal["epistemic", "aleatoric", "total"]
 
@@ -24,7 +30,7 @@ class Definition(NamedTuple):
     title: str
     kind: Kind
     form: str
-    """Value of the network's ``uncertainty_form`` that uses it; empty where none does."""
+    """The first value of the network's ``uncertainty_form`` that uses it; empty where none does."""
 
 
 DEFINITIONS = {
@@ -32,38 +38,13 @@ DEFINITIONS = {
     "mutual_information": Definition("mutual information", "epistemic", "entropy"),
     "noise_variance": Definition("predicted noise variance", "aleatoric", "variance"),
     "expected_entropy": Definition("expected entropy", "aleatoric", "entropy"),
-    "propagated_variance": Definition("propagated noise variance", "aleatoric", ""),
+    "propagated_variance": Definition("propagated noise variance", "aleatoric", "propagated"),
     "entropy_undropped": Definition("entropy, without dropout", "aleatoric", ""),
     "propagated_undropped": Definition("propagated noise variance, without dropout", "aleatoric", ""),
     "predictive_entropy": Definition("predictive entropy", "total", "predictive_entropy"),
     "least_confidence": Definition("1 - highest probability of the answer", "total", ""),
 }
 SAMPLED = tuple(name for name in DEFINITIONS if name != "least_confidence")
-
-
-def propagated_variance(probabilities: Tensor, variance: Tensor) -> Tensor:
-    """What noise of the logits does to the softmax, to first order (the delta method), summed over the classes.
-
-    With independent noise of variance s2 on every logit, ``Var[p_c] = s2 * sum_k (dp_c / dz_k)^2
-    = s2 * p_c^2 * ((1 - p_c)^2 + sum_{k != c} p_k^2)``: noise counts where it could change the answer.
-
-    Args:
-        probabilities: Monte-Carlo samples, [T, B, C, D, H, W].
-        variance: of the noise of every logit, [T, B, 1, D, H, W].
-    Returns:
-        [B, 1, D, H, W], mean over the samples.
-    """
-    squares = probabilities.square()
-    derivatives = squares * (_sum_of_others(probabilities).square() + _sum_of_others(squares))
-    return (variance * derivatives.sum(dim=2, keepdim=True)).mean(dim=0)
-
-
-def _sum_of_others(values: Tensor) -> Tensor:
-    """Of each class the sum over the others, [T, B, C, ...]; not as a difference, whose rounding would drown it."""
-    zero = torch.zeros_like(values[:, :, :1])
-    before = torch.cat([zero, values[:, :, :-1].cumsum(dim=2)], dim=2)
-    after = torch.cat([values[:, :, 1:].flip(2).cumsum(dim=2).flip(2), zero], dim=2)
-    return before + after
 
 
 def sampled_maps(samples: MonteCarloSamples, undropped: MonteCarloSamples) -> Tensor:
@@ -75,13 +56,14 @@ def sampled_maps(samples: MonteCarloSamples, undropped: MonteCarloSamples) -> Te
     """
     probabilities, variance = samples
     published = decouple(probabilities, variance, form="variance")
+    propagated = decouple(probabilities, variance, form="propagated")
     entropies = decouple(probabilities, variance, form="entropy")
     maps = {
         "softmax_variance": published.epistemic,
         "mutual_information": entropies.epistemic,
         "noise_variance": published.aleatoric,
         "expected_entropy": entropies.aleatoric,
-        "propagated_variance": propagated_variance(probabilities, variance),
+        "propagated_variance": propagated.aleatoric,
         "entropy_undropped": decouple(*undropped, form="entropy").aleatoric,
         "propagated_undropped": propagated_variance(*undropped),
         "predictive_entropy": decouple(probabilities, variance, form="predictive_entropy").epistemic,

@@ -8,13 +8,12 @@ from aps_components.evaluation.uncertainty.maps import (
     DEFINITIONS,
     SAMPLED,
     every_map,
-    propagated_variance,
     sampled_maps,
     surface_band,
 )
 from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.models import build_auto_prompt_seg
-from aps_components.uncertainty import MonteCarloSamples, decouple, expected_entropy
+from aps_components.uncertainty import MonteCarloSamples, decouple, expected_entropy, propagated_variance
 
 T, B, C = 3, 2, 4
 SIZE = (2, 3, 5)
@@ -25,40 +24,6 @@ def samples():
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(T, B, C, *SIZE, generator=generator)
     return MonteCarloSamples(logits.softmax(dim=2), torch.rand(T, B, 1, *SIZE, generator=generator))
-
-
-def test_propagated_variance_is_the_delta_method(samples):
-    """The derivative of the softmax by autograd, squared, times the variance."""
-    logits, variance = samples.probabilities[:1].log(), samples.variance[:1]
-    found = propagated_variance(samples.probabilities[:1], variance)
-    for batch, place in itertools.product(range(B), itertools.product(*map(range, SIZE))):
-        vector = logits[(0, batch, slice(None), *place)]
-        jacobian = torch.autograd.functional.jacobian(lambda z: z.softmax(dim=0), vector)
-        expected = variance[(0, batch, 0, *place)] * jacobian.square().sum()
-        assert found[(batch, 0, *place)].item() == pytest.approx(expected.item(), rel=1e-5)
-
-
-def test_propagated_variance_is_that_of_noisy_logits():
-    probabilities = torch.tensor([0.6, 0.3, 0.1]).reshape(1, 1, 3, 1, 1, 1)
-    deviation = 0.05
-    noisy = probabilities.log().flatten() + deviation * torch.randn(
-        400_000, 3, generator=torch.Generator().manual_seed(0)
-    )
-    measured = noisy.softmax(dim=1).var(dim=0).sum()
-    found = propagated_variance(probabilities, torch.full((1, 1, 1, 1, 1, 1), deviation**2))
-    assert found.item() == pytest.approx(measured.item(), rel=0.02)
-
-
-def test_propagated_variance_keeps_its_digits_where_the_answer_is_almost_certain():
-    """Of two classes it is 4 p^2 (1 - p)^2 s2, with p = 1 - 1e-7 here."""
-    probabilities = torch.tensor([1 - 1e-7, 1e-7]).reshape(1, 1, 2, 1, 1, 1)
-    found = propagated_variance(probabilities, torch.ones(1, 1, 1, 1, 1, 1))
-    assert found.item() == pytest.approx(4e-14, rel=1e-4)
-
-
-def test_propagated_variance_is_zero_where_the_answer_is_certain():
-    certain = torch.tensor([1.0, 0.0]).reshape(1, 1, 2, 1, 1, 1)
-    assert propagated_variance(certain, torch.full((1, 1, 1, 1, 1, 1), 9.0)).item() == 0
 
 
 def test_channels_are_the_forms_that_the_network_knows(samples):
@@ -75,7 +40,7 @@ def test_channels_are_the_forms_that_the_network_knows(samples):
     torch.testing.assert_close(maps["mutual_information"] + maps["expected_entropy"], maps["predictive_entropy"])
 
 
-@pytest.mark.parametrize("form", ["variance", "entropy", "predictive_entropy"])
+@pytest.mark.parametrize("form", ["variance", "propagated", "entropy", "predictive_entropy"])
 def test_maps_are_those_of_inference_voxel_for_voxel(form):
     torch.manual_seed(0)
     network = build_auto_prompt_seg(
