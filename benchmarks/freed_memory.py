@@ -32,6 +32,7 @@ def measure(policy: str, shape: tuple[int, ...]) -> dict[str, float]:
     """In this process: seconds and page faults of a step, and the peak in MiB."""
     import torch
 
+    from aps_components.models import autocast
     from aps_components.networks.vnet import VNet
     from aps_components.training import keep_freed_memory
 
@@ -46,7 +47,7 @@ def measure(policy: str, shape: tuple[int, ...]) -> dict[str, float]:
         if step == WARM_UP:
             faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         start = time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast("cpu", "auto"):
             output = network(image)
         output.logits.float().square().mean().backward()
         seconds.append(time.perf_counter() - start)
@@ -72,7 +73,7 @@ def main() -> None:
         policy, shape = json.loads(arguments.measure)
         print(json.dumps(measure(policy, tuple(shape))))
         return
-    print(f"Forward and backward of the V-Net in bf16: median and range of {arguments.repeats} turns\n")
+    print(f"Forward and backward of the V-Net: median and range of {arguments.repeats} turns\n")
     print("| patches | freed memory | s | range | page faults | peak MiB |\n|---|---|---:|---:|---:|---:|")
     for shape in SHAPES:
         turns: dict[str, list[dict[str, float]]] = {policy: [] for policy in POLICIES}

@@ -1,4 +1,5 @@
-"""Normalisations side by side: forward and backward of conv, norm, ReLU, conv in channels_last_3d and bf16.
+"""Normalisations side by side: forward and backward of conv, norm, ReLU, conv in channels_last_3d, and in bf16
+where the CPU computes it.
 
     python benchmarks/normalisation.py --repeats 10
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from aps_components.models import autocast, resolved_precision
 from aps_components.networks.instance_norm import InstanceNorm
 
 CHANNELS = 16
@@ -44,7 +46,7 @@ def stack(norm: nn.Module) -> nn.Module:
 def seconds(network: nn.Module, features: Tensor) -> float:
     """Of one forward and backward."""
     start = time.perf_counter()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast("cpu", "auto"):
         output = network(features)
     output.float().square().mean().backward()
     return time.perf_counter() - start
@@ -76,7 +78,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     results = [measure(size, repeats=arguments.repeats) for size in SHAPES]
     print(f"Milliseconds: median and range of {arguments.repeats} turns, {arguments.threads} threads")
-    print(f"torch {torch.__version__}\n")
+    print(f"torch {torch.__version__}, {resolved_precision('cpu', 'auto')}\n")
     print("| normalisation | " + " | ".join(str(list(size)) for size in SHAPES) + " |")
     print("|---|" + "---:|" * len(SHAPES))
     for name in NORMS:

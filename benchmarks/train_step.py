@@ -249,6 +249,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def computes_bf16() -> bool:
+    """Asked in a process of its own, as this one must not import torch."""
+    question = "from aps_components.models import resolved_precision; print(resolved_precision('cpu', 'auto'))"
+    return (
+        subprocess.run([sys.executable, "-c", question], check=True, capture_output=True, text=True).stdout == "bf16\n"
+    )
+
+
 def in_own_process(arguments: argparse.Namespace, name: str, precision: str) -> dict[str, Any]:
     """:func:`measure` in a fresh process."""
     command = [sys.executable, __file__, "--measure", name, "--precision", precision, "--roi", *map(str, arguments.roi)]
@@ -299,7 +307,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parser.add_argument("--configurations", default=",".join(CONFIGURATIONS), help="comma-separated")
-    parser.add_argument("--precisions", default="fp32,bf16", help="comma-separated")
+    parser.add_argument("--precisions", help="comma-separated; fp32, and bf16 where the CPU computes it")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each configuration and precision")
     parser.add_argument("--steps", type=int, default=1, help="measured steps of each process, after one to warm up")
     parser.add_argument("--roi", type=int, nargs=3, default=(112, 112, 80), metavar=("D", "H", "W"))
@@ -311,6 +319,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--measure", choices=CONFIGURATIONS, help=argparse.SUPPRESS)
     parser.add_argument("--precision", default="bf16", help=argparse.SUPPRESS)
     parsed = parser.parse_args(arguments)
+    if parsed.precisions is None:
+        parsed.precisions = "fp32" if parsed.measure or not computes_bf16() else "fp32,bf16"
     for name, known in (("configurations", CONFIGURATIONS), ("precisions", ("fp32", "bf16"))):
         if unknown := set(getattr(parsed, name).split(",")) - set(known):
             parser.error(f"--{name} {', '.join(sorted(unknown))} must be among {', '.join(known)}")
