@@ -61,12 +61,16 @@ class Run:
     @property
     def folder(self) -> Path:
         """Of everything that the run writes but its result."""
-        return self.out / self.method.name.replace(GROUP, "-") / f"seed_{self.seed}"
+        return self.out / self._method_folder / f"seed_{self.seed}"
 
     @property
     def result_file(self) -> Path:
         """Of what :meth:`result` reads."""
-        return self.results / self.method.name.replace(GROUP, "-") / f"seed_{self.seed}.json"
+        return self.results / self._method_folder / f"seed_{self.seed}.json"
+
+    @property
+    def _method_folder(self) -> str:
+        return self.method.name.replace(GROUP, "-")
 
     @property
     def is_done(self) -> bool:

@@ -49,8 +49,9 @@ def lines_of(methods: Sequence[Any], runs: dict[tuple[str, int], Run], *, varian
     lines = []
     for method in methods:
         done = [run for (name, _), run in runs.items() if name == method.trained_as and run.is_done]
+        results = [run.result() for run in done]
         for checkpoint in CHECKPOINTS if done else ():
-            entries = [_of_all_classes(run.result()["metrics"][checkpoint], method.predictor, variant) for run in done]
+            entries = [_of_all_classes(result["metrics"][checkpoint], method.predictor, variant) for result in results]
             lines.append(
                 Line(
                     method=method.name,
@@ -59,7 +60,7 @@ def lines_of(methods: Sequence[Any], runs: dict[tuple[str, int], Run], *, varian
                     predictor=method.predictor,
                     seeds=tuple(run.seed for run in done),
                     values={name: tuple(_number(entry[name]) for entry in entries) for name in METRICS},
-                    minutes=tuple(run.result()["minutes"] for run in done),
+                    minutes=tuple(result["minutes"] for result in results),
                 )
             )
     return lines

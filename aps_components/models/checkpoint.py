@@ -94,7 +94,7 @@ def load_weights(
     content = read_checkpoint(path)
     _refuse_other_settings(path, settings or {})
     weights = content.get("model", content)
-    if not _is_state_dict(weights):
+    if not is_state_dict(weights):
         raise CheckpointError(f"{path} holds no state dict, neither as a whole nor under 'model'")
     wanted = {key: value for key, value in network.state_dict().items() if key.startswith(only)}
     if not wanted:
@@ -112,7 +112,8 @@ def load_weights(
     return network
 
 
-def _is_state_dict(weights: Any) -> bool:
+def is_state_dict(weights: Any) -> bool:
+    """Whether these are tensors by name and nothing else."""
     return isinstance(weights, dict) and all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
     )

@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from aps_components.files import replace_text
-from aps_components.models.checkpoint import CheckpointError, read_checkpoint, save_atomically, settings_file
+from aps_components.models.checkpoint import (
+    CheckpointError,
+    is_state_dict,
+    read_checkpoint,
+    save_atomically,
+    settings_file,
+)
 
 
 def halve(source: str | Path, target: str | Path) -> Path:
@@ -28,7 +33,7 @@ def halve(source: str | Path, target: str | Path) -> Path:
     """
     source, target = Path(source), Path(target)
     weights = read_checkpoint(source)
-    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not weights or not is_state_dict(weights):
         raise CheckpointError(f"{source} holds more than weights: give the model.pt or model_best.pt of a training")
     if not settings_file(source).is_file():
         raise CheckpointError(f"{settings_file(source)}: missing; training writes it beside the weights: copy both")

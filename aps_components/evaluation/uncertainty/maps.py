@@ -56,14 +56,13 @@ def sampled_maps(samples: MonteCarloSamples, undropped: MonteCarloSamples) -> Te
     """
     probabilities, variance = samples
     published = decouple(probabilities, variance, form="variance")
-    propagated = decouple(probabilities, variance, form="propagated")
     entropies = decouple(probabilities, variance, form="entropy")
     maps = {
         "softmax_variance": published.epistemic,
         "mutual_information": entropies.epistemic,
         "noise_variance": published.aleatoric,
         "expected_entropy": entropies.aleatoric,
-        "propagated_variance": propagated.aleatoric,
+        "propagated_variance": propagated_variance(probabilities, variance),
         "entropy_undropped": decouple(*undropped, form="entropy").aleatoric,
         "propagated_undropped": propagated_variance(*undropped),
         "predictive_entropy": decouple(probabilities, variance, form="predictive_entropy").epistemic,
