@@ -66,7 +66,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Peak bytes above the start and seconds of the second step, in this process."""
     import torch
 
-    from aps_components.training import keep_freed_memory
+    from aps_components.memory import keep_freed_memory
 
     torch.manual_seed(0)
     keep_freed_memory()

@@ -226,7 +226,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
     watch = watch_parts()
     if arguments.measure in ("network", "step"):
-        from aps_components.training import keep_freed_memory
+        from aps_components.memory import keep_freed_memory
 
         keep_freed_memory()  # as the bundle's training does
     baseline = peak_bytes()

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "aps_components"
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
-LEAVES = {"__init__", "errors", "files", "label_map", "machine", "options"}
+LEAVES = {"__init__", "errors", "files", "label_map", "machine", "memory", "options"}
 PARTS = {"networks", "uncertainty", "prompts", "losses", "data"}
 MAY_IMPORT: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},

@@ -111,6 +111,7 @@ class Run:
                     ckpt_dir=models,
                     output_dir=self.folder / name,
                     split=self.split,
+                    predictor=self.method.predictor,
                 )
         for file in (STATE_FILE, CHECKPOINTS["plain"], "model_best.pt"):
             (models / file).unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.transforms import Compose
+from torch import Tensor
 from tqdm import tqdm
 
 from aps_components.data import LoadVolumed, case_name
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 class Evaluation:
     """Segments labelled scans and compares: A, B and their average, raw and with the largest component alone.
+
+    With a network whose predictor is ``a``, neither Model B nor the samples for its prompts run; A alone is measured.
 
     Args:
         items: with ``image`` and ``label`` files; those without a label are passed over.
@@ -86,17 +89,23 @@ class Evaluation:
         data = self.preprocessing({"image": item["image"]})
         label = self.load_label({"label": item["label"]})["label"]
         truth = np.asarray(label[0])
-        prediction = self.inferer.predict(data["image"].as_tensor()[None].to(self.device), self.network)
+        probabilities, points = self._predict(data["image"].as_tensor()[None].to(self.device))
         to_voxel = np.linalg.inv(np.asarray(label.affine)) @ np.asarray(data["image"].affine)
-        precision = [prompt_precision(prediction.prompts, truth, region=r, to_voxel=to_voxel) for r in self.regions]
-        probabilities = {predictor: getattr(prediction, name)[0].cpu() for predictor, name in PREDICTORS.items()}
-        del prediction
-        for predictor in PREDICTORS:  # one after the other: on the scan's own grid they are large
+        precision = [prompt_precision(points, truth, region=r, to_voxel=to_voxel) for r in self.regions]
+        for predictor in list(probabilities):  # one after the other: on the scan's own grid they are large
             label_map = self.to_label_map({"pred": probabilities.pop(predictor), "image": data["image"]})["pred"]
             measured = self._measured(np.asarray(label_map[0]), truth, spacing=[float(size) for size in label.pixdim])
             for variant, metrics in measured.items():
                 for entry, share in zip(metrics, precision, strict=True):
                     report.add(case_name(item), [entry], variant=variant, predictor=predictor, prompt_precision=share)
+
+    def _predict(self, image: Tensor) -> tuple[dict[str, Tensor], Sequence[PromptPoint]]:
+        """Probabilities [C, D, H, W] by predictor, and the prompts of the one scan [1, in_channels, D, H, W]."""
+        if self.network.predictor == "a":
+            with torch.inference_mode():
+                return {"a": self.inferer(image, self.network)[0].cpu()}, ()
+        prediction = self.inferer.predict(image, self.network)
+        return {name: getattr(prediction, field)[0].cpu() for name, field in PREDICTORS.items()}, prediction.prompts
 
     def _measured(
         self, prediction: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float]

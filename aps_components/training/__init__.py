@@ -10,7 +10,6 @@ from aps_components.training.distributed import (
 from aps_components.training.evaluator import PromptedEvaluator, dice_metric, validation_metrics
 from aps_components.training.history import TrainingHistory, read_history
 from aps_components.training.mean_teacher import MeanTeacher
-from aps_components.training.memory import keep_freed_memory
 from aps_components.training.objective import SemiSupervisedObjective, TrainingPatches, build_objective
 from aps_components.training.trainer import NonFiniteLossError, SemiSupervisedTrainer
 
@@ -26,7 +25,6 @@ __all__ = [
     "build_objective",
     "cache_share_of_rank",
     "dice_metric",
-    "keep_freed_memory",
     "load_pretrained",
     "read_history",
     "share_of_rank",

@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 
 import nibabel as nib
 import numpy as np
@@ -39,6 +40,14 @@ def probabilities(foreground):
     return torch.stack([1 - foreground, foreground])[None]
 
 
+class Network(nn.Module):
+    """Asked by none of the stubs, but for what to measure."""
+
+    def __init__(self, predictor="average"):
+        super().__init__()
+        self.predictor = predictor
+
+
 class Inferer:
     """Both A and the average find what the image shows; B moves it by one voxel along the first axis."""
 
@@ -53,11 +62,15 @@ class Inferer:
         nothing = torch.zeros(1, 1, *foreground.shape)
         return VolumePrediction(there, there, probabilities(foreground.roll(1, dims=0)), nothing, nothing, self.points)
 
+    def __call__(self, inputs, network):
+        assert torch.is_inference_mode_enabled()
+        return probabilities(inputs[0, 0].clamp(0, 1))
 
-def evaluate(items, folder, *, spacing=None, points=(), **options):
+
+def evaluate(items, folder, *, spacing=None, points=(), predictor="average", **options):
     return Evaluation(
         items=items,
-        network=nn.Conv3d(1, 1, 1).train(),
+        network=Network(predictor).train(),
         inferer=Inferer(points),
         preprocessing=evaluation_transforms(keys="image", spacing=spacing),
         labels={str(value): name for value, name in LABELS.items()},  # as JSON gives them
@@ -84,6 +97,14 @@ def test_a_perfect_and_a_shifted_prediction(tmp_path):
     # More than a twentieth of each surface lies one voxel off, and none of it more: 1.5 mm along this axis.
     assert row["hd95_voxel"] == pytest.approx(1)
     assert row["hd95_mm"] == pytest.approx(1.5)
+
+
+def test_with_predictor_a_the_others_do_not_run_and_a_measures_the_same(tmp_path):
+    items = [write_case(tmp_path)]
+    every, alone = (evaluate(items, tmp_path / name, predictor=name).rows for name in ("average", "a"))
+    precision = {"prompt_precision": pytest.approx(math.nan, nan_ok=True)}
+    assert [row | precision for row in every if row["predictor"] == "a"] == alone
+    assert {row["predictor"] for row in alone} == {"a"}
 
 
 @pytest.mark.parametrize("flip", [(-1, -1, 1), (1, 1, -1)])
@@ -179,7 +200,7 @@ class TestRegions:
         nib.save(nib.Nifti1Image(label, np.diag([*SPACING, 1.0])), item["label"])
         return Evaluation(
             items=[item],
-            network=nn.Conv3d(1, 1, 1),
+            network=Network(),
             inferer=Tissues(),
             preprocessing=evaluation_transforms(keys="image"),
             labels={str(value): name for value, name in self.labels.items()},

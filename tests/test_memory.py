@@ -5,7 +5,7 @@ import pytest
 
 FAULTS = """
 import ctypes, resource
-from aps_components.training import keep_freed_memory
+from aps_components.memory import keep_freed_memory
 
 if KEEP:
     assert keep_freed_memory()
