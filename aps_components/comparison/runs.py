@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from aps_components.training.history import HISTORY_FILE, read_history
 CHECKPOINTS = {"ema": "model.pt", "plain": "model_plain.pt"}
 STATE_FILE = "checkpoint.pt"
 SECONDS_BETWEEN_LOOKS = 2.0
+SECONDS_BETWEEN_LINES = 60.0  # of a bar that goes to a file
 KEPT_KEYS = ("predictor", "variant", "class", "n")
 KEPT_MEANS = ("dice", "jaccard", "hd95_voxel", "asd_voxel", "hd95_mm", "asd_mm", "prompt_precision")
 
@@ -149,7 +151,8 @@ class Run:
     def _watch(self, process: subprocess.Popen[bytes], stop: Event, *, with_bar: bool) -> None:
         """Until it ends; a bar follows the training's own log."""
         label = f"{self.method.name}, seed {self.seed}"
-        with tqdm(total=self.epochs, desc=label, unit="epoch", disable=not with_bar) as bar:
+        rarely = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
+        with tqdm(total=self.epochs, desc=label, unit="epoch", mininterval=rarely, disable=not with_bar) as bar:
             while process.poll() is None:
                 if stop.wait(SECONDS_BETWEEN_LOOKS):
                     raise RunStopped(label)
