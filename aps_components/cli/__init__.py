@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import fire
@@ -39,6 +40,9 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command that the arguments name."""
+    # As Ctrl-C does, `kill` ends the processes that the command started, too: a training left behind would write
+    # on into the folder in which the next call carries on.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         fire.Fire(COMMANDS, name="aps")
     except (ValueError, OSError, RuntimeError) as error:

@@ -1,0 +1,42 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from workflows import LA
+
+# As `aps compare` does it, with a process that only sleeps in the place of a training.
+COMMAND = """
+import subprocess, sys
+from pathlib import Path
+from threading import Event
+from unittest.mock import patch
+from aps_components import cli
+from aps_components.comparison.runs import Run
+
+def start(command, **options):
+    process = real(["sleep", "60"])
+    Path("pid.tmp").write_text(str(process.pid))
+    Path("pid.tmp").rename("pid")
+    return process
+
+real = subprocess.Popen
+sys.argv = ["aps", "compare", "data", "--bundle", sys.argv[1], "--methods", "ours", "--out", "out"]
+with patch("aps_components.comparison.runs.subprocess.Popen", start):
+    cli.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without asking it")
+def test_kill_ends_the_trainings_too(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", COMMAND, str(LA)], cwd=tmp_path, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    training = int((tmp_path / "pid").read_text())
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM, process.stderr.read()
+    with pytest.raises(ProcessLookupError):
+        os.kill(training, 0)
