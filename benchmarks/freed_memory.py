@@ -35,7 +35,7 @@ WORKLOADS = {  # of what: patches to train on, or one volume to segment by windo
 WARM_UP, STEPS = 2, 5
 
 
-def training_step(shape: tuple[int, ...]) -> Callable[[], None]:
+def training_step(shape: tuple[int, ...]) -> Callable[[], object]:
     """Forward and backward of the V-Net."""
     import torch
 
@@ -53,7 +53,7 @@ def training_step(shape: tuple[int, ...]) -> Callable[[], None]:
     return step
 
 
-def inference(shape: tuple[int, ...]) -> Callable[[], None]:
+def inference(shape: tuple[int, ...]) -> Callable[[], object]:
     """Model A, its samples, the prompts and Model B in eight windows."""
     import torch
 
@@ -63,7 +63,7 @@ def inference(shape: tuple[int, ...]) -> Callable[[], None]:
     image = torch.randn(shape)
     network = build_auto_prompt_seg(num_classes=2, in_channels=1, roi_size=WINDOW).eval()
     inferer = PromptedSlidingWindowInferer(WINDOW)
-    return lambda: inferer.predict(image, network) and None
+    return lambda: inferer.predict(image, network)
 
 
 def measure(policy: str, kind: str, shape: tuple[int, ...]) -> dict[str, float]:

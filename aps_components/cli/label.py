@@ -54,7 +54,7 @@ def label(
         print(f"WARNING: {server.host} is open to the network, without a password. Everybody there can read the scans.")
     for name, origin in origins.items():
         print(f"{name}: {origin}", flush=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the server ends, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # a server that is told to end has not failed
     with server:
         print(
             f"\nMONAI Label is ready at {server.url}, which 3D Slicer's module asks for. Ctrl-C ends it.\n", flush=True

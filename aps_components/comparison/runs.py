@@ -151,8 +151,8 @@ class Run:
     def _watch(self, process: subprocess.Popen[bytes], stop: Event, *, with_bar: bool) -> None:
         """Until it ends; a bar follows the training's own log."""
         label = f"{self.method.name}, seed {self.seed}"
-        rarely = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
-        with tqdm(total=self.epochs, desc=label, unit="epoch", mininterval=rarely, disable=not with_bar) as bar:
+        pace = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
+        with tqdm(total=self.epochs, desc=label, unit="epoch", mininterval=pace, disable=not with_bar) as bar:
             while process.poll() is None:
                 if stop.wait(SECONDS_BETWEEN_LOOKS):
                     raise RunStopped(label)

@@ -11,10 +11,8 @@ from workflows import LA
 COMMAND = """
 import subprocess, sys
 from pathlib import Path
-from threading import Event
 from unittest.mock import patch
 from aps_components import cli
-from aps_components.comparison.runs import Run
 
 def start(command, **options):
     process = real(["sleep", "60"])

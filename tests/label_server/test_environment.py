@@ -1,6 +1,7 @@
 """What the environment of MONAI Label is made of; that it starts is shown by the server's tests."""
 
 import re
+from pathlib import Path
 
 import pytest
 from workflows import ROOT
@@ -16,7 +17,8 @@ def test_it_holds_whatever_the_package_needs():
     """A training in the server uses all of it; a missing one shows only there."""
     tomllib = pytest.importorskip("tomllib", reason="part of Python from 3.11 on")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    listed = [line for line in environment._requirements().read_text().splitlines() if not line.startswith("#")]
+    pinned = Path(environment.__file__).with_name(environment.REQUIREMENTS).read_text()
+    listed = [line for line in pinned.splitlines() if not line.startswith("#")]
     listed += environment.WITHOUT_DEPENDENCIES
     assert names(project["dependencies"]) <= names(listed)
     assert names(project["optional-dependencies"]["label"]) <= names(listed)
