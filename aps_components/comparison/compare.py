@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from aps_components.comparison.methods import Method, choose_methods, load_methods
@@ -20,6 +22,7 @@ from aps_components.models import ensure_writable
 from aps_components.options import differences
 
 SETTINGS_FILE = "comparison.json"
+LOCK_FILE = ".lock"
 
 
 def compare(
@@ -55,6 +58,7 @@ def compare(
 
     Raises:
         ValueError: an unknown method, fewer than one job, or ``results`` holds a comparison with other settings.
+        RuntimeError: another comparison works in ``out`` right now.
         RunError: some runs failed; the others were finished and are in the table.
     """
     if jobs < 1:
@@ -84,16 +88,27 @@ def compare(
     }
     variant = "largest_component" if _keeps_largest_component(bundle, options) else "raw"
     failed = []
-    for error in _execute([run for run in runs.values() if not run.is_done], jobs):
-        if error:
-            print(error, flush=True)
-            failed.append(error)
-        _write(chosen, runs, results, variant)
+    with _alone_in(out):
+        for error in _execute([run for run in runs.values() if not run.is_done], jobs):
+            if error:
+                print(error, flush=True)
+                failed.append(error)
+            _write(chosen, runs, results, variant)
     table = _write(chosen, runs, results, variant)
     print(f"\n{table.read_text()}\nwritten: {table}, {table.with_suffix('.csv')}, {table.with_suffix('.png')}")
     if failed:
         raise RunError(f"{len(failed)} of {len(runs)} runs failed: " + "; ".join(str(error) for error in failed))
     return table
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Two at once would train the same runs into the same folders. The system drops the lock of a killed process."""
+    try:
+        with FileLock(out / LOCK_FILE, blocking=False):
+            yield
+    except Timeout:
+        raise RuntimeError(f"another aps compare works in {out}: wait for it, or give another --out") from None
 
 
 def _execute(runs: Sequence[Run], jobs: int) -> Iterator[RunError | None]:

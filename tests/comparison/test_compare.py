@@ -68,6 +68,20 @@ def test_a_run_that_fails_names_its_log_and_the_others_go_on(phantoms, tmp_path)
     assert done == [0, 1]
 
 
+def test_a_second_comparison_in_the_same_folder_is_refused_while_the_first_works(phantoms, tmp_path):
+    done = []
+
+    def execute(run, stop):
+        with pytest.raises(RuntimeError, match=r"another aps compare works in .*--out"):
+            compare(**arguments(phantoms, tmp_path, seeds=[0, 1]))
+        done.append(run.seed)
+
+    with patch.object(Run, "execute", execute):
+        for _ in range(2):  # the lock ends with its comparison
+            compare(**arguments(phantoms, tmp_path))
+    assert done == [0, 0]
+
+
 def test_two_runs_at_once(phantoms, tmp_path):
     """Each waits for the other to have begun, so one after the other would never end."""
     both, done = Barrier(2, timeout=60), []
