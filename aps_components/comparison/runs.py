@@ -25,7 +25,7 @@ STATE_FILE = "checkpoint.pt"
 SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_BETWEEN_LINES = 60.0  # of a bar that goes to a file
 KEPT_KEYS = ("predictor", "variant", "class", "n")
-KEPT_MEANS = ("dice", "jaccard", "hd95_voxel", "asd_voxel", "hd95_mm", "asd_mm", "prompt_precision")
+KEPT_MEANS = ("dice", "jaccard", "hd95_voxel", "asd_voxel", "hd95_mm", "asd_mm", "volume_ratio", "prompt_precision")
 
 
 class RunError(RuntimeError):

@@ -22,6 +22,7 @@ METRICS = {
     "jaccard": ("Jaccard %", 100.0),
     "hd95_mm": ("HD95 mm", 1.0),
     "asd_mm": ("ASD mm", 1.0),
+    "volume_ratio": ("volume %", 100.0),
 }
 
 
@@ -59,7 +60,7 @@ def lines_of(methods: Sequence[Any], runs: dict[tuple[str, int], Run], *, varian
                     checkpoint=checkpoint,
                     predictor=method.predictor,
                     seeds=tuple(run.seed for run in done),
-                    values={name: tuple(_number(entry[name]) for entry in entries) for name in METRICS},
+                    values={name: tuple(_number(entry.get(name)) for entry in entries) for name in METRICS},
                     minutes=tuple(result["minutes"] for result in results),
                 )
             )

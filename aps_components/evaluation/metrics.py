@@ -7,12 +7,13 @@ directed percentiles, where `SurfaceDistances.hausdorff_95` pools the distances 
 
 Empty masks, for which surface distance has no meaning:
 
-===================  ====  =======  =========
-prediction, truth    dice  jaccard  distances
-===================  ====  =======  =========
-both empty           1     1        0
-exactly one empty    0     0        NaN
-===================  ====  =======  =========
+===================  ====  =======  =========  ============
+prediction, truth    dice  jaccard  distances  volume_ratio
+===================  ====  =======  =========  ============
+both empty           1     1        0          1
+truth empty          0     0        NaN        NaN
+prediction empty     0     0        NaN        0
+===================  ====  =======  =========  ============
 
 A NaN means undefined: `EvaluationReport` leaves it out of means and counts it.
 """
@@ -59,6 +60,7 @@ class ClassMetrics:
     hd95_mm: float
     asd_voxel: float
     asd_mm: float
+    volume_ratio: float
     prediction_voxels: int
     truth_voxels: int
 
@@ -146,6 +148,7 @@ def region_metrics(prediction: Mask, truth: Mask, *, region: Region, spacing: Se
         hd95_mm=in_mm.hausdorff_95,
         asd_voxel=in_voxels.average,
         asd_mm=in_mm.average,
+        volume_ratio=volume_ratio(prediction, truth),
         prediction_voxels=int(np.count_nonzero(prediction)),
         truth_voxels=int(np.count_nonzero(truth)),
     )
@@ -161,6 +164,14 @@ def jaccard(prediction: Mask, truth: Mask) -> float:
     """|P n T| / |P u T|; 1 if both are empty."""
     union = np.count_nonzero(prediction | truth)
     return float(np.count_nonzero(prediction & truth) / union) if union else 1.0
+
+
+def volume_ratio(prediction: Mask, truth: Mask) -> float:
+    """|P| / |T|; 1 if both are empty, NaN if the truth alone is."""
+    predicted, true = np.count_nonzero(prediction), np.count_nonzero(truth)
+    if not true:
+        return math.nan if predicted else 1.0
+    return float(predicted / true)
 
 
 def surface_distances(prediction: Mask, truth: Mask, *, spacing: Sequence[float] | None = None) -> SurfaceDistances:

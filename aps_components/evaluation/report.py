@@ -19,9 +19,9 @@ from aps_components.files import replace_text
 
 VARIANTS = ("raw", "largest_component")
 ALL_CLASSES = "all"
-METRICS = ("dice", "jaccard", "hd95_voxel", "hd95_mm", "asd_voxel", "asd_mm")
+METRICS = ("dice", "jaccard", "hd95_voxel", "hd95_mm", "asd_voxel", "asd_mm", "volume_ratio")
 GROUP_COLUMNS = ("predictor", "variant", "class")
-TABLE_COLUMNS = (*GROUP_COLUMNS, "n", "Dice", "Jaccard", "HD95 mm", "ASD mm")
+TABLE_COLUMNS = (*GROUP_COLUMNS, "n", "Dice", "Jaccard", "HD95 mm", "ASD mm", "Volume")
 RESERVED_COLUMNS = {"case", "label", *GROUP_COLUMNS, *(field.name for field in fields(ClassMetrics))}
 
 Row = dict[str, Any]
@@ -84,7 +84,7 @@ class EvaluationReport:
         return entries
 
     def table(self) -> str:
-        """The means as plain text, Dice and Jaccard in percent."""
+        """The means as plain text, Dice, Jaccard and volume in percent."""
         entries = self.summary()
         lines = [TABLE_COLUMNS, *(_table_cells(entry) for entry in entries)]
         widths = [max(len(line[column]) for line in lines) for column in range(len(TABLE_COLUMNS))]
@@ -179,7 +179,8 @@ def _table_cells(entry: Row) -> tuple[str, ...]:
     number = f"({entry['n']}, {entry['undefined']})" if entry["undefined"] else str(entry["n"])
     percent = (_cell(100 * entry[column]["mean"]) for column in ("dice", "jaccard"))
     distance = (_cell(entry[column]["mean"]) for column in ("hd95_mm", "asd_mm"))
-    return (*(str(entry[column]) for column in GROUP_COLUMNS), number, *percent, *distance)
+    volume = _cell(100 * entry["volume_ratio"]["mean"])
+    return (*(str(entry[column]) for column in GROUP_COLUMNS), number, *percent, *distance, volume)
 
 
 def _cell(value: float) -> str:

@@ -40,7 +40,7 @@ def finished_run(folder: Path, name: str, seed: int, dice: dict[str, float], hd9
 def entry(predictor, variant, group, dice, hd95):
     dice = dice if group == "all" and variant == "raw" else 0.0
     key = {"predictor": predictor, "variant": variant, "class": group}
-    return key | {"dice": dice, "jaccard": dice / 2, "hd95_mm": hd95, "asd_mm": 1.0}
+    return key | {"dice": dice, "jaccard": dice / 2, "hd95_mm": hd95, "asd_mm": 1.0, "volume_ratio": 1.25}
 
 
 @pytest.fixture
@@ -60,7 +60,8 @@ def test_mean_and_spread_over_the_seeds_by_hand(runs):
     assert ema.minutes == (3.0, 3.0)
     text = markdown([ema, plain])
     # sqrt(((80 - 82)^2 + (84 - 82)^2) / 1) = 2.83
-    assert "| Bidirectional copy-paste | ema | a | 82.00 ± 2.83 | 41.00 ± 1.41 | 4.00 | 1.00 ± 0.00 | 3.0 | 2 |" in text
+    row = "| Bidirectional copy-paste | ema | a | 82.00 ± 2.83 | 41.00 ± 1.41 | 4.00 | 1.00 ± 0.00 | 125.00 ± 0.00 |"
+    assert row in text
     assert "| Bidirectional copy-paste | plain | a | 70.00 ± 0.00 |" in text
 
 
@@ -72,7 +73,7 @@ def test_an_ablation_reads_the_training_that_it_shares(runs):
         ("model/b", "ema", pytest.approx(0.80)),
         ("model/b", "plain", pytest.approx(0.75)),
     ]
-    assert "| Model B | ema | b | 80.00 | 40.00 | 4.00 | 1.00 | 3.0 | 1 |" in markdown(lines)
+    assert "| Model B | ema | b | 80.00 | 40.00 | 4.00 | 1.00 | 125.00 | 3.0 | 1 |" in markdown(lines)
 
 
 def test_what_is_not_done_is_not_in_the_table(runs):
@@ -83,8 +84,8 @@ def test_what_is_not_done_is_not_in_the_table(runs):
 def test_csv_has_a_row_for_each_figure_and_the_plot_is_drawn(runs, tmp_path):
     lines = lines_of([METHODS["bcp"], METHODS["ours"]], {k: r for k, r in runs.items() if k[0] == "bcp"}, variant="raw")
     rows = comma_separated(lines).splitlines()
-    assert rows[0] == "method,title,checkpoint,predictor,seed,dice,jaccard,hd95_mm,asd_mm,minutes"
-    assert rows[1] == "bcp,Bidirectional copy-paste,ema,a,0,0.800000,0.400000,4.000000,1.000000,3.00"
+    assert rows[0] == "method,title,checkpoint,predictor,seed,dice,jaccard,hd95_mm,asd_mm,volume_ratio,minutes"
+    assert rows[1] == "bcp,Bidirectional copy-paste,ema,a,0,0.800000,0.400000,4.000000,1.000000,1.250000,3.00"
     assert len(rows) == 1 + 2 * 2
     plot(lines, tmp_path / "table.png")
     assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")

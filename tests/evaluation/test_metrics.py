@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from aps_components.evaluation import case_metrics, dice, jaccard, surface_distances
-from aps_components.evaluation.metrics import Region, foreground_regions, region_metrics
+from aps_components.evaluation.metrics import Region, foreground_regions, region_metrics, volume_ratio
 from aps_components.label_map import keep_largest_component
 
 D, H, W = 17, 24, 40
@@ -89,7 +89,7 @@ def test_percentile_is_of_both_directions_pooled():
 def test_both_empty_is_perfect():
     nothing = np.zeros((D, H, W), dtype=np.uint8)
     (result,) = case_metrics(nothing, nothing, labels={0: "background", 1: "one"}, spacing=SPACING)
-    assert (result.dice, result.jaccard) == (1, 1)
+    assert (result.dice, result.jaccard, result.volume_ratio) == (1, 1, 1)
     assert (result.hd95_voxel, result.hd95_mm, result.asd_voxel, result.asd_mm) == (0, 0, 0, 0)
 
 
@@ -99,7 +99,14 @@ def test_one_empty_scores_zero_and_has_no_distance(swap):
     prediction, truth = maps[::-1] if swap else maps
     (result,) = case_metrics(prediction, truth, labels={1: "one"}, spacing=SPACING)
     assert (result.dice, result.jaccard) == (0, 0)
+    assert math.isnan(result.volume_ratio) if swap else result.volume_ratio == 0
     assert all(math.isnan(v) for v in (result.hd95_voxel, result.hd95_mm, result.asd_voxel, result.asd_mm))
+
+
+def test_volume_ratio_by_hand():
+    truth, prediction = np.zeros((2, D, H, W), dtype=bool)
+    truth[:2, 0, :3], prediction[1:4, 1, :5] = True, True
+    assert volume_ratio(prediction, truth) == 15 / 6
 
 
 def test_each_class_is_measured_on_its_own():

@@ -9,7 +9,7 @@ from aps_components.evaluation import ClassMetrics, EvaluationReport
 
 
 def metrics(dice, distance, *, label=1, name="atrium"):
-    return ClassMetrics(label, name, dice, dice / 2, distance, 2 * distance, distance / 2, distance, 10, 12)
+    return ClassMetrics(label, name, dice, dice / 2, distance, 2 * distance, distance / 2, distance, 1.25, 15, 12)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_all_undefined_is_nan_without_warning():
     report.add("case_1", [metrics(0.0, math.nan)])
     (entry,) = report.summary()
     assert math.isnan(entry["hd95_mm"]["mean"])
-    assert report.table().splitlines()[2].split()[-2:] == ["-", "-"]
+    assert report.table().splitlines()[2].split()[-3:] == ["-", "-", "125.00"]
 
 
 def test_files_hold_rows_context_and_summary_with_null_for_nan(report, tmp_path):
@@ -88,10 +88,22 @@ def test_a_failed_write_leaves_no_file(report, tmp_path):
 
 def test_table_lines_up_and_shows_percent(report):
     header, rule, first, second, note = report.table().splitlines()
-    assert header.split() == ["predictor", "variant", "class", "n", "Dice", "Jaccard", "HD95", "mm", "ASD", "mm"]
+    assert header.split() == [
+        "predictor",
+        "variant",
+        "class",
+        "n",
+        "Dice",
+        "Jaccard",
+        "HD95",
+        "mm",
+        "ASD",
+        "mm",
+        "Volume",
+    ]
     assert len(header) == len(rule) == len(first) == len(second)
-    assert first.split() == ["a", "raw", "atrium", "(3,", "1)", "56.67", "28.33", "4.00", "2.00"]
-    assert second.split() == ["average", "largest_component", "atrium", "1", "85.00", "42.50", "4.00", "2.00"]
+    assert first.split() == ["a", "raw", "atrium", "(3,", "1)", "56.67", "28.33", "4.00", "2.00", "125.00"]
+    assert second.split() == ["average", "largest_component", "atrium", "1", "85.00", "42.50", "4.00", "2.00", "125.00"]
     assert "undefined" in note
 
 
