@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aps_components.models.decision import Decision
 from aps_components.networks.sam3d import Sam3d, Sam3dOutput
 from aps_components.networks.scripted import refuse_other_sizes
 from aps_components.networks.vnet import VNet, VNetFeatures
@@ -55,9 +56,9 @@ class Prediction(NamedTuple):
     logits: Tensor
     """[B, C, D, H, W], of the model's predictor."""
     logits_a: Tensor
-    """[B, C, D, H, W], Model A without dropout."""
+    """[B, C, D, H, W], Model A without dropout, with the decision's offsets."""
     logits_b: Tensor
-    """[B, C, D, H, W], Model B."""
+    """[B, C, D, H, W], Model B, with the decision's offsets."""
     epistemic: Tensor
     """[B, 1, D, H, W], the model's uncertainty."""
     aleatoric: Tensor
@@ -117,6 +118,7 @@ class AutoPromptSeg(nn.Module):
         self._mc_samples, self._mc_seed = mc_samples, mc_seed
         self._draw_inference_masks()
         self.num_classes = model_a.num_classes
+        self.decision = Decision(self.num_classes)
         self.stride = max(model_a.stride, model_b.stride)
 
     @property
@@ -151,8 +153,12 @@ class AutoPromptSeg(nn.Module):
         if torch.jit.is_tracing():
             image = refuse_other_sizes(image)
         if self.predictor == "a":
-            return self.model_a(image).logits.float()
+            return self.logits_of_a(image)
         return self.predict(image).logits
+
+    def logits_of_a(self, image: Tensor) -> Tensor:
+        """Model A's answer alone, [B, C, D, H, W]."""
+        return self.decision(self.model_a(image).logits, "a")
 
     def predict(self, image: Tensor) -> Prediction:
         """Segment, and say where it is unsure and which prompts it used."""
@@ -160,10 +166,11 @@ class AutoPromptSeg(nn.Module):
         samples = monte_carlo_samples(
             self.model_a, features, DropoutMasks(self.inference_bottleneck_mask, self.inference_head_mask)
         )
-        logits_a = self.model_a.decode(features).logits.float()
+        logits_a = self.decision(self.model_a.decode(features).logits, "a")
         uncertainty = decouple(samples.probabilities, samples.variance, form=self.uncertainty_form)
         prompts, _ = self._prompts(MonteCarloSamples(*(every(maps, self.prompt_stride) for maps in samples)))
         logits_b, iou_predictions = self._decode_b(image, features, prompts)
+        logits_b = self.decision(logits_b, "b")
         logits = {"a": logits_a, "b": logits_b}.get(self.predictor)
         if logits is None:
             logits = mean_of_probabilities(logits_a, logits_b)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from aps_components.files import replace_text, replacing
+from aps_components.models.decision import offsets_of_before
 
 MAX_NAMED_KEYS = 8
 
@@ -99,6 +100,7 @@ def load_weights(
     wanted = {key: value for key, value in network.state_dict().items() if key.startswith(only)}
     if not wanted:
         raise CheckpointError(f"no weight of the network starts with {only!r}: nothing of {path} would be loaded")
+    weights = offsets_of_before(network) | weights
     given = {key: value for key, value in weights.items() if key.startswith(only)}
     differences = _differences(wanted, given)
     if differences:

@@ -25,6 +25,7 @@ from aps_components.training.trainer import SemiSupervisedTrainer
 
 STATE_FILE, MODEL_FILE, BEST_FILE = "checkpoint.pt", "model.pt", "model_best.pt"
 OF_THE_MODEL = ("labels", "modalities", "spacing", "roi_size", "intensity")  # which weights are good for nothing else
+PARTS = {"a": "model_a.", "all": ""}
 logger = logging.getLogger(__name__)
 
 
@@ -168,9 +169,21 @@ class TrainingCheckpoint:
             )
 
 
-def load_pretrained(network: nn.Module, path: str | Path | None) -> nn.Module:
-    """Start Model A from a pretraining's ``model.pt``; None leaves the network as it is. The network is given back."""
+def load_pretrained(network: nn.Module, path: str | Path | None, *, part: str = "a") -> nn.Module:
+    """Start from the weights of another training; None leaves the network as it is. The network is given back.
+
+    Args:
+        network: receives the weights, in place.
+        path: a ``model.pt``.
+        part: ``a``: Model A alone, of a pretraining; ``all``: the whole network, to train a model further.
+
+    Raises:
+        ValueError: another part.
+        CheckpointError: the weights do not fit.
+    """
+    if part not in PARTS:
+        raise ValueError(f"pretrained_part {part!r} must be one of {tuple(PARTS)}")
     if path is not None:
-        load_weights(network, path, only="model_a.")
-        logger.info("Model A starts from %s", path)
+        load_weights(network, path, only=PARTS[part])
+        logger.info("%s starts from %s", "Model A" if part == "a" else "the network", path)
     return network

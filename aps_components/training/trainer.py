@@ -56,6 +56,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         seed: of the run.
         precision: ``auto``, ``bf16`` or ``fp32``; see ``models.precision``.
         gradient_clip: largest norm of all gradients together.
+        decision_interval: after every so many iterations the decision's offsets are adjusted to the labelled patches;
+            0 for never.
         train_handlers: ignite handlers.
         inferer: unused in training; MONAI's workflows want one named.
     """
@@ -74,6 +76,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         seed: int = 0,
         precision: Precision = "auto",
         gradient_clip: float = 12.0,
+        decision_interval: int = 4,
         train_handlers: Sequence[Any] | None = None,
         inferer: Inferer | None = None,
     ) -> None:
@@ -81,6 +84,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         autocast(device, precision)  # refuses an unknown precision now, not in the first iteration
         self.objective, self.teacher, self.lr_scheduler = objective, teacher, lr_scheduler
         self.seed, self.precision, self.gradient_clip = seed, precision, gradient_clip
+        self.decision_interval = decision_interval
         self.student_forward = _distributed(_TrainingForward(network), teacher, device)
         super().__init__(
             device=device,
@@ -127,8 +131,23 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self._refuse_non_finite("gradient", norm, batchdata)
         self.optimizer.step()
         self.lr_scheduler.step()
+        if self.decision_interval and iteration % self.decision_interval == 0:
+            self._adjust_decision(batch["labeled"])
         self.teacher.update_parameters(self.network)
         return {name: value.item() for name, value in terms.items()} | {"gradient_norm": norm.item()}
+
+    @torch.no_grad()
+    def _adjust_decision(self, labeled: Mapping[str, Tensor]) -> None:
+        """By what the teacher says; it takes the student's offsets over, as all buffers."""
+        image, label = labeled["image"], labeled["label"].long()
+        with autocast(self.state.device, self.precision):
+            if self.objective.train_b:
+                prediction = self.teacher.module.predict(image)
+                answers = {"a": prediction.logits_a, "b": prediction.logits_b}
+            else:
+                answers = {"a": self.teacher.module.logits_of_a(image)}
+        for model, logits in answers.items():
+            self.network.decision.update(logits, label, model)
 
     def _refuse_non_finite(self, what: str, value: Tensor, batchdata: Mapping[str, Any]) -> None:
         if torch.isfinite(value):

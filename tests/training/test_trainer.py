@@ -39,7 +39,7 @@ def test_trains_and_reports_every_loss(make_trainer, precision):
     assert all(terms == warm_up | {"pseudo_label_a", "pseudo_label_b", "consistency"} for terms in mixed)
     assert all(isinstance(value, float) for output, _ in outputs for value in output.values())
     changed = {key for key, value in trainer.network.state_dict().items() if not torch.equal(value, before[key])}
-    assert {key.split(".")[0] for key in changed} == {"model_a", "model_b", "fusion"}
+    assert {key.split(".")[0] for key in changed} == {"model_a", "model_b", "fusion", "decision"}
     assert all(value.dtype == torch.float32 for value in trainer.network.parameters())
 
 
@@ -55,6 +55,24 @@ def test_the_loss_falls(make_trainer):
     trainer = make_trainer(epochs=1, epoch_length=12, batch=(1, 0), objective={"train_b": False}, learning_rate=3e-3)
     losses = [output["supervised_a"] for output, _ in run_recording(trainer)]
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+
+
+@pytest.mark.parametrize(("interval", "train_b", "adjusted"), [(0, True, ""), (1, True, "ab"), (1, False, "a")])
+def test_the_decision_is_adjusted_by_the_teacher(make_trainer, interval, train_b, adjusted):
+    trainer = make_trainer(epochs=1, epoch_length=3, decision_interval=interval, objective={"train_b": train_b})
+    trainer.run()
+    offsets = trainer.network.decision.offsets
+    assert "".join(model for model, row in zip("ab", offsets, strict=True) if row.any()) == adjusted
+    assert torch.equal(trainer.teacher.module.decision.offsets, offsets)
+
+
+def test_the_decision_is_adjusted_every_few_iterations(make_trainer):
+    seen, trainer = [], make_trainer(epochs=1, epoch_length=5, decision_interval=2)
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: seen.append(engine.network.decision.volumes[0, 0, 0].item())
+    )
+    trainer.run()
+    assert [first != second for first, second in zip([0.0, *seen], seen, strict=False)] == [True, False] * 2 + [True]
 
 
 def test_same_seed_same_weights(make_trainer):

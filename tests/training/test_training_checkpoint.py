@@ -186,6 +186,16 @@ def test_pretrained_gives_model_a_alone(make_trainer, tmp_path):
         assert torch.equal(value, taught[key] if key.startswith("model_a.") else before[key]), key
 
 
+def test_all_of_a_pretrained_model(make_trainer, tmp_path):
+    trainer = make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path)
+    trainer.run()
+    network = build_auto_prompt_seg(num_classes=2, roi_size=(32, 32, 32), filters=4, sam_variant="tiny")
+    load_pretrained(network, tmp_path / "model.pt", part="all")
+    assert same(dict(network.state_dict()), dict(trainer.teacher.module.state_dict()))
+    with pytest.raises(ValueError, match="pretrained_part 'b' must be one of"):
+        load_pretrained(network, tmp_path / "model.pt", part="b")
+
+
 class TestRestart:
     """What a training does that is started again and again by a button."""
 

@@ -1,0 +1,79 @@
+"""Where probability becomes a class: an offset of the logits that keeps the volumes right.
+
+Soft Dice calls a voxel foreground if that is likelier than half the Dice that is reached (Lipton et al. 2014,
+arXiv:1402.1892). In training that is the Dice of a small patch under dropout, far below that of a whole scan in
+inference, so a network learns to take in too much: the volume bias of soft Dice (Bertels et al. 2021,
+arXiv:2211.04161), who recommend to calibrate. In self-training pseudo-labels hand the bias on and it grows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class Decision(nn.Module):
+    """An offset for each foreground class of Models A and B, adjusted until both give labelled patches their volumes.
+
+    An integral controller: each update moves an offset by ``step`` times the logarithm of true over predicted volume,
+    both as sums over the last updates that fade by ``memory``. The prior of the pseudo-labels is thereby that of the
+    labels, as ReMixMatch's distribution alignment does it for whole images (Berthelot et al. 2020, arXiv:1911.09785).
+
+    Args:
+        num_classes: C, background included, whose offset stays 0.
+        step: of an update.
+        memory: share of the volumes so far that an update keeps, in [0, 1).
+    """
+
+    MODELS = ("a", "b")
+    offsets: Tensor
+    volumes: Tensor
+
+    def __init__(self, num_classes: int, *, step: float = 0.5, memory: float = 0.8) -> None:
+        super().__init__()
+        self.step, self.memory = step, memory
+        self.register_buffer("offsets", torch.zeros(2, num_classes))
+        self.register_buffer("volumes", torch.zeros(2, 2, num_classes))  # model, predicted or true, class
+
+    def forward(self, logits: Tensor, model: str) -> Tensor:
+        """Logits [B, C, D, H, W] of Model ``a`` or ``b`` with its offsets, in float32."""
+        offsets = self.offsets[self.MODELS.index(model)]
+        return logits.float() + offsets.view(1, -1, 1, 1, 1)
+
+    @torch.no_grad()
+    def update(self, logits: Tensor, label: Tensor, model: str) -> None:
+        """Adjust a model's offsets; in a distributed run all ranks by the patches of all.
+
+        Args:
+            logits: [B, C, D, H, W], with the offsets so far.
+            label: the truth, integers in [0, C), [B, 1, D, H, W].
+            model: ``a`` or ``b``.
+        """
+        index, classes = self.MODELS.index(model), self.offsets.shape[1]
+        maps = (logits.argmax(dim=1), label)
+        shares = torch.stack([torch.bincount(each.flatten(), minlength=classes) / each.numel() for each in maps])
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(shares)
+        self.volumes[index] = self.memory * self.volumes[index] + shares.to(self.volumes)
+        predicted, true = self.volumes[index] + 1e-5  # a few voxels
+        change = self.step * (true / predicted).log().clamp(-1, 1)
+        self.offsets[index, 1:] += change[1:]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Weights of before there were offsets have none."""
+        for name, value in self.named_buffers():
+            state_dict.setdefault(prefix + name, torch.zeros_like(value))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def offsets_of_before(network: nn.Module) -> dict[str, Tensor]:
+    """State of every :class:`Decision` of a network in weights that were saved without one."""
+    return {
+        f"{name}.{key}": torch.zeros_like(value)
+        for name, module in network.named_modules()
+        if isinstance(module, Decision)
+        for key, value in module.state_dict().items()
+    }
