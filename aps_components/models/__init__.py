@@ -17,6 +17,7 @@ from aps_components.models.checkpoint import (
     save_settings,
     settings_file,
     trained_setting,
+    without_folders,
 )
 from aps_components.models.half import halve
 from aps_components.models.precision import Precision, autocast, resolved_precision
@@ -40,4 +41,5 @@ __all__ = [
     "save_settings",
     "settings_file",
     "trained_setting",
+    "without_folders",
 ]

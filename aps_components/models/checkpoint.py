@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -129,6 +129,14 @@ def settings_file(path: str | Path) -> Path:
 def save_settings(settings: Mapping[str, Any], path: str | Path) -> None:
     """Write beside the checkpoint ``path`` what it was trained with, for :func:`load_weights` to compare."""
     replace_text(settings_file(path), json.dumps(dict(settings), indent=1) + "\n")
+
+
+def without_folders(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings to be published: of a file its name alone; where it lay is nobody's business."""
+    return {
+        key: PurePath(value).name if isinstance(value, str) and os.sep in value else value
+        for key, value in settings.items()
+    }
 
 
 def trained_setting(path: str | Path, name: str, *default: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -13,11 +14,12 @@ from aps_components.models.checkpoint import (
     read_checkpoint,
     save_atomically,
     settings_file,
+    without_folders,
 )
 
 
 def halve(source: str | Path, target: str | Path) -> Path:
-    """Write a checkpoint's weights in half precision, float16, with the settings beside them.
+    """Write a checkpoint's weights in half precision, float16, with the settings beside them, which name no folder.
 
     Networks that load them compute as before, in float32 or bf16, on weights rounded to 11 bits.
 
@@ -41,6 +43,7 @@ def halve(source: str | Path, target: str | Path) -> Path:
     if beyond := [key for key, value in halves.items() if not torch.isfinite(value).all()]:
         raise CheckpointError(f"{source}: {beyond[0]} has values beyond 65504 or that are not finite; keep float32")
     target.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(settings_file(target), settings_file(source).read_text(encoding="utf-8"))
+    settings = without_folders(json.loads(settings_file(source).read_text(encoding="utf-8")))
+    replace_text(settings_file(target), json.dumps(settings, indent=1) + "\n")
     save_atomically(halves, target)
     return target

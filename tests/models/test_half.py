@@ -14,7 +14,9 @@ def source(tmp_path):
     def write(weights, settings=True):
         torch.save(weights, tmp_path / "model.pt")
         if settings:
-            (tmp_path / "model.json").write_text(json.dumps({"roi_size": [32, 32, 16]}))
+            (tmp_path / "model.json").write_text(
+                json.dumps({"roi_size": [32, 32, 16], "pretrained": str(tmp_path / "a.pt")})
+            )
         return tmp_path / "model.pt"
 
     return write
@@ -27,7 +29,10 @@ def test_weights_are_rounded_counters_and_settings_kept(source, tmp_path, capsys
     assert written["weight"].dtype == torch.float16
     assert written["weight"][0].item() == 0.333251953125  # 1365 / 4096
     assert written["counter"] == counter
-    assert json.loads((tmp_path / "new" / "model.json").read_text()) == {"roi_size": [32, 32, 16]}
+    assert json.loads((tmp_path / "new" / "model.json").read_text()) == {
+        "roi_size": [32, 32, 16],
+        "pretrained": "a.pt",
+    }
     assert f"{tmp_path / 'new' / 'model.pt'}: 0.0 MB" in capsys.readouterr().out
 
 

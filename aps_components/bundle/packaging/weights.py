@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from aps_components.bundle.block import TRAINED_KEYS
 from aps_components.bundle.packaging.docs import with_notice
 from aps_components.files import sha256_of
-from aps_components.models import CheckpointError, read_checkpoint, settings_file
+from aps_components.models import CheckpointError, read_checkpoint, settings_file, without_folders
 
 MODEL, SETTINGS, LARGE_FILES = "models/model.pt", "models/model.json", "large_files.yml"
 PAGE, MODELS_PAGE, METADATA = "docs/README.md", "models/README.md", "configs/metadata.json"
@@ -52,7 +51,7 @@ def read_weights(path: Path) -> tuple[Weights | None, list[str]]:
     if faults:
         return None, faults
     settings = json.loads(settings_file(path).read_text(encoding="utf-8"))
-    return Weights(path=path, settings={key: _without_folder(value) for key, value in settings.items()}), []
+    return Weights(path=path, settings=without_folders(settings)), []
 
 
 def _weight_faults(path: Path) -> Iterator[str]:
@@ -83,11 +82,6 @@ def _settings_faults(path: Path) -> Iterator[str]:
     else:
         if lacking:
             yield f"{path}: does not say {', '.join(lacking)}; copy it again from the training"
-
-
-def _without_folder(value: Any) -> Any:
-    """Where a file lay on the machine that trained is nobody's business."""
-    return PurePath(value).name if isinstance(value, str) and os.path.isabs(value) else value
 
 
 def with_weights(files: dict[str, bytes], weights: Weights, *, url: str | None) -> dict[str, bytes]:
