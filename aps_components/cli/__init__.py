@@ -8,6 +8,7 @@ import sys
 import fire
 
 from aps_components.cli.benchmark import benchmark
+from aps_components.cli.calibrate import calibrate
 from aps_components.cli.compare import compare
 from aps_components.cli.demo import demo
 from aps_components.cli.export import export
@@ -28,6 +29,7 @@ COMMANDS = {
     "prepare": prepare,
     "new-bundle": new_bundle,
     "label": label,
+    "calibrate": calibrate,
     "halve": halve,
     "package": package,
     "overview": overview,

@@ -51,6 +51,7 @@ def load_trained(
     dataset_dir: str | Path,
     checkpoint: str | Path,
     split: str = "validation",
+    seen: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> TrainedModel:
     """Build what ``train.json`` and ``evaluate.json`` of a bundle evaluate a checkpoint with.
@@ -62,6 +63,7 @@ def load_trained(
         dataset_dir: of the scans.
         checkpoint: ``model.pt`` of a training.
         split: ``validation`` or ``test``.
+        seen: take the scans whose labels the training saw instead, to adjust something and not to measure it.
         options: other keys of the two files to change.
 
     Raises:
@@ -70,9 +72,11 @@ def load_trained(
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} must be one of {SPLITS}: the model has seen the others")
+    split = "training" if seen else split
     root, checkpoint, given = Path(bundle).resolve(), Path(checkpoint), dict(options or {})
     parser = _parser(root, given)
-    changes: dict[str, Any] = {"labeled_count": None, "validation_count": _left_out(checkpoint, parser)}
+    labeled = trained_setting(checkpoint, "labeled_count", parser["labeled_count"]) if seen else None
+    changes: dict[str, Any] = {"labeled_count": labeled, "validation_count": _left_out(checkpoint, parser)}
     places = {"bundle_root": root, "dataset_dir": Path(dataset_dir).resolve(), "checkpoint": checkpoint.resolve()}
     changes |= given | {key: str(path) for key, path in places.items()} | {"split": split}
     for key, value in changes.items():

@@ -43,6 +43,11 @@ class Decision(nn.Module):
         offsets = self.offsets[self.MODELS.index(model)]
         return logits.float() + offsets.view(1, -1, 1, 1, 1)
 
+    def reset(self) -> None:
+        """No offsets."""
+        self.offsets.zero_()
+        self.volumes.zero_()
+
     @torch.no_grad()
     def update(self, logits: Tensor, label: Tensor, model: str) -> None:
         """Adjust a model's offsets; in a distributed run all ranks by the patches of all.
@@ -61,6 +66,30 @@ class Decision(nn.Module):
         predicted, true = self.volumes[index] + 1e-5  # a few voxels
         change = self.step * (true / predicted).log().clamp(-1, 1)
         self.offsets[index, 1:] += change[1:]
+
+    @torch.no_grad()
+    def fit(self, logits: Tensor, label: Tensor, model: str, *, rounds: int = 10) -> None:
+        """Set a model's offsets at once, so that each class has its true volume in what is given.
+
+        Class by class, the others' offsets given, the offset lies where as many voxels prefer the class as there are.
+
+        Args:
+            logits: [B, C, D, H, W], without offsets.
+            label: the truth, [B, 1, D, H, W]. A class that it does not hold has no offset.
+            model: ``a`` or ``b``.
+            rounds: over the classes; two need one.
+        """
+        offsets = self.offsets[self.MODELS.index(model)].zero_()
+        flat = logits.float().movedim(1, 0).flatten(1)  # [C, N]
+        true = torch.bincount(label.flatten(), minlength=len(flat)).tolist()
+        for _ in range(rounds if len(flat) > 2 else 1):
+            for index in range(1, len(flat)):
+                if 0 < true[index] < flat.shape[1]:
+                    others = flat + offsets[:, None]
+                    others[index] = -torch.inf
+                    margin = flat[index] - others.amax(dim=0)
+                    last, first_not = margin.topk(true[index] + 1).values[-2:]
+                    offsets[index] = -(last + first_not) / 2
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Weights of before there were offsets have none."""

@@ -63,6 +63,25 @@ def test_volumes_become_those_of_the_truth():
     assert decision.offsets[0, 0] == 0
 
 
+def test_fitted_at_once_every_class_has_its_volume():
+    decision, label = Decision(C), torch.randint(0, 10, (B, 1, D, H, W)).clamp(7).sub(7)
+    logits = torch.nn.functional.one_hot(label[:, 0], C).movedim(-1, 1) + torch.randn(B, C, D, H, W)
+    decision.fit(logits + torch.tensor([0.0, 2.0, -1.0]).view(1, C, 1, 1, 1), label, "b")
+    fitted = decision(logits + torch.tensor([0.0, 2.0, -1.0]).view(1, C, 1, 1, 1), "b")
+    assert volume_of(fitted) == pytest.approx(torch.bincount(label.flatten()).tolist(), abs=1)
+    assert torch.equal(decision.offsets[0], torch.zeros(C))
+
+
+def test_fitted_on_a_line():
+    """Class 1 has logits 5, 4, 3, 2, 1 and two voxels: the threshold lies between 4 and 3."""
+    logits = torch.tensor([[0.0, 0, 0, 0, 0], [5, 4, 3, 2, 1]]).view(1, 2, 1, 1, 5)
+    decision = Decision(2)
+    decision.fit(logits, torch.tensor([0, 1, 0, 1, 0]).view(1, 1, 1, 1, 5), "a")
+    assert decision.offsets.tolist() == [[0, -3.5], [0, 0]]
+    decision.fit(logits, torch.zeros(1, 1, 1, 1, 5, dtype=torch.long), "a")
+    assert decision.offsets.tolist() == [[0, 0], [0, 0]]
+
+
 def test_a_class_that_is_nowhere_stays_as_it_is():
     decision, label = Decision(C), torch.zeros(B, 1, D, H, W, dtype=torch.uint8)
     decision.update(torch.tensor([1.0, 0, 0]).view(1, C, 1, 1, 1).expand(B, C, D, H, W), label, "a")

@@ -1,0 +1,36 @@
+"""``aps calibrate``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fire.decorators import SetParseFns
+
+
+@SetParseFns(bundle=str, dataset_dir=str, checkpoint=str, target=str)
+def calibrate(bundle: str, dataset_dir: str, checkpoint: str, target: str, cases: int = 20, **options: Any) -> None:
+    """Give a trained model offsets with which it finds the true volumes of the labelled scans it was trained on.
+
+    Training adjusts offsets by itself, on patches; this is for models of before, and for another sliding window.
+
+    Args:
+        bundle: a bundle's folder or name.
+        dataset_dir: the scans that it was trained on.
+        checkpoint: model.pt of a training; its model.json must lie beside it.
+        target: the calibrated model.pt.
+        cases: the first so many labelled scans.
+        options: other keys of the bundle's evaluation, such as --overlap 0.25.
+    """
+    from aps_components.bundle import locate_bundle
+    from aps_components.evaluation.calibrate import calibrate as adjust
+
+    print(
+        adjust(
+            bundle=locate_bundle(bundle),
+            dataset_dir=dataset_dir,
+            checkpoint=checkpoint,
+            target=target,
+            cases=cases,
+            options=options,
+        )
+    )

@@ -1,0 +1,98 @@
+"""``aps calibrate``: the decision's offsets from whole scans, for a model that is trained already."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from aps_components.evaluation.trained import TrainedModel, load_trained
+from aps_components.files import replace_text
+from aps_components.models import save_atomically, settings_file
+from aps_components.models.decision import Decision
+from aps_components.uncertainty import every
+
+MOST_VOXELS = 4_000_000  # of all scans together; volumes of more are no better known
+
+
+def calibrate(
+    *,
+    bundle: str | Path,
+    dataset_dir: str | Path,
+    checkpoint: str | Path,
+    target: str | Path,
+    cases: int = 20,
+    options: Mapping[str, Any] | None = None,
+) -> str:
+    """Write a copy of a checkpoint whose Models A and B both give its labelled training scans their true volumes.
+
+    The scans are segmented once, without offsets; then the offsets are set for all of them at once.
+
+    Args:
+        bundle: its folder.
+        dataset_dir: of the scans it was trained on.
+        checkpoint: ``model.pt`` of a training, with its settings beside it.
+        target: the copy, whole or not at all; it may be the checkpoint itself.
+        cases: the first so many scans.
+        options: other keys of the bundle's evaluation to change.
+
+    Returns:
+        What was found and changed, a line for each model and class.
+
+    Raises:
+        ValueError: fewer than one case, an option or a checkpoint that does not fit.
+    """
+    if cases < 1:
+        raise ValueError(f"cases {cases} must be at least 1")
+    model = load_trained(bundle, dataset_dir=dataset_dir, checkpoint=checkpoint, seen=True, options=options)
+    decision = model.network.decision
+    decision.reset()
+    items = model.items[:cases]
+    answers = [_answer(model, item, share=MOST_VOXELS / len(items)) for item in tqdm(items, unit="scan")]
+    label = torch.cat([answer["label"] for answer in answers], dim=-1)
+    lines = []
+    for name in Decision.MODELS:
+        logits = torch.cat([answer[name] for answer in answers], dim=-1)
+        before = _volume_ratios(logits, label)
+        decision.fit(logits, label, name)
+        after = _volume_ratios(decision(logits, name), label)
+        lines += [
+            f"Model {name.upper()}, {model.labels[index]}: offset {offset:+.2f}, {100 * was:.1f} % of the true volume "
+            f"without, {100 * now:.1f} % with it"
+            for index, offset, was, now in zip(
+                model.labels, decision.offsets[Decision.MODELS.index(name)].tolist(), before, after, strict=True
+            )
+            if index
+        ]
+    settings = settings_file(checkpoint).read_text(encoding="utf-8")
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    replace_text(settings_file(target), settings)
+    save_atomically(model.network.state_dict(), target)
+    return "\n".join([*lines, f"written: {target}"])
+
+
+def _answer(model: TrainedModel, item: Mapping[str, Any], *, share: float) -> dict[str, Tensor]:
+    """Both models' log-probabilities [1, C, 1, 1, N] and the label [1, 1, 1, 1, N] of at most ``share`` voxels."""
+    data = model.preprocessing(item)
+    prediction = model.inferer.predict(data["image"].as_tensor()[None].to(model.device), model.network)
+    volumes = {
+        "label": data["label"].as_tensor()[None].long(),
+        "a": prediction.probabilities_a.cpu().clamp_min(1e-6).log(),
+        "b": prediction.probabilities_b.cpu().clamp_min(1e-6).log(),
+    }
+    stride = max(1, math.ceil((volumes["label"].numel() / share) ** (1 / 3)))
+    return {name: every(volume, stride).flatten(2)[:, :, None, None] for name, volume in volumes.items()}
+
+
+def _volume_ratios(logits: Tensor, label: Tensor) -> list[float]:
+    """Predicted over true volume of every class; NaN for one that is nowhere."""
+    classes = logits.shape[1]
+    predicted, true = (
+        torch.bincount(maps.flatten(), minlength=classes).double() for maps in (logits.argmax(dim=1), label)
+    )
+    return torch.where(true > 0, predicted / true, torch.nan).tolist()

@@ -1,0 +1,55 @@
+import json
+
+import pytest
+import torch
+from workflows import LA
+
+from aps_components import cli
+from aps_components.data import load_datalist
+from aps_components.evaluation.trained import load_trained
+from aps_components.models import read_checkpoint
+
+
+@pytest.fixture
+def arguments(phantoms, tiny_checkpoint, tiny_options, tmp_path):
+    checkpoint = tiny_checkpoint(labeled_count=2, pretrained="somewhere")
+    return {
+        "bundle": str(LA),
+        "dataset_dir": str(phantoms),
+        "checkpoint": str(checkpoint),
+        "target": str(tmp_path / "new" / "model.pt"),
+        **tiny_options | {"overlap": 0},
+    }
+
+
+def test_both_models_find_the_volumes_of_the_scans_they_were_trained_on(arguments, phantoms, tiny_options, tmp_path):
+    cli.calibrate(**arguments)
+    target = tmp_path / "new" / "model.pt"
+    assert json.loads(target.with_suffix(".json").read_text())["pretrained"] == "somewhere"
+    model = load_trained(LA, dataset_dir=phantoms, checkpoint=target, seen=True, options=tiny_options | {"overlap": 0})
+    assert model.items == load_datalist(phantoms).labeled[:2]
+    found, true = torch.zeros(2), 0
+    for item in model.items:
+        data = model.preprocessing(item)
+        prediction = model.inferer.predict(data["image"].as_tensor()[None], model.network)
+        maps = (prediction.probabilities_a, prediction.probabilities_b)
+        found += torch.tensor([(each.argmax(dim=1) == 1).sum() for each in maps])
+        true += int((data["label"] == 1).sum())
+    # where windows overlap, offsets before the blending are not quite those after it
+    torch.testing.assert_close(found, torch.full((2,), float(true)), rtol=0.05, atol=0)
+
+
+def test_nothing_but_the_offsets_changes_and_a_second_time_gives_the_same(arguments, tmp_path, capsys):
+    cli.calibrate(**arguments, cases=1)
+    said = capsys.readouterr().out
+    assert "Model A, left atrium: offset" in said
+    assert "Model B, left atrium: offset" in said
+    before, after = read_checkpoint(arguments["checkpoint"]), read_checkpoint(arguments["target"])
+    assert {key for key in after if not torch.equal(before[key], after[key])} == {"decision.offsets"}
+    cli.calibrate(**arguments | {"checkpoint": arguments["target"], "target": str(tmp_path / "again.pt")}, cases=1)
+    torch.testing.assert_close(read_checkpoint(tmp_path / "again.pt"), after, rtol=0, atol=1e-5)
+
+
+def test_no_case_is_refused(arguments):
+    with pytest.raises(ValueError, match="cases 0 must be at least 1"):
+        cli.calibrate(**arguments, cases=0)
