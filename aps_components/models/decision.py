@@ -26,15 +26,16 @@ class Decision(nn.Module):
         num_classes: C, background included, whose offset stays 0.
         step: of an update.
         memory: share of the volumes so far that an update keeps, in [0, 1).
+        most: size of an offset that updates do not go beyond: a class that is not learned yet is not to be forced.
     """
 
     MODELS = ("a", "b")
     offsets: Tensor
     volumes: Tensor
 
-    def __init__(self, num_classes: int, *, step: float = 0.5, memory: float = 0.8) -> None:
+    def __init__(self, num_classes: int, *, step: float = 0.5, memory: float = 0.8, most: float = 3.0) -> None:
         super().__init__()
-        self.step, self.memory = step, memory
+        self.step, self.memory, self.most = step, memory, most
         self.register_buffer("offsets", torch.zeros(2, num_classes))
         self.register_buffer("volumes", torch.zeros(2, 2, num_classes))  # model, predicted or true, class
 
@@ -65,7 +66,7 @@ class Decision(nn.Module):
         self.volumes[index] = self.memory * self.volumes[index] + shares.to(self.volumes)
         predicted, true = self.volumes[index] + 1e-5  # a few voxels
         change = self.step * (true / predicted).log().clamp(-1, 1)
-        self.offsets[index, 1:] += change[1:]
+        self.offsets[index, 1:] = (self.offsets[index, 1:] + change[1:]).clamp(-self.most, self.most)
 
     @torch.no_grad()
     def fit(self, logits: Tensor, label: Tensor, model: str, *, rounds: int = 10) -> None:

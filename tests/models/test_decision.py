@@ -63,6 +63,14 @@ def test_volumes_become_those_of_the_truth():
     assert decision.offsets[0, 0] == 0
 
 
+def test_a_class_that_is_never_found_is_not_forced():
+    decision, label = Decision(C), torch.ones(B, 1, D, H, W, dtype=torch.long)
+    nowhere = torch.tensor([20.0, 0, 0]).view(1, C, 1, 1, 1).expand(B, C, D, H, W)
+    for _ in range(50):
+        decision.update(decision(nowhere, "a"), label, "a")
+    assert decision.offsets.tolist() == [[0, 3, 0], [0, 0, 0]]
+
+
 def test_fitted_at_once_every_class_has_its_volume():
     decision, label = Decision(C), torch.randint(0, 10, (B, 1, D, H, W)).clamp(7).sub(7)
     logits = torch.nn.functional.one_hot(label[:, 0], C).movedim(-1, 1) + torch.randn(B, C, D, H, W)
