@@ -93,7 +93,7 @@ def test_second_training_starts_from_the_model_of_the_first(bundle, store):
     network = build_auto_prompt_seg(num_classes=2, roi_size=TINY["roi_size"], **small)
     start = {key: value.clone() for key, value in network.state_dict().items()}
     save_atomically(start, bundle / "models" / "model.pt")
-    near = {"learning_rate": 1e-6, "weight_decay": 0.0, "train#trainer#max_epochs": 1}
+    near = {"learning_rate": 1e-6, "weight_decay": 0.0, "decision_interval": 0, "train#trainer#max_epochs": 1}
     for labels in (4, 3):
         press_train(bundle, store, labels=labels, **near)
         model = torch.load(bundle / "models" / "model.pt")
