@@ -148,7 +148,8 @@ def test_training_again_with_another_label_starts_from_the_model(client, model, 
     assert log.says("a new schedule starts from the weights there are")
     new = torch.load(model / "models" / "model.pt")
     assert not all(torch.equal(old[key], new[key]) for key in old)
-    assert max(float((old[key] - new[key]).abs().max()) for key in old if old[key].is_floating_point()) < 0.02
+    learned = [key for key in old if old[key].is_floating_point() and not key.startswith("decision.")]
+    assert max(float((old[key] - new[key]).abs().max()) for key in learned) < 0.02
     assert torch.load(model / "models" / STATE_FILE)["epoch"] == 1
 
 
