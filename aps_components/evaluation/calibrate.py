@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from aps_components.evaluation.metrics import foreground_regions, volume_ratio
 from aps_components.evaluation.trained import TrainedModel, load_trained
 from aps_components.files import replace_text
-from aps_components.models import save_atomically, settings_file
+from aps_components.models import ensure_writable, save_atomically, settings_file
 from aps_components.models.decision import Decision
 from aps_components.uncertainty import every
 
@@ -50,6 +51,7 @@ def calibrate(
     if cases < 1:
         raise ValueError(f"cases {cases} must be at least 1")
     model = load_trained(bundle, dataset_dir=dataset_dir, checkpoint=checkpoint, seen=True, options=options)
+    ensure_writable(Path(target).parent)
     decision = model.network.decision
     decision.reset()
     items = model.items[:cases]
@@ -58,20 +60,16 @@ def calibrate(
     lines = []
     for name in Decision.MODELS:
         logits = torch.cat([answer[name] for answer in answers], dim=-1)
-        before = _volume_ratios(logits, label)
-        decision.fit(logits, label, name)
-        after = _volume_ratios(decision(logits, name), label)
-        lines += [
-            f"Model {name.upper()}, {model.labels[index]}: offset {offset:+.2f}, {100 * was:.1f} % of the true volume "
-            f"without, {100 * now:.1f} % with it"
-            for index, offset, was, now in zip(
-                model.labels, decision.offsets[Decision.MODELS.index(name)].tolist(), before, after, strict=True
+        offsets = decision.fit(logits, label, name)
+        without, with_it = logits.argmax(dim=1).numpy(), decision(logits, name).argmax(dim=1).numpy()
+        for region in foreground_regions(model.labels):
+            true = region.mask(label[:, 0].numpy())
+            was, now = (100 * volume_ratio(region.mask(found), true) for found in (without, with_it))
+            lines.append(
+                f"Model {name.upper()}, {region.name}: offset {offsets[region.classes[0]]:+.2f}, {was:.1f} % of the "
+                f"true volume without, {now:.1f} % with it"
             )
-            if index
-        ]
-    settings = settings_file(checkpoint).read_text(encoding="utf-8")
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
-    replace_text(settings_file(target), settings)
+    replace_text(settings_file(target), settings_file(checkpoint).read_text(encoding="utf-8"))
     save_atomically(model.network.state_dict(), target)
     return "\n".join([*lines, f"written: {target}"])
 
@@ -87,12 +85,3 @@ def _answer(model: TrainedModel, item: Mapping[str, Any], *, share: float) -> di
     }
     stride = max(1, math.ceil((volumes["label"].numel() / share) ** (1 / 3)))
     return {name: every(volume, stride).flatten(2)[:, :, None, None] for name, volume in volumes.items()}
-
-
-def _volume_ratios(logits: Tensor, label: Tensor) -> list[float]:
-    """Predicted over true volume of every class; NaN for one that is nowhere."""
-    classes = logits.shape[1]
-    predicted, true = (
-        torch.bincount(maps.flatten(), minlength=classes).double() for maps in (logits.argmax(dim=1), label)
-    )
-    return torch.where(true > 0, predicted / true, torch.nan).tolist()

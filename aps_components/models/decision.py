@@ -69,7 +69,7 @@ class Decision(nn.Module):
         self.offsets[index, 1:] = (self.offsets[index, 1:] + change[1:]).clamp(-self.most, self.most)
 
     @torch.no_grad()
-    def fit(self, logits: Tensor, label: Tensor, model: str, *, rounds: int = 10) -> None:
+    def fit(self, logits: Tensor, label: Tensor, model: str, *, rounds: int = 10) -> Tensor:
         """Set a model's offsets at once, so that each class has its true volume in what is given.
 
         Class by class, the others' offsets given, the offset lies where as many voxels prefer the class as there are.
@@ -79,6 +79,8 @@ class Decision(nn.Module):
             label: the truth, [B, 1, D, H, W]. A class that it does not hold has no offset.
             model: ``a`` or ``b``.
             rounds: over the classes; two need one.
+        Returns:
+            The offsets, [C].
         """
         offsets = self.offsets[self.MODELS.index(model)].zero_()
         flat = logits.float().movedim(1, 0).flatten(1)  # [C, N]
@@ -91,19 +93,22 @@ class Decision(nn.Module):
                     margin = flat[index] - others.amax(dim=0)
                     last, first_not = margin.topk(true[index] + 1).values[-2:]
                     offsets[index] = -(last + first_not) / 2
+        return offsets
+
+    def of_before(self, prefix: str) -> dict[str, Tensor]:
+        """Its state in weights that were saved before there were offsets: none; ``prefix`` is before each name."""
+        return {prefix + name: torch.zeros_like(value) for name, value in self.named_buffers()}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Weights of before there were offsets have none."""
-        for name, value in self.named_buffers():
-            state_dict.setdefault(prefix + name, torch.zeros_like(value))
+        for name, value in self.of_before(prefix).items():
+            state_dict.setdefault(name, value)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def offsets_of_before(network: nn.Module) -> dict[str, Tensor]:
     """State of every :class:`Decision` of a network in weights that were saved without one."""
-    return {
-        f"{name}.{key}": torch.zeros_like(value)
-        for name, module in network.named_modules()
-        if isinstance(module, Decision)
-        for key, value in module.state_dict().items()
-    }
+    state: dict[str, Tensor] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, Decision):
+            state |= module.of_before(f"{name}.")
+    return state

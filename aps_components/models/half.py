@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from aps_components.files import replace_text
 from aps_components.models.checkpoint import (
     CheckpointError,
     is_state_dict,
     read_checkpoint,
     save_atomically,
+    save_settings,
     settings_file,
     without_folders,
 )
@@ -43,7 +43,6 @@ def halve(source: str | Path, target: str | Path) -> Path:
     if beyond := [key for key, value in halves.items() if not torch.isfinite(value).all()]:
         raise CheckpointError(f"{source}: {beyond[0]} has values beyond 65504 or that are not finite; keep float32")
     target.parent.mkdir(parents=True, exist_ok=True)
-    settings = without_folders(json.loads(settings_file(source).read_text(encoding="utf-8")))
-    replace_text(settings_file(target), json.dumps(settings, indent=1) + "\n")
+    save_settings(without_folders(json.loads(settings_file(source).read_text(encoding="utf-8"))), target)
     save_atomically(halves, target)
     return target
