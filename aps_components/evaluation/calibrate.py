@@ -56,6 +56,7 @@ def calibrate(
     decision.reset()
     items = model.items[:cases]
     answers = [_answer(model, item, share=MOST_VOXELS / len(items)) for item in tqdm(items, unit="scan")]
+    decision.cpu()  # where the answers are
     label = torch.cat([answer["label"] for answer in answers], dim=-1)
     lines = []
     for name in Decision.MODELS:
