@@ -5,11 +5,26 @@ import pytest
 import torch
 
 from aps_components.data.phantoms import write_phantoms
+from aps_components.models import build_auto_prompt_seg, save_settings
 
 # Threads cost more than they bring on tiny volumes, and the last bit of a sum depends on their number.
 torch.set_num_threads(1)
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+TINY_OPTIONS = {
+    "network_def#filters": 4,
+    "network_def#sam_variant": "tiny",
+    "precision": "fp32",
+    "overlap": 0.25,
+    "device": "cpu",
+}
+SETTINGS = {
+    "labels": {"0": "background", "1": "left atrium"},
+    "spacing": None,
+    "roi_size": [32, 32, 32],
+    "intensity": "zscore",
+    "validation_count": 2,
+}
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +50,25 @@ def labelled_phantoms(tmp_path_factory) -> Path:
     write_phantoms(folder, labeled=6, unlabeled=0, validation=1, test=2, shape=(40, 36, 32), progress=False)
     assert all("label" in case for case in json.loads((folder / "datalist.json").read_text())["training"])
     return folder
+
+
+@pytest.fixture
+def tiny_checkpoint(tmp_path):
+    """Writes random weights with their settings beside them: ``tiny_checkpoint("name", seed=1, labeled_count=4)``."""
+
+    def write(name: str = "model", *, seed: int = 0, **settings) -> Path:
+        file = tmp_path / name / "model.pt"
+        file.parent.mkdir(parents=True)
+        torch.manual_seed(seed)
+        network = build_auto_prompt_seg(num_classes=2, roi_size=(32, 32, 32), filters=4, sam_variant="tiny")
+        torch.save(network.state_dict(), file)
+        save_settings(SETTINGS | settings, file)
+        return file
+
+    return write
+
+
+@pytest.fixture
+def tiny_options():
+    """What a bundle needs to build the network of ``tiny_checkpoint``."""
+    return dict(TINY_OPTIONS)

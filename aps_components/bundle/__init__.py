@@ -1,7 +1,7 @@
 """Bundles from one template: what a dataset needs said about it, and all the files that follow from it."""
 
 from aps_components.bundle.block import DatasetBlock
-from aps_components.bundle.command import workflow_command
+from aps_components.bundle.command import aps_command, workflow_command
 from aps_components.bundle.locate import (
     bundle_metadata,
     locate_bundle,
@@ -14,6 +14,7 @@ from aps_components.bundle.writer import render_bundle, render_configs, write_bu
 __all__ = [
     "BundleMetadata",
     "DatasetBlock",
+    "aps_command",
     "bundle_metadata",
     "locate_bundle",
     "render_bundle",

@@ -1,4 +1,4 @@
-"""A bundle's workflows as commands of MONAI."""
+"""A bundle's workflows as commands of MONAI, and the package's own commands."""
 
 from __future__ import annotations
 
@@ -22,8 +22,16 @@ def workflow_command(
     configs = [str(Path(bundle) / "configs" / file) for file in files]
     command = [sys.executable, "-m", "monai.bundle", "run", run_id]
     command += ["--config_file", configs[0] if len(configs) == 1 else str(configs)]
-    given = {"bundle_root": bundle, **(options or {})}
-    return command + [part for key, value in given.items() for part in (f"--{key}", _typed(value))]
+    return command + _arguments({"bundle_root": bundle, **(options or {})})
+
+
+def aps_command(name: str, options: Mapping[str, Any]) -> list[str]:
+    """``aps NAME`` with its options, for the Python that runs this."""
+    return [sys.executable, "-m", "aps_components", name, *_arguments(options)]
+
+
+def _arguments(options: Mapping[str, Any]) -> list[str]:
+    return [part for key, value in options.items() for part in (f"--{key}", _typed(value))]
 
 
 def _typed(value: Any) -> str:

@@ -13,14 +13,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from aps_components.bundle import workflow_command
+from aps_components.bundle import aps_command, workflow_command
 from aps_components.comparison.machine import machine
 from aps_components.comparison.methods import GROUP, Method
 from aps_components.files import replace_text
-from aps_components.models import read_checkpoint, save_atomically, settings_file
+from aps_components.models import copy_settings, read_checkpoint, save_atomically
 from aps_components.training.history import HISTORY_FILE, read_history
 
 CHECKPOINTS = {"ema": "model.pt", "plain": "model_plain.pt"}
+STUDENT_FILE = "model_student.pt"
 STATE_FILE = "checkpoint.pt"
 SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_BETWEEN_LINES = 60.0  # of a bar that goes to a file
@@ -102,7 +103,7 @@ class Run:
         evaluated = all(self.metrics_file(name).is_file() for name in CHECKPOINTS)
         if not evaluated and not (models / CHECKPOINTS["plain"]).is_file():
             self._bundle(stop, "training", ["train.json"], ckpt_dir=models, output_dir=self.folder / "training")
-            _write_plain(models)
+            self._write_plain(stop, models)
         for name, file in CHECKPOINTS.items():
             if not self.metrics_file(name).is_file():
                 self._bundle(
@@ -115,27 +116,46 @@ class Run:
                     split=self.split,
                     predictor=self.method.predictor,
                 )
-        for file in (STATE_FILE, CHECKPOINTS["plain"], "model_best.pt"):
+        for file in (STATE_FILE, STUDENT_FILE, CHECKPOINTS["plain"], "model_best.pt"):
             (models / file).unlink(missing_ok=True)
         self._write_result()
 
     def command(self, run_id: str, files: Sequence[str], **paths: Any) -> list[str]:
         """The command line of one of the bundle's workflows."""
-        options = {
+        return workflow_command(self.bundle, run_id, files, self._values | paths)
+
+    @property
+    def _values(self) -> dict[str, Any]:
+        """Keys of ``train.json`` in which this run differs from the bundle."""
+        return {
             "epochs": self.epochs,
             "val_interval": self.epochs + 1,  # nothing is chosen on it, and its time is saved
             "seed": self.seed,
             **self.options,
             **self.method.overrides,
-            **paths,
         }
-        return workflow_command(self.bundle, run_id, files, options)
+
+    def _write_plain(self, stop: Event, models: Path) -> None:
+        """The student's weights of the last epoch, as a model of its own with the same settings. Offsets that training
+        adjusted are those of the averaged weights: the student gets its own, from the same labelled scans."""
+        averaged, plain = models / CHECKPOINTS["ema"], models / CHECKPOINTS["plain"]
+        weights = read_checkpoint(models / STATE_FILE)["student"]
+        adjusted = bool(weights["decision.offsets"].any())
+        student = models / STUDENT_FILE if adjusted else plain
+        copy_settings(averaged, student)
+        save_atomically(weights, student)
+        if adjusted:
+            paths = {"bundle": self.bundle, "checkpoint": student, "target": plain}
+            self._process(stop, "calibrating", aps_command("calibrate", self._values | paths))
 
     def _bundle(self, stop: Event, run_id: str, files: Sequence[str], **paths: Any) -> None:
+        self._process(stop, run_id, self.command(run_id, files, **paths))
+
+    def _process(self, stop: Event, run_id: str, command: Sequence[str]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / f"{run_id}.log"
         with open(log, "a", encoding="utf-8") as stream:
-            process = subprocess.Popen(self.command(run_id, files, **paths), stdout=stream, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
             try:
                 self._watch(process, stop, with_bar=run_id == "training")
             finally:
@@ -192,10 +212,3 @@ def _means(metrics: Path) -> list[dict[str, Any]]:
         | {name: entry[name]["mean"] for name in KEPT_MEANS if name in entry}
         for entry in json.loads(metrics.read_text(encoding="utf-8"))["summary"]
     ]
-
-
-def _write_plain(models: Path) -> None:
-    """The student's weights of the last epoch, as a model of its own with the same settings."""
-    ema, plain = models / CHECKPOINTS["ema"], models / CHECKPOINTS["plain"]
-    settings_file(plain).write_text(settings_file(ema).read_text())
-    save_atomically(read_checkpoint(models / STATE_FILE)["student"], plain)

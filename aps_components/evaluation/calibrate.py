@@ -13,8 +13,7 @@ from tqdm import tqdm
 
 from aps_components.evaluation.metrics import foreground_regions, volume_ratio
 from aps_components.evaluation.trained import TrainedModel, load_trained
-from aps_components.files import replace_text
-from aps_components.models import ensure_writable, save_atomically, settings_file
+from aps_components.models import copy_settings, ensure_writable, save_atomically
 from aps_components.models.decision import Decision
 from aps_components.uncertainty import every
 
@@ -70,7 +69,7 @@ def calibrate(
                 f"Model {name.upper()}, {region.name}: offset {offsets[region.classes[0]]:+.2f}, {was:.1f} % of the "
                 f"true volume without, {now:.1f} % with it"
             )
-    replace_text(settings_file(target), settings_file(checkpoint).read_text(encoding="utf-8"))
+    copy_settings(checkpoint, target)
     save_atomically(model.network.state_dict(), target)
     return "\n".join([*lines, f"written: {target}"])
 

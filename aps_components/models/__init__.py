@@ -10,6 +10,7 @@ from aps_components.models.auto_prompt_seg import (
 from aps_components.models.build import build_auto_prompt_seg
 from aps_components.models.checkpoint import (
     CheckpointError,
+    copy_settings,
     ensure_writable,
     load_weights,
     read_checkpoint,
@@ -31,6 +32,7 @@ __all__ = [
     "TrainingOutput",
     "autocast",
     "build_auto_prompt_seg",
+    "copy_settings",
     "ensure_writable",
     "halve",
     "load_weights",
