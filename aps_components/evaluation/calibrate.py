@@ -17,7 +17,7 @@ from aps_components.models import copy_settings, ensure_writable, save_atomicall
 from aps_components.models.decision import Decision
 from aps_components.uncertainty import every
 
-MOST_VOXELS = 4_000_000  # of all scans together; volumes of more are no better known
+MOST_VALUES = 12_000_000  # kept of each model: voxels of all scans, times classes; volumes of more are no better known
 
 
 def calibrate(
@@ -54,7 +54,8 @@ def calibrate(
     decision = model.network.decision
     decision.reset()
     items = model.items[:cases]
-    answers = [_answer(model, item, share=MOST_VOXELS / len(items)) for item in tqdm(items, unit="scan")]
+    share = MOST_VALUES / model.network.num_classes / len(items)
+    answers = [_answer(model, item, share=share) for item in tqdm(items, unit="scan")]
     decision.cpu()  # where the answers are
     label = torch.cat([answer["label"] for answer in answers], dim=-1)
     lines = []
