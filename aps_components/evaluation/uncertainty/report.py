@@ -10,6 +10,7 @@ from typing import Any
 
 from aps_components.evaluation.markdown import markdown_table
 from aps_components.evaluation.report import json_ready
+from aps_components.evaluation.uncertainty.listening import PROMPTS
 from aps_components.evaluation.uncertainty.maps import DEFINITIONS
 from aps_components.evaluation.uncertainty.plots import plot_labels, plot_noise, plot_reliability, plot_risk
 from aps_components.evaluation.uncertainty.scan import COVERAGES
@@ -88,6 +89,7 @@ def markdown(
     else:
         parts.append("Not measured: give checkpoints that were trained with different numbers of labelled scans.\n")
     parts += ["## Do the prompts lie in their class?\n", PROMPTS_TEXT, _prompts(names, summaries)]
+    parts += ["## Does Model B listen to them?\n", LISTENING_TEXT, _listening(names, summaries)]
     return "\n".join(parts)
 
 
@@ -112,6 +114,10 @@ Means over the same voxels, without noise; in parentheses relative to the fewest
 """
 PROMPTS_TEXT = """\
 Points of all windows that lie in the class that they stand for; precision per scan, then mean ± standard deviation.
+"""
+LISTENING_TEXT = """\
+Model B with the prompts that the model gives itself, without any, and with the same points but wrong classes. Changed:
+voxels of the band that it then gives another class than with its own. If wrong prompts change nothing, it ignores them.
 """
 
 
@@ -198,6 +204,15 @@ def _prompts(names: Sequence[str], summaries: Sequence[Entry]) -> str:
             rows.append(
                 [name, label, _number(figures["points"]["mean"], 1), _text(precision, 100), str(precision["n"])]
             )
+    return markdown_table(rows, names=2)
+
+
+def _listening(names: Sequence[str], summaries: Sequence[Entry]) -> str:
+    rows = [["model", "prompts", "Dice of Model B %", "changed, band %"]]
+    for name, summary in zip(names, summaries, strict=True):
+        for prompts, title in PROMPTS.items():
+            figures = summary["listening"][prompts]
+            rows.append([name, title, *(_text(figures[key], 100) for key in ("dice", "changed"))])
     return markdown_table(rows, names=2)
 
 

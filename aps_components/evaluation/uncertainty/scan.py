@@ -13,6 +13,7 @@ from torch import Tensor
 from aps_components.evaluation.evaluate import PREDICTORS, prompt_precision
 from aps_components.evaluation.metrics import Region, dice, foreground_regions
 from aps_components.evaluation.trained import TrainedModel
+from aps_components.evaluation.uncertainty.listening import OWN, answers_by_prompts
 from aps_components.evaluation.uncertainty.maps import every_map, surface_band
 from aps_components.evaluation.uncertainty.measures import Calibration, ErrorRanking
 from aps_components.inference import PromptPoint, VolumePrediction
@@ -38,7 +39,7 @@ def measure_scan(
 
     Returns:
         ``levels``: for each noise, Dice and the mean of each map in the band around the true surface; and of the image
-        without noise ``detection``, ``calibration`` and ``prompts``. Undefined figures are NaN.
+        without noise ``detection``, ``calibration``, ``prompts`` and ``listening``. Undefined figures are NaN.
     """
     data = model.preprocessing({key: item[key] for key in ("image", "label")})
     image, truth = data["image"].as_tensor()[None], np.asarray(data["label"][0])
@@ -58,6 +59,7 @@ def measure_scan(
                 "detection": _detection(maps, answer != truth, band),
                 "calibration": _calibration(prediction, truth, band),
                 "prompts": _prompts(prediction.prompts, truth, model.labels),
+                "listening": _listening(image, prediction, truth, band, model),
             }
     return {"levels": levels, **figures}
 
@@ -126,4 +128,17 @@ def _prompts(points: Sequence[PromptPoint], truth: Volume, labels: Mapping[int, 
             "precision": prompt_precision(points, truth, region=Region(name, (index,)), to_voxel=np.eye(4)),
         }
         for index, name in labels.items()
+    }
+
+
+def _listening(
+    image: Tensor, prediction: VolumePrediction, truth: Volume, band: Volume, model: TrainedModel
+) -> dict[str, Any]:
+    """Model B by the prompts it is given: Dice, and the share of the band that gets another class than with its own."""
+    answers = {OWN: prediction.probabilities_b}
+    answers |= answers_by_prompts(image.to(model.device), model.network, model.inferer)
+    maps = {name: _label_map(probabilities) for name, probabilities in answers.items()}
+    return {
+        name: {"dice": _dice(answer, truth, model), "changed": _mean((answer != maps[OWN])[band])}
+        for name, answer in maps.items()
     }

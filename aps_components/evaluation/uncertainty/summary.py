@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from aps_components.evaluation.evaluate import PREDICTORS
+from aps_components.evaluation.uncertainty.listening import PROMPTS
 from aps_components.evaluation.uncertainty.maps import DEFINITIONS
 from aps_components.evaluation.uncertainty.measures import BINS
 from aps_components.evaluation.uncertainty.scan import AREAS
@@ -34,8 +35,8 @@ def summarise(model: Mapping[str, Any]) -> Entry:
         model: with ``scans``, as :func:`measure_scan` gives them, ``noises`` and ``labels``.
 
     Returns:
-        ``dice`` and ``response`` by level of noise, ``mean`` of each map, and ``detection``, ``calibration`` and
-        ``prompts`` of the image without noise.
+        ``dice`` and ``response`` by level of noise, ``mean`` of each map, and ``detection``, ``calibration``,
+        ``prompts`` and ``listening`` of the image without noise.
     """
     scans = list(model["scans"].values())
     return {
@@ -47,7 +48,8 @@ def summarise(model: Mapping[str, Any]) -> Entry:
         "response": {name: _response(scans, name, len(model["noises"])) for name in DEFINITIONS},
         "detection": {name: {area: _detection(scans, name, area) for area in AREAS} for name in DEFINITIONS},
         "calibration": {name: {area: _calibration(scans, name, area) for area in AREAS} for name in PREDICTORS},
-        "prompts": {label: _prompts(scans, label) for label in model["labels"]},
+        "prompts": {label: _spreads(scans, "prompts", label, ("points", "precision")) for label in model["labels"]},
+        "listening": {name: _spreads(scans, "listening", name, ("dice", "changed")) for name in PROMPTS},
     }
 
 
@@ -107,6 +109,6 @@ def _calibration(scans: Sequence[Mapping[str, Any]], predictor: str, area: str) 
     return figures | {"bins": bins}
 
 
-def _prompts(scans: Sequence[Mapping[str, Any]], label: str) -> Entry:
-    entries = [scan["prompts"][label] for scan in scans]
-    return {key: spread(float(entry[key]) for entry in entries) for key in ("points", "precision")}
+def _spreads(scans: Sequence[Mapping[str, Any]], part: str, name: str, keys: Sequence[str]) -> Entry:
+    entries = [scan[part][name] for scan in scans]
+    return {key: spread(float(entry[key]) for entry in entries) for key in keys}
