@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from aps_components.comparison.methods import Method, choose_methods, load_methods
 from aps_components.comparison.runs import Run, RunError
-from aps_components.comparison.table import comma_separated, lines_of, markdown, plot
+from aps_components.comparison.table import REFERENCE, comma_separated, lines_of, markdown, plot
 from aps_components.data import dataset_name
 from aps_components.files import replace_text
 from aps_components.models import ensure_writable
@@ -72,7 +72,8 @@ def compare(
     dataset = dataset_name(dataset_dir, default=bundle / "configs" / "datalist.json")
     settings = {"bundle": bundle.name, "dataset": dataset, "epochs": epochs, "split": split, **options}
     _keep_settings(results / SETTINGS_FILE, settings)
-    runs = {
+    wanted = _trained(chosen)
+    every = {
         (method.name, seed): Run(
             method=method,
             seed=seed,
@@ -84,17 +85,19 @@ def compare(
             split=split,
         )
         for seed in seeds  # first of all every method once: a table to look at early
-        for method in _trained(chosen)
+        for method in [*wanted, load_methods()[REFERENCE]]
     }
+    names = {method.name for method in wanted}
+    runs = [run for run in every.values() if run.method.name in names]
     variant = "largest_component" if _keeps_largest_component(bundle, options) else "raw"
     failed = []
     with _alone_in(out):
-        for error in _execute([run for run in runs.values() if not run.is_done], jobs):
+        for error in _execute([run for run in runs if not run.is_done], jobs):
             if error:
                 print(error, flush=True)
                 failed.append(error)
-            _write(chosen, runs, results, variant)
-    table = _write(chosen, runs, results, variant)
+            _write(chosen, every, results, variant)
+    table = _write(chosen, every, results, variant)
     print(f"\n{table.read_text()}\nwritten: {table}, {table.with_suffix('.csv')}, {table.with_suffix('.png')}")
     if failed:
         raise RunError(f"{len(failed)} of {len(runs)} runs failed: " + "; ".join(str(error) for error in failed))

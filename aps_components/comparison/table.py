@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from aps_components.comparison.methods import Method, load_methods
 from aps_components.comparison.runs import CHECKPOINTS, Run
 from aps_components.evaluation.markdown import markdown_table
 
@@ -24,11 +25,16 @@ METRICS = {
     "asd_mm": ("ASD mm", 1.0),
     "volume_ratio": ("volume %", 100.0),
 }
+REFERENCE = "ours"
+Entries = dict[int, dict[str, Any]]  # by seed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One method with one kind of checkpoint; each metric's values are one per seed."""
+    """One method with one kind of checkpoint; each metric's values are one per seed.
+
+    ``differences``: its Dice minus that of :data:`REFERENCE`, by the seeds that both have; empty for the reference.
+    """
 
     method: str
     title: str
@@ -37,34 +43,55 @@ class Line:
     seeds: tuple[int, ...]
     values: dict[str, tuple[float, ...]]
     minutes: tuple[float, ...]
+    differences: tuple[float, ...]
 
 
-def lines_of(methods: Sequence[Any], runs: dict[tuple[str, int], Run], *, variant: str) -> list[Line]:
+def lines_of(methods: Sequence[Method], runs: Mapping[tuple[str, int], Run], *, variant: str) -> list[Line]:
     """A line for each method and checkpoint of which at least one run is done.
 
     Args:
         methods: in the order of the table.
-        runs: by the method that was trained and the seed.
+        runs: by the method that was trained and the seed; with those of :data:`REFERENCE` there are differences.
         variant: ``raw`` or ``largest_component``.
     """
+    reference = load_methods()[REFERENCE]
     lines = []
     for method in methods:
-        done = [run for (name, _), run in runs.items() if name == method.trained_as and run.is_done]
-        results = [run.result() for run in done]
-        for checkpoint in CHECKPOINTS if done else ():
-            entries = [_of_all_classes(result["metrics"][checkpoint], method.predictor, variant) for result in results]
-            lines.append(
-                Line(
-                    method=method.name,
-                    title=method.title,
-                    checkpoint=checkpoint,
-                    predictor=method.predictor,
-                    seeds=tuple(run.seed for run in done),
-                    values={name: tuple(_number(entry.get(name)) for entry in entries) for name in METRICS},
-                    minutes=tuple(result["minutes"] for result in results),
-                )
-            )
+        itself = (method.trained_as, method.predictor) == (reference.trained_as, reference.predictor)
+        for checkpoint in CHECKPOINTS:
+            entries = _entries(method, runs, checkpoint, variant)
+            others = {} if itself else _entries(reference, runs, checkpoint, variant)
+            if entries:
+                minutes = tuple(runs[method.trained_as, seed].result()["minutes"] for seed in entries)
+                lines.append(_line(method, checkpoint, entries, others, minutes))
     return lines
+
+
+def _line(method: Method, checkpoint: str, entries: Entries, reference: Entries, minutes: tuple[float, ...]) -> Line:
+    values = {name: tuple(_number(entry.get(name)) for entry in entries.values()) for name in METRICS}
+    return Line(
+        method=method.name,
+        title=method.title,
+        checkpoint=checkpoint,
+        predictor=method.predictor,
+        seeds=tuple(entries),
+        values=values,
+        minutes=minutes,
+        differences=tuple(
+            dice - _number(reference[seed].get("dice"))
+            for seed, dice in zip(entries, values["dice"], strict=True)
+            if seed in reference
+        ),
+    )
+
+
+def _entries(method: Method, runs: Mapping[tuple[str, int], Run], checkpoint: str, variant: str) -> Entries:
+    """By seed, of what is done: the means over the scans of all classes together."""
+    return {
+        seed: _of_all_classes(run.result()["metrics"][checkpoint], method.predictor, variant)
+        for (name, seed), run in runs.items()
+        if name == method.trained_as and run.is_done
+    }
 
 
 def _number(value: float | None) -> float:
@@ -78,22 +105,24 @@ def _of_all_classes(means: Sequence[dict[str, Any]], predictor: str, variant: st
 
 
 def markdown(lines: Sequence[Line]) -> str:
-    """A table for people: mean ± standard deviation over the seeds."""
-    head = ["method", "weights", "model", *(title for title, _ in METRICS.values()), "minutes", "seeds"]
-    rows = [head]
+    """A table for people: mean ± standard deviation over the seeds, of the differences seed by seed."""
+    title = load_methods()[REFERENCE].title
+    metrics = [title for title, _ in METRICS.values()]
+    rows = [["method", "weights", "model", metrics[0], f"to {title}", *metrics[1:], "minutes", "seeds"]]
     for line in lines:
         figures = [_spread(line.values[name], factor) for name, (_, factor) in METRICS.items()]
+        figures.insert(1, _spread(line.differences, 100.0, sign="+"))
         minutes = f"{np.mean(line.minutes):.1f}"
         rows.append([line.title, line.checkpoint, line.predictor, *figures, minutes, str(len(line.seeds))])
     return markdown_table(rows, names=3)
 
 
-def _spread(values: Sequence[float], factor: float) -> str:
-    """Sample standard deviation; a single seed has none."""
+def _spread(values: Sequence[float], factor: float, *, sign: str = "") -> str:
+    """Mean and sample standard deviation, which a single seed has not."""
     known = factor * np.array([value for value in values if not math.isnan(value)])
     if not len(known):
         return "-"
-    return f"{known.mean():.2f}" + (f" ± {known.std(ddof=1):.2f}" if len(known) > 1 else "")
+    return f"{known.mean():{sign}.2f}" + (f" ± {known.std(ddof=1):.2f}" if len(known) > 1 else "")
 
 
 def comma_separated(lines: Sequence[Line]) -> str:

@@ -63,6 +63,6 @@ def test_results_from_another_machine_count(phantoms, trained, tmp_path):
     with patch.object(Run, "execute", side_effect=AssertionError("repeated")):
         table = compare(**common, out=tmp_path / "elsewhere", results=tmp_path / "results")
     assert table.parent == tmp_path / "results"
-    assert "| No prompts | ema | average | 50.00 | 50.00 | - | 0.50 | - | 3.0 | 1 |" in table.read_text()
+    assert "| No prompts | ema | average | 50.00 | - | 50.00 | - | 0.50 | - | 3.0 | 1 |" in table.read_text()
     settings = json.loads((tmp_path / "results" / "comparison.json").read_text())
     assert settings == {"bundle": "la", "dataset": "phantoms", "epochs": 3, "split": "validation"}
