@@ -87,8 +87,7 @@ def compare(
         for seed in seeds  # first of all every method once: a table to look at early
         for method in [*wanted, load_methods()[REFERENCE]]
     }
-    names = {method.name for method in wanted}
-    runs = [run for run in every.values() if run.method.name in names]
+    runs = [run for run in every.values() if run.method in wanted]  # the others are but read
     variant = "largest_component" if _keeps_largest_component(bundle, options) else "raw"
     failed = []
     with _alone_in(out):

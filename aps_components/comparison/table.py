@@ -106,9 +106,9 @@ def _of_all_classes(means: Sequence[dict[str, Any]], predictor: str, variant: st
 
 def markdown(lines: Sequence[Line]) -> str:
     """A table for people: mean ± standard deviation over the seeds, of the differences seed by seed."""
-    title = load_methods()[REFERENCE].title
-    metrics = [title for title, _ in METRICS.values()]
-    rows = [["method", "weights", "model", metrics[0], f"to {title}", *metrics[1:], "minutes", "seeds"]]
+    dice, *others = (title for title, _ in METRICS.values())
+    difference = f"to {load_methods()[REFERENCE].title}"
+    rows = [["method", "weights", "model", dice, difference, *others, "minutes", "seeds"]]
     for line in lines:
         figures = [_spread(line.values[name], factor) for name, (_, factor) in METRICS.items()]
         figures.insert(1, _spread(line.differences, 100.0, sign="+"))
