@@ -17,7 +17,7 @@ from aps_components.bundle import aps_command, workflow_command
 from aps_components.comparison.machine import machine
 from aps_components.comparison.methods import GROUP, Method
 from aps_components.files import replace_text
-from aps_components.models import copy_settings, read_checkpoint, save_atomically
+from aps_components.models import copy_settings, read_checkpoint, save_atomically, settings_file
 from aps_components.training.history import HISTORY_FILE, read_history
 
 CHECKPOINTS = {"ema": "model.pt", "plain": "model_plain.pt"}
@@ -118,6 +118,7 @@ class Run:
                 )
         for file in (STATE_FILE, STUDENT_FILE, CHECKPOINTS["plain"], "model_best.pt"):
             (models / file).unlink(missing_ok=True)
+            settings_file(models / file).unlink(missing_ok=True)
         self._write_result()
 
     def command(self, run_id: str, files: Sequence[str], **paths: Any) -> list[str]:

@@ -39,7 +39,7 @@ def test_runs_are_trained_evaluated_tabulated_and_never_repeated(phantoms, tmp_p
     table = compare(**arguments(phantoms, tmp_path))
     assert table.read_text().count("| Supervised only |") == 2
     models = tmp_path / "out" / "supervised" / "seed_0" / "models"
-    assert sorted(file.name for file in models.iterdir()) == ["model.json", "model.pt", "model_plain.json"]
+    assert sorted(file.name for file in models.iterdir()) == ["model.json", "model.pt"]
     assert all(value.isfinite().all() for value in torch.load(models / "model.pt", weights_only=True).values())
     reports = [
         json.loads((tmp_path / "out" / "supervised" / "seed_0" / name / "metrics.json").read_text())
