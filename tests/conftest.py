@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from workflows import TINY
 
 from aps_components.data.phantoms import write_phantoms
 from aps_components.models import build_auto_prompt_seg, save_settings
@@ -11,13 +12,6 @@ from aps_components.models import build_auto_prompt_seg, save_settings
 torch.set_num_threads(1)
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
-TINY_OPTIONS = {
-    "network_def#filters": 4,
-    "network_def#sam_variant": "tiny",
-    "precision": "fp32",
-    "overlap": 0.25,
-    "device": "cpu",
-}
 SETTINGS = {
     "labels": {"0": "background", "1": "left atrium"},
     "spacing": None,
@@ -71,4 +65,4 @@ def tiny_checkpoint(tmp_path):
 @pytest.fixture
 def tiny_options():
     """What a bundle needs to build the network of ``tiny_checkpoint``."""
-    return dict(TINY_OPTIONS)
+    return {key: value for key, value in TINY.items() if key not in ("bundle_root", "roi_size")}

@@ -55,14 +55,15 @@ def lines_of(methods: Sequence[Method], runs: Mapping[tuple[str, int], Run], *, 
         variant: ``raw`` or ``largest_component``.
     """
     reference = load_methods()[REFERENCE]
+    results = {key: run.result() for key, run in runs.items() if run.is_done}
     lines = []
     for method in methods:
         itself = (method.trained_as, method.predictor) == (reference.trained_as, reference.predictor)
         for checkpoint in CHECKPOINTS:
-            entries = _entries(method, runs, checkpoint, variant)
-            others = {} if itself else _entries(reference, runs, checkpoint, variant)
+            entries = _entries(method, results, checkpoint, variant)
+            others = {} if itself else _entries(reference, results, checkpoint, variant)
             if entries:
-                minutes = tuple(runs[method.trained_as, seed].result()["minutes"] for seed in entries)
+                minutes = tuple(results[method.trained_as, seed]["minutes"] for seed in entries)
                 lines.append(_line(method, checkpoint, entries, others, minutes))
     return lines
 
@@ -85,12 +86,14 @@ def _line(method: Method, checkpoint: str, entries: Entries, reference: Entries,
     )
 
 
-def _entries(method: Method, runs: Mapping[tuple[str, int], Run], checkpoint: str, variant: str) -> Entries:
-    """By seed, of what is done: the means over the scans of all classes together."""
+def _entries(
+    method: Method, results: Mapping[tuple[str, int], Mapping[str, Any]], checkpoint: str, variant: str
+) -> Entries:
+    """By seed: the means over the scans of all classes together."""
     return {
-        seed: _of_all_classes(run.result()["metrics"][checkpoint], method.predictor, variant)
-        for (name, seed), run in runs.items()
-        if name == method.trained_as and run.is_done
+        seed: _of_all_classes(result["metrics"][checkpoint], method.predictor, variant)
+        for (name, seed), result in results.items()
+        if name == method.trained_as
     }
 
 

@@ -20,7 +20,15 @@ from monai.bundle import ConfigParser
 from aps_components.bundle.block import TRAINED_KEYS
 from aps_components.bundle.locate import WEIGHTS
 from aps_components.label_server.environment import LabelEnvironment
-from aps_components.models import CheckpointError, load_weights, save_atomically, save_settings, trained_setting
+from aps_components.models import (
+    CheckpointError,
+    copy_settings,
+    load_weights,
+    save_atomically,
+    save_settings,
+    settings_file,
+    trained_setting,
+)
 
 COPIED = ("LICENSE", "configs", "docs", "aps_components")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -114,9 +122,9 @@ def _place_weights(bundle: Path, model: Path, checkpoint: str | os.PathLike[str]
         return f"{target}, of this app" + (f"; the bundle's own {own} differ and are not used" if newer else "")
     if source.is_file():
         _check_weights(model, source)
-        settings = source.with_suffix(".json")
+        settings = settings_file(source)
         if settings.is_file():
-            shutil.copy2(settings, target.with_suffix(".json"))
+            copy_settings(source, target)
         shutil.copy2(source, target)
         return str(source) + ("" if settings.is_file() else f"; no {settings.name} beside it: the bundle's voxel size")
     if not untrained:
@@ -150,7 +158,7 @@ def _take_over_settings(model: Path) -> None:
 
 def _check_weights(model: Path, weights: Path) -> None:
     """MONAI Label would run random ones where these do not fit."""
-    parser, settings = _parser(model, weights), weights.with_suffix(".json")
+    parser, settings = _parser(model, weights), settings_file(weights)
     try:
         load_weights(
             parser.get_parsed_content("network_def"), weights, settings=parser.get_parsed_content("trained_with")
