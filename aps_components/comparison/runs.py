@@ -7,7 +7,9 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
+from statistics import fmean
 from threading import Event
 from typing import Any
 
@@ -82,7 +84,8 @@ class Run:
 
     def result(self) -> dict[str, Any]:
         """``minutes`` of training, validation left out; ``iterations``; ``machine``; and ``metrics`` by checkpoint:
-        for each predictor, variant and class the means over the scans."""
+        for each predictor, variant and class the means over the scans, for all classes together also
+        ``dice_by_scan``."""
         return json.loads(self.result_file.read_text(encoding="utf-8"))
 
     def metrics_file(self, checkpoint: str) -> Path:
@@ -207,9 +210,22 @@ def _minutes(history: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _means(metrics: Path) -> list[dict[str, Any]]:
-    """The summary of an evaluation without medians and deviations."""
+    """The summary of an evaluation without medians and deviations, and the Dice of each scan over all classes."""
+    content = json.loads(metrics.read_text(encoding="utf-8"))
+    group = itemgetter("predictor", "variant")
+    last = {group(entry): entry for entry in content["summary"]}  # "all", or the only class
     return [
         {key: entry[key] for key in KEPT_KEYS if key in entry}
         | {name: entry[name]["mean"] for name in KEPT_MEANS if name in entry}
-        for entry in json.loads(metrics.read_text(encoding="utf-8"))["summary"]
+        | ({"dice_by_scan": _dice_by_scan(content["cases"], *group(entry))} if entry is last[group(entry)] else {})
+        for entry in content["summary"]
     ]
+
+
+def _dice_by_scan(cases: Sequence[Mapping[str, Any]], predictor: str, variant: str) -> dict[str, float]:
+    """Of each scan the mean over its classes."""
+    by_scan: dict[str, list[float]] = {}
+    for row in cases:
+        if (row["predictor"], row["variant"]) == (predictor, variant) and row["dice"] is not None:
+            by_scan.setdefault(row["case"], []).append(row["dice"])
+    return {case: round(fmean(values), 6) for case, values in by_scan.items()}

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from aps_components.evaluation.markdown import markdown_table
 
 METRICS = {
     "dice": ("Dice %", 100.0),
+    "dice_median": ("median scan %", 100.0),
+    "dice_worst": ("worst scan %", 100.0),
     "jaccard": ("Jaccard %", 100.0),
     "hd95_mm": ("HD95 mm", 1.0),
     "asd_mm": ("ASD mm", 1.0),
@@ -89,9 +92,9 @@ def _line(method: Method, checkpoint: str, entries: Entries, reference: Entries,
 def _entries(
     method: Method, results: Mapping[tuple[str, int], Mapping[str, Any]], checkpoint: str, variant: str
 ) -> Entries:
-    """By seed: the means over the scans of all classes together."""
+    """By seed: the means over the scans of all classes together, and the median and the least Dice."""
     return {
-        seed: _of_all_classes(result["metrics"][checkpoint], method.predictor, variant)
+        seed: _with_scans(_of_all_classes(result["metrics"][checkpoint], method.predictor, variant))
         for (name, seed), result in results.items()
         if name == method.trained_as
     }
@@ -105,6 +108,12 @@ def _of_all_classes(means: Sequence[dict[str, Any]], predictor: str, variant: st
     """The means over the scans, of all classes together where there are several."""
     entries = [entry for entry in means if entry["predictor"] == predictor and entry["variant"] == variant]
     return entries[-1]  # "all" is the last; a single class stands alone
+
+
+def _with_scans(entry: dict[str, Any]) -> dict[str, Any]:
+    """With what the scans' own Dice says; a result of an earlier version does not have it."""
+    dice = list(entry.get("dice_by_scan", {}).values())
+    return entry | ({"dice_median": median(dice), "dice_worst": min(dice)} if dice else {})
 
 
 def markdown(lines: Sequence[Line]) -> str:

@@ -23,7 +23,7 @@ class Run(ComparedRun):
             paths["output_dir"].mkdir()
             save_atomically(read_checkpoint(paths["checkpoint"]), paths["output_dir"] / "seen.pt")
             assert json.loads(paths["checkpoint"].with_suffix(".json").read_text())["labeled_count"] == 2
-            self.metrics_file(name).write_text(json.dumps({"summary": []}))
+            self.metrics_file(name).write_text(json.dumps({"cases": [], "summary": []}))
 
 
 @pytest.fixture

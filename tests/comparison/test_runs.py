@@ -26,12 +26,19 @@ def trained(tmp_path):
         split="validation",
     )
     for index, checkpoint in enumerate(CHECKPOINTS):
-        entry = {"predictor": "average", "variant": "largest_component", "class": "one", "n": 4, "undefined": 0}
+        entry = {"predictor": "average", "variant": "largest_component", "class": "all", "n": 4, "undefined": 0}
         statistics = {"mean": 0.5 + index, "median": 0.1, "std": 0.2}
         entry |= dict.fromkeys(("dice", "jaccard", "asd_mm"), statistics) | {"hd95_mm": statistics | {"mean": None}}
         file = run.metrics_file(checkpoint)
         file.parent.mkdir(parents=True)
-        file.write_text(json.dumps({"summary": [entry]}))
+        # One scan has one class only; the raw rows and the class nobody answered do not count.
+        rows = [("s", "one", 0.5), ("s", "two", 0.25), ("t", "one", 0.75), ("t", "two", None)]
+        cases = [
+            {"case": case, "predictor": "average", "variant": variant, "class": name, "dice": dice}
+            for variant, rows in (("largest_component", rows), ("raw", [("s", "one", 0.0)]))
+            for case, name, dice in rows
+        ]
+        file.write_text(json.dumps({"cases": cases, "summary": [entry | {"class": "two"}, entry]}))
     (run.folder / "training").mkdir()
     lines = [{"epoch": n, "iteration": 50 * n, "seconds_per_iteration": 0.6 * n} for n in (1, 2, 3)]
     (run.folder / "training" / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -47,11 +54,11 @@ def test_the_result_is_written_without_training_again(trained):
     result = trained.result()
     assert (result["method"], result["seed"], result["iterations"]) == ("prompts/none", 3, 150)
     assert result["minutes"] == pytest.approx((0.6 + 1.2 + 1.8) * 50 / 60)
-    kept = {"predictor": "average", "variant": "largest_component", "class": "one", "n": 4, "hd95_mm": None}
-    assert result["metrics"] == {
-        "ema": [kept | dict.fromkeys(("dice", "jaccard", "asd_mm"), 0.5)],
-        "plain": [kept | dict.fromkeys(("dice", "jaccard", "asd_mm"), 1.5)],
-    }
+    kept = {"predictor": "average", "variant": "largest_component", "class": "two", "n": 4, "hd95_mm": None}
+    last = kept | {"class": "all", "dice_by_scan": {"s": 0.375, "t": 0.75}}
+    means = {"ema": dict.fromkeys(("dice", "jaccard", "asd_mm"), 0.5)}
+    means["plain"] = dict.fromkeys(means["ema"], 1.5)
+    assert result["metrics"] == {name: [kept | means[name], last | means[name]] for name in CHECKPOINTS}
     assert result["machine"]["auto_precision"] in ("bf16", "fp32")
     assert str(trained.out.parent) not in trained.result_file.read_text()
 
@@ -63,6 +70,9 @@ def test_results_from_another_machine_count(phantoms, trained, tmp_path):
     with patch.object(Run, "execute", side_effect=AssertionError("repeated")):
         table = compare(**common, out=tmp_path / "elsewhere", results=tmp_path / "results")
     assert table.parent == tmp_path / "results"
-    assert "| No prompts | ema | average | 50.00 | - | 50.00 | - | 0.50 | - | 3.0 | 1 |" in table.read_text()
+    assert (
+        "| No prompts | ema | average | 50.00 | - | 56.25 | 37.50 | 50.00 | - | 0.50 | - | 3.0 | 1 |"
+        in table.read_text()
+    )
     settings = json.loads((tmp_path / "results" / "comparison.json").read_text())
     assert settings == {"bundle": "la", "dataset": "phantoms", "epochs": 3, "split": "validation"}

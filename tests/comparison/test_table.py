@@ -40,7 +40,8 @@ def finished_run(folder: Path, name: str, seed: int, dice: dict[str, float], hd9
 def entry(predictor, variant, group, dice, hd95):
     dice = dice if group == "all" and variant == "raw" else 0.0
     key = {"predictor": predictor, "variant": variant, "class": group}
-    return key | {"dice": dice, "jaccard": dice / 2, "hd95_mm": hd95, "asd_mm": 1.0, "volume_ratio": 1.25}
+    by_scan = {"dice_by_scan": {"s": dice - 0.1, "t": dice + 0.2, "u": dice + 0.1}} if group == "all" else {}
+    return key | by_scan | {"dice": dice, "jaccard": dice / 2, "hd95_mm": hd95, "asd_mm": 1.0, "volume_ratio": 1.25}
 
 
 @pytest.fixture
@@ -60,8 +61,8 @@ def test_mean_and_spread_over_the_seeds_by_hand(runs):
     assert ema.minutes == (3.0, 3.0)
     text = markdown([ema, plain])
     # sqrt(((80 - 82)^2 + (84 - 82)^2) / 1) = 2.83
-    row = "| ema | a | 82.00 ± 2.83 | -5.00 | 41.00 ± 1.41 | 4.00 | 1.00 ± 0.00 | 125.00 ± 0.00 |"
-    assert "| method | weights | model | Dice % | to Ours | Jaccard % |" in text
+    row = "| ema | a | 82.00 ± 2.83 | -5.00 | 92.00 ± 2.83 | 72.00 ± 2.83 | 41.00 ± 1.41 | 4.00 |"
+    assert "| method | weights | model | Dice % | to Ours | median scan % | worst scan % | Jaccard % |" in text
     assert f"| Bidirectional copy-paste {row}" in text
     assert "| Bidirectional copy-paste | plain | a | 70.00 ± 0.00 | -10.00 |" in text
 
@@ -74,7 +75,9 @@ def test_an_ablation_reads_the_training_that_it_shares(runs):
         ("model/b", "ema", pytest.approx(0.80)),
         ("model/b", "plain", pytest.approx(0.75)),
     ]
-    assert "| Model B | ema | b | 80.00 | -5.00 | 40.00 | 4.00 | 1.00 | 125.00 | 3.0 | 1 |" in markdown(lines)
+    assert "| Model B | ema | b | 80.00 | -5.00 | 90.00 | 70.00 | 40.00 | 4.00 | 1.00 | 125.00 | 3.0 | 1 |" in markdown(
+        lines
+    )
 
 
 def test_differences_are_those_to_ours_with_the_same_seed(runs):
@@ -90,6 +93,18 @@ def test_differences_are_those_to_ours_with_the_same_seed(runs):
     assert "| Model A | ema | a | 90.00 | +5.00 |" in text
 
 
+def test_a_result_without_the_scans_own_dice_has_a_table_all_the_same(runs):
+    file = runs["bcp", 0].result_file
+    result = json.loads(file.read_text())
+    for entries in result["metrics"].values():
+        for means in entries:
+            means.pop("dice_by_scan", None)
+    file.write_text(json.dumps(result))
+    (ema, _) = lines_of([METHODS["bcp"]], {("bcp", 0): runs["bcp", 0]}, variant="raw")
+    assert math.isnan(ema.values["dice_worst"][0])
+    assert "| 80.00 | - | - | - | 40.00 | 4.00 |" in markdown([ema])
+
+
 def test_what_is_not_done_is_not_in_the_table(runs):
     runs["ours", 0].result_file.unlink()
     assert lines_of([METHODS["ours"]], runs, variant="raw") == []
@@ -98,8 +113,10 @@ def test_what_is_not_done_is_not_in_the_table(runs):
 def test_csv_has_a_row_for_each_figure_and_the_plot_is_drawn(runs, tmp_path):
     lines = lines_of([METHODS["bcp"], METHODS["ours"]], {k: r for k, r in runs.items() if k[0] == "bcp"}, variant="raw")
     rows = comma_separated(lines).splitlines()
-    assert rows[0] == "method,title,checkpoint,predictor,seed,dice,jaccard,hd95_mm,asd_mm,volume_ratio,minutes"
-    assert rows[1] == "bcp,Bidirectional copy-paste,ema,a,0,0.800000,0.400000,4.000000,1.000000,1.250000,3.00"
+    metrics = "dice,dice_median,dice_worst,jaccard,hd95_mm,asd_mm,volume_ratio"
+    assert rows[0] == f"method,title,checkpoint,predictor,seed,{metrics},minutes"
+    values = "0.800000,0.900000,0.700000,0.400000,4.000000,1.000000,1.250000"
+    assert rows[1] == f"bcp,Bidirectional copy-paste,ema,a,0,{values},3.00"
     assert len(rows) == 1 + 2 * 2
     plot(lines, tmp_path / "table.png")
     assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
