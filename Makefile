@@ -6,9 +6,13 @@ LABEL_VENV ?= .venv-label
 BUNDLES ?= la
 STUDIES ?=
 LABEL_OPTIONS ?=
+TEST_JOBS ?= 2
 INSTALLED := $(VENV)/.installed
 # -qq: errors only. pip's warnings about package folders that a machine is set up for and lacks say nothing here.
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+
+# Whole files to a process each: their tests share what a fixture of the module made. One thread each, or they would fight.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo label label-environment test test-all test-label check benchmark clean
@@ -43,10 +47,10 @@ label-environment: $(INSTALLED) ## the environment with MONAI Label alone, in LA
 	@$(BIN)/python -c 'import sys; from aps_components.label_server import ensure_environment; ensure_environment(sys.argv[1])' $(LABEL_VENV)
 
 test: $(INSTALLED) ## the quick tests
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 test-all: $(INSTALLED) ## all tests, the slow ones too
-	@$(BIN)/python -m pytest -m ""
+	@$(PYTEST) -m ""
 
 test-label: label-environment ## the tests that ask a real MONAI Label server
 	@LABEL_ENVIRONMENT=$(abspath $(LABEL_VENV)) $(BIN)/python -m pytest -m label_server tests/label_server
