@@ -46,7 +46,7 @@ label: $(INSTALLED) ## MONAI Label for 3D Slicer: make label STUDIES=DIR [BUNDLE
 label-environment: $(INSTALLED) ## the environment with MONAI Label alone, in LABEL_VENV
 	@$(BIN)/python -c 'import sys; from aps_components.label_server import ensure_environment; ensure_environment(sys.argv[1])' $(LABEL_VENV)
 
-test: $(INSTALLED) ## the quick tests
+test: $(INSTALLED) ## the quick tests, in TEST_JOBS=2 processes
 	@$(PYTEST)
 
 test-all: $(INSTALLED) ## all tests, the slow ones too
