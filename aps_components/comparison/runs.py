@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from threading import Event
@@ -209,17 +208,23 @@ def _minutes(history: Sequence[Mapping[str, Any]]) -> float:
     return sum(seconds) / 60
 
 
+def of_all_classes(entries: Sequence[dict[str, Any]], predictor: str, variant: str) -> dict[str, Any]:
+    """The entry of a summary for all classes together, where there are several; a single class stands alone."""
+    return [entry for entry in entries if (entry["predictor"], entry["variant"]) == (predictor, variant)][-1]
+
+
 def _means(metrics: Path) -> list[dict[str, Any]]:
     """The summary of an evaluation without medians and deviations, and the Dice of each scan over all classes."""
     content = json.loads(metrics.read_text(encoding="utf-8"))
-    group = itemgetter("predictor", "variant")
-    last = {group(entry): entry for entry in content["summary"]}  # "all", or the only class
-    return [
-        {key: entry[key] for key in KEPT_KEYS if key in entry}
-        | {name: entry[name]["mean"] for name in KEPT_MEANS if name in entry}
-        | ({"dice_by_scan": _dice_by_scan(content["cases"], *group(entry))} if entry is last[group(entry)] else {})
-        for entry in content["summary"]
-    ]
+    means = []
+    for entry in content["summary"]:
+        kept = {key: entry[key] for key in KEPT_KEYS if key in entry}
+        kept |= {name: entry[name]["mean"] for name in KEPT_MEANS if name in entry}
+        group = entry["predictor"], entry["variant"]
+        if entry is of_all_classes(content["summary"], *group):
+            kept["dice_by_scan"] = _dice_by_scan(content["cases"], *group)
+        means.append(kept)
+    return means
 
 
 def _dice_by_scan(cases: Sequence[Mapping[str, Any]], predictor: str, variant: str) -> dict[str, float]:

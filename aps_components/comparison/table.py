@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from aps_components.comparison.methods import Method, load_methods
-from aps_components.comparison.runs import CHECKPOINTS, Run
+from aps_components.comparison.runs import CHECKPOINTS, Run, of_all_classes
 from aps_components.evaluation.markdown import markdown_table
 
 METRICS = {
@@ -94,7 +94,7 @@ def _entries(
 ) -> Entries:
     """By seed: the means over the scans of all classes together, and the median and the least Dice."""
     return {
-        seed: _with_scans(_of_all_classes(result["metrics"][checkpoint], method.predictor, variant))
+        seed: _with_scans(of_all_classes(result["metrics"][checkpoint], method.predictor, variant))
         for (name, seed), result in results.items()
         if name == method.trained_as
     }
@@ -102,12 +102,6 @@ def _entries(
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
-
-
-def _of_all_classes(means: Sequence[dict[str, Any]], predictor: str, variant: str) -> dict[str, Any]:
-    """The means over the scans, of all classes together where there are several."""
-    entries = [entry for entry in means if entry["predictor"] == predictor and entry["variant"] == variant]
-    return entries[-1]  # "all" is the last; a single class stands alone
 
 
 def _with_scans(entry: dict[str, Any]) -> dict[str, Any]:

@@ -32,10 +32,10 @@ def trained(tmp_path):
         file = run.metrics_file(checkpoint)
         file.parent.mkdir(parents=True)
         # One scan has one class only; the raw rows and the class nobody answered do not count.
-        rows = [("s", "one", 0.5), ("s", "two", 0.25), ("t", "one", 0.75), ("t", "two", None)]
+        kept = [("s", "one", 0.5), ("s", "two", 0.25), ("t", "one", 0.75), ("t", "two", None)]
         cases = [
             {"case": case, "predictor": "average", "variant": variant, "class": name, "dice": dice}
-            for variant, rows in (("largest_component", rows), ("raw", [("s", "one", 0.0)]))
+            for variant, rows in (("largest_component", kept), ("raw", [("s", "one", 0.0)]))
             for case, name, dice in rows
         ]
         file.write_text(json.dumps({"cases": cases, "summary": [entry | {"class": "two"}, entry]}))
