@@ -1,0 +1,68 @@
+"""Phantoms as a dataset folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from aps_components.data.phantoms.anatomy import draw_phantom
+from aps_components.data.phantoms.rendering import check_grid, render_phantom
+
+
+def write_phantoms(
+    out_dir: str | os.PathLike[str],
+    *,
+    labeled: int,
+    unlabeled: int,
+    validation: int,
+    test: int,
+    shape: Sequence[int] = (72, 64, 48),
+    spacing: Sequence[float] = (1.25, 1.25, 1.25),
+    seed: int = 0,
+    progress: bool = True,
+) -> Path:
+    """Write phantoms as NIfTI files with a MONAI datalist.
+
+    Case i depends on `seed` and i only: asking for more cases, or for other parts, leaves its scan as it was.
+    Cases in "unlabeled" get no label file.
+
+    Returns:
+        The path of datalist.json, whose own paths are relative to `out_dir`.
+    """
+    sizes = {"training": labeled, "unlabeled": unlabeled, "validation": validation, "test": test}
+    for part, size in sizes.items():
+        if size < 0:
+            raise ValueError(f"number of {part} cases must not be negative, got {size}")
+    check_grid(shape, spacing)
+    folder = Path(out_dir)
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+
+    parts = [part for part, size in sizes.items() for _ in range(size)]
+    cases: dict[str, list[dict[str, str]]] = {part: [] for part in sizes}
+    for index, part in enumerate(tqdm(parts, desc="phantoms", unit="scan", disable=not progress)):
+        parameters = draw_phantom(np.random.default_rng([seed, index]))
+        image, label = render_phantom(parameters, shape=shape, spacing=spacing)
+        case = {"image": f"images/phantom_{index:03d}.nii.gz", "label": f"labels/phantom_{index:03d}.nii.gz"}
+        if part == "unlabeled":
+            (folder / case.pop("label")).unlink(missing_ok=True)  # left by an earlier run with other sizes
+        else:
+            _save(folder / case["label"], label, spacing)
+        _save(folder / case["image"], image.round().astype(np.int16), spacing)
+        cases[part].append(case)
+
+    datalist = {"name": "phantoms", "labels": {"0": "background", "1": "left atrium"}, **cases}
+    path = folder / "datalist.json"
+    path.write_text(json.dumps(datalist, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def _save(path: Path, volume: NDArray[np.int16] | NDArray[np.uint8], spacing: Sequence[float]) -> None:
+    nib.save(nib.Nifti1Image(volume, np.diag([*spacing, 1.0])), path)
