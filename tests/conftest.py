@@ -17,6 +17,7 @@ SETTINGS = {
     "spacing": None,
     "roi_size": [32, 32, 32],
     "intensity": "zscore",
+    "fusion": "none",
     "validation_count": 2,
 }
 

@@ -8,16 +8,26 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from aps_components.data import intensity_transforms
+from aps_components.networks.feature_fusion import FusionKind
 from aps_components.options import axis_groups
 
 STRIDE = 16  # of the V-Net; patches and windows are divisible by it
 LINE_LENGTH = 120
 INDENT = " " * 4
-INFERENCE_KEYS = ("labels", "in_channels", "modalities", "spacing", "roi_size", "intensity", "largest_component")
-TRAINED_KEYS = ("spacing", "roi_size", "intensity")  # which inference takes from the checkpoint's settings
+INFERENCE_KEYS = (
+    "labels",
+    "in_channels",
+    "modalities",
+    "spacing",
+    "roi_size",
+    "intensity",
+    "largest_component",
+    "fusion",
+)
+TRAINED_KEYS = ("spacing", "roi_size", "intensity", "fusion")  # which inference takes from the checkpoint's settings
 # How a text may not begin that MONAI's configuration reads: it would be run, looked up or merged.
 SPECIAL = ("$", "@", "%", "+", "_")
 
@@ -39,6 +49,7 @@ class DatasetBlock:
         balanced_crops: share of the labelled patches centred on a voxel of a foreground class, drawn evenly.
         class_weights: of the cross entropy, one per class; None for equal ones.
         largest_component: keep the largest connected piece of each class.
+        fusion: of Model A's features with Model B's; see ``models.build_auto_prompt_seg``. Weights fit one kind alone.
         labeled_count: training cases that keep their label; None for all.
         validation_count: training cases that validate if the datalist names none.
 
@@ -58,6 +69,7 @@ class DatasetBlock:
     balanced_crops: float = 0.33
     class_weights: list[float] | None = None
     largest_component: bool = True
+    fusion: FusionKind = "none"
     labeled_count: int | None = None
     validation_count: int = 0
 
@@ -196,6 +208,8 @@ def _count_faults(block: DatasetBlock) -> Iterator[str]:
         yield f"balanced_crops {block.balanced_crops!r} must be a share in [0, 1]"
     if not isinstance(block.largest_component, bool):
         yield f"largest_component {block.largest_component!r} must be true or false"
+    if block.fusion not in get_args(FusionKind):
+        yield f"fusion {block.fusion!r} must be one of {list(get_args(FusionKind))}"
     if block.labeled_count is not None and (not _is_whole(block.labeled_count) or block.labeled_count < 1):
         yield f"labeled_count {block.labeled_count!r} must be a whole number from 1 on, or null for all"
     if not _is_whole(block.validation_count) or block.validation_count < 0:

@@ -13,9 +13,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from aps_components.comparison.methods import Method, choose_methods, load_methods
+from aps_components.comparison.methods import (
+    REFERENCE,
+    Method,
+    choose_methods,
+    load_methods,
+    read_from_reference,
+)
 from aps_components.comparison.runs import Run, RunError
-from aps_components.comparison.table import REFERENCE, comma_separated, lines_of, markdown, plot
+from aps_components.comparison.table import comma_separated, lines_of, markdown, plot
 from aps_components.data import dataset_name
 from aps_components.files import replace_text
 from aps_components.models import ensure_writable
@@ -67,8 +73,9 @@ def compare(
     results = out if results is None else ensure_writable(Path(results).resolve())
     if not (bundle / "configs" / "train.json").is_file():
         raise FileNotFoundError(f"no bundle at {bundle}: give its folder with --bundle")
-    chosen = choose_methods(methods)
     options = dict(options or {})
+    values = json.loads((bundle / "configs" / "train.json").read_text(encoding="utf-8")) | options
+    chosen = [read_from_reference(method, values) for method in choose_methods(methods)]
     dataset = dataset_name(dataset_dir, default=bundle / "configs" / "datalist.json")
     settings = {"bundle": bundle.name, "dataset": dataset, "epochs": epochs, "split": split, **options}
     _keep_settings(results / SETTINGS_FILE, settings)
@@ -88,7 +95,7 @@ def compare(
         for method in [*wanted, load_methods()[REFERENCE]]
     }
     runs = [run for run in every.values() if run.method in wanted]  # the others are but read
-    variant = "largest_component" if _keeps_largest_component(bundle, options) else "raw"
+    variant = "largest_component" if values["largest_component"] else "raw"
     failed = []
     with _alone_in(out):
         for error in _execute([run for run in runs if not run.is_done], jobs):
@@ -148,11 +155,6 @@ def _keep_settings(file: Path, settings: Mapping[str, Any]) -> None:
             f"{file.parent} holds a comparison with other settings ({different}): give the same, or another --out"
         )
     replace_text(file, json.dumps(settings, indent=1) + "\n")
-
-
-def _keeps_largest_component(bundle: Path, options: Mapping[str, Any]) -> bool:
-    content = json.loads((bundle / "configs" / "train.json").read_text())
-    return bool(options.get("largest_component", content["largest_component"]))
 
 
 def _write(chosen: Sequence[Method], runs: dict[tuple[str, int], Run], results: Path, variant: str) -> Path:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any
 
 FILE = "methods.json"
 GROUP = "/"
+REFERENCE = "ours"  # the bundle as it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,3 +68,14 @@ def choose_methods(names: Sequence[str]) -> list[Method]:
             raise ValueError(f"there is no method {wanted!r}: choose among {plain}, the groups {groups}, or all")
         chosen |= {method.name: method for method in found}
     return list(chosen.values())
+
+
+def read_from_reference(method: Method, values: Mapping[str, Any]) -> Method:
+    """The method, which reads the training of :data:`REFERENCE` if its overrides change nothing: no training twice.
+
+    Args:
+        method: any.
+        values: what the comparison's ``train.json`` says, its options laid over it.
+    """
+    changes = {key: value for key, value in method.overrides.items() if key not in values or values[key] != value}
+    return method if changes else replace(method, trained_as=REFERENCE, overrides={})

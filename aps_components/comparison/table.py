@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from aps_components.comparison.methods import Method, load_methods
+from aps_components.comparison.methods import REFERENCE, Method, load_methods
 from aps_components.comparison.runs import CHECKPOINTS, Run, of_all_classes
 from aps_components.evaluation.markdown import markdown_table
 
@@ -28,7 +28,6 @@ METRICS = {
     "asd_mm": ("ASD mm", 1.0),
     "volume_ratio": ("volume %", 100.0),
 }
-REFERENCE = "ours"
 Entries = dict[int, dict[str, Any]]  # by seed
 
 

@@ -29,7 +29,7 @@ def build_auto_prompt_seg(
     model_b: Literal["sam", "vnet"] = "sam",
     sam_variant: str = "compact",
     sam_checkpoint: str | Path | None = None,
-    fusion: FusionKind = "cafa",
+    fusion: FusionKind = "none",
     high_res_skips: bool = True,
     prompts: Mapping[str, Any] | None = None,
     uncertainty_form: UncertaintyForm = "variance",
@@ -50,7 +50,7 @@ def build_auto_prompt_seg(
             meaning, but for ``uncertainty_form``, ``mc_samples`` and ``predictor``.
         sam_variant: ``small``, ``compact``, ``tiny`` or ``vit_b``; see ``networks.sam3d.build``.
         sam_checkpoint: an official SAM ViT-B file to inflate.
-        fusion: ``cafa``, ``concatenation`` or ``none``.
+        fusion: of A's features at 1/8 with B's: ``none``, ``concatenation`` or ``cafa``.
         high_res_skips: hand A's features at 1/4 and 1/2 to B's mask decoder, as SAM 2 does with its own.
         prompts: arguments of ``PromptGenerator`` that differ from its defaults.
         uncertainty_form: ``variance``, ``propagated``, ``entropy`` or ``predictive_entropy``.

@@ -108,7 +108,7 @@ def load_weights(
             f"{path} is a checkpoint of another architecture:\n  "
             + "\n  ".join(differences)
             + "\nbuild the network with the settings it was trained with (num_classes, in_channels, filters, "
-            "sam_variant, roi_size, ...), or give another checkpoint"
+            "sam_variant, roi_size, fusion, ...), or give another checkpoint"
         )
     network.load_state_dict(given, strict=not only)
     return network

@@ -55,7 +55,7 @@ class ConcatenationFusion(ChannelAlignmentFusion):
         return torch.full_like(a[:, :1], 0.5)
 
 
-FusionKind = Literal["cafa", "concatenation", "none"]
+FusionKind = Literal["none", "concatenation", "cafa"]
 
 
 def build_fusion(kind: FusionKind, *, a_channels: int, b_channels: int, width: int = 128) -> nn.Module | None:

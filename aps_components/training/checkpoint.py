@@ -24,7 +24,8 @@ from aps_components.options import differences
 from aps_components.training.trainer import SemiSupervisedTrainer
 
 STATE_FILE, MODEL_FILE, BEST_FILE = "checkpoint.pt", "model.pt", "model_best.pt"
-OF_THE_MODEL = ("labels", "modalities", "spacing", "roi_size", "intensity")  # which weights are good for nothing else
+# Which weights are good for nothing else.
+OF_THE_MODEL = ("labels", "modalities", "spacing", "roi_size", "intensity", "fusion")
 PARTS = {"a": "model_a.", "all": ""}
 logger = logging.getLogger(__name__)
 

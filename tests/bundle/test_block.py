@@ -29,6 +29,7 @@ def parsed(text):
         block(intensity={"window": [-125, 275]}, flip_axes=[1, 2], balanced_crops=1.0, class_weights=[0.5, 1, 3]),
         block(flip_axes=[[0, 1], 2]),
         block(intensity=None, flip_axes=[], largest_component=False, labeled_count=8, validation_count=3),
+        block(fusion="cafa"),
         block(labels={str(value): f"class number {value}" for value in range(256)}),
     ],
 )
@@ -122,6 +123,7 @@ def test_a_faulty_block_names_its_file(tmp_path):
         ({"class_weights": [1.0, 2.0]}, "class_weights [1.0, 2.0] has 2 numbers for 3 classes: give one per class"),
         ({"class_weights": [1.0, -2.0, 1.0]}, "class_weights [1.0, -2.0, 1.0] must be numbers from 0 on"),
         ({"class_weights": [0, 0, 0]}, "class_weights [0, 0, 0] must be numbers from 0 on, not all of them 0"),
+        ({"fusion": "sum"}, "fusion 'sum' must be one of ['none', 'concatenation', 'cafa']"),
         ({"largest_component": "true"}, "largest_component 'true' must be true or false"),
         ({"labeled_count": 0}, "labeled_count 0 must be a whole number from 1 on, or null for all"),
         ({"validation_count": -1}, "validation_count -1 must be a whole number from 0 on"),

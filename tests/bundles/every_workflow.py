@@ -74,7 +74,16 @@ class EveryWorkflow:
 
     def test_the_model_remembers_what_it_was_trained_on(self, results):
         settings = json.loads((results / "models" / "model.json").read_text())
-        keys = ("labels", "label_values", "modalities", "flip_axes", "balanced_crops", "class_weights", "intensity")
+        keys = (
+            "labels",
+            "label_values",
+            "modalities",
+            "flip_axes",
+            "balanced_crops",
+            "class_weights",
+            "intensity",
+            "fusion",
+        )
         assert {key: settings[key] for key in keys} == {key: getattr(block(self.name), key) for key in keys}
 
     def test_evaluation_reports_regions_or_classes(self, results):

@@ -2,6 +2,7 @@ import pytest
 from workflows import TINY, make_workflow, training_options
 
 from aps_components.comparison import choose_methods, load_methods
+from aps_components.comparison.methods import read_from_reference
 from aps_components.models.vnet_pair import VNetPair
 
 METHODS = load_methods()
@@ -45,6 +46,17 @@ def test_ours_is_the_bundle_as_it_is():
     assert METHODS["ours"].overrides == {}
     assert METHODS["prompts/both"].trained_as == METHODS["model/a"].trained_as == "ours"
     assert (METHODS["model/a"].predictor, METHODS["model/b"].predictor) == ("a", "b")
+
+
+def test_an_override_that_changes_nothing_is_not_trained():
+    ours = METHODS["ours"]
+    values = {"fusion": "none", "mc_samples": 5}
+    same = read_from_reference(METHODS["fusion/none"], values)
+    assert (same.name, same.title, same.trained_as) == ("fusion/none", "No fusion", "ours")
+    assert read_from_reference(METHODS["samples/5"], values).trained_as == "ours"
+    for method in (ours, METHODS["fusion/cafa"], METHODS["samples/2"], METHODS["prompts/none"], METHODS["model/a"]):
+        assert read_from_reference(method, values) == method
+    assert read_from_reference(METHODS["fusion/none"], {"fusion": "cafa"}).trained_as == "fusion/none"
 
 
 def test_methods_are_chosen_by_name_group_and_all():

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from served_bundle import SMALL, small_bundle
+from served_bundle import SMALL, SMALL_NETWORK, small_bundle
 from workflows import BUNDLES
 
 from aps_components.cli.label import _listed, _pair
@@ -19,7 +19,7 @@ from aps_components.label_server import (
     ensure_environment,
     prepare_app,
 )
-from aps_components.models import CheckpointError
+from aps_components.models import CheckpointError, build_auto_prompt_seg
 
 
 @pytest.fixture
@@ -80,13 +80,13 @@ def test_weights_of_the_app_stay_and_configurations_are_renewed(prepare, bundle,
     assert not (model / "data").exists()
 
 
-def test_training_takes_over_the_voxel_size_of_the_weights(prepare, bundle, tmp_path):
-    prepare(untrained=True)
+def test_training_takes_over_what_the_weights_were_trained_with(prepare, bundle, tmp_path):
     trained = tmp_path / "trained"
-    shutil.copytree(tmp_path / "app" / "model" / "small" / "models", trained)
-    settings = {"spacing": [1.0, 1.0, 3.0], "roi_size": [32, 32, 32], "intensity": "zscore"}
+    trained.mkdir()
+    network = build_auto_prompt_seg(num_classes=2, roi_size=(32, 32, 32), fusion="cafa", **SMALL_NETWORK)
+    torch.save(network.state_dict(), trained / "model.pt")
+    settings = {"spacing": [1.0, 1.0, 3.0], "roi_size": [32, 32, 32], "intensity": "zscore", "fusion": "cafa"}
     (trained / "model.json").write_text(json.dumps(settings))
-    shutil.rmtree(tmp_path / "app")
     assert prepare(checkpoints={"small": trained / "model.pt"})["small"] == str(trained / "model.pt")
     content = json.loads((tmp_path / "app" / "model" / "small" / "configs" / "train.json").read_text())
     assert {key: content[key] for key in settings} == settings

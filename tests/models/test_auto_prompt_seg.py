@@ -139,7 +139,7 @@ class TestInference:
     @torch.no_grad()
     def test_prompts_and_features_of_a_reach_b(self):
         image = make_image()
-        model = make_model().eval()
+        model = make_model(fusion="cafa").eval()
         logits = model.predict(image).logits_b
         model.prompt_generator.points_per_class = 1
         assert not torch.allclose(model.predict(image).logits_b, logits, atol=1e-5)
@@ -261,7 +261,7 @@ class TestTraining:
         assert {type(p.grad) for n, p in model.named_parameters() if "corner_embeddings" in n} == {type(None)}
 
     def test_each_loss_reaches_its_model(self):
-        model, image = make_model().train(), make_image()
+        model, image = make_model(fusion="cafa").train(), make_image()
         output = model.training_forward(image)
         output.logits_a.sum().backward(retain_graph=True)
         assert all(p.grad is None for p in (*model.model_b.parameters(), *model.fusion.parameters()))
@@ -271,7 +271,7 @@ class TestTraining:
         assert model.model_a.logits_head.weight.grad is None  # the prompts carry no gradient
         assert model.model_a.encoder[0].layers[0].weight.grad.any()  # A's features do
 
-    @pytest.mark.parametrize("settings", [{"high_res_skips": False}, {"fusion": "none"}])
+    @pytest.mark.parametrize("settings", [{"high_res_skips": False, "fusion": "cafa"}, {"fusion": "none"}])
     def test_either_way_from_a_to_b_carries_gradients(self, settings):
         model = make_model(**settings).train()
         model.training_forward(make_image()).logits_b.square().sum().backward()
@@ -308,9 +308,10 @@ class TestSettings:
         assert any("high_res" in name for name, _ in model.named_parameters()) == high_res_skips
 
     def test_fusion_by_name(self):
+        assert make_model().fusion is None
         assert make_model(fusion="none").fusion is None
         assert isinstance(make_model(fusion="concatenation").fusion, ConcatenationFusion)
-        cafa = make_model().fusion
+        cafa = make_model(fusion="cafa").fusion
         assert (cafa.project_a.in_channels, cafa.project_b.in_channels) == (8 * 4, 32)
 
     @torch.no_grad()

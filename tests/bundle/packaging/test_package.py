@@ -15,7 +15,7 @@ from unittest.mock import patch
 import monai.bundle
 import pytest
 import torch
-from bundle_copies import SETTINGS, copy_bundle, edit, write_model
+from bundle_copies import SETTINGS, copy_bundle, edit, state_dict, write_model
 from monai.apps.utils import HashCheckError
 from serving import serve
 from workflows import BUNDLES
@@ -117,6 +117,15 @@ class TestContents:
             assert changed == {"spacing", "roi_size"}
         assert DatasetBlock.read(tmp_path / "train.json").roi_size == [32, 48, 32]
         assert "[32, 48, 32]" in json.loads((tmp_path / "inference.json").read_text())["roi_size"]
+
+    def test_a_network_with_fusion_stays_one(self, bundle, tmp_path):
+        """MONAI's `bundle.load` would pass over weights that have no place in the network of the configurations."""
+        model = write_model(tmp_path / "model.pt", state_dict(fusion="cafa"), fusion="cafa")
+        package = package_bundle(bundle, out=tmp_path, checkpoint=model)
+        assert package.adapted["fusion"] == "cafa"
+        written = content(package.archive)
+        assert json.loads(written["small/configs/train.json"])["fusion"] == "cafa"
+        assert "'cafa'" in json.loads(written["small/configs/inference.json"])["fusion"]
 
     def test_where_the_training_kept_its_files_stays_at_home(self, bundle, tmp_path):
         model = write_model(tmp_path / "model.pt", pretrained=str(tmp_path / "secret" / "model_a.pt"))

@@ -249,7 +249,8 @@ class TestWeights:
         settings.unlink()
         assert the_fault(bundle) == f"{settings}: missing; training writes it beside the checkpoint: copy both"
         settings.write_text('{"spacing": null, "labels": {}}')
-        assert the_fault(bundle) == f"{settings}: does not say roi_size, intensity; copy it again from the training"
+        lacking = "roi_size, intensity, fusion"
+        assert the_fault(bundle) == f"{settings}: does not say {lacking}; copy it again from the training"
         settings.write_text("{")
         assert the_fault(bundle).startswith(f"{settings}: not valid JSON")
 
