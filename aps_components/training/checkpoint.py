@@ -170,13 +170,16 @@ class TrainingCheckpoint:
             )
 
 
-def load_pretrained(network: nn.Module, path: str | Path | None, *, part: str = "a") -> nn.Module:
+def load_pretrained(
+    network: nn.Module, path: str | Path | None, *, part: str = "a", settings: Mapping[str, Any] | None = None
+) -> nn.Module:
     """Start from the weights of another training; None leaves the network as it is. The network is given back.
 
     Args:
         network: receives the weights, in place.
         path: a ``model.pt``.
         part: ``a``: Model A alone, of a pretraining; ``all``: the whole network, to train a model further.
+        settings: what the whole network's shapes depend on, compared with those beside the file.
 
     Raises:
         ValueError: another part.
@@ -185,6 +188,6 @@ def load_pretrained(network: nn.Module, path: str | Path | None, *, part: str = 
     if part not in PARTS:
         raise ValueError(f"pretrained_part {part!r} must be one of {tuple(PARTS)}")
     if path is not None:
-        load_weights(network, path, only=PARTS[part])
+        load_weights(network, path, only=PARTS[part], settings=settings if part == "all" else None)
         logger.info("%s starts from %s", "Model A" if part == "a" else "the network", path)
     return network

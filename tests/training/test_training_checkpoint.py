@@ -8,7 +8,7 @@ import torch
 from ignite.engine import Events
 from workflows import command, run_python, start, train, training_options
 
-from aps_components.models import CheckpointError, build_auto_prompt_seg, load_weights
+from aps_components.models import CheckpointError, build_auto_prompt_seg, load_weights, save_settings
 from aps_components.training import TrainingCheckpoint, load_pretrained, read_history
 
 
@@ -194,6 +194,10 @@ def test_all_of_a_pretrained_model(make_trainer, tmp_path):
     assert same(dict(network.state_dict()), dict(trainer.teacher.module.state_dict()))
     with pytest.raises(ValueError, match="pretrained_part 'b' must be one of"):
         load_pretrained(network, tmp_path / "model.pt", part="b")
+    save_settings({"fusion": "cafa"}, tmp_path / "model.pt")
+    load_pretrained(network, tmp_path / "model.pt", settings={"fusion": "none"})  # which Model A has no part in
+    with pytest.raises(CheckpointError, match=r"fusion 'cafa' there, 'none' now. Give the same: --fusion '\"cafa\"'"):
+        load_pretrained(network, tmp_path / "model.pt", part="all", settings={"fusion": "none"})
 
 
 class TestRestart:
