@@ -22,6 +22,7 @@ def compare(
     split: str = "validation",
     jobs: int = 1,
     results: str | None = None,
+    train: bool = True,
     **options: Any,
 ) -> None:
     """Methods side by side: the same budget, several seeds, the last checkpoint, one table.
@@ -42,6 +43,7 @@ def compare(
         epochs: of each training, of the bundle's epoch_length iterations.
         split: validation or test. Choose nothing on the test scans.
         jobs: trainings at once; they share the CPU's threads.
+        train: False trains nothing and makes the table of what is done, also while another command trains.
         options: any further option of the bundle's training, for all methods, such as --spacing "[1.25,1.25,1.25]".
     """
     if labeled is not None:
@@ -61,5 +63,6 @@ def compare(
         split=split,
         jobs=jobs,
         results=results,
+        train=train,
         options=options,
     )

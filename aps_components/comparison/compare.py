@@ -42,6 +42,7 @@ def compare(
     split: str = "validation",
     jobs: int = 1,
     results: str | Path | None = None,
+    train: bool = True,
     options: Mapping[str, Any] | None = None,
 ) -> Path:
     """Train, evaluate and tabulate; what is done already, also by an earlier call or elsewhere, is not repeated.
@@ -52,6 +53,7 @@ def compare(
         out: receives a folder for each run: logs, models, all metrics.
         results: receives ``table.md``, ``table.csv``, ``table.png``, the settings and a small file for each finished
             run, which name no path of the machine: runs of several machines meet in one table. ``out`` by default.
+        train: what is not done yet; False makes the table of what is, also while another comparison trains.
         methods: names, groups or ``all``; see :func:`choose_methods`.
         seeds: each method is trained with each of them.
         epochs: of each training.
@@ -63,7 +65,8 @@ def compare(
         The table in Markdown.
 
     Raises:
-        ValueError: an unknown method, fewer than one job, or ``results`` holds a comparison with other settings.
+        ValueError: an unknown method, fewer than one job, ``results`` holds a comparison with other settings, or
+            nothing is done yet of what is only to be tabulated.
         RuntimeError: another comparison works in ``out`` right now.
         RunError: some runs failed; the others were finished and are in the table.
     """
@@ -97,12 +100,15 @@ def compare(
     runs = [run for run in every.values() if run.method in wanted]  # the others are but read
     variant = "largest_component" if values["largest_component"] else "raw"
     failed = []
-    with _alone_in(out):
-        for error in _execute([run for run in runs if not run.is_done], jobs):
-            if error:
-                print(error, flush=True)
-                failed.append(error)
-            _write(chosen, every, results, variant)
+    if train:
+        with _alone_in(out):
+            for error in _execute([run for run in runs if not run.is_done], jobs):
+                if error:
+                    print(error, flush=True)
+                    failed.append(error)
+                _write(chosen, every, results, variant)
+    elif not any(run.is_done for run in runs):
+        raise ValueError(f"{results} has no finished training of {', '.join(methods)} with seeds {seeds}: train first")
     table = _write(chosen, every, results, variant)
     print(f"\n{table.read_text()}\nwritten: {table}, {table.with_suffix('.csv')}, {table.with_suffix('.png')}")
     if failed:

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -80,6 +81,25 @@ def test_a_second_comparison_in_the_same_folder_is_refused_while_the_first_works
         for _ in range(2):  # the lock ends with its comparison
             compare(**arguments(phantoms, tmp_path))
     assert done == [0, 0]
+
+
+def test_a_table_of_what_is_done_without_training(phantoms, tmp_path):
+    """Also while another one trains; a method with fewer seeds is in it with those."""
+    wanted = arguments(phantoms, tmp_path, methods=["supervised", "bcp"], seeds=[0, 1])
+
+    def execute(run, stop):
+        with pytest.raises(ValueError, match=r"no finished training of supervised, bcp with seeds \[0, 1\]"):
+            compare(**wanted, train=False)
+        entry = {"predictor": "a", "variant": "largest_component", "class": "left atrium", "n": 1, "dice": 0.5}
+        content = {"minutes": 1.0, "metrics": {"ema": [entry], "plain": [entry]}}
+        run.result_file.parent.mkdir()
+        run.result_file.write_text(json.dumps(content))
+        table = compare(**wanted, train=False)
+        found = re.findall(r"\| (.*?) \| ema \| a \| 50.00 .* \| (\d) \|", table.read_text())
+        assert found == [("Supervised only", "1")]
+
+    with patch.object(Run, "execute", execute):
+        compare(**arguments(phantoms, tmp_path))
 
 
 def test_two_runs_at_once(phantoms, tmp_path):
