@@ -25,7 +25,7 @@ from aps_components.comparison.table import comma_separated, lines_of, markdown,
 from aps_components.data import dataset_name
 from aps_components.files import replace_text
 from aps_components.models import ensure_writable
-from aps_components.options import differences
+from aps_components.options import differences, refuse_unknown
 
 SETTINGS_FILE = "comparison.json"
 LOCK_FILE = ".lock"
@@ -65,8 +65,8 @@ def compare(
         The table in Markdown.
 
     Raises:
-        ValueError: an unknown method, fewer than one job, ``results`` holds a comparison with other settings, or
-            nothing is done yet of what is only to be tabulated.
+        ValueError: an unknown method or option, fewer than one job, ``results`` holds a comparison with other settings,
+            or nothing is done yet of what is only to be tabulated.
         RuntimeError: another comparison works in ``out`` right now.
         RunError: some runs failed; the others were finished and are in the table.
     """
@@ -77,8 +77,10 @@ def compare(
     if not (bundle / "configs" / "train.json").is_file():
         raise FileNotFoundError(f"no bundle at {bundle}: give its folder with --bundle")
     options = dict(options or {})
-    values = json.loads((bundle / "configs" / "train.json").read_text(encoding="utf-8")) | options
-    chosen = [read_from_reference(method, values) for method in choose_methods(methods)]
+    chosen = choose_methods(methods)
+    _refuse_unknown(bundle, options, chosen)
+    values = _config(bundle, "train.json") | options
+    chosen = [read_from_reference(method, values) for method in chosen]
     dataset = dataset_name(dataset_dir, default=bundle / "configs" / "datalist.json")
     settings = {"bundle": bundle.name, "dataset": dataset, "epochs": epochs, "split": split, **options}
     _keep_settings(results / SETTINGS_FILE, settings)
@@ -114,6 +116,25 @@ def compare(
     if failed:
         raise RunError(f"{len(failed)} of {len(runs)} runs failed: " + "; ".join(str(error) for error in failed))
     return table
+
+
+def _config(bundle: Path, name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((bundle / "configs" / name).read_text(encoding="utf-8"))
+    return content
+
+
+def _refuse_unknown(bundle: Path, options: Mapping[str, Any], methods: Sequence[Method]) -> None:
+    """MONAI takes a key that a bundle does not have for a new one, and trains as if nothing had been asked for."""
+    known = {*_config(bundle, "train.json"), *_config(bundle, "evaluate.json")}
+    refuse_unknown(options, known)
+    for method in methods:
+        try:
+            refuse_unknown(method.overrides, known)
+        except ValueError as error:
+            raise ValueError(
+                f"{bundle / 'configs' / 'train.json'} lacks what {method.name} changes ({error}): it was made by an "
+                "earlier version; make it anew with aps new-bundle"
+            ) from None
 
 
 @contextmanager

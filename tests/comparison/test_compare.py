@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from workflows import LA, TINY
+from workflows import LA, TINY, untrained_copy
 
 from aps_components import cli
 from aps_components.comparison import RunError, compare
@@ -100,6 +100,21 @@ def test_a_table_of_what_is_done_without_training(phantoms, tmp_path):
 
     with patch.object(Run, "execute", execute):
         compare(**arguments(phantoms, tmp_path))
+
+
+def test_options_that_the_bundle_does_not_have_are_refused(phantoms, tmp_path):
+    """MONAI would take them for new keys."""
+    with pytest.raises(ValueError, match="no option --augmentaton; did you mean --augmentation"):
+        compare(**arguments(phantoms, tmp_path, options=SMALL | {"augmentaton": "affine"}))
+    older = tmp_path / "older"
+    untrained_copy(LA, older)
+    for name in ("train.json", "evaluate.json"):
+        file = older / "configs" / name
+        content = json.loads(file.read_text())
+        del content["fusion"]
+        file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"older/configs/train.json lacks what fusion/cafa changes .*aps new-bundle"):
+        compare(**arguments(phantoms, tmp_path, bundle=older, methods=["fusion/cafa"]))
 
 
 def test_two_runs_at_once(phantoms, tmp_path):
