@@ -13,13 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from aps_components.comparison.methods import (
-    REFERENCE,
-    Method,
-    choose_methods,
-    load_methods,
-    read_from_reference,
-)
+from aps_components.comparison.methods import REFERENCE, Method, choose_methods, load_methods, read_from_reference
 from aps_components.comparison.runs import Run, RunError
 from aps_components.comparison.table import comma_separated, lines_of, markdown, plot
 from aps_components.data import dataset_name
@@ -78,8 +72,11 @@ def compare(
         raise FileNotFoundError(f"no bundle at {bundle}: give its folder with --bundle")
     options = dict(options or {})
     chosen = choose_methods(methods)
-    _refuse_unknown(bundle, options, chosen)
-    values = _config(bundle, "train.json") | options
+    training, evaluation = (
+        json.loads((bundle / "configs" / name).read_text(encoding="utf-8")) for name in ("train.json", "evaluate.json")
+    )
+    _refuse_unknown({*training, *evaluation}, options, chosen, bundle=bundle)
+    values = training | options
     chosen = [read_from_reference(method, values) for method in chosen]
     dataset = dataset_name(dataset_dir, default=bundle / "configs" / "datalist.json")
     settings = {"bundle": bundle.name, "dataset": dataset, "epochs": epochs, "split": split, **options}
@@ -118,14 +115,8 @@ def compare(
     return table
 
 
-def _config(bundle: Path, name: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((bundle / "configs" / name).read_text(encoding="utf-8"))
-    return content
-
-
-def _refuse_unknown(bundle: Path, options: Mapping[str, Any], methods: Sequence[Method]) -> None:
+def _refuse_unknown(known: set[str], options: Mapping[str, Any], methods: Sequence[Method], *, bundle: Path) -> None:
     """MONAI takes a key that a bundle does not have for a new one, and trains as if nothing had been asked for."""
-    known = {*_config(bundle, "train.json"), *_config(bundle, "evaluate.json")}
     refuse_unknown(options, known)
     for method in methods:
         try:

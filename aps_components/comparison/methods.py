@@ -77,5 +77,5 @@ def read_from_reference(method: Method, values: Mapping[str, Any]) -> Method:
         method: any.
         values: what the comparison's ``train.json`` says, its options laid over it.
     """
-    changes = {key: value for key, value in method.overrides.items() if key not in values or values[key] != value}
+    changes = any(key not in values or values[key] != value for key, value in method.overrides.items())
     return method if changes else replace(method, trained_as=REFERENCE, overrides={})

@@ -148,7 +148,7 @@ def _write_untrained(model: Path) -> None:
 
 
 def _take_over_settings(model: Path) -> None:
-    """Training in the app goes on with the model's weights, so it needs the model's voxel size, patch and intensity."""
+    """Training in the app goes on with the model's weights, so it needs what these were trained with."""
     file = model / "configs" / "train.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     settings = {key: trained_setting(model / WEIGHTS, key, content[key]) for key in TRAINED_KEYS}

@@ -37,7 +37,7 @@ def _is_own(name: PurePath) -> bool:
 
 
 def trained_block(block: DatasetBlock, settings: Mapping[str, Any]) -> DatasetBlock:
-    """The block with the spacing, patch and intensity of a checkpoint's settings."""
+    """The block with what a checkpoint's settings say of :data:`TRAINED_KEYS`."""
     return replace(block, **{key: settings[key] for key in TRAINED_KEYS if key in settings})
 
 
