@@ -7,6 +7,12 @@
 student, all losses, backward, clipping, AdamW, EMA. Its seconds are per patch, its memory is that of the whole process.
 ``vnet``, ``dynunet``: forward and backward of one patch; the DynUNet as nnU-Net plans it for such a patch.
 
+``compiled``: that step with the student's forward pass through ``torch.compile``, which takes a minute or more first.
+
+    python benchmarks/train_step.py --device cuda --configurations step,compiled --precisions bf16,fp32 --batch 2 --steps 20
+
+On a GPU the memory is what torch allocated there, and the seconds are not split into parts.
+
 Every measurement is a process of its own, so that its peak is its own; the configurations take turns, so that whatever
 else the machine does meets them all alike. The median of the turns is printed, and the range of the seconds.
 """
@@ -36,9 +42,11 @@ from aps_components.machine import cpu_model
 # at the fork towards a child's peak.
 
 CONFIGURATIONS = ("network", "step", "vnet", "dynunet")
+STEPS = ("step", "compiled")
 NAMES = {
     "network": "AutoPromptSeg, network",
     "step": "AutoPromptSeg, whole step",
+    "compiled": "AutoPromptSeg, whole step, compiled",
     "vnet": "V-Net alone",
     "dynunet": "MONAI DynUNet",
 }
@@ -49,8 +57,12 @@ REST, TOTAL = "rest", "all"
 MEBIBYTE = 2**20
 
 
-def peak_bytes() -> int:
-    """The most memory that this process ever had."""
+def peak_bytes(device: str) -> int:
+    """The most memory that this process ever had; on a GPU the most that torch ever had allocated there."""
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -138,14 +150,16 @@ def build(arguments: argparse.Namespace) -> Callable[[], None]:
     from aps_components.models import autocast, build_auto_prompt_seg
     from aps_components.networks.vnet import VNet
 
-    roi, classes, layout = tuple(arguments.roi), arguments.classes, torch.channels_last_3d
-    image = torch.randn(1, 1, *roi).to(memory_format=layout)
-    label = torch.randint(classes, (1, *roi))
+    roi, classes, layout, device = tuple(arguments.roi), arguments.classes, torch.channels_last_3d, arguments.device
+    image = torch.randn(1, 1, *roi, device=device).to(memory_format=layout)
+    label = torch.randint(classes, (1, *roi), device=device)
 
-    if arguments.measure == "step":
+    if arguments.measure in STEPS:
         return _semi_supervised_step(arguments)
     if arguments.measure == "network":
-        model = build_auto_prompt_seg(num_classes=classes, roi_size=roi, mc_samples=arguments.samples)
+        model = build_auto_prompt_seg(
+            num_classes=classes, roi_size=roi, mc_samples=arguments.samples, recompute=arguments.recompute
+        )
 
         def loss() -> torch.Tensor:
             output = model.training_forward(image)
@@ -169,11 +183,11 @@ def build(arguments: argparse.Namespace) -> Callable[[], None]:
         def loss() -> torch.Tensor:
             return F.cross_entropy(model(image).float(), label)
 
-    model.train()
+    model.to(device).train()
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        with autocast("cpu", arguments.precision):
+        with autocast(device, arguments.precision):
             value = loss()
         value.backward()
 
@@ -196,11 +210,15 @@ def _semi_supervised_step(arguments: argparse.Namespace) -> Callable[[], None]:
     for part in batch.values():
         part["name"] = ["random"] * arguments.batch
     model = build_auto_prompt_seg(
-        num_classes=arguments.classes, roi_size=arguments.roi, mc_samples=arguments.samples, predictor=arguments.teacher
-    )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        num_classes=arguments.classes,
+        roi_size=arguments.roi,
+        mc_samples=arguments.samples,
+        predictor=arguments.teacher,
+        recompute=arguments.recompute,
+    ).to(arguments.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     trainer = SemiSupervisedTrainer(
-        device="cpu",
+        device=arguments.device,
         max_epochs=1,
         train_data_loader=DataLoader([batch], batch_size=None),
         network=model,
@@ -211,6 +229,8 @@ def _semi_supervised_step(arguments: argparse.Namespace) -> Callable[[], None]:
         precision=arguments.precision,
     )
     trainer.state.iteration = 1
+    if arguments.measure == "compiled":
+        trainer.student_forward = torch.compile(trainer.student_forward)
 
     def step() -> None:
         trainer._iteration(trainer, batch)
@@ -219,39 +239,51 @@ def _semi_supervised_step(arguments: argparse.Namespace) -> Callable[[], None]:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """One configuration in this process: a step to warm up, then the mean of ``--steps`` ones."""
+    """One configuration in this process: ``--warmup`` steps, then the mean of ``--steps`` ones."""
     import torch
 
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     watch = watch_parts()
-    if arguments.measure in ("network", "step"):
+    if arguments.measure in ("network", *STEPS):
         from aps_components.memory import keep_freed_memory
 
         keep_freed_memory()  # as the bundle's training does
-    baseline = peak_bytes()
+    baseline = peak_bytes(arguments.device)
     step = build(arguments)
-    step()
+    for _ in range(arguments.warmup):
+        step()
     turns = []
     for _ in range(arguments.steps):
         watch.reset()
+        synchronize(arguments.device)
         start = time.perf_counter()
         step()
+        synchronize(arguments.device)
         total = time.perf_counter() - start
         rest = total - sum(watch.seconds.values())
         turns.append({TOTAL: total, **{name: watch.seconds[name] for name in PARTS}, REST: rest})
-    patches = 2 * arguments.batch if arguments.measure == "step" else 1
+    patches = 2 * arguments.batch if arguments.measure in STEPS else 1
     return {
         "seconds": {name: statistics.mean(turn[name] for turn in turns) / patches for name in turns[0]},
-        "peak": peak_bytes(),
+        "peak": peak_bytes(arguments.device),
         "baseline": baseline,
         "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(arguments.device) if arguments.device != "cpu" else None,
     }
 
 
-def computes_bf16() -> bool:
+def synchronize(device: str) -> None:
+    """Wait for what a GPU has been given to do."""
+    if device != "cpu":
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
+def computes_bf16(device: str) -> bool:
     """Asked in a process of its own, as this one must not import torch."""
-    question = "from aps_components.models import resolved_precision; print(resolved_precision('cpu', 'auto'))"
+    question = f"from aps_components.models import resolved_precision; print(resolved_precision('{device}', 'auto'))"
     return (
         subprocess.run([sys.executable, "-c", question], check=True, capture_output=True, text=True).stdout == "bf16\n"
     )
@@ -260,8 +292,9 @@ def computes_bf16() -> bool:
 def in_own_process(arguments: argparse.Namespace, name: str, precision: str) -> dict[str, Any]:
     """:func:`measure` in a fresh process."""
     command = [sys.executable, __file__, "--measure", name, "--precision", precision, "--roi", *map(str, arguments.roi)]
-    for option in ("batch", "samples", "classes", "steps", "threads", "teacher"):
+    for option in ("batch", "samples", "classes", "steps", "warmup", "threads", "teacher", "device"):
         command += [f"--{option}", str(getattr(arguments, option))]
+    command += [] if arguments.recompute else ["--no-recompute"]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
         sys.exit(f"{name} in {precision} failed:\n{finished.stderr}")
@@ -276,24 +309,26 @@ def median_run(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def report(arguments: argparse.Namespace, results: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
     """Two Markdown tables."""
     roi = "x".join(map(str, arguments.roi))
-    torch_version = next(iter(results.values()))[0]["torch"]
+    first = next(iter(results.values()))[0]
+    machine = first["device"] or f"{cpu_model()}, {arguments.threads} threads"
     lines = [
-        f"{cpu_model()}, {arguments.threads} threads, torch {torch_version}, Python {platform.python_version()}",
+        f"{machine}, torch {first['torch']}, Python {platform.python_version()}",
         f"Patch {roi}, {arguments.classes} classes, T = {arguments.samples}, step of {arguments.batch} labelled + "
         f"{arguments.batch} unlabelled patches, median of {arguments.repeats}",
         "",
         "| configuration | precision | s per patch | range | peak MiB | of it before the model |",
         "|---|---|---:|---:|---:|---:|",
     ]
+    digits = 2 if arguments.device == "cpu" else 4
     for (name, precision), runs in results.items():
         peak, baseline = (statistics.median(run[key] for run in runs) / MEBIBYTE for key in ("peak", "baseline"))
         turns, middle = [run["seconds"][TOTAL] for run in runs], median_run(runs)["seconds"][TOTAL]
         lines.append(
-            f"| {NAMES[name]} | {precision} | {middle:.2f} | {min(turns):.2f}-{max(turns):.2f} "
+            f"| {NAMES[name]} | {precision} | {middle:.{digits}f} | {min(turns):.{digits}f}-{max(turns):.{digits}f} "
             f"| {peak:.0f} | {baseline:.0f} |"
         )
     by_part = {key: median_run(runs)["seconds"] for key, runs in results.items() if key[0] in ("network", "step")}
-    if by_part:
+    if by_part and arguments.device == "cpu":
         lines += ["", "| s per patch | " + " | ".join(f"{name}, {precision}" for name, precision in by_part) + " |"]
         lines.append("|---|" + "---:|" * len(by_part))
         for part in (*PARTS, REST, TOTAL):
@@ -309,19 +344,26 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--configurations", default=",".join(CONFIGURATIONS), help="comma-separated")
     parser.add_argument("--precisions", help="comma-separated; fp32, and bf16 where the CPU computes it")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each configuration and precision")
-    parser.add_argument("--steps", type=int, default=1, help="measured steps of each process, after one to warm up")
+    parser.add_argument("--device", default="cpu", help="or cuda")
+    parser.add_argument("--steps", type=int, default=1, help="measured steps of each process")
+    parser.add_argument("--warmup", type=int, help="steps of each process before them; 1, on a GPU 5")
+    parser.add_argument(
+        "--recompute", action=argparse.BooleanOptionalAction, default=True, help="of the V-Net, to save memory"
+    )
     parser.add_argument("--roi", type=int, nargs=3, default=(112, 112, 80), metavar=("D", "H", "W"))
     parser.add_argument("--batch", type=int, default=1, help="labelled patches, and as many unlabelled ones")
     parser.add_argument("--samples", type=int, default=2, help="Monte-Carlo samples, T")
     parser.add_argument("--classes", type=int, default=2, help="background included")
     parser.add_argument("--teacher", default="average", choices=("a", "b", "average"), help="who makes pseudo-labels")
     parser.add_argument("--threads", type=int, default=threads)
-    parser.add_argument("--measure", choices=CONFIGURATIONS, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=(*CONFIGURATIONS, "compiled"), help=argparse.SUPPRESS)
     parser.add_argument("--precision", default="bf16", help=argparse.SUPPRESS)
     parsed = parser.parse_args(arguments)
     if parsed.precisions is None:
-        parsed.precisions = "fp32" if parsed.measure or not computes_bf16() else "fp32,bf16"
-    for name, known in (("configurations", CONFIGURATIONS), ("precisions", ("fp32", "bf16"))):
+        parsed.precisions = "fp32" if parsed.measure or not computes_bf16(parsed.device) else "fp32,bf16"
+    if parsed.warmup is None:
+        parsed.warmup = 1 if parsed.device == "cpu" else 5
+    for name, known in (("configurations", (*CONFIGURATIONS, "compiled")), ("precisions", ("fp32", "bf16"))):
         if unknown := set(getattr(parsed, name).split(",")) - set(known):
             parser.error(f"--{name} {', '.join(sorted(unknown))} must be among {', '.join(known)}")
     return parsed
