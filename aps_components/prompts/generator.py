@@ -64,7 +64,8 @@ def _scrambled_index(volume: Tensor) -> Tensor:
     """A fixed, evenly scattered order of its voxels, [1, 1, D, H, W]: exact in float32 up to 2**24 voxels."""
     d, h, w = volume.shape[2:]
     index = volume.new_ones(d * h * w, dtype=torch.long).cumsum(0) - 1  # a trace would keep arange's device
-    return ((index * 10_368_889 + 7) % 2**24).float().view(1, 1, d, h, w)
+    # In float64, exact up to 2**29 voxels: torch.compile for a GPU takes such an index for 32 bits, which overflow.
+    return ((index.double() * 10_368_889 + 7) % 2**24).float().view(1, 1, d, h, w)
 
 
 def local_maxima(scores: Tensor, *, radius: int) -> Tensor:
