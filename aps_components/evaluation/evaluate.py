@@ -115,8 +115,11 @@ class Evaluation:
         for region in self.regions:
             mask, true_mask = region.mask(prediction), region.mask(truth)
             largest = keep_largest_component(mask.astype(np.uint8), num_classes=2) > 0
+            metrics = region_metrics(mask, true_mask, region=region, spacing=spacing)
             for variant, part in zip(VARIANTS, (mask, largest), strict=True):
-                measured[variant].append(region_metrics(part, true_mask, region=region, spacing=spacing))
+                if not np.array_equal(part, mask):
+                    metrics = region_metrics(part, true_mask, region=region, spacing=spacing)
+                measured[variant].append(metrics)
         return measured
 
 

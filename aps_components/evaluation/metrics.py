@@ -82,6 +82,10 @@ class SurfaceDistances:
         """Mean distance from the prediction's surface to the truth's: directed (medpy's `asd`)."""
         return float(self.prediction_to_truth.mean())
 
+    def scaled(self, size: float) -> SurfaceDistances:
+        """In mm, where they are in voxels of that size along every axis."""
+        return SurfaceDistances(self.prediction_to_truth * size, self.truth_to_prediction * size)
+
 
 def case_metrics(
     prediction: NDArray[np.integer], truth: NDArray[np.integer], *, labels: Mapping[int, str], spacing: Sequence[float]
@@ -138,7 +142,10 @@ def region_metrics(prediction: Mask, truth: Mask, *, region: Region, spacing: Se
     if len(spacing) != truth.ndim or min(spacing) <= 0:
         raise ValueError(f"spacing {tuple(spacing)} must be {truth.ndim} positive lengths in mm")
     in_voxels = surface_distances(prediction, truth)
-    in_mm = surface_distances(prediction, truth, spacing=spacing)
+    if len(set(spacing)) == 1:
+        in_mm = in_voxels.scaled(spacing[0])
+    else:
+        in_mm = surface_distances(prediction, truth, spacing=spacing)
     return ClassMetrics(
         label=region.label,
         name=region.name,
