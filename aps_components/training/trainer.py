@@ -125,9 +125,10 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         with autocast(self.state.device, self.precision):
             patches = self.objective.patches(batch, teacher=self.teacher.module, iteration=iteration)
             terms = self.objective(self.student_forward, patches, iteration=iteration)
-        self._refuse_non_finite("loss", terms["loss"], batchdata)
         terms["loss"].backward()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip)
+        # Asked here, before anything is changed: a question before the backward pass would have a GPU wait for it.
+        self._refuse_non_finite("loss", terms["loss"], batchdata)
         self._refuse_non_finite("gradient", norm, batchdata)
         self.optimizer.step()
         self.lr_scheduler.step()
