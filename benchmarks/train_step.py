@@ -9,7 +9,7 @@ student, all losses, backward, clipping, AdamW, EMA. Its seconds are per patch, 
 
 ``compiled``: that step with the student's forward pass through ``torch.compile``, which takes a minute or more first.
 
-    python benchmarks/train_step.py --device cuda --configurations step,compiled --precisions bf16,fp32 --batch 2 --steps 20
+    python benchmarks/train_step.py --device cuda --configurations step,compiled --batch 2 --steps 20
 
 On a GPU the memory is what torch allocated there, and the seconds are not split into parts.
 
@@ -228,11 +228,12 @@ def _semi_supervised_step(arguments: argparse.Namespace) -> Callable[[], None]:
         teacher=MeanTeacher(model),
         precision=arguments.precision,
     )
-    trainer.state.iteration = 1
+    trainer.state.iteration = 0
     if arguments.measure == "compiled":
         trainer.student_forward = torch.compile(trainer.student_forward)
 
     def step() -> None:
+        trainer.state.iteration += 1  # the decision is adjusted in the first and every fourth after it
         trainer._iteration(trainer, batch)
 
     return step

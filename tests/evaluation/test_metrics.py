@@ -33,16 +33,17 @@ def pairs():
     yield pytest.param(blob(11), blob(11), id="equal")
 
 
+@pytest.mark.parametrize("spacing", [SPACING, (0.625, 0.625, 0.625)], ids=["cuboids", "cubes"])
 @pytest.mark.parametrize(("prediction", "truth"), list(pairs()))
-def test_every_metric_equals_medpy(prediction, truth):
+def test_every_metric_equals_medpy(prediction, truth, spacing):
     medpy = pytest.importorskip("medpy.metric.binary")
-    (result,) = case_metrics(prediction.astype(np.uint8), truth.astype(np.uint8), labels={1: "one"}, spacing=SPACING)
+    (result,) = case_metrics(prediction.astype(np.uint8), truth.astype(np.uint8), labels={1: "one"}, spacing=spacing)
     assert result.dice == pytest.approx(medpy.dc(prediction, truth))
     assert result.jaccard == pytest.approx(medpy.jc(prediction, truth))
     assert result.hd95_voxel == pytest.approx(medpy.hd95(prediction, truth), rel=1e-6)
-    assert result.hd95_mm == pytest.approx(medpy.hd95(prediction, truth, voxelspacing=SPACING), rel=1e-6)
+    assert result.hd95_mm == pytest.approx(medpy.hd95(prediction, truth, voxelspacing=spacing), rel=1e-6)
     assert result.asd_voxel == pytest.approx(medpy.asd(prediction, truth), rel=1e-6)
-    assert result.asd_mm == pytest.approx(medpy.asd(prediction, truth, voxelspacing=SPACING), rel=1e-6)
+    assert result.asd_mm == pytest.approx(medpy.asd(prediction, truth, voxelspacing=spacing), rel=1e-6)
     assert result.prediction_voxels == prediction.sum()
     assert result.truth_voxels == truth.sum()
 

@@ -13,6 +13,7 @@ from aps_components.prompts import (
     prompt_precision,
     window_maximum,
 )
+from aps_components.prompts.generator import _scrambled_index
 
 SIZE = (17, 24, 40)  # odd, even, and none alike
 
@@ -108,6 +109,11 @@ class TestLocalMaxima:
 
     def test_zeros_are_none(self):
         assert not local_maxima(torch.zeros(2, 3, *SIZE), radius=2).any()
+
+    def test_ties_are_broken_by_an_exact_permutation(self):
+        order = _scrambled_index(torch.zeros(1, 1, 64, 128, 256)).flatten().tolist()
+        assert len(set(order)) == 2**21
+        assert [order[i] for i in (0, 1, 2**21 - 1)] == [(i * 10_368_889 + 7) % 2**24 for i in (0, 1, 2**21 - 1)]
 
 
 class TestSuitability:
