@@ -13,7 +13,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from aps_components.comparison.methods import REFERENCE, Method, choose_methods, load_methods, read_from_reference
+from aps_components.comparison.methods import (
+    REFERENCE,
+    Method,
+    choose_methods,
+    load_methods,
+    read_from_reference,
+    refuse_contradictions,
+)
 from aps_components.comparison.runs import Run, RunError
 from aps_components.comparison.table import comma_separated, lines_of, markdown, plot
 from aps_components.data import dataset_name
@@ -23,6 +30,7 @@ from aps_components.options import differences, refuse_unknown
 
 SETTINGS_FILE = "comparison.json"
 LOCK_FILE = ".lock"
+WITHOUT_EFFECT = ("num_workers", "cache_rate", "device", "network_def#recompute")  # on what is learned
 
 
 def compare(
@@ -59,8 +67,8 @@ def compare(
         The table in Markdown.
 
     Raises:
-        ValueError: an unknown method or option, fewer than one job, ``results`` holds a comparison with other settings,
-            or nothing is done yet of what is only to be tabulated.
+        ValueError: an unknown method or option, an option that contradicts a method's name, fewer than one job,
+            ``results`` holds a comparison with other settings, or nothing is done yet of what is only to be tabulated.
         RuntimeError: another comparison works in ``out`` right now.
         RunError: some runs failed; the others were finished and are in the table.
     """
@@ -76,11 +84,10 @@ def compare(
         json.loads((bundle / "configs" / name).read_text(encoding="utf-8")) for name in ("train.json", "evaluate.json")
     )
     _refuse_unknown({*training, *evaluation}, options, chosen, bundle=bundle)
+    refuse_contradictions(chosen, options)
     values = training | options
     chosen = [read_from_reference(method, values) for method in chosen]
     dataset = dataset_name(dataset_dir, default=bundle / "configs" / "datalist.json")
-    settings = {"bundle": bundle.name, "dataset": dataset, "epochs": epochs, "split": split, **options}
-    _keep_settings(results / SETTINGS_FILE, settings)
     wanted = _trained(chosen)
     every = {
         (method.name, seed): Run(
@@ -97,6 +104,10 @@ def compare(
         for method in [*wanted, load_methods()[REFERENCE]]
     }
     runs = [run for run in every.values() if run.method in wanted]  # the others are but read
+    if not train and not any(run.is_done for run in runs):
+        raise ValueError(f"{results} has no finished training of {', '.join(methods)} with seeds {seeds}: train first")
+    settings = {"bundle": bundle.name, "dataset": dataset, "epochs": epochs, "split": split, **options}
+    _keep_settings(results / SETTINGS_FILE, settings)
     variant = "largest_component" if values["largest_component"] else "raw"
     failed = []
     if train:
@@ -106,8 +117,6 @@ def compare(
                     print(error, flush=True)
                     failed.append(error)
                 _write(chosen, every, results, variant)
-    elif not any(run.is_done for run in runs):
-        raise ValueError(f"{results} has no finished training of {', '.join(methods)} with seeds {seeds}: train first")
     table = _write(chosen, every, results, variant)
     print(f"\n{table.read_text()}\nwritten: {table}, {table.with_suffix('.csv')}, {table.with_suffix('.png')}")
     if failed:
@@ -166,13 +175,17 @@ def _trained(chosen: Sequence[Method]) -> list[Method]:
 
 
 def _keep_settings(file: Path, settings: Mapping[str, Any]) -> None:
-    """Figures of different budgets or data must not meet in one table."""
-    settings = json.loads(json.dumps(dict(settings), default=str))
-    if file.is_file() and (different := differences(json.loads(file.read_text()), settings)):
+    """Figures of different budgets or data must not meet in one table; how fast they were made is another matter."""
+    settings = _with_effect(json.loads(json.dumps(dict(settings), default=str)))
+    if file.is_file() and (different := differences(_with_effect(json.loads(file.read_text())), settings)):
         raise ValueError(
             f"{file.parent} holds a comparison with other settings ({different}): give the same, or another --out"
         )
     replace_text(file, json.dumps(settings, indent=1) + "\n")
+
+
+def _with_effect(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in WITHOUT_EFFECT}
 
 
 def _write(chosen: Sequence[Method], runs: dict[tuple[str, int], Run], results: Path, variant: str) -> Path:

@@ -79,3 +79,30 @@ def read_from_reference(method: Method, values: Mapping[str, Any]) -> Method:
     """
     changes = any(key not in values or values[key] != value for key, value in method.overrides.items())
     return method if changes else replace(method, trained_as=REFERENCE, overrides={})
+
+
+def refuse_contradictions(methods: Sequence[Method], options: Mapping[str, Any]) -> None:
+    """Refuse an option, given for all methods, that changes what an ablation is named after which reads ``ours``.
+
+    Args:
+        methods: of the comparison.
+        options: of it, the same for all methods.
+
+    Raises:
+        ValueError: such as ``decision/calibrated`` with ``decision_interval`` 0, which would train without it.
+    """
+    for method in methods:
+        group, is_ablation, _ = method.name.partition(GROUP)
+        if not is_ablation or method.trained_as != REFERENCE:
+            continue
+        varied = {
+            key
+            for other in load_methods().values()
+            if other.name.startswith(group + GROUP) and other.trained_as == other.name
+            for key in other.overrides
+        }
+        if contradicted := sorted(varied & set(options)):
+            raise ValueError(
+                f"{method.name} is {REFERENCE} as it is, and --{contradicted[0]}, given for all methods, changes that: "
+                "leave out one of the two"
+            )

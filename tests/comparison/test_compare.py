@@ -84,12 +84,15 @@ def test_a_second_comparison_in_the_same_folder_is_refused_while_the_first_works
 
 
 def test_a_table_of_what_is_done_without_training(phantoms, tmp_path):
-    """Also while another one trains; a method with fewer seeds is in it with those."""
-    wanted = arguments(phantoms, tmp_path, methods=["supervised", "bcp"], seeds=[0, 1])
+    """Also while another one trains, and with another number of processes; a method with fewer seeds is in it with
+    those."""
+    options = SMALL | {"num_workers": 3, "network_def#recompute": False}
+    wanted = arguments(phantoms, tmp_path, methods=["supervised", "bcp"], seeds=[0, 1], options=options)
 
     def execute(run, stop):
         with pytest.raises(ValueError, match=r"no finished training of supervised, bcp with seeds \[0, 1\]"):
-            compare(**wanted, train=False)
+            compare(**wanted | {"out": tmp_path / "empty"}, train=False)
+        assert not list((tmp_path / "empty").iterdir())  # no settings that the next comparison would have to have
         entry = {"predictor": "a", "variant": "largest_component", "class": "left atrium", "n": 1, "dice": 0.5}
         content = {"minutes": 1.0, "metrics": {"ema": [entry], "plain": [entry]}}
         run.result_file.parent.mkdir()

@@ -2,7 +2,7 @@ import pytest
 from workflows import TINY, make_workflow, training_options
 
 from aps_components.comparison import choose_methods, load_methods
-from aps_components.comparison.methods import read_from_reference
+from aps_components.comparison.methods import read_from_reference, refuse_contradictions
 from aps_components.models.vnet_pair import VNetPair
 
 METHODS = load_methods()
@@ -57,6 +57,18 @@ def test_an_override_that_changes_nothing_is_not_trained():
     for method in (ours, METHODS["fusion/cafa"], METHODS["samples/2"], METHODS["prompts/none"], METHODS["model/a"]):
         assert read_from_reference(method, values) == method
     assert read_from_reference(METHODS["fusion/none"], {"fusion": "cafa"}).trained_as == "fusion/none"
+
+
+def test_an_option_must_not_contradict_a_name():
+    for name, option in (
+        ("decision/calibrated", "decision_interval"),
+        ("copy_paste/bidirectional", "objective#copy_paste"),
+        ("prompts/both", "network_def#prompts"),
+    ):
+        with pytest.raises(ValueError, match=f"{name} is ours as it is, and --{option}, given for all methods"):
+            refuse_contradictions([METHODS["ours"], METHODS[name]], {option: 0})
+    others = [METHODS[name] for name in ("ours", "bcp", "decision/uncalibrated", "model/a", "fusion/none")]
+    refuse_contradictions(others, {"decision_interval": 0, "predictor": "a", "fusion": "cafa"})
 
 
 def test_methods_are_chosen_by_name_group_and_all():
