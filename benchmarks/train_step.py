@@ -197,15 +197,22 @@ def build(arguments: argparse.Namespace) -> Callable[[], None]:
 def _semi_supervised_step(arguments: argparse.Namespace) -> Callable[[], None]:
     """The trainer's own iteration on random patches."""
     import torch
+    from torch.nn import functional as F
     from torch.utils.data import DataLoader
 
     from aps_components.models import build_auto_prompt_seg
     from aps_components.training import MeanTeacher, SemiSupervisedTrainer, build_objective
 
     size = (arguments.batch, 1, *arguments.roi)
+
+    def image() -> torch.Tensor:
+        """Blobs and some noise: finding the largest component of mere noise would take far longer than of a scan."""
+        coarse = torch.randn(arguments.batch, 1, *(extent // 16 for extent in arguments.roi))
+        return F.interpolate(coarse, size=arguments.roi, mode="trilinear") + 0.1 * torch.randn(size)
+
     batch = {
-        "labeled": {"image": torch.randn(size), "label": torch.randint(arguments.classes, size)},
-        "unlabeled": {"image": torch.randn(size)},
+        "labeled": {"image": image(), "label": torch.randint(arguments.classes, size)},
+        "unlabeled": {"image": image()},
     }
     for part in batch.values():
         part["name"] = ["random"] * arguments.batch

@@ -24,6 +24,6 @@ def pseudo_label(logits: Tensor, *, largest_component: bool = True) -> Tensor:
         return label
     kept = [
         torch.from_numpy(keep_largest_component(case, num_classes=logits.shape[1]))
-        for case in label[:, 0].cpu().numpy()
+        for case in label[:, 0].to(torch.uint8).cpu().numpy()  # classes fit into it, and it travels fast from a GPU
     ]
     return torch.stack(kept).unsqueeze(1).to(label)
