@@ -21,7 +21,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from train_step import MEBIBYTE, cpu_model, peak_bytes
+from measuring import MEBIBYTE, peak_bytes
+
+from aps_components.machine import cpu_model
 
 MEASURES = ("decoder", "upsampled", "full-size decoder")
 

@@ -20,20 +20,17 @@ else the machine does meets them all alike. The median of the turns is printed, 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
+from measuring import MEBIBYTE, Stopwatch, peak_bytes, synchronize
 from tqdm import tqdm
 
 from aps_components.machine import cpu_model
@@ -41,9 +38,9 @@ from aps_components.machine import cpu_model
 # torch, and what of the package needs it, are imported in the measured processes only: Linux counts the parent's memory
 # at the fork towards a child's peak.
 
-CONFIGURATIONS = ("network", "step", "vnet", "dynunet")
+DEFAULT = ("network", "step", "vnet", "dynunet")
 STEPS = ("step", "compiled")
-NAMES = {
+CONFIGURATIONS = {
     "network": "AutoPromptSeg, network",
     "step": "AutoPromptSeg, whole step",
     "compiled": "AutoPromptSeg, whole step, compiled",
@@ -54,60 +51,6 @@ TEACHER, A, SAMPLES, PROMPTS = "teacher, copy-paste", "A forward", "further MC s
 B, LOSSES, BACKWARD, UPDATE = "B forward", "losses", "backward", "clip, AdamW, EMA"
 PARTS = (TEACHER, A, SAMPLES, PROMPTS, B, LOSSES, BACKWARD, UPDATE)
 REST, TOTAL = "rest", "all"
-MEBIBYTE = 2**20
-
-
-def peak_bytes(device: str) -> int:
-    """The most memory that this process ever had; on a GPU the most that torch ever had allocated there."""
-    if device != "cpu":
-        import torch
-
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-class Stopwatch:
-    """Adds up the seconds of named parts. Time in a part within a part counts for the inner one, unless the outer one
-    is opaque, as the teacher is: whatever it runs is the teacher's."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._running: list[tuple[str, bool]] = []
-        self._since = 0.0
-
-    def reset(self) -> None:
-        self.seconds.clear()
-
-    def _book(self) -> None:
-        now = time.perf_counter()
-        if self._running:
-            self.seconds[self._running[-1][0]] += now - self._since
-        self._since = now
-
-    @contextmanager
-    def part(self, name: str, *, opaque: bool = True) -> Iterator[None]:
-        if self._running and self._running[-1][1]:
-            yield
-            return
-        self._book()
-        self._running.append((name, opaque))
-        try:
-            yield
-        finally:
-            self._book()
-            self._running.pop()
-
-    def wrap(self, owner: Any, attribute: str, name: str, *, opaque: bool = True) -> None:
-        """Time every call of a method or function where it stands, without touching what it does."""
-        original = getattr(owner, attribute)
-
-        @functools.wraps(original)
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            with self.part(name, opaque=opaque):
-                return original(*args, **kwargs)
-
-        setattr(owner, attribute, timed)
 
 
 def watch_parts() -> Stopwatch:
@@ -166,7 +109,7 @@ def build(arguments: argparse.Namespace) -> Callable[[], None]:
             terms = [F.cross_entropy(logits.float(), label) for logits in (output.logits_a, output.logits_b)]
             return torch.stack([*terms, output.variance.mean(), output.iou_predictions.mean()]).sum()
     elif arguments.measure == "vnet":
-        model = VNet(num_classes=classes).to(memory_format=layout)
+        model = VNet(num_classes=classes, recompute=arguments.recompute).to(memory_format=layout)
 
         def loss() -> torch.Tensor:
             output = model(image)
@@ -235,7 +178,6 @@ def _semi_supervised_step(arguments: argparse.Namespace) -> Callable[[], None]:
         teacher=MeanTeacher(model),
         precision=arguments.precision,
     )
-    trainer.state.iteration = 0
     if arguments.measure == "compiled":
         trainer.student_forward = torch.compile(trainer.student_forward)
 
@@ -281,14 +223,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def synchronize(device: str) -> None:
-    """Wait for what a GPU has been given to do."""
-    if device != "cpu":
-        import torch
-
-        torch.cuda.synchronize(device)
-
-
 def computes_bf16(device: str) -> bool:
     """Asked in a process of its own, as this one must not import torch."""
     question = f"from aps_components.models import resolved_precision; print(resolved_precision('{device}', 'auto'))"
@@ -332,8 +266,8 @@ def report(arguments: argparse.Namespace, results: dict[tuple[str, str], list[di
         peak, baseline = (statistics.median(run[key] for run in runs) / MEBIBYTE for key in ("peak", "baseline"))
         turns, middle = [run["seconds"][TOTAL] for run in runs], median_run(runs)["seconds"][TOTAL]
         lines.append(
-            f"| {NAMES[name]} | {precision} | {middle:.{digits}f} | {min(turns):.{digits}f}-{max(turns):.{digits}f} "
-            f"| {peak:.0f} | {baseline:.0f} |"
+            f"| {CONFIGURATIONS[name]} | {precision} | {middle:.{digits}f} "
+            f"| {min(turns):.{digits}f}-{max(turns):.{digits}f} | {peak:.0f} | {baseline:.0f} |"
         )
     by_part = {key: median_run(runs)["seconds"] for key, runs in results.items() if key[0] in ("network", "step")}
     if by_part and arguments.device == "cpu":
@@ -349,7 +283,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parser.add_argument("--configurations", default=",".join(CONFIGURATIONS), help="comma-separated")
+    parser.add_argument("--configurations", default=",".join(DEFAULT), help="comma-separated")
     parser.add_argument("--precisions", help="comma-separated; fp32, and bf16 where the CPU computes it")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each configuration and precision")
     parser.add_argument("--device", default="cpu", help="or cuda")
@@ -364,14 +298,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--classes", type=int, default=2, help="background included")
     parser.add_argument("--teacher", default="average", choices=("a", "b", "average"), help="who makes pseudo-labels")
     parser.add_argument("--threads", type=int, default=threads)
-    parser.add_argument("--measure", choices=(*CONFIGURATIONS, "compiled"), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=CONFIGURATIONS, help=argparse.SUPPRESS)
     parser.add_argument("--precision", default="bf16", help=argparse.SUPPRESS)
     parsed = parser.parse_args(arguments)
     if parsed.precisions is None:
         parsed.precisions = "fp32" if parsed.measure or not computes_bf16(parsed.device) else "fp32,bf16"
     if parsed.warmup is None:
         parsed.warmup = 1 if parsed.device == "cpu" else 5
-    for name, known in (("configurations", (*CONFIGURATIONS, "compiled")), ("precisions", ("fp32", "bf16"))):
+    for name, known in (("configurations", CONFIGURATIONS), ("precisions", ("fp32", "bf16"))):
         if unknown := set(getattr(parsed, name).split(",")) - set(known):
             parser.error(f"--{name} {', '.join(sorted(unknown))} must be among {', '.join(known)}")
     return parsed
