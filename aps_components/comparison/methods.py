@@ -91,16 +91,12 @@ def refuse_contradictions(methods: Sequence[Method], options: Mapping[str, Any])
     Raises:
         ValueError: such as ``decision/calibrated`` with ``decision_interval`` 0, which would train without it.
     """
+    trained = [method for method in load_methods().values() if method.trained_as == method.name]
     for method in methods:
         group, is_ablation, _ = method.name.partition(GROUP)
         if not is_ablation or method.trained_as != REFERENCE:
             continue
-        varied = {
-            key
-            for other in load_methods().values()
-            if other.name.startswith(group + GROUP) and other.trained_as == other.name
-            for key in other.overrides
-        }
+        varied = {key for other in trained if other.name.startswith(group + GROUP) for key in other.overrides}
         if contradicted := sorted(varied & set(options)):
             raise ValueError(
                 f"{method.name} is {REFERENCE} as it is, and --{contradicted[0]}, given for all methods, changes that: "

@@ -115,10 +115,10 @@ class Evaluation:
         for region in self.regions:
             mask, true_mask = region.mask(prediction), region.mask(truth)
             largest = keep_largest_component(mask.astype(np.uint8), num_classes=2) > 0
-            metrics = region_metrics(mask, true_mask, region=region, spacing=spacing)
-            for variant, part in zip(VARIANTS, (mask, largest), strict=True):
-                if not np.array_equal(part, mask):
-                    metrics = region_metrics(part, true_mask, region=region, spacing=spacing)
+            raw = region_metrics(mask, true_mask, region=region, spacing=spacing)
+            in_one_piece = np.array_equal(mask, largest)
+            of_largest = raw if in_one_piece else region_metrics(largest, true_mask, region=region, spacing=spacing)
+            for variant, metrics in zip(VARIANTS, (raw, of_largest), strict=True):
                 measured[variant].append(metrics)
         return measured
 
