@@ -13,17 +13,19 @@ import io
 import json
 import random
 import shutil
-import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 
 from aps_components.bundle.new import new_bundle
-from aps_components.label_server import LabelClient, LabelServer, ensure_environment, prepare_app
+from aps_components.label_server import LabelClient, LabelEnvironment, LabelServer, ensure_environment, prepare_app
 
-ARMS = {"with": {}, "without": {"labeled_batch": 4, "unlabeled_batch": 0}}  # of train.json; 4 patches each
+# What differs in train.json; 4 patches each.
+ARMS: dict[str, dict[str, int]] = {"with": {}, "without": {"labeled_batch": 4, "unlabeled_batch": 0}}
 
 
 def main() -> None:
@@ -38,7 +40,13 @@ def main() -> None:
     print(table(results, options))
 
 
-def run_seed(seed, options, studies, held_back, environment):
+def run_seed(
+    seed: int,
+    options: argparse.Namespace,
+    studies: Sequence[str],
+    held_back: Sequence[str],
+    environment: LabelEnvironment,
+) -> dict[str, Any]:
     """Everything of one seed; a finished arm is read from its file."""
     folder = options.out / f"seed_{seed}"
     labelled = sorted(random.Random(seed).sample(studies, options.labelled))
@@ -67,7 +75,9 @@ def run_seed(seed, options, studies, held_back, environment):
     return {arm: json.loads((folder / f"{arm}.json").read_text()) for arm in ARMS}
 
 
-def make_bundles(folder, seed, options, studies, labelled):
+def make_bundles(
+    folder: Path, seed: int, options: argparse.Namespace, studies: Sequence[str], labelled: Sequence[str]
+) -> list[Path]:
     """A bundle from what an annotator would have, the scans and the few labels, once for each arm."""
     data = folder / "data"
     for part, names in (("images", studies), ("labels", labelled)):
@@ -85,7 +95,9 @@ def make_bundles(folder, seed, options, studies, labelled):
     return bundles
 
 
-def run_arm(client, arm, folder, options, held_back):
+def run_arm(
+    client: LabelClient, arm: str, folder: Path, options: argparse.Namespace, held_back: Sequence[str]
+) -> dict[str, Any]:
     """Train one bundle and segment the held-back scans with it."""
     started = time.monotonic()
     client.train(arm, sync=True, max_epochs=options.epochs, val_split=0)
@@ -101,14 +113,14 @@ def run_arm(client, arm, folder, options, held_back):
     return result
 
 
-def mean_dice(answer, truth):
+def mean_dice(answer: Path, truth: Path) -> float:
     """Mean over the classes of the truth."""
     guess, label = (np.asanyarray(nib.load(file).dataobj) for file in (answer, truth))
     values = [2 * ((guess == c) & (label == c)).sum() / ((guess == c).sum() + (label == c).sum()) for c in (1, 2)]
     return float(np.mean(values))
 
 
-def table(results, options):
+def table(results: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> str:
     """The figures as Markdown."""
     means = {arm: [100 * float(np.mean(list(result[arm]["dice"].values()))) for result in results] for arm in ARMS}
     minutes = {arm: [result[arm]["minutes"] for result in results] for arm in ARMS}
@@ -124,7 +136,7 @@ def table(results, options):
     return "\n".join(lines)
 
 
-def parse():
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with images/ and labels/ of the hippocampus")
     parser.add_argument("--out", type=Path, default=Path("runs/label_server"))
@@ -140,4 +152,4 @@ def parse():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -40,7 +40,7 @@ def stack(norm: nn.Module) -> nn.Module:
         nn.ReLU(inplace=True),
         nn.Conv3d(CHANNELS, CHANNELS, kernel_size=3, padding=1),
     )
-    return layers.to(memory_format=torch.channels_last_3d)
+    return layers.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
 def seconds(network: nn.Module, features: Tensor) -> float:

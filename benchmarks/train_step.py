@@ -78,7 +78,8 @@ def watch_parts() -> Stopwatch:
 
 def nnunet_strides(roi: tuple[int, ...]) -> list[tuple[int, ...]]:
     """nnU-Net's rule (Isensee et al. 2021) for equal voxel sizes: halve every axis that stays at 4 voxels or more."""
-    size, strides = list(roi), [(1, 1, 1)]
+    size = list(roi)
+    strides: list[tuple[int, ...]] = [(1, 1, 1)]
     while any(extent >= 8 and extent % 2 == 0 for extent in size):
         strides.append(tuple(2 if extent >= 8 and extent % 2 == 0 else 1 for extent in size))
         size = [extent // stride for extent, stride in zip(size, strides[-1], strict=True)]
@@ -96,6 +97,7 @@ def build(arguments: argparse.Namespace) -> Callable[[], None]:
     roi, classes, layout, device = tuple(arguments.roi), arguments.classes, torch.channels_last_3d, arguments.device
     image = torch.randn(1, 1, *roi, device=device).to(memory_format=layout)
     label = torch.randint(classes, (1, *roi), device=device)
+    model: Any
 
     if arguments.measure in STEPS:
         return _semi_supervised_step(arguments)
@@ -106,10 +108,12 @@ def build(arguments: argparse.Namespace) -> Callable[[], None]:
 
         def loss() -> torch.Tensor:
             output = model.training_forward(image)
+            assert output.logits_b is not None  # and so for the IoU: Model B is on
+            assert output.iou_predictions is not None
             terms = [F.cross_entropy(logits.float(), label) for logits in (output.logits_a, output.logits_b)]
             return torch.stack([*terms, output.variance.mean(), output.iou_predictions.mean()]).sum()
     elif arguments.measure == "vnet":
-        model = VNet(num_classes=classes, recompute=arguments.recompute).to(memory_format=layout)
+        model = VNet(num_classes=classes, recompute=arguments.recompute)
 
         def loss() -> torch.Tensor:
             output = model(image)
@@ -119,14 +123,12 @@ def build(arguments: argparse.Namespace) -> Callable[[], None]:
 
         strides = nnunet_strides(roi)
         filters = [min(320, 32 * 2**level) for level in range(len(strides))]
-        model = DynUNet(
-            3, 1, classes, [3] * len(strides), strides, upsample_kernel_size=strides[1:], filters=filters
-        ).to(memory_format=layout)
+        model = DynUNet(3, 1, classes, [3] * len(strides), strides, upsample_kernel_size=strides[1:], filters=filters)
 
         def loss() -> torch.Tensor:
             return F.cross_entropy(model(image).float(), label)
 
-    model.to(device).train()
+    model.to(device, memory_format=layout).train()
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
@@ -153,7 +155,7 @@ def _semi_supervised_step(arguments: argparse.Namespace) -> Callable[[], None]:
         coarse = torch.randn(arguments.batch, 1, *(extent // 16 for extent in arguments.roi))
         return F.interpolate(coarse, size=arguments.roi, mode="trilinear") + 0.1 * torch.randn(size)
 
-    batch = {
+    batch: dict[str, dict[str, Any]] = {
         "labeled": {"image": image(), "label": torch.randint(arguments.classes, size)},
         "unlabeled": {"image": image()},
     }
@@ -170,7 +172,7 @@ def _semi_supervised_step(arguments: argparse.Namespace) -> Callable[[], None]:
     trainer = SemiSupervisedTrainer(
         device=arguments.device,
         max_epochs=1,
-        train_data_loader=DataLoader([batch], batch_size=None),
+        train_data_loader=DataLoader([batch], batch_size=None),  # type: ignore[arg-type]  # a list will do
         network=model,
         optimizer=optimizer,
         lr_scheduler=torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
@@ -179,7 +181,7 @@ def _semi_supervised_step(arguments: argparse.Namespace) -> Callable[[], None]:
         precision=arguments.precision,
     )
     if arguments.measure == "compiled":
-        trainer.student_forward = torch.compile(trainer.student_forward)
+        trainer.student_forward = torch.compile(trainer.student_forward)  # type: ignore[assignment]
 
     def step() -> None:
         trainer.state.iteration += 1  # the decision is adjusted in the first and every fourth after it

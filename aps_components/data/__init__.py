@@ -18,6 +18,7 @@ from aps_components.data.sampling import (
     SeededCacheDataset,
     TwoStreamBatchSampler,
     collate_two_stream,
+    loader_workers,
     two_stream_loader,
 )
 from aps_components.data.transforms import (
@@ -48,6 +49,7 @@ __all__ = [
     "intensity_transforms",
     "lazy_datalist",
     "load_datalist",
+    "loader_workers",
     "select_modalities",
     "studies_folder",
     "training_dataset",

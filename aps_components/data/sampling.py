@@ -5,6 +5,7 @@ separation of drawing from applying, Perez-Garcia et al. 2021, arXiv:2003.04696)
 number of workers.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from aps_components.data.errors import DataError
 from aps_components.data.transforms import IMAGE, LABEL
 
 LABELED, UNLABELED = "labeled", "unlabeled"
+MOST_WORKERS = 4
 _PERMUTATION, _SAMPLE = 0, 1  # keep the two uses of a seed apart
 
 
@@ -184,6 +186,11 @@ def collate_two_stream(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[s
     for sample in samples:
         streams.setdefault(LABELED if LABEL in sample else UNLABELED, []).append(sample)
     return {name: _stack(stream) for name, stream in streams.items()}
+
+
+def loader_workers(device: torch.device | str) -> int:
+    """How many processes prepare patches: a GPU waits where there is none, on a CPU they take its own time."""
+    return min(MOST_WORKERS, os.cpu_count() or 1) if torch.device(device).type == "cuda" else 0
 
 
 def two_stream_loader(

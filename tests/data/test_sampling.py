@@ -13,6 +13,7 @@ from aps_components.data import (
     SeededCacheDataset,
     TwoStreamBatchSampler,
     collate_two_stream,
+    loader_workers,
     training_transforms,
     two_stream_loader,
 )
@@ -203,6 +204,15 @@ def test_batches_replay_whatever_the_number_of_workers(two_stream_items):
             runs.append(list(loader))
         assert [batch["labeled"]["name"] for batch in runs[0]] == [batch["labeled"]["name"] for batch in runs[1]]
         assert all(same(one, other) for one, other in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "workers"),
+    [("cpu", 16, 0), ("cuda:1", 16, 4), ("cuda", 2, 2), ("cuda", None, 1), ("mps", 8, 0)],
+)
+def test_workers_for_a_gpu_alone_and_no_more_than_cores(monkeypatch, device, cores, workers):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert loader_workers(device) == loader_workers(torch.device(device)) == workers
 
 
 def test_samples_replay_in_threads(two_stream_items):
