@@ -13,20 +13,20 @@ from aps_components.bundle import workflow_command
 from aps_components.data.phantoms import write_phantoms
 from aps_components.evaluation import overview_from_files
 
-ROI_SIZE = "[48,48,32]"
+SPACING, ROI_SIZE = "[2.5,2.5,2.5]", "[32,32,32]"  # twice the scans' voxels: a patch shows most of a phantom
 
 
 class DemoError(RuntimeError):
     """A step of the demo failed; its own output above says why."""
 
 
-def run_demo(output_dir: str | Path, *, bundle: str | Path, epochs: int = 10, seed: int = 0) -> Path:
+def run_demo(output_dir: str | Path, *, bundle: str | Path, epochs: int = 20, seed: int = 0) -> Path:
     """Make phantom scans, pretrain, train, evaluate, segment and draw; print where everything is.
 
     Args:
         output_dir: receives data, checkpoints, figures; steps that are done already are not repeated.
         bundle: folder of the left-atrium bundle.
-        epochs: of the semi-supervised training, 15 iterations each.
+        epochs: of each of the two trainings, 15 iterations each.
         seed: of the phantoms and the training.
     Returns:
         The picture.
@@ -37,23 +37,23 @@ def run_demo(output_dir: str | Path, *, bundle: str | Path, epochs: int = 10, se
     if not (data / "datalist.json").is_file():
         _say("1/6  making 32 phantom scans of an atrium, 6 of them with labels to learn from")
         write_phantoms(data, labeled=6, unlabeled=16, validation=4, test=6, seed=seed)
-    common = {"dataset_dir": data, "roi_size": ROI_SIZE, "seed": seed, "labeled_count": 6}
-    training = {**common, "epoch_length": 15, "val_interval": 5}
+    scans = {"dataset_dir": data, "seed": seed, "labeled_count": 6}
+    training = {**scans, "spacing": SPACING, "roi_size": ROI_SIZE, "epoch_length": 15, "val_interval": 10}
 
     _say("2/6  pretraining Model A, the V-Net, on the 6 labelled scans")
-    pretraining = {"epochs": 10, "ckpt_dir": models / "pretrain", "output_dir": results / "pretrain"}
+    pretraining = {"epochs": epochs, "ckpt_dir": models / "pretrain", "output_dir": results / "pretrain"}
     _run(workflow_command(bundle, "training", ["train.json", "pretrain.json"], training | pretraining))
     _say("3/6  training Models A and B on all 22 training scans, semi-supervised")
-    training |= {"epochs": epochs, "warmup_epochs": 4, "pretrained": models / "pretrain" / "model.pt"}
+    training |= {"epochs": epochs, "pretrained": models / "pretrain" / "model.pt"}
     training |= {"ckpt_dir": models, "output_dir": results / "training"}
     _run(workflow_command(bundle, "training", ["train.json"], training))
-    _say("4/6  evaluating on 6 scans that training never saw")
-    evaluation = {**common, "ckpt_dir": models, "output_dir": results / "evaluation"}
+    _say("4/6  evaluating on 6 scans that training never saw")  # voxel size and patch come with the model
+    evaluation = {**scans, "ckpt_dir": models, "output_dir": results / "evaluation"}
     _run(workflow_command(bundle, "evaluating", ["train.json", "evaluate.json"], evaluation))
     _say("5/6  segmenting one of them, with its uncertainty maps and prompts")
     case = json.loads((data / "datalist.json").read_text())["test"][0]
     image, truth = data / case["image"], data / case["label"]
-    inference = {"roi_size": ROI_SIZE, "checkpoint": models / "model.pt", "image": image, "save_maps": True}
+    inference = {"checkpoint": models / "model.pt", "image": image, "save_maps": True}
     inference["output_dir"] = results / "inference"
     _run(workflow_command(bundle, "inference", ["inference.json"], inference))
     _say("6/6  drawing it")
