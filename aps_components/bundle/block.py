@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from aps_components.data import intensity_transforms
+from aps_components.models import TRAINED_KEYS
 from aps_components.networks.feature_fusion import FusionKind
 from aps_components.options import axis_groups
 
@@ -27,7 +28,6 @@ INFERENCE_KEYS = (
     "largest_component",
     "fusion",
 )
-TRAINED_KEYS = ("spacing", "roi_size", "intensity", "fusion")  # which inference takes from the checkpoint's settings
 # How a text may not begin that MONAI's configuration reads: it would be run, looked up or merged.
 SPECIAL = ("$", "@", "%", "+", "_")
 

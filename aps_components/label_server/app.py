@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from aps_components.bundle.block import TRAINED_KEYS
 from aps_components.bundle.locate import WEIGHTS
 from aps_components.label_server.environment import LabelEnvironment
 from aps_components.models import (
+    TRAINED_KEYS,
     CheckpointError,
     copy_settings,
     load_weights,

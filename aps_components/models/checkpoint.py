@@ -15,6 +15,8 @@ from aps_components.files import replace_text, replacing
 from aps_components.models.decision import offsets_of_before
 
 MAX_NAMED_KEYS = 8
+# The settings beside a checkpoint that inference takes from there: its weights are worth nothing at others.
+TRAINED_KEYS = ("spacing", "roi_size", "intensity", "fusion")
 
 
 class CheckpointError(ValueError):

@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from aps_components.models import (
+    TRAINED_KEYS,
     CheckpointError,
     ensure_writable,
     load_weights,
@@ -25,7 +26,7 @@ from aps_components.training.trainer import SemiSupervisedTrainer
 
 STATE_FILE, MODEL_FILE, BEST_FILE = "checkpoint.pt", "model.pt", "model_best.pt"
 # Which weights are good for nothing else.
-OF_THE_MODEL = ("labels", "modalities", "spacing", "roi_size", "intensity", "fusion")
+OF_THE_MODEL = ("labels", "modalities", *TRAINED_KEYS)
 PARTS = {"a": "model_a.", "all": ""}
 logger = logging.getLogger(__name__)
 

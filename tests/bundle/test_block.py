@@ -5,7 +5,8 @@ from dataclasses import asdict, fields
 import pytest
 
 from aps_components.bundle import DatasetBlock
-from aps_components.bundle.block import INFERENCE_KEYS, LINE_LENGTH, STRIDE, TRAINED_KEYS
+from aps_components.bundle.block import INFERENCE_KEYS, LINE_LENGTH, STRIDE
+from aps_components.models import TRAINED_KEYS
 from aps_components.networks.vnet import VNet
 
 LABELS = {"0": "background", "1": "tumour", "2": "Rückenmark"}

@@ -18,11 +18,12 @@ from tqdm import tqdm
 from workflows import BUNDLES, OURS
 
 from aps_components.bundle import BundleMetadata, DatasetBlock, render_configs, render_metadata
-from aps_components.bundle.block import INFERENCE_KEYS, TRAINED_KEYS
+from aps_components.bundle.block import INFERENCE_KEYS
 from aps_components.bundle.writer import template
 from aps_components.data.preparation.amos import Amos
 from aps_components.data.preparation.brats import MODALITIES, Brats
 from aps_components.inference import PromptedSlidingWindowInferer
+from aps_components.models import TRAINED_KEYS
 from aps_components.training import PromptedEvaluator, SemiSupervisedObjective, build_objective
 
 COMBINATIONS = {

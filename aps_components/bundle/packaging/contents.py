@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from aps_components.bundle.block import TRAINED_KEYS, DatasetBlock
+from aps_components.bundle.block import DatasetBlock
+from aps_components.models import TRAINED_KEYS
 
 PACKAGE = Path(__file__).parents[2]  # aps_components
 # Of the code, what an installation of it holds: the modules, and pyproject.toml's package-data.

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
-from aps_components.bundle.block import TRAINED_KEYS, DatasetBlock
+from aps_components.bundle.block import DatasetBlock
 from aps_components.bundle.packaging.archive import copy_file, write_archive, write_checksum
 from aps_components.bundle.packaging.checks import run_faults
 from aps_components.bundle.packaging.contents import PACKAGE, bundle_files, code_files, trained_block, with_block
@@ -26,6 +26,7 @@ from aps_components.bundle.packaging.weights import (
     with_weights,
     without_weights,
 )
+from aps_components.models import TRAINED_KEYS
 
 LIMIT_MB = 25.0  # of one file, in the model zoo
 ADDRESS = re.compile(r"https?://\S+")

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aps_components.bundle.block import TRAINED_KEYS
 from aps_components.bundle.packaging.docs import with_notice
 from aps_components.files import sha256_of
-from aps_components.models import CheckpointError, read_checkpoint, settings_file, without_folders
+from aps_components.models import TRAINED_KEYS, CheckpointError, read_checkpoint, settings_file, without_folders
 
 MODEL, SETTINGS, LARGE_FILES = "models/model.pt", "models/model.json", "large_files.yml"
 PAGE, MODELS_PAGE, METADATA = "docs/README.md", "models/README.md", "configs/metadata.json"
