@@ -20,13 +20,13 @@ class DemoError(RuntimeError):
     """A step of the demo failed; its own output above says why."""
 
 
-def run_demo(output_dir: str | Path, *, bundle: str | Path, epochs: int = 20, seed: int = 0) -> Path:
+def run_demo(output_dir: str | Path, *, bundle: str | Path, epochs: int = 12, seed: int = 0) -> Path:
     """Make phantom scans, pretrain, train, evaluate, segment and draw; print where everything is.
 
     Args:
         output_dir: receives data, checkpoints, figures; steps that are done already are not repeated.
         bundle: folder of the left-atrium bundle.
-        epochs: of each of the two trainings, 15 iterations each.
+        epochs: of the semi-supervised training, 15 iterations each.
         seed: of the phantoms and the training.
     Returns:
         The picture.
@@ -38,10 +38,10 @@ def run_demo(output_dir: str | Path, *, bundle: str | Path, epochs: int = 20, se
         _say("1/6  making 32 phantom scans of an atrium, 6 of them with labels to learn from")
         write_phantoms(data, labeled=6, unlabeled=16, validation=4, test=6, seed=seed)
     scans = {"dataset_dir": data, "seed": seed, "labeled_count": 6}
-    training = {**scans, "spacing": SPACING, "roi_size": ROI_SIZE, "epoch_length": 15, "val_interval": 10}
+    training = {**scans, "spacing": SPACING, "roi_size": ROI_SIZE, "epoch_length": 15, "val_interval": 4}
 
     _say("2/6  pretraining Model A, the V-Net, on the 6 labelled scans")
-    pretraining = {"epochs": epochs, "ckpt_dir": models / "pretrain", "output_dir": results / "pretrain"}
+    pretraining = {"epochs": 16, "ckpt_dir": models / "pretrain", "output_dir": results / "pretrain"}
     _run(workflow_command(bundle, "training", ["train.json", "pretrain.json"], training | pretraining))
     _say("3/6  training Models A and B on all 22 training scans, semi-supervised")
     training |= {"epochs": epochs, "pretrained": models / "pretrain" / "model.pt"}
