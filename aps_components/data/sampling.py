@@ -5,7 +5,6 @@ separation of drawing from applying, Perez-Garcia et al. 2021, arXiv:2003.04696)
 number of workers.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple
@@ -21,9 +20,9 @@ from torch.utils.data import DataLoader, Sampler
 from aps_components.data.datalist import case_name
 from aps_components.data.errors import DataError
 from aps_components.data.transforms import IMAGE, LABEL
+from aps_components.machine import worker_processes
 
 LABELED, UNLABELED = "labeled", "unlabeled"
-MOST_WORKERS = 4
 _PERMUTATION, _SAMPLE = 0, 1  # keep the two uses of a seed apart
 
 
@@ -190,7 +189,7 @@ def collate_two_stream(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[s
 
 def loader_workers(device: torch.device | str) -> int:
     """How many processes prepare patches: a GPU waits where there is none, on a CPU they take its own time."""
-    return min(MOST_WORKERS, os.cpu_count() or 1) if torch.device(device).type == "cuda" else 0
+    return worker_processes() if torch.device(device).type == "cuda" else 0
 
 
 def two_stream_loader(

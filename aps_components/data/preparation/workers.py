@@ -17,8 +17,8 @@ from tqdm import tqdm
 from aps_components.data.errors import DataError
 from aps_components.data.preparation.cases import Layout, Outcome, RawCase
 from aps_components.data.preparation.journal import Journal
+from aps_components.machine import worker_processes
 
-MOST_WORKERS = 4  # by default; each holds a scan or two in memory
 FEW_CASES = 4  # read in less time than a process takes to start
 
 Outcomes = Generator[tuple[RawCase, Outcome], None, None]
@@ -59,7 +59,7 @@ def process_cases(
 
 
 def _default_workers(cases: int) -> int:
-    return 1 if cases <= FEW_CASES else min(os.cpu_count() or 1, MOST_WORKERS)
+    return 1 if cases <= FEW_CASES else worker_processes()
 
 
 def _outcome(layout: Layout, case: RawCase, out: Path) -> Outcome:
