@@ -47,7 +47,8 @@ def run_demo(output_dir: str | Path, *, bundle: str | Path, epochs: int = 12, se
     training |= {"epochs": epochs, "pretrained": models / "pretrain" / "model.pt"}
     training |= {"ckpt_dir": models, "output_dir": results / "training"}
     _run(workflow_command(bundle, "training", ["train.json"], training))
-    _say("4/6  evaluating on 6 scans that training never saw")  # voxel size and patch come with the model
+    _say("4/6  evaluating on 6 scans that training never saw")
+    # Voxel size and patch come with the model, from here on.
     evaluation = {**scans, "ckpt_dir": models, "output_dir": results / "evaluation"}
     _run(workflow_command(bundle, "evaluating", ["train.json", "evaluate.json"], evaluation))
     _say("5/6  segmenting one of them, with its uncertainty maps and prompts")

@@ -6,22 +6,25 @@ import sys
 import pytest
 from workflows import ROOT
 
-SMALLEST = {
-    "train_step": ["--roi", "32", "16", "16", "--repeats", "1", "--precisions", "fp32", "--threads", "1"],
-    "mask_decoder": ["--roi", "32", "16", "16", "--class-counts", "2"],
-}
-ROWS = {
-    "train_step": ["AutoPromptSeg, network", "AutoPromptSeg, whole step", "V-Net alone", "MONAI DynUNet"],
-    "mask_decoder": ["decoder", "upsampled", "full-size decoder"],
-}
+SMALLEST = ["--roi", "32", "16", "16"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", SMALLEST)
-def test_a_benchmark_prints_its_table(script):
-    command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), *SMALLEST[script]]
+@pytest.mark.parametrize(
+    ("script", "options", "rows"),
+    [
+        (
+            "train_step",
+            ["--repeats", "1", "--precisions", "fp32", "--threads", "1"],
+            ["AutoPromptSeg, network", "AutoPromptSeg, whole step", "V-Net alone", "MONAI DynUNet"],
+        ),
+        ("mask_decoder", ["--class-counts", "2"], ["decoder", "upsampled", "full-size decoder"]),
+    ],
+)
+def test_a_benchmark_prints_its_table(script, options, rows):
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), *SMALLEST, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    for row in ROWS[script]:
+    for row in rows:
         assert any(line.startswith(f"| {row} |") for line in lines), done.stdout
