@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from aps_components.label_map import keep_largest_component
+from aps_components.label_map import keep_largest_component, likeliest_class
 
 SIZE = (5, 7, 9)
 
@@ -102,3 +102,17 @@ def test_label_that_is_no_class_is_refused(value, found):
     label[1, 2, 3] = value
     with pytest.raises(ValueError, match=rf"labels must lie in 0\.\.2, got {found}"):
         keep_largest_component(label, num_classes=3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_likeliest_class_is_argmax_in_batches_and_alone(classes, dtype):
+    scores = torch.randn(2, classes, *SIZE).to(dtype)
+    expected = scores.argmax(dim=1, keepdim=True)
+    assert torch.equal(likeliest_class(scores, dim=1), expected)
+    assert torch.equal(likeliest_class(scores[1], dim=0), expected[1])
+
+
+def test_likeliest_class_of_equal_ones_is_the_first():
+    scores = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]])
+    assert likeliest_class(scores, dim=1).tolist() == [[1], [0]]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aps_components.inference.inferer import PromptPoint
-from aps_components.label_map import keep_largest_component
+from aps_components.label_map import keep_largest_component, likeliest_class
 
 PRED = "pred"
 MAP_KEYS = ("probabilities", "epistemic", "aleatoric")
@@ -38,7 +38,7 @@ class LabelMapd(MapTransform):
         """Replace the probabilities under the keys."""
         d = dict(data)
         for key in self.key_iterator(d):
-            label_map = d[key].argmax(dim=0, keepdim=True).to(torch.uint8)
+            label_map = likeliest_class(d[key], dim=0).to(torch.uint8)
             d[key] = _largest_components(label_map, len(d[key])) if self.largest_component else label_map
         return d
 

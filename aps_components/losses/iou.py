@@ -7,6 +7,8 @@ from monai.networks import one_hot
 from torch import Tensor
 from torch.nn import functional as F
 
+from aps_components.label_map import likeliest_class
+
 
 @torch.no_grad()
 def intersection_over_union(prediction: Tensor, label: Tensor, *, num_classes: int, mask: Tensor) -> Tensor:
@@ -35,7 +37,7 @@ def iou_loss(iou_predictions: Tensor, logits: Tensor, label: Tensor, mask: Tenso
         label: integers, [B, 1, D, H, W].
         mask: bool, [B, 1, D, H, W], the voxels whose label is true.
     """
-    prediction = logits.argmax(dim=1, keepdim=True)
+    prediction = likeliest_class(logits, dim=1)
     return F.mse_loss(
         iou_predictions.float(),
         intersection_over_union(prediction, label, num_classes=logits.shape[1], mask=mask),

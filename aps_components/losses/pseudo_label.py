@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aps_components.label_map import keep_largest_component
+from aps_components.label_map import keep_largest_component, likeliest_class
 
 
 @torch.no_grad()
@@ -19,7 +19,7 @@ def pseudo_label(logits: Tensor, *, largest_component: bool = True) -> Tensor:
     Returns:
         Integers, [B, 1, D, H, W].
     """
-    label = logits.argmax(dim=1, keepdim=True)
+    label = likeliest_class(logits, dim=1)
     if not largest_component:
         return label
     kept = [

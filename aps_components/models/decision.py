@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from aps_components.label_map import likeliest_class
+
 
 class Decision(nn.Module):
     """An offset for each foreground class of Models A and B, adjusted until both give labelled patches their volumes.
@@ -59,7 +61,7 @@ class Decision(nn.Module):
             model: ``a`` or ``b``.
         """
         index, classes = self.MODELS.index(model), self.offsets.shape[1]
-        maps = (logits.argmax(dim=1), label)
+        maps = (likeliest_class(logits, dim=1), label)
         shares = torch.stack([torch.bincount(each.flatten(), minlength=classes) / each.numel() for each in maps])
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(shares)

@@ -17,6 +17,7 @@ from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
 from aps_components.inference import PromptedSlidingWindowInferer
+from aps_components.label_map import likeliest_class
 from aps_components.models import AutoPromptSeg
 
 OUTPUT_MAPS = {
@@ -91,7 +92,7 @@ def dice_metric(key: str, *, num_classes: int) -> MeanDice:
     """
 
     def one_hot_pair(outputs: Sequence[Mapping[str, Any]]) -> tuple[list[Tensor], list[Tensor]]:
-        predicted = [output[key].argmax(dim=0, keepdim=True) for output in outputs]
+        predicted = [likeliest_class(output[key], dim=0) for output in outputs]
         labels = [torch.as_tensor(output["label"]).to(guess) for output, guess in zip(outputs, predicted, strict=True)]
         return (
             [one_hot(guess, num_classes, dim=0) for guess in predicted],

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aps_components.data.copy_paste import draw_box_mask, paste
+from aps_components.label_map import likeliest_class
 from aps_components.losses import (
     DiceCrossEntropy,
     HeteroscedasticCrossEntropy,
@@ -224,7 +225,7 @@ class SemiSupervisedObjective:
             return {}
         terms = {}
         for name, logits, other in (("a", output.logits_a, output.logits_b), ("b", output.logits_b, output.logits_a)):
-            losses = F.cross_entropy(logits.float(), other.detach().argmax(dim=1), reduction="none")
+            losses = F.cross_entropy(logits.float(), likeliest_class(other.detach(), dim=1)[:, 0], reduction="none")
             mean = (losses * unlabeled[:, 0]).sum() / unlabeled.sum().clamp_min(1)
             terms[f"cross_pseudo_{name}"] = self.cross_pseudo_weight * rampup * mean
         return terms

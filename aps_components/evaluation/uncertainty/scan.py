@@ -17,6 +17,7 @@ from aps_components.evaluation.uncertainty.listening import OWN, answers_by_prom
 from aps_components.evaluation.uncertainty.maps import every_map, surface_band
 from aps_components.evaluation.uncertainty.measures import Calibration, ErrorRanking
 from aps_components.inference import PromptPoint, VolumePrediction
+from aps_components.label_map import likeliest_class
 
 AREAS = ("all", "band")
 COVERAGES = np.arange(1, 101) / 100
@@ -65,7 +66,7 @@ def measure_scan(
 
 
 def _label_map(probabilities: Tensor) -> NDArray[np.integer]:
-    return probabilities[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
+    return likeliest_class(probabilities, dim=1)[0, 0].to(torch.uint8).cpu().numpy()
 
 
 def _dice(answer: Volume, truth: Volume, model: TrainedModel) -> float:
