@@ -21,7 +21,8 @@ from aps_components.files import replace_text
 from aps_components.models import copy_settings, read_checkpoint, save_atomically, settings_file
 from aps_components.training.history import HISTORY_FILE, read_history
 
-CHECKPOINTS = {"ema": "model.pt", "plain": "model_plain.pt"}
+# The averaged weights, the same after `aps calibrate` where training has a decision, and the last ones.
+CHECKPOINTS = {"ema": "model.pt", "calibrated": "model_calibrated.pt", "plain": "model_plain.pt"}
 STUDENT_FILE = "model_student.pt"
 STATE_FILE = "checkpoint.pt"
 SECONDS_BETWEEN_LOOKS = 2.0
@@ -88,11 +89,11 @@ class Run:
         return json.loads(self.result_file.read_text(encoding="utf-8"))
 
     def metrics_file(self, checkpoint: str) -> Path:
-        """The evaluation of ``ema`` or ``plain``."""
+        """The evaluation of one of :data:`CHECKPOINTS`."""
         return self.folder / checkpoint / "metrics.json"
 
     def execute(self, stop: Event) -> None:
-        """Train, or go on training, evaluate the last checkpoint, averaged and plain, and drop what is not needed.
+        """Train, or go on training, evaluate all of :data:`CHECKPOINTS`, and drop what is not needed.
 
         Args:
             stop: ends the run, from another thread.
@@ -102,12 +103,12 @@ class Run:
             RunStopped: ``stop`` was set.
         """
         models = self.folder / "models"
-        evaluated = all(self.metrics_file(name).is_file() for name in CHECKPOINTS)
-        if not evaluated and not (models / CHECKPOINTS["plain"]).is_file():
+        # The plain one is written and evaluated last.
+        if not any(file.is_file() for file in (self.metrics_file("plain"), models / CHECKPOINTS["plain"])):
             self._bundle(stop, "training", ["train.json"], ckpt_dir=models, output_dir=self.folder / "training")
-            self._write_plain(stop, models)
+            self._write_others(stop, models)
         for name, file in CHECKPOINTS.items():
-            if not self.metrics_file(name).is_file():
+            if (models / file).is_file() and not self.metrics_file(name).is_file():
                 self._bundle(
                     stop,
                     "evaluating",
@@ -138,18 +139,23 @@ class Run:
             **self.method.overrides,
         }
 
-    def _write_plain(self, stop: Event, models: Path) -> None:
-        """The student's weights of the last epoch, as a model of its own with the same settings. Offsets that training
-        adjusted are those of the averaged weights: the student gets its own, from the same labelled scans."""
-        averaged, plain = models / CHECKPOINTS["ema"], models / CHECKPOINTS["plain"]
+    def _write_others(self, stop: Event, models: Path) -> None:
+        """Models of their own, with the same settings: the averaged weights with offsets from whole scans, where
+        training adjusted them on patches, and the student's weights of the last epoch. The offsets of training are
+        those of the averaged weights: the student gets its own, from the same labelled scans."""
+        averaged, calibrated, plain = (models / file for file in CHECKPOINTS.values())
         weights = read_checkpoint(models / STATE_FILE)["student"]
         adjusted = bool(weights["decision.offsets"].any())
         student = models / STUDENT_FILE if adjusted else plain
         copy_settings(averaged, student)
         save_atomically(weights, student)
         if adjusted:
-            paths = {"bundle": self.bundle, "checkpoint": student, "target": plain}
-            self._process(stop, "calibrating", aps_command("calibrate", self._values | paths))
+            self._calibrate(stop, averaged, calibrated)
+            self._calibrate(stop, student, plain)
+
+    def _calibrate(self, stop: Event, checkpoint: Path, target: Path) -> None:
+        paths = {"bundle": self.bundle, "checkpoint": checkpoint, "target": target}
+        self._process(stop, "calibrating", aps_command("calibrate", self._values | paths))
 
     def _bundle(self, stop: Event, run_id: str, files: Sequence[str], **paths: Any) -> None:
         self._process(stop, run_id, self.command(run_id, files, **paths))
@@ -190,7 +196,9 @@ class Run:
             "iterations": history[-1]["iteration"],
             "minutes": round(_minutes(history), 2),
             "machine": machine(),
-            "metrics": {name: _means(self.metrics_file(name)) for name in CHECKPOINTS},
+            "metrics": {
+                name: _means(self.metrics_file(name)) for name in CHECKPOINTS if self.metrics_file(name).is_file()
+            },
         }
         self.result_file.parent.mkdir(parents=True, exist_ok=True)
         replace_text(self.result_file, json.dumps(content, indent=1) + "\n")

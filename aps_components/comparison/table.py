@@ -91,11 +91,12 @@ def _line(method: Method, checkpoint: str, entries: Entries, reference: Entries,
 def _entries(
     method: Method, results: Mapping[tuple[str, int], Mapping[str, Any]], checkpoint: str, variant: str
 ) -> Entries:
-    """By seed: the means over the scans of all classes together, and the median and the least Dice."""
+    """By seed, where there is such a checkpoint: the means over the scans of all classes together, and the median and
+    the least Dice."""
     return {
         seed: _with_scans(of_all_classes(result["metrics"][checkpoint], method.predictor, variant))
         for (name, seed), result in results.items()
-        if name == method.trained_as
+        if name == method.trained_as and checkpoint in result["metrics"]
     }
 
 
@@ -150,9 +151,12 @@ def plot(lines: Sequence[Line], path: Path) -> None:
     figure = Figure(figsize=(8, 0.45 * len(titles) + 1.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    colours = dict(zip(CHECKPOINTS, ("tab:blue", "tab:orange"), strict=True))
+    all_colours = dict(zip(CHECKPOINTS, ("tab:blue", "tab:green", "tab:orange"), strict=True))
+    drawn = {line.checkpoint for line in lines}
+    colours = {checkpoint: colour for checkpoint, colour in all_colours.items() if checkpoint in drawn}
+    heights = dict(zip(colours, np.linspace(-1, 1, len(colours)) * (0.15 if len(colours) < 3 else 0.27), strict=True))
     for line in lines:
-        height = titles.index(line.title) + (-0.15 if line.checkpoint == "ema" else 0.15)
+        height = titles.index(line.title) + heights[line.checkpoint]
         dice = 100 * np.array(line.values["dice"])
         axes.plot(dice, [height] * len(dice), "o", color=colours[line.checkpoint], alpha=0.6, markersize=5)
         axes.plot([dice.mean()] * 2, [height - 0.13, height + 0.13], color=colours[line.checkpoint], linewidth=2)

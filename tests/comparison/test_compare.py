@@ -38,16 +38,17 @@ def arguments(phantoms, tmp_path, **changes):
 @pytest.mark.slow
 def test_runs_are_trained_evaluated_tabulated_and_never_repeated(phantoms, tmp_path, capsys):
     table = compare(**arguments(phantoms, tmp_path))
-    assert table.read_text().count("| Supervised only |") == 2
+    assert table.read_text().count("| Supervised only |") == 3
     models = tmp_path / "out" / "supervised" / "seed_0" / "models"
-    assert sorted(file.name for file in models.iterdir()) == ["model.json", "model.pt"]
+    kept = ["model.json", "model.pt", "model_calibrated.json", "model_calibrated.pt"]
+    assert sorted(file.name for file in models.iterdir()) == kept
     assert all(value.isfinite().all() for value in torch.load(models / "model.pt", weights_only=True).values())
     reports = [
         json.loads((tmp_path / "out" / "supervised" / "seed_0" / name / "metrics.json").read_text())
-        for name in ("ema", "plain")
+        for name in ("ema", "calibrated", "plain")
     ]
-    assert [report["context"]["split"] for report in reports] == ["validation"] * 2
-    assert reports[0]["summary"] != reports[1]["summary"]
+    assert [report["context"]["split"] for report in reports] == ["validation"] * 3
+    assert reports[0]["summary"] != reports[2]["summary"]
     capsys.readouterr()
     with patch.object(Run, "execute", side_effect=AssertionError("repeated")):
         compare(**arguments(phantoms, tmp_path))

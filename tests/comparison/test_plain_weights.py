@@ -1,4 +1,4 @@
-"""The last weights without averaging are measured with offsets of their own, from the labelled training scans."""
+"""The averaged and the last weights are measured with offsets of their own, from the labelled training scans, too."""
 
 import json
 from threading import Event
@@ -59,22 +59,29 @@ def finish(run, offset):
     student["decision.offsets"] = weights["decision.offsets"]  # training writes those of the averaged weights
     save_atomically({"student": student}, models / "checkpoint.pt")
     run.execute(Event())
-    return student, [read_checkpoint(run.folder / name / "seen.pt") for name in CHECKPOINTS]
+    seen = {name: run.folder / name / "seen.pt" for name in CHECKPOINTS}
+    return student, {name: read_checkpoint(file) for name, file in seen.items() if file.is_file()}
 
 
-def test_plain_weights_get_their_own_offsets(run):
-    student, (averaged, plain) = finish(run, offset=0.25)
+def test_offsets_from_whole_scans(run):
+    student, seen = finish(run, offset=0.25)
+    averaged, calibrated, plain = (seen[name] for name in ("ema", "calibrated", "plain"))
     assert averaged["decision.offsets"][0, 1] == 0.25
-    assert {key for key in plain if not torch.equal(plain[key], student[key])} == {"decision.offsets"}
-    assert plain["decision.offsets"][0, 1] not in (0, 0.25)
-    assert "Model A, left atrium: offset" in (run.folder / "calibrating.log").read_text()
-    assert sorted(file.name for file in (run.folder / "models").iterdir()) == ["model.json", "model.pt"]
+    for weights, source in ((calibrated, averaged), (plain, student)):
+        changed = {key for key in weights if not torch.equal(weights[key], source[key])}
+        assert {"decision.offsets"} <= changed <= {"decision.offsets", "decision.volumes"}
+        assert weights["decision.offsets"][0, 1] not in (0, 0.25)
+    assert (run.folder / "calibrating.log").read_text().count("Model A, left atrium: offset") == 2
+    kept = {"model.json", "model.pt", "model_calibrated.json", "model_calibrated.pt"}
+    assert {file.name for file in (run.folder / "models").iterdir()} == kept
+    assert list(run.result()["metrics"]) == ["ema", "calibrated", "plain"]
 
 
 def test_without_the_decision_there_are_no_offsets(run):
     with patch("subprocess.Popen", side_effect=AssertionError("calibrated")):
-        student, (_, plain) = finish(run, offset=0.0)
-    assert all(torch.equal(plain[key], student[key]) for key in plain)
+        student, seen = finish(run, offset=0.0)
+    assert list(seen) == list(run.result()["metrics"]) == ["ema", "plain"]
+    assert all(torch.equal(seen["plain"][key], student[key]) for key in student)
 
 
 def test_a_failed_calibration_is_no_evaluation_of_uncalibrated_weights(run):

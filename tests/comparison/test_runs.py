@@ -14,7 +14,7 @@ from aps_components.comparison.runs import CHECKPOINTS, Run
 
 @pytest.fixture
 def trained(tmp_path):
-    """A run whose training and both evaluations were finished by an earlier call, which was killed then."""
+    """A run whose training and evaluations were finished by an earlier call, which was killed then."""
     run = Run(
         method=load_methods()["prompts/none"],
         seed=3,
@@ -57,7 +57,8 @@ def test_the_result_is_written_without_training_again(trained):
     kept = {"predictor": "average", "variant": "largest_component", "class": "two", "n": 4, "hd95_mm": None}
     last = kept | {"class": "all", "dice_by_scan": {"s": 0.375, "t": 0.75}}
     means = {"ema": dict.fromkeys(("dice", "jaccard", "asd_mm"), 0.5)}
-    means["plain"] = dict.fromkeys(means["ema"], 1.5)
+    means["calibrated"] = dict.fromkeys(means["ema"], 1.5)
+    means["plain"] = dict.fromkeys(means["ema"], 2.5)
     assert result["metrics"] == {name: [kept | means[name], last | means[name]] for name in CHECKPOINTS}
     assert result["machine"]["auto_precision"] in ("bf16", "fp32")
     assert str(trained.out.parent) not in trained.result_file.read_text()

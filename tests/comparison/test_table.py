@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from aps_components.comparison.methods import load_methods
-from aps_components.comparison.runs import CHECKPOINTS, Run
+from aps_components.comparison.runs import Run
 from aps_components.comparison.table import comma_separated, lines_of, markdown, plot
 
 METHODS = load_methods()
@@ -30,7 +30,7 @@ def finished_run(folder: Path, name: str, seed: int, dice: dict[str, float], hd9
             for variant in ("raw", "largest_component")
             for group in ("one", "two", "all")
         ]
-        for checkpoint in CHECKPOINTS
+        for checkpoint in dice
     }
     run.result_file.parent.mkdir(parents=True, exist_ok=True)
     run.result_file.write_text(json.dumps({"minutes": 3.0, "metrics": means}))
@@ -65,6 +65,20 @@ def test_mean_and_spread_over_the_seeds_by_hand(runs):
     assert "| method | weights | model | Dice % | to Ours | median scan % | worst scan % | Jaccard % |" in text
     assert f"| Bidirectional copy-paste {row}" in text
     assert "| Bidirectional copy-paste | plain | a | 70.00 ± 0.00 | -10.00 |" in text
+
+
+def test_a_checkpoint_that_only_some_results_have(runs, tmp_path):
+    """An earlier version wrote no calibrated ones."""
+    runs["bcp", 2] = finished_run(tmp_path, "bcp", 2, {"ema": 0.82, "calibrated": 0.86, "plain": 0.70})
+    runs["ours", 2] = finished_run(tmp_path, "ours", 2, {"ema": 0.90, "calibrated": 0.88, "plain": 0.85})
+    lines = lines_of([METHODS["bcp"]], runs, variant="raw")
+    assert [(line.checkpoint, line.seeds) for line in lines] == [
+        ("ema", (0, 1, 2)),
+        ("calibrated", (2,)),
+        ("plain", (0, 1, 2)),
+    ]
+    assert lines[1].differences == pytest.approx((0.03,))  # ours is its average, 0.05 below its dice of a
+    plot(lines, tmp_path / "table.png")
 
 
 def test_an_ablation_reads_the_training_that_it_shares(runs):
