@@ -8,14 +8,12 @@ range.
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from measuring import take_turns, turns_arguments, turns_table
 from torch import Tensor
-from tqdm import tqdm
 
 from aps_components.label_map import likeliest_class
 
@@ -28,35 +26,17 @@ WAYS: dict[str, Callable[[Tensor, int], Tensor]] = {
 
 
 def measure(size: tuple[int, ...], dim: int, *, repeats: int) -> dict[str, list[float]]:
-    """Seconds of every turn of each way; the first turn warms up and does not count."""
+    """Seconds of every turn of each way."""
     scores = torch.rand(size)
-    turns: dict[str, list[float]] = {name: [] for name in WAYS}
-    for turn in tqdm(range(repeats + 1), desc=f"{list(size)}", leave=False):
-        for name, way in WAYS.items():
-            start = time.perf_counter()
-            way(scores, dim)
-            if turn:
-                turns[name].append(time.perf_counter() - start)
-    return turns
-
-
-def cell(turns: list[float]) -> str:
-    """Median and range in milliseconds."""
-    return f"{1000 * statistics.median(turns):.1f} ({1000 * min(turns):.1f}-{1000 * max(turns):.1f})"
+    ways = {name: partial(way, scores, dim) for name, way in WAYS.items()}
+    return take_turns(ways, repeats=repeats, name=str(list(size)))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=10, help="turns of each, after one to warm up")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    results = [measure(size, dim, repeats=arguments.repeats) for size, dim in CASES]
-    print(f"Milliseconds: median and range of {arguments.repeats} turns, {arguments.threads} threads")
-    print("\n| way | " + " | ".join(str(list(size)) for size, _ in CASES) + " |")
-    print("|---|" + "---:|" * len(CASES))
-    for name in WAYS:
-        print(f"| {name} | " + " | ".join(cell(turns[name]) for turns in results) + " |")
+    arguments = turns_arguments(__doc__)
+    results = {str(list(size)): measure(size, dim, repeats=arguments.repeats) for size, dim in CASES}
+    print(f"Milliseconds: median and range of {arguments.repeats} turns, {arguments.threads} threads\n")
+    print(turns_table("way", results, digits=1))
 
 
 if __name__ == "__main__":

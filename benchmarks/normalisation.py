@@ -9,14 +9,12 @@ and their range: differences within it say nothing.
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from measuring import take_turns, turns_arguments, turns_table
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from aps_components.models import autocast, resolved_precision
 from aps_components.networks.instance_norm import InstanceNorm
@@ -43,46 +41,26 @@ def stack(norm: nn.Module) -> nn.Module:
     return layers.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
-def seconds(network: nn.Module, features: Tensor) -> float:
-    """Of one forward and backward."""
-    start = time.perf_counter()
+def forward_and_backward(network: nn.Module, features: Tensor) -> None:
+    """What is timed."""
     with autocast("cpu", "auto"):
         output = network(features)
     output.float().square().mean().backward()
-    return time.perf_counter() - start
 
 
 def measure(size: tuple[int, ...], *, repeats: int) -> dict[str, list[float]]:
-    """Seconds of every turn of each normalisation; the first turn warms up and does not count."""
+    """Seconds of every turn of each normalisation."""
     features = torch.randn(size).to(memory_format=torch.channels_last_3d).requires_grad_()
-    networks = {name: stack(make()) for name, make in NORMS.items()}
-    turns: dict[str, list[float]] = {name: [] for name in NORMS}
-    for turn in tqdm(range(repeats + 1), desc=f"{list(features.shape)}", leave=False):
-        for name, network in networks.items():
-            taken = seconds(network, features)
-            if turn:
-                turns[name].append(taken)
-    return turns
-
-
-def cell(turns: list[float]) -> str:
-    """Median and range in milliseconds."""
-    return f"{1000 * statistics.median(turns):.0f} ({1000 * min(turns):.0f}-{1000 * max(turns):.0f})"
+    ways = {name: partial(forward_and_backward, stack(make()), features) for name, make in NORMS.items()}
+    return take_turns(ways, repeats=repeats, name=str(list(size)))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=10, help="turns of each, after one to warm up")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    results = [measure(size, repeats=arguments.repeats) for size in SHAPES]
+    arguments = turns_arguments(__doc__)
+    results = {str(list(size)): measure(size, repeats=arguments.repeats) for size in SHAPES}
     print(f"Milliseconds: median and range of {arguments.repeats} turns, {arguments.threads} threads")
     print(f"torch {torch.__version__}, {resolved_precision('cpu', 'auto')}\n")
-    print("| normalisation | " + " | ".join(str(list(size)) for size in SHAPES) + " |")
-    print("|---|" + "---:|" * len(SHAPES))
-    for name in NORMS:
-        print(f"| {name} | " + " | ".join(cell(result[name]) for result in results) + " |")
+    print(turns_table("normalisation", results, digits=0))
 
 
 if __name__ == "__main__":

@@ -151,9 +151,9 @@ def plot(lines: Sequence[Line], path: Path) -> None:
     figure = Figure(figsize=(8, 0.45 * len(titles) + 1.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    all_colours = dict(zip(CHECKPOINTS, ("tab:blue", "tab:green", "tab:orange"), strict=True))
     drawn = {line.checkpoint for line in lines}
-    colours = {checkpoint: colour for checkpoint, colour in all_colours.items() if checkpoint in drawn}
+    all_colours = zip(CHECKPOINTS, ("tab:blue", "tab:green", "tab:orange"), strict=True)
+    colours = {checkpoint: colour for checkpoint, colour in all_colours if checkpoint in drawn}
     heights = dict(zip(colours, np.linspace(-1, 1, len(colours)) * (0.15 if len(colours) < 3 else 0.27), strict=True))
     for line in lines:
         height = titles.index(line.title) + heights[line.checkpoint]

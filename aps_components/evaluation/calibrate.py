@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from aps_components.evaluation.metrics import foreground_regions, volume_ratio
 from aps_components.evaluation.trained import TrainedModel, load_trained
+from aps_components.label_map import likeliest_class
 from aps_components.models import copy_settings, ensure_writable, save_atomically
 from aps_components.models.decision import Decision
 from aps_components.uncertainty import every
@@ -62,7 +63,7 @@ def calibrate(
     for name in Decision.MODELS:
         logits = torch.cat([answer[name] for answer in answers], dim=-1)
         offsets = decision.fit(logits, label, name)
-        without, with_it = logits.argmax(dim=1).numpy(), decision(logits, name).argmax(dim=1).numpy()
+        without, with_it = (likeliest_class(scores, dim=1)[:, 0].numpy() for scores in (logits, decision(logits, name)))
         for region in foreground_regions(model.labels):
             true = region.mask(label[:, 0].numpy())
             was, now = (100 * volume_ratio(region.mask(found), true) for found in (without, with_it))
