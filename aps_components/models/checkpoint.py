@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from aps_components.files import replace_text, replacing
 from aps_components.models.decision import offsets_of_before
+from aps_components.networks.sam3d import resized_position_tables
 
 MAX_NAMED_KEYS = 8
 # The settings beside a checkpoint that inference takes from there: its weights are worth nothing at others.
@@ -80,7 +81,12 @@ def _require_file(path: Path) -> None:
 
 
 def load_weights(
-    network: nn.Module, path: str | Path, *, only: str = "", settings: Mapping[str, Any] | None = None
+    network: nn.Module,
+    path: str | Path,
+    *,
+    only: str = "",
+    settings: Mapping[str, Any] | None = None,
+    other_roi_size: bool = False,
 ) -> nn.Module:
     """Load a state dict, raw or under ``"model"``, that must fit key by key and shape by shape; gives the network back.
 
@@ -89,6 +95,7 @@ def load_weights(
         path: of the file.
         only: a prefix such as ``model_a.``: only these keys are loaded, and they must all be there.
         settings: what the caller is about to use; compared with what :func:`save_settings` wrote beside the file.
+        other_roi_size: to train a model further on patches of another size: its position tables are interpolated.
 
     Raises:
         CheckpointError: the file cannot be read, or does not fit: which keys, shapes or settings differ, or the
@@ -103,6 +110,8 @@ def load_weights(
     if not wanted:
         raise CheckpointError(f"no weight of the network starts with {only!r}: nothing of {path} would be loaded")
     weights = offsets_of_before(network) | weights
+    if other_roi_size:
+        weights = resized_position_tables(weights, like=wanted)
     given = {key: value for key, value in weights.items() if key.startswith(only)}
     differences = _differences(wanted, given)
     if differences:

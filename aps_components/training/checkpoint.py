@@ -179,7 +179,8 @@ def load_pretrained(
     Args:
         network: receives the weights, in place.
         path: a ``model.pt``.
-        part: ``a``: Model A alone, of a pretraining; ``all``: the whole network, to train a model further.
+        part: ``a``: Model A alone, of a pretraining; ``all``: the whole network, to train a model further, also on
+            patches and voxels of another size.
         settings: what the whole network's shapes depend on, compared with those beside the file.
 
     Raises:
@@ -189,6 +190,7 @@ def load_pretrained(
     if part not in PARTS:
         raise ValueError(f"pretrained_part {part!r} must be one of {tuple(PARTS)}")
     if path is not None:
-        load_weights(network, path, only=PARTS[part], settings=settings if part == "all" else None)
+        whole = part == "all"
+        load_weights(network, path, only=PARTS[part], settings=settings if whole else None, other_roi_size=whole)
         logger.info("%s starts from %s", "Model A" if part == "a" else "the network", path)
     return network

@@ -200,6 +200,20 @@ def test_all_of_a_pretrained_model(make_trainer, tmp_path):
         load_pretrained(network, tmp_path / "model.pt", part="all", settings={"fusion": "none"})
 
 
+def test_a_pretrained_model_goes_on_with_patches_of_another_size(make_trainer, tmp_path):
+    trainer = make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path)
+    trainer.run()
+    coarse = trainer.teacher.module.eval()
+    fine = build_auto_prompt_seg(
+        num_classes=2, roi_size=(48, 32, 64), filters=4, sam_variant="tiny", prompts={"points_per_class": 4}
+    ).eval()
+    load_pretrained(fine, tmp_path / "model.pt", part="all")
+    volume = torch.randn(1, 1, 48, 32, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(fine.predict(volume).logits, coarse.predict(volume).logits)
+    assert fine.model_b.image_encoder.pos_embed.shape[1:4] == (6, 4, 8)
+
+
 class TestRestart:
     """What a training does that is started again and again by a button."""
 

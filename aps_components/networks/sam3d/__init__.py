@@ -4,6 +4,7 @@ from .build import VARIANTS, Sam3dVariant, build_sam3d
 from .checkpoint import InflationReport, inflate_sam_checkpoint
 from .image_encoder import ImageEncoder3d
 from .mask_decoder import MaskDecoder3d
+from .position_tables import resized_position_tables
 from .prompt_encoder import PromptEncoder3d
 from .sam3d import Sam3d, Sam3dOutput
 from .two_way_transformer import TwoWayTransformer3d
@@ -20,4 +21,5 @@ __all__ = [
     "TwoWayTransformer3d",
     "build_sam3d",
     "inflate_sam_checkpoint",
+    "resized_position_tables",
 ]

@@ -8,12 +8,12 @@ from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..convolution import Conv3d
 from ._segment_anything import MLPBlock
 from .grid import Size3d, embedding_grid
 from .layer_norm import LayerNorm3d
+from .position_tables import resize_position_embedding
 from .relative_attention import RelativeAttention3d
 from .window import balanced_window, window_partition, window_unpartition
 
@@ -150,14 +150,7 @@ class ImageEncoder3d(nn.Module):
             ValueError: a size is not divisible by the patch size.
         """
         grid = embedding_grid(image.shape[2:], self.patch_size)
-        x = self.patch_embed(image) + self._position_embedding(grid)
+        x = self.patch_embed(image) + resize_position_embedding(self.pos_embed, grid)
         for block in self.blocks:
             x = block(x)
         return self.neck(x.movedim(-1, 1))
-
-    def _position_embedding(self, grid: Size3d) -> Tensor:
-        """The absolute position embedding, interpolated to a grid; [1, d, h, w, embed_dim]."""
-        if self.pos_embed.shape[1:4] == grid:
-            return self.pos_embed
-        resized = F.interpolate(self.pos_embed.movedim(-1, 1), size=grid, mode="trilinear")
-        return resized.movedim(1, -1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .relative_attention import resize_relative_table
+from .position_tables import resize_relative_table
 
 Inflate = Callable[[Tensor, torch.Size], Tensor]
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .grid import Size3d
+from .position_tables import resize_relative_table
 
 _ALIGNMENT = 8  # flash kernels want head widths in multiples of eight
 
@@ -82,13 +83,6 @@ class RelativeAttention3d(nn.Module):
             torch.einsum("bndhwc,wkc->bndhwk", q, relative_positions(self.rel_pos_w, w) * unscale),
         )
         return [row.flatten(2, 4).to(q.dtype) for row in rows]
-
-
-def resize_relative_table(table: Tensor, length: int) -> Tensor:
-    """Interpolate a table of offsets linearly; [L, C] -> [length, C]. Offset zero stays in the middle."""
-    if len(table) == length:
-        return table
-    return F.interpolate(table.T[None], size=length, mode="linear")[0].T
 
 
 def relative_positions(table: Tensor, size: int) -> Tensor:
