@@ -181,7 +181,7 @@ def load_pretrained(
         path: a ``model.pt``.
         part: ``a``: Model A alone, of a pretraining; ``all``: the whole network, to train a model further, also on
             patches and voxels of another size.
-        settings: what the whole network's shapes depend on, compared with those beside the file.
+        settings: what the whole network's parts depend on, compared with those beside the file.
 
     Raises:
         ValueError: another part.

@@ -48,7 +48,7 @@ def resized_position_tables(weights: Mapping[str, Tensor], *, like: Mapping[str,
 
 
 def _resized(name: str, table: Tensor, wanted: Tensor) -> Tensor:
-    if table.dim() != wanted.dim() or table.shape[-1:] != wanted.shape[-1:]:
+    if table.shape == wanted.shape or table.dim() != wanted.dim() or table.shape[-1:] != wanted.shape[-1:]:
         return table
     if _EMBEDDING.fullmatch(name):
         d, h, w = wanted.shape[1:4]
