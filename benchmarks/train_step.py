@@ -7,9 +7,10 @@
 student, all losses, backward, clipping, AdamW, EMA. Its seconds are per patch, its memory is that of the whole process.
 ``vnet``, ``dynunet``: forward and backward of one patch; the DynUNet as nnU-Net plans it for such a patch.
 
+``graphs``: that step with the passes of student and teacher as CUDA graphs, on a GPU.
 ``compiled``: that step with the student's forward pass through ``torch.compile``, which takes a minute or more first.
 
-    python benchmarks/train_step.py --device cuda --configurations step,compiled --batch 2 --steps 20
+    python benchmarks/train_step.py --device cuda --configurations step,graphs,compiled --batch 2 --steps 20 --no-recompute
 
 On a GPU the memory is what torch allocated there, and the seconds are not split into parts.
 
@@ -39,10 +40,11 @@ from aps_components.machine import cpu_model
 # at the fork towards a child's peak.
 
 DEFAULT = ("network", "step", "vnet", "dynunet")
-STEPS = ("step", "compiled")
+STEPS = ("step", "graphs", "compiled")
 CONFIGURATIONS = {
     "network": "AutoPromptSeg, network",
     "step": "AutoPromptSeg, whole step",
+    "graphs": "AutoPromptSeg, whole step, CUDA graphs",
     "compiled": "AutoPromptSeg, whole step, compiled",
     "vnet": "V-Net alone",
     "dynunet": "MONAI DynUNet",
@@ -179,9 +181,10 @@ def _semi_supervised_step(arguments: argparse.Namespace) -> Callable[[], None]:
         objective=build_objective(),
         teacher=MeanTeacher(model),
         precision=arguments.precision,
+        cuda_graphs=arguments.measure == "graphs",
     )
     if arguments.measure == "compiled":
-        trainer.student_forward = torch.compile(trainer.student_forward)  # type: ignore[assignment]
+        trainer.student_forward = torch.compile(trainer.student_forward)
 
     def step() -> None:
         trainer.state.iteration += 1  # the decision is adjusted in the first and every fourth after it

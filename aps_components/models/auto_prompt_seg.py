@@ -132,6 +132,11 @@ class AutoPromptSeg(nn.Module):
         self._draw_inference_masks()
 
     @property
+    def recordable(self) -> bool:
+        """Whether a pass in training can be a CUDA graph: random prompts are drawn on the CPU in the middle of it."""
+        return self.prompt_generator.strategy != "random"
+
+    @property
     def mc_seed(self) -> int:
         """Of the dropout masks in inference."""
         return self._mc_seed
@@ -183,15 +188,19 @@ class AutoPromptSeg(nn.Module):
         masks = draw_masks(self.model_a, samples=samples, items=image.shape[0])
         return monte_carlo_samples(self.model_a, self.model_a.encode(image), masks)
 
-    def training_forward(self, image: Tensor, *, with_b: bool = True) -> TrainingOutput:
+    def training_forward(
+        self, image: Tensor, *, with_b: bool = True, masks: DropoutMasks | None = None
+    ) -> TrainingOutput:
         """One pass with dropout on. Its output counts as the first Monte-Carlo sample, so T samples cost T - 1 more.
 
         Args:
             image: [B, in_channels, D, H, W].
             with_b: False trains Model A alone.
+            masks: of :attr:`mc_samples` samples for each of B items; None draws them from torch's own random numbers.
         """
         features = self.model_a.encode(image)
-        masks = draw_masks(self.model_a, samples=self.mc_samples, items=image.shape[0])
+        if masks is None:
+            masks = draw_masks(self.model_a, samples=self.mc_samples, items=image.shape[0])
         first = self.model_a.decode(
             features, bottleneck_mask=masks.bottleneck[0].to(image.device), head_mask=masks.head[0].to(image.device)
         )

@@ -9,7 +9,7 @@ from aps_components.models.auto_prompt_seg import AutoPromptSeg, TrainingOutput
 from aps_components.networks.sam3d import Sam3dOutput
 from aps_components.networks.vnet import VNet, VNetFeatures
 from aps_components.prompts import PointPrompts, PromptGenerator
-from aps_components.uncertainty import DecoupledUncertainty, MonteCarloSamples, UncertaintyForm, decouple
+from aps_components.uncertainty import DecoupledUncertainty, DropoutMasks, MonteCarloSamples, UncertaintyForm, decouple
 
 
 class VNetPair(AutoPromptSeg):
@@ -33,8 +33,15 @@ class VNetPair(AutoPromptSeg):
             **settings,  # type: ignore[arg-type]
         )
 
-    def training_forward(self, image: Tensor, *, with_b: bool = True) -> TrainingOutput:
-        """One pass of each with dropout on."""
+    @property
+    def recordable(self) -> bool:
+        """Not as Models A and B are: the two draw their dropout themselves."""
+        return False
+
+    def training_forward(
+        self, image: Tensor, *, with_b: bool = True, masks: DropoutMasks | None = None
+    ) -> TrainingOutput:
+        """One pass of each with dropout on; ``masks`` has no meaning here."""
         first = self.model_a(image)
         logits_b = self.model_b(image).logits if with_b else None
         return TrainingOutput(first.logits, first.variance, logits_b, None, None, None)

@@ -225,7 +225,11 @@ class VNet(nn.Module):
         for up, stage, skip in zip(self.ups[:-1], self.decoder[:-1], features[3:0:-1], strict=True):
             decoded = stage(up(decoded) + skip)
         if self.recompute and torch.is_grad_enabled():
-            return VNetOutput(*checkpoint(self._finest, decoded, features[0], head_mask, use_reentrant=False))
+            drawn = head_mask is None  # else nothing in it is random
+            finest = checkpoint(
+                *(self._finest, decoded, features[0], head_mask), use_reentrant=False, preserve_rng_state=drawn
+            )
+            return VNetOutput(*finest)
         return VNetOutput(*self._finest(decoded, features[0], head_mask))
 
     def _finest(self, decoded: Tensor, skip: Tensor, head_mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -18,8 +18,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from aps_components.models import AutoPromptSeg, Precision, TrainingOutput, autocast
+from aps_components.training.cuda_graphs import GraphedStudent, GraphedTeacher
 from aps_components.training.mean_teacher import MeanTeacher
-from aps_components.training.objective import SemiSupervisedObjective
+from aps_components.training.objective import Forward, SemiSupervisedObjective
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -58,6 +59,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         gradient_clip: largest norm of all gradients together.
         decision_interval: after every so many iterations the decision's offsets are adjusted to the labelled patches;
             0 for never.
+        cuda_graphs: record the passes of student and teacher once and replay them. Without effect on a CPU, in several
+            processes, and where the network is not ``recordable``.
         train_handlers: ignite handlers.
         inferer: unused in training; MONAI's workflows want one named.
     """
@@ -77,6 +80,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         precision: Precision = "auto",
         gradient_clip: float = 12.0,
         decision_interval: int = 4,
+        cuda_graphs: bool = False,
         train_handlers: Sequence[Any] | None = None,
         inferer: Inferer | None = None,
     ) -> None:
@@ -86,6 +90,10 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.seed, self.precision, self.gradient_clip = seed, precision, gradient_clip
         self.decision_interval = decision_interval
         self.student_forward = _distributed(_TrainingForward(network), teacher, device)
+        self.asked_teacher: AutoPromptSeg | GraphedTeacher = teacher.module
+        alone = not isinstance(self.student_forward, DistributedDataParallel)
+        if cuda_graphs and device.type == "cuda" and alone and network.recordable:
+            self.student_forward, self.asked_teacher = GraphedStudent(network), GraphedTeacher(teacher.module)
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -123,7 +131,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.state.device, self.precision):
-            patches = self.objective.patches(batch, teacher=self.teacher.module, iteration=iteration)
+            patches = self.objective.patches(batch, teacher=self.asked_teacher, iteration=iteration)
             terms = self.objective(self.student_forward, patches, iteration=iteration)
         terms["loss"].backward()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip)
@@ -143,10 +151,10 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         image, label = labeled["image"], labeled["label"].long()
         with autocast(self.state.device, self.precision):
             if self.objective.train_b:
-                prediction = self.teacher.module.predict(image)
+                prediction = self.asked_teacher.predict(image)
                 answers = {"a": prediction.logits_a, "b": prediction.logits_b}
             else:
-                answers = {"a": self.teacher.module.logits_of_a(image)}
+                answers = {"a": self.asked_teacher.logits_of_a(image)}
         for model, logits in answers.items():
             self.network.decision.update(logits, label, model)
 
@@ -160,7 +168,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         )
 
 
-def _distributed(forward: _TrainingForward, teacher: MeanTeacher, device: torch.device) -> nn.Module:
+def _distributed(forward: _TrainingForward, teacher: MeanTeacher, device: torch.device) -> Forward:
     """Wrap for distributed training where a process group is up; else give ``forward`` back."""
     if not dist.is_available() or not dist.is_initialized():
         return forward

@@ -229,6 +229,16 @@ class TestTraining:
         assert carries == [True] * 4
         assert not any(part.requires_grad for part in (*output.prompts, *output.uncertainty))
 
+    def test_masks_may_be_given(self):
+        model, image = make_model(mc_samples=3).train(), make_image()
+        torch.manual_seed(1)
+        drawn = model.training_forward(image)
+        torch.manual_seed(1)
+        given = model.training_forward(image, masks=draw_masks(model.model_a, samples=3, items=B))
+        for name in ("logits_a", "variance", "logits_b", "iou_predictions"):
+            assert torch.equal(getattr(drawn, name), getattr(given, name)), name
+        assert torch.equal(drawn.prompts.point_coords, given.prompts.point_coords)
+
     def test_dropout_is_on(self):
         model, image = make_model().train(), make_image()
         assert not torch.allclose(model.training_forward(image).logits_a, model.training_forward(image).logits_a)

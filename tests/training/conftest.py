@@ -46,18 +46,19 @@ def make_trainer(dataset):
         batch=(2, 2),
         learning_rate=1e-3,
         objective=None,
+        device="cpu",
         **options,
     ):
         torch.manual_seed(seed)
         network = build_auto_prompt_seg(
             num_classes=2, roi_size=ROI, filters=4, sam_variant="tiny", prompts={"points_per_class": 4}
-        )
+        ).to(device)
         optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate)
         handlers = list(handlers)
         if ckpt_dir is not None:
             handlers.append(TrainingCheckpoint(ckpt_dir, settings=settings or {}, evaluator=evaluator))
         return SemiSupervisedTrainer(
-            device="cpu",
+            device=device,
             max_epochs=epochs,
             train_data_loader=two_stream_loader(
                 dataset, labeled_batch=batch[0], unlabeled_batch=batch[1], epoch_length=epoch_length, seed=seed

@@ -116,8 +116,10 @@ class PromptEncoder3d(nn.Module):
         return self.mask_downscaling(mask_inputs)
 
     def _check_labels(self, labels: Tensor) -> None:
-        """Raise where a label is neither a class nor -1; an exported network, which cannot, takes what it is given."""
+        """Raise where a label is neither a class nor -1; an export or a recording takes what it is given."""
         if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return
+        if labels.is_cuda and torch.cuda.is_current_stream_capturing():
             return
         strange = labels[(labels < -1) | (labels >= self.num_classes)]
         if strange.numel():
