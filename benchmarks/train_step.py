@@ -10,7 +10,7 @@ student, all losses, backward, clipping, AdamW, EMA. Its seconds are per patch, 
 ``graphs``: that step with the passes of student and teacher as CUDA graphs, on a GPU.
 ``compiled``: that step with the student's forward pass through ``torch.compile``, which takes a minute or more first.
 
-    python benchmarks/train_step.py --device cuda --configurations step,graphs,compiled --batch 2 --steps 20 --no-recompute
+    python benchmarks/train_step.py --device cuda --configurations step,graphs,compiled --batch 2 --no-recompute --steps 9
 
 On a GPU the memory is what torch allocated there, and the seconds are not split into parts.
 

@@ -19,6 +19,7 @@ from aps_components.cli.overview import overview
 from aps_components.cli.package import package
 from aps_components.cli.phantoms import phantoms
 from aps_components.cli.prepare import prepare
+from aps_components.cli.pseudo_label import pseudo_label
 from aps_components.cli.segment import segment
 from aps_components.cli.uncertainty import uncertainty
 
@@ -30,6 +31,7 @@ COMMANDS = {
     "new-bundle": new_bundle,
     "label": label,
     "calibrate": calibrate,
+    "pseudo-label": pseudo_label,
     "halve": halve,
     "package": package,
     "overview": overview,

@@ -85,5 +85,10 @@ def _answer(model: TrainedModel, item: Mapping[str, Any], *, share: float) -> di
         "a": prediction.probabilities_a.cpu().clamp_min(1e-6).log(),
         "b": prediction.probabilities_b.cpu().clamp_min(1e-6).log(),
     }
-    stride = max(1, math.ceil((volumes["label"].numel() / share) ** (1 / 3)))
-    return {name: every(volume, stride).flatten(2)[:, :, None, None] for name, volume in volumes.items()}
+    return {name: thinned(volume, share=share) for name, volume in volumes.items()}
+
+
+def thinned(volume: Tensor, *, share: float) -> Tensor:
+    """At most ``share`` voxels of [1, C, D, H, W], evenly spread, as [1, C, 1, 1, N]."""
+    stride = max(1, math.ceil((volume[0, 0].numel() / share) ** (1 / 3)))
+    return every(volume, stride).flatten(2)[:, :, None, None]

@@ -11,6 +11,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
+from aps_components.data.datalist import Datalist
 from aps_components.data.label_values import LabelValues
 from aps_components.errors import plain_errors
 from aps_components.files import sha256_of
@@ -32,6 +33,8 @@ class TrainedModel:
     inferer: PromptedSlidingWindowInferer
     items: list[dict[str, Any]]
     """With ``image`` and ``label`` files."""
+    datalist: Datalist
+    """All scans of the dataset, by what the training used them for."""
     preprocessing: Compose
     """Of ``image`` and ``label``, to the network's grid."""
     image_preprocessing: Compose
@@ -109,11 +112,13 @@ def _built(parser: ConfigParser, checkpoint: Path, split: str, options: dict[str
     device = torch.device(value("device"))
     network = value("evaluation#network").to(device).eval()
     inferer: PromptedSlidingWindowInferer = value("inferer")
+    datalist: Datalist = value("datalist")
     return TrainedModel(
         checkpoint=checkpoint,
         network=network,
         inferer=inferer,
         items=[item for item in value("evaluation#items") if "label" in item],
+        datalist=datalist,
         preprocessing=value("validate#preprocessing"),
         image_preprocessing=value("evaluation#preprocessing"),
         labels={int(index): name for index, name in value("labels").items()},
@@ -123,7 +128,7 @@ def _built(parser: ConfigParser, checkpoint: Path, split: str, options: dict[str
         device=device,
         settings={
             "checkpoint_sha256": sha256_of(checkpoint),
-            "dataset": value("datalist").name,
+            "dataset": datalist.name,
             "split": split,
             "spacing": value("spacing"),
             "roi_size": list(inferer.roi_size),

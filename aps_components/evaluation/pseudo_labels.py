@@ -1,0 +1,183 @@
+"""``aps pseudo-label``: what several trained models agree on becomes the labels of the unlabelled scans.
+
+A second round of self-training. In training a teacher labels patches anew in every iteration; here an ensemble labels
+whole scans once, and one model learns from its labels (Xie et al. 2020, Self-training with Noisy Student,
+arXiv:1911.04252), so that one model answers nearly as well as all of them together (Hinton et al. 2015, Distilling the
+Knowledge in a Neural Network, arXiv:1503.02531). Volumes are set on the labelled scans, as ``aps calibrate`` does it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from aps_components.data import LoadVolumed, case_name
+from aps_components.data.datalist import Datalist, files_of
+from aps_components.data.label_values import map_values, parsed_label_values
+from aps_components.evaluation.calibrate import MOST_VALUES, thinned
+from aps_components.evaluation.trained import TrainedModel, load_trained
+from aps_components.files import replace_text, replacing
+from aps_components.inference import inverted
+from aps_components.label_map import keep_largest_component, likeliest_class
+from aps_components.models import ensure_writable
+from aps_components.models.decision import Decision
+
+MADE_BY = "made_by.json"
+
+
+def pseudo_label(
+    *,
+    bundle: str | Path,
+    dataset_dir: str | Path,
+    checkpoints: Sequence[str | Path],
+    target: str | Path,
+    options: Mapping[str, Any] | None = None,
+) -> str:
+    """Make a dataset whose unlabelled training scans have the labels of an ensemble.
+
+    ``target`` receives ``labels``, a file for each of those scans on its own grid, and ``datalist.json``: the labelled
+    scans first, then these, then validation and test scans as they are. Images, and labels by hand, stay where they
+    are. Killed, it goes on with the scans that are left.
+
+    Args:
+        bundle: its folder.
+        dataset_dir: of the scans that the models were trained on.
+        checkpoints: ``model.pt`` of trainings on the same labelled scans, with their settings beside them; voxel sizes
+            and patches may differ.
+        target: a folder.
+        options: other keys of the bundle's evaluation to change, such as ``predictor``.
+
+    Returns:
+        What was found, and what to do with it.
+
+    Raises:
+        ValueError: no checkpoint, no unlabelled scan, trainings on other scans, or a folder with labels of others.
+    """
+    if not checkpoints:
+        raise ValueError("no checkpoint to label the scans with: give the model.pt of one or more trainings")
+    models = [
+        load_trained(bundle, dataset_dir=dataset_dir, checkpoint=checkpoint, seen=True, options=options)
+        for checkpoint in tqdm(checkpoints, desc="loading", unit="model")
+    ]
+    datalist = _common_datalist(models)
+    folder = ensure_writable(target)
+    labels = ensure_writable(folder / "labels")
+    _refuse_labels_of_others(folder, models)
+    decision, volumes = _decision(models, datalist)
+    for item in tqdm(datalist.unlabeled, desc="labelling", unit="scan"):
+        if not (file := labels / f"{case_name(item)}.nii.gz").is_file():
+            _save(file, _label_map(models, item, decision), like=files_of(item["image"])[0], model=models[0])
+    _write_datalist(folder, datalist)
+    count = len(datalist.labeled) + len(datalist.unlabeled)
+    return "\n".join(
+        [
+            f"{len(datalist.unlabeled)} scans labelled by {len(models)} model(s)",
+            *volumes,
+            f"written: {folder / 'datalist.json'}",
+            f"train on it with --dataset_dir {folder} --labeled_count {count} --labeled_batch 4 --unlabeled_batch 0",
+        ]
+    )
+
+
+def _common_datalist(models: Sequence[TrainedModel]) -> Datalist:
+    first = models[0]
+    for model in models[1:]:
+        if any(getattr(model.datalist, part) != getattr(first.datalist, part) for part in ("labeled", "validation")):
+            raise ValueError(
+                f"{model.checkpoint} and {first.checkpoint} were trained on other labelled or validation scans: take "
+                "models of the same labeled_count and validation_count"
+            )
+    if not first.datalist.unlabeled:
+        raise ValueError(f"the datalist {first.datalist.name!r} has no unlabelled training scan to label")
+    return first.datalist
+
+
+def _refuse_labels_of_others(folder: Path, models: Sequence[TrainedModel]) -> None:
+    """Some scans labelled by one ensemble and some by another are no dataset."""
+    made_by = json.dumps([model.settings for model in models], indent=1, default=str) + "\n"
+    note = folder / MADE_BY
+    if note.is_file() and note.read_text(encoding="utf-8") != made_by:
+        raise ValueError(f"{folder} holds labels of other models or settings ({note}): give another --target")
+    replace_text(note, made_by)
+
+
+def _decision(models: Sequence[TrainedModel], datalist: Datalist) -> tuple[Decision, list[str]]:
+    """Offsets with which the ensemble finds the volumes of the labelled scans, and what they are."""
+    classes = models[0].network.num_classes
+    load_label = LoadVolumed("label", num_classes=classes, label_values=models[0].label_values)
+    share = MOST_VALUES / classes / len(datalist.labeled)
+    kept: list[tuple[Tensor, Tensor]] = []
+    for item in tqdm(datalist.labeled, desc="calibrating", unit="scan"):
+        label = load_label({"label": item["label"]})["label"].as_tensor()[None].long()
+        kept.append((thinned(_log_probabilities(models, item)[None], share=share), thinned(label, share=share)))
+    decision = Decision(classes)
+    logits, truth = (torch.cat(parts, dim=-1) for parts in zip(*kept, strict=True))
+    offsets = decision.fit(logits, truth, "a")  # one answer, held where Model A's is
+    found, given = (likeliest_class(scores, dim=1) for scores in (logits, decision(logits, "a")))
+    lines = []
+    for index, name in datalist.labels.items():
+        if index and (true := int((truth == index).sum())):
+            was, now = (100 * int((each == index).sum()) / true for each in (found, given))
+            lines.append(f"{name}: offset {offsets[index]:+.2f}, {was:.1f} % of the true volume without, {now:.1f} %")
+    return decision, lines
+
+
+def _label_map(models: Sequence[TrainedModel], item: Mapping[str, Any], decision: Decision) -> np.ndarray:
+    label_map = likeliest_class(decision(_log_probabilities(models, item)[None], "a"), dim=1)[0, 0].numpy()
+    label_map = label_map.astype(np.uint8)
+    if not models[0].largest_component:
+        return label_map
+    return keep_largest_component(label_map, num_classes=models[0].network.num_classes).astype(np.uint8)
+
+
+@torch.inference_mode()
+def _log_probabilities(models: Sequence[TrainedModel], item: Mapping[str, Any]) -> Tensor:
+    """Of the models' mean, [C, D, H, W] on the scan's own grid."""
+    total: Tensor | None = None
+    for model in models:
+        data = model.image_preprocessing({"image": item["image"]})
+        answer = model.inferer(data["image"].as_tensor()[None].to(model.device), model.network)[0].cpu()
+        own = inverted(model.image_preprocessing, ("pred",))({"pred": answer, "image": data["image"]})[
+            "pred"
+        ].as_tensor()
+        total = own if total is None else total + own
+    assert total is not None
+    return (total / len(models)).clamp_min(1e-6).log()
+
+
+def _save(file: Path, label_map: np.ndarray, *, like: str, model: TrainedModel) -> None:
+    """With the numbers that the dataset's own label files have."""
+    values = {of_class: value for value, of_class in parsed_label_values(model.label_values).items()}
+    image = nib.load(like)
+    with replacing(file) as unfinished:
+        nib.save(nib.Nifti1Image(map_values(label_map, values), image.affine), unfinished)
+
+
+def _write_datalist(folder: Path, datalist: Datalist) -> None:
+    def entry(item: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: _relative(value, folder) for key, value in item.items()}
+
+    labelled = [{**item, "label": str(folder / "labels" / f"{case_name(item)}.nii.gz")} for item in datalist.unlabeled]
+    content = {
+        "name": datalist.name,
+        "labels": {str(index): name for index, name in datalist.labels.items()},
+        "training": [entry(item) for item in (*datalist.labeled, *labelled)],
+        "validation": [entry(item) for item in datalist.validation],
+        "test": [entry(item) for item in datalist.test],
+    }
+    replace_text(folder / "datalist.json", json.dumps(content, indent=1) + "\n")
+
+
+def _relative(value: str | list[str], folder: Path) -> str | list[str]:
+    if isinstance(value, list):
+        return [os.path.relpath(file, folder.resolve()) for file in value]
+    return os.path.relpath(os.path.abspath(value), folder.resolve())
