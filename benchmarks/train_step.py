@@ -10,7 +10,7 @@ student, all losses, backward, clipping, AdamW, EMA. Its seconds are per patch, 
 ``graphs``: that step with the passes of student and teacher as CUDA graphs, on a GPU.
 ``compiled``: that step with the student's forward pass through ``torch.compile``, which takes a minute or more first.
 
-    python benchmarks/train_step.py --device cuda --configurations step,graphs,compiled --batch 2 --no-recompute --steps 9
+    python benchmarks/train_step.py --device cuda --configurations step,graphs,compiled --batch 2 --no-recompute
 
 On a GPU the memory is what torch allocated there, and the seconds are not split into parts.
 
@@ -199,6 +199,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
+    torch.backends.cudnn.deterministic = arguments.cudnn == "deterministic"
+    torch.backends.cudnn.benchmark = arguments.cudnn == "benchmark"
     watch = watch_parts()
     if arguments.measure in ("network", *STEPS):
         from aps_components.memory import keep_freed_memory
@@ -239,7 +241,7 @@ def computes_bf16(device: str) -> bool:
 def in_own_process(arguments: argparse.Namespace, name: str, precision: str) -> dict[str, Any]:
     """:func:`measure` in a fresh process."""
     command = [sys.executable, __file__, "--measure", name, "--precision", precision, "--roi", *map(str, arguments.roi)]
-    for option in ("batch", "samples", "classes", "steps", "warmup", "threads", "teacher", "device"):
+    for option in ("batch", "samples", "classes", "steps", "warmup", "threads", "teacher", "device", "cudnn"):
         command += [f"--{option}", str(getattr(arguments, option))]
     command += [] if arguments.recompute else ["--no-recompute"]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -292,7 +294,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--precisions", help="comma-separated; fp32, and bf16 where the CPU computes it")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each configuration and precision")
     parser.add_argument("--device", default="cpu", help="or cuda")
-    parser.add_argument("--steps", type=int, default=1, help="measured steps of each process")
+    parser.add_argument("--steps", type=int, help="measured steps of each process; 1, on a GPU 12")
     parser.add_argument("--warmup", type=int, help="steps of each process before them; 1, on a GPU 5")
     parser.add_argument(
         "--recompute", action=argparse.BooleanOptionalAction, default=True, help="of the V-Net, to save memory"
@@ -302,6 +304,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=2, help="Monte-Carlo samples, T")
     parser.add_argument("--classes", type=int, default=2, help="background included")
     parser.add_argument("--teacher", default="average", choices=("a", "b", "average"), help="who makes pseudo-labels")
+    parser.add_argument(
+        "--cudnn",
+        default="deterministic",
+        choices=("deterministic", "free", "benchmark"),
+        help="how it chooses kernels on a GPU: the same each time, as in the bundles' training; freely; the fastest",
+    )
     parser.add_argument("--threads", type=int, default=threads)
     parser.add_argument("--measure", choices=CONFIGURATIONS, help=argparse.SUPPRESS)
     parser.add_argument("--precision", default="bf16", help=argparse.SUPPRESS)
@@ -310,6 +318,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parsed.precisions = "fp32" if parsed.measure or not computes_bf16(parsed.device) else "fp32,bf16"
     if parsed.warmup is None:
         parsed.warmup = 1 if parsed.device == "cpu" else 5
+    if parsed.steps is None:
+        parsed.steps = 1 if parsed.device == "cpu" else 12
     for name, known in (("configurations", CONFIGURATIONS), ("precisions", ("fp32", "bf16"))):
         if unknown := set(getattr(parsed, name).split(",")) - set(known):
             parser.error(f"--{name} {', '.join(sorted(unknown))} must be among {', '.join(known)}")

@@ -35,6 +35,9 @@ class GraphedStudent:
     """
 
     def __init__(self, model: AutoPromptSeg) -> None:
+        # Where gradients of a replay are added up, a node remembers the stream of the recording; newer PyTorch warns.
+        if quiet := getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None):
+            quiet(False)
         self.model = model
         self._recorded: dict[tuple[torch.Size, bool], Callable[..., tuple[Tensor, ...]]] = {}
 

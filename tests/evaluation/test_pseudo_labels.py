@@ -1,0 +1,125 @@
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from workflows import LA
+
+from aps_components import cli
+from aps_components.data import load_datalist
+from aps_components.evaluation.trained import load_trained
+from aps_components.label_map import keep_largest_component
+
+
+@pytest.fixture
+def options(tiny_options):
+    return tiny_options | {"overlap": 0, "predictor": "a"}
+
+
+@pytest.fixture
+def arguments(phantoms, tiny_checkpoint, options, tmp_path):
+    """Two models of 2 labelled phantoms, of other voxel sizes."""
+    files = [
+        tiny_checkpoint("first", labeled_count=2, validation_count=0),
+        tiny_checkpoint("second", seed=1, labeled_count=2, validation_count=0, spacing=[1.5, 1.5, 1.5]),
+    ]
+    return {
+        "bundle": str(LA),
+        "dataset_dir": str(phantoms),
+        "checkpoints": tuple(map(str, files)),
+        "target": str(tmp_path / "second_round"),
+        **options,
+    }
+
+
+def label_maps(folder):
+    return {file.name: np.asarray(nib.load(file).dataobj) for file in sorted((folder / "labels").iterdir())}
+
+
+def test_a_dataset_whose_unlabelled_scans_are_labelled(arguments, phantoms, tmp_path, capsys):
+    cli.pseudo_label(**arguments)
+    before, after = load_datalist(phantoms, labeled_count=2), load_datalist(tmp_path / "second_round")
+    assert "5 scans labelled by 2 model(s)" in capsys.readouterr().out
+    assert (after.name, after.labels, after.unlabeled) == (before.name, before.labels, [])
+    assert (after.labeled[:2], after.validation, after.test) == (before.labeled, before.validation, before.test)
+    assert [item["image"] for item in after.labeled[2:]] == [item["image"] for item in before.unlabeled]
+    for item in after.labeled[2:]:
+        image, label = nib.load(item["image"]), nib.load(item["label"])
+        assert label.shape == image.shape
+        assert np.array_equal(label.affine, image.affine)
+        assert label.get_data_dtype() == np.uint8
+        assert set(np.unique(label.dataobj)) <= {0, 1}
+
+
+def test_the_mean_of_the_models_decides_at_the_volume_of_the_labelled_scans(
+    arguments, tiny_checkpoint, phantoms, options, tmp_path
+):
+    """Computed once more; both models see the scans' own grid here."""
+    third = tiny_checkpoint("third", seed=2, labeled_count=2, validation_count=0)
+    checkpoints = (arguments["checkpoints"][0], str(third))
+    cli.pseudo_label(**arguments | {"checkpoints": checkpoints})
+    models = [
+        load_trained(LA, dataset_dir=phantoms, checkpoint=file, seen=True, options=options) for file in checkpoints
+    ]
+
+    def margin(item):
+        data = models[0].image_preprocessing({"image": item["image"]})
+        answers = [model.inferer(data["image"].as_tensor()[None], model.network)[0].detach() for model in models]
+        background, atrium = sum(answers) / 2
+        return (atrium.log() - background.log()).numpy()
+
+    labeled = [margin(item) for item in models[0].datalist.labeled]
+    truth = [np.asarray(nib.load(item["label"]).dataobj) for item in models[0].datalist.labeled]
+    volume = sum(int((each == 1).sum()) for each in truth)
+    values = np.sort(np.concatenate([each.ravel() for each in labeled]))[::-1]
+    threshold = (values[volume - 1] + values[volume]) / 2
+    for item, found in zip(models[0].datalist.unlabeled, label_maps(tmp_path / "second_round").values(), strict=True):
+        expected = keep_largest_component((margin(item) > threshold).astype(np.uint8), num_classes=2)
+        assert (expected != found).mean() < 1e-4  # voxels at the threshold
+
+
+def test_a_model_with_itself_is_that_model(arguments, tmp_path):
+    first = arguments["checkpoints"][0]
+    cli.pseudo_label(**arguments | {"checkpoints": first, "target": str(tmp_path / "once")})
+    cli.pseudo_label(**arguments | {"checkpoints": f"{first},{first}", "target": str(tmp_path / "twice")})
+    once, twice = label_maps(tmp_path / "once"), label_maps(tmp_path / "twice")
+    assert once.keys() == twice.keys()
+    assert all(np.array_equal(once[name], twice[name]) for name in once)
+
+
+def test_goes_on_with_the_scans_that_are_left(arguments, tmp_path):
+    cli.pseudo_label(**arguments)
+    files = sorted((tmp_path / "second_round" / "labels").iterdir())
+    before = label_maps(tmp_path / "second_round")
+    times = [file.stat().st_mtime_ns for file in files]
+    files[1].unlink()
+    cli.pseudo_label(**arguments)
+    after = label_maps(tmp_path / "second_round")
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert [file.stat().st_mtime_ns == time for file, time in zip(files, times, strict=True)] == [True, False] + 3 * [
+        True
+    ]
+
+
+def test_numbers_of_the_datasets_own_label_files(arguments, tmp_path):
+    cli.pseudo_label(**arguments | {"label_values": {"7": 1}})
+    values = {value for each in label_maps(tmp_path / "second_round").values() for value in np.unique(each).tolist()}
+    assert values == {0, 7}
+
+
+def test_what_cannot_be_is_refused(arguments, tiny_checkpoint, phantoms, tmp_path):
+    with pytest.raises(ValueError, match="no checkpoint to label the scans with"):
+        cli.pseudo_label(**arguments | {"checkpoints": ()})
+    other = tiny_checkpoint("other", labeled_count=3, validation_count=0)
+    with pytest.raises(ValueError, match="were trained on other labelled or validation scans"):
+        cli.pseudo_label(**arguments | {"checkpoints": (arguments["checkpoints"][0], str(other))})
+    cli.pseudo_label(**arguments)
+    with pytest.raises(ValueError, match="holds labels of other models or settings"):
+        cli.pseudo_label(**arguments | {"checkpoints": arguments["checkpoints"][0]})
+    folder = tmp_path / "labelled"
+    folder.mkdir()
+    content = json.loads((phantoms / "datalist.json").read_text())
+    cases = [{key: str(phantoms / file) for key, file in case.items()} for case in content["training"][:2]]
+    (folder / "datalist.json").write_text(json.dumps({**content, "training": cases, "validation": [], "unlabeled": []}))
+    with pytest.raises(ValueError, match="no unlabelled training scan"):
+        cli.pseudo_label(**arguments | {"dataset_dir": str(folder)})
