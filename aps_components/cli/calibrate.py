@@ -19,7 +19,8 @@ def calibrate(bundle: str, dataset_dir: str, checkpoint: str, target: str, cases
         checkpoint: model.pt of a training; its model.json must lie beside it.
         target: the calibrated model.pt.
         cases: the first so many labelled scans.
-        options: other keys of the bundle's evaluation, such as --overlap 0.25.
+        options: other keys of the bundle's evaluation, such as --overlap 0.25. A --predictor or --mirror_axes becomes
+            the calibrated model's default in inference.
     """
     from aps_components.bundle import locate_bundle
     from aps_components.evaluation.calibrate import calibrate as adjust

@@ -18,6 +18,7 @@ from aps_components.models import copy_settings, ensure_writable, save_atomicall
 from aps_components.models.decision import Decision
 from aps_components.uncertainty import every
 
+ANSWERS = ("predictor", "mirror_axes")  # how a scan is answered; inference does so by default where it was given
 MOST_VALUES = 12_000_000  # kept of each model: voxels of all scans, times classes; volumes of more are no better known
 
 
@@ -40,7 +41,8 @@ def calibrate(
         checkpoint: ``model.pt`` of a training, with its settings beside it.
         target: the copy, whole or not at all; it may be the checkpoint itself.
         cases: the first so many scans.
-        options: other keys of the bundle's evaluation to change.
+        options: other keys of the bundle's evaluation to change. A ``predictor`` or ``mirror_axes`` among them becomes
+            the copy's default in inference, from the settings beside it.
 
     Returns:
         What was found and changed, a line for each model and class.
@@ -48,6 +50,7 @@ def calibrate(
     Raises:
         ValueError: fewer than one case, an option or a checkpoint that does not fit.
     """
+    given = dict(options or {})
     if cases < 1:
         raise ValueError(f"cases {cases} must be at least 1")
     model = load_trained(bundle, dataset_dir=dataset_dir, checkpoint=checkpoint, seen=True, options=options)
@@ -71,7 +74,9 @@ def calibrate(
                 f"Model {name.upper()}, {region.name}: offset {offsets[region.classes[0]]:+.2f}, {was:.1f} % of the "
                 f"true volume without, {now:.1f} % with it"
             )
-    copy_settings(checkpoint, target)
+    copy_settings(
+        checkpoint, target, more={f"inference_{key}": value for key, value in given.items() if key in ANSWERS}
+    )
     save_atomically(model.network.state_dict(), target)
     return "\n".join([*lines, f"written: {target}"])
 

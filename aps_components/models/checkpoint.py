@@ -142,9 +142,12 @@ def save_settings(settings: Mapping[str, Any], path: str | Path) -> None:
     replace_text(settings_file(path), json.dumps(dict(settings), indent=1) + "\n")
 
 
-def copy_settings(source: str | Path, target: str | Path) -> None:
-    """The settings beside one checkpoint, beside another, too."""
-    replace_text(settings_file(target), settings_file(source).read_text(encoding="utf-8"))
+def copy_settings(source: str | Path, target: str | Path, *, more: Mapping[str, Any] | None = None) -> None:
+    """The settings beside one checkpoint, beside another, too, and ``more`` of them."""
+    if more:
+        save_settings({**_read_settings(source), **more}, target)
+    else:
+        replace_text(settings_file(target), settings_file(source).read_text(encoding="utf-8"))
 
 
 def without_folders(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from aps_components import cli
 from aps_components.data import load_datalist
 from aps_components.evaluation.trained import load_trained
 from aps_components.models import read_checkpoint
+from aps_components.segmentation.bundle_inference import BundleInference
 
 
 @pytest.fixture
@@ -48,6 +49,20 @@ def test_nothing_but_the_offsets_changes_and_a_second_time_gives_the_same(argume
     assert {key for key in after if not torch.equal(before[key], after[key])} == {"decision.offsets"}
     cli.calibrate(**arguments | {"checkpoint": arguments["target"], "target": str(tmp_path / "again.pt")}, cases=1)
     torch.testing.assert_close(read_checkpoint(tmp_path / "again.pt"), after, rtol=0, atol=1e-5)
+
+
+def test_inference_answers_as_it_was_calibrated(arguments, tiny_options, tmp_path):
+    cli.calibrate(**arguments | {"predictor": "a", "mirror_axes": [[0, 1]]}, cases=1)
+    target = tmp_path / "new" / "model.pt"
+    settings = json.loads(target.with_suffix(".json").read_text())
+    assert (settings["inference_predictor"], settings["inference_mirror_axes"]) == ("a", [[0, 1]])
+    assert settings["pretrained"] == "somewhere"
+    network = {key: value for key, value in tiny_options.items() if key.startswith("network_def#")}
+    parser = BundleInference(LA, settings=network | {"checkpoint": str(target)}).parser
+    assert parser.get_parsed_content("inferer").mirror_axes == [(0, 1)]
+    assert parser.get_parsed_content("network_def").predictor == "a"
+    plain = BundleInference(LA, settings=network | {"checkpoint": arguments["checkpoint"]}).parser
+    assert plain.get_parsed_content("network_def").predictor == "average"
 
 
 def test_no_case_is_refused(arguments):
