@@ -50,7 +50,6 @@ def calibrate(
     Raises:
         ValueError: fewer than one case, an option or a checkpoint that does not fit.
     """
-    given = dict(options or {})
     if cases < 1:
         raise ValueError(f"cases {cases} must be at least 1")
     model = load_trained(bundle, dataset_dir=dataset_dir, checkpoint=checkpoint, seen=True, options=options)
@@ -65,18 +64,10 @@ def calibrate(
     lines = []
     for name in Decision.MODELS:
         logits = torch.cat([answer[name] for answer in answers], dim=-1)
-        offsets = decision.fit(logits, label, name)
-        without, with_it = (likeliest_class(scores, dim=1)[:, 0].numpy() for scores in (logits, decision(logits, name)))
-        for region in foreground_regions(model.labels):
-            true = region.mask(label[:, 0].numpy())
-            was, now = (100 * volume_ratio(region.mask(found), true) for found in (without, with_it))
-            lines.append(
-                f"Model {name.upper()}, {region.name}: offset {offsets[region.classes[0]]:+.2f}, {was:.1f} % of the "
-                f"true volume without, {now:.1f} % with it"
-            )
-    copy_settings(
-        checkpoint, target, more={f"inference_{key}": value for key, value in given.items() if key in ANSWERS}
-    )
+        said = fit_offsets(decision, logits, label, name, labels=model.labels)
+        lines += [f"Model {name.upper()}, {line}" for line in said]
+    answering = {f"inference_{key}": value for key, value in (options or {}).items() if key in ANSWERS}
+    copy_settings(checkpoint, target, more=answering)
     save_atomically(model.network.state_dict(), target)
     return "\n".join([*lines, f"written: {target}"])
 
@@ -91,6 +82,23 @@ def _answer(model: TrainedModel, item: Mapping[str, Any], *, share: float) -> di
         "b": prediction.probabilities_b.cpu().clamp_min(1e-6).log(),
     }
     return {name: thinned(volume, share=share) for name, volume in volumes.items()}
+
+
+def fit_offsets(
+    decision: Decision, logits: Tensor, label: Tensor, model: str, *, labels: Mapping[int, str]
+) -> list[str]:
+    """Set a model's offsets (:meth:`Decision.fit`), and say for each foreground class what that does to its volume."""
+    offsets = decision.fit(logits, label, model)
+    without, with_it = (likeliest_class(scores, dim=1)[:, 0].numpy() for scores in (logits, decision(logits, model)))
+    lines = []
+    for region in foreground_regions(labels):
+        true = region.mask(label[:, 0].numpy())
+        was, now = (100 * volume_ratio(region.mask(found), true) for found in (without, with_it))
+        lines.append(
+            f"{region.name}: offset {offsets[region.classes[0]]:+.2f}, {was:.1f} % of the true volume without, "
+            f"{now:.1f} % with it"
+        )
+    return lines
 
 
 def thinned(volume: Tensor, *, share: float) -> Tensor:

@@ -23,15 +23,15 @@ from tqdm import tqdm
 from aps_components.data import LoadVolumed, case_name
 from aps_components.data.datalist import Datalist, files_of
 from aps_components.data.label_values import map_values, parsed_label_values
-from aps_components.evaluation.calibrate import MOST_VALUES, thinned
+from aps_components.evaluation.calibrate import MOST_VALUES, fit_offsets, thinned
 from aps_components.evaluation.trained import TrainedModel, load_trained
 from aps_components.files import replace_text, replacing
-from aps_components.inference import inverted
-from aps_components.label_map import keep_largest_component, likeliest_class
+from aps_components.inference import LabelMapd, inverted
 from aps_components.models import ensure_writable
 from aps_components.models.decision import Decision
 
-MADE_BY = "made_by.json"
+ANSWER = "a"  # an ensemble has one answer; its offsets are held where Model A's are
+LABELS, MADE_BY = "labels", "made_by.json"
 
 
 def pseudo_label(
@@ -70,11 +70,11 @@ def pseudo_label(
     ]
     datalist = _common_datalist(models)
     folder = ensure_writable(target)
-    labels = ensure_writable(folder / "labels")
+    ensure_writable(folder / LABELS)
     _refuse_labels_of_others(folder, models)
     decision, volumes = _decision(models, datalist)
     for item in tqdm(datalist.unlabeled, desc="labelling", unit="scan"):
-        if not (file := labels / f"{case_name(item)}.nii.gz").is_file():
+        if not (file := _label_file(folder, item)).is_file():
             _save(file, _label_map(models, item, decision), like=files_of(item["image"])[0], model=models[0])
     _write_datalist(folder, datalist)
     count = len(datalist.labeled) + len(datalist.unlabeled)
@@ -121,22 +121,13 @@ def _decision(models: Sequence[TrainedModel], datalist: Datalist) -> tuple[Decis
         kept.append((thinned(_log_probabilities(models, item)[None], share=share), thinned(label, share=share)))
     decision = Decision(classes)
     logits, truth = (torch.cat(parts, dim=-1) for parts in zip(*kept, strict=True))
-    offsets = decision.fit(logits, truth, "a")  # one answer, held where Model A's is
-    found, given = (likeliest_class(scores, dim=1) for scores in (logits, decision(logits, "a")))
-    lines = []
-    for index, name in datalist.labels.items():
-        if index and (true := int((truth == index).sum())):
-            was, now = (100 * int((each == index).sum()) / true for each in (found, given))
-            lines.append(f"{name}: offset {offsets[index]:+.2f}, {was:.1f} % of the true volume without, {now:.1f} %")
-    return decision, lines
+    return decision, fit_offsets(decision, logits, truth, ANSWER, labels=datalist.labels)
 
 
 def _label_map(models: Sequence[TrainedModel], item: Mapping[str, Any], decision: Decision) -> np.ndarray:
-    label_map = likeliest_class(decision(_log_probabilities(models, item)[None], "a"), dim=1)[0, 0].numpy()
-    label_map = label_map.astype(np.uint8)
-    if not models[0].largest_component:
-        return label_map
-    return keep_largest_component(label_map, num_classes=models[0].network.num_classes).astype(np.uint8)
+    scores = decision(_log_probabilities(models, item)[None], ANSWER)[0]
+    to_label_map = LabelMapd("pred", largest_component=models[0].largest_component)
+    return to_label_map({"pred": scores})["pred"][0].numpy()
 
 
 @torch.inference_mode()
@@ -146,9 +137,8 @@ def _log_probabilities(models: Sequence[TrainedModel], item: Mapping[str, Any]) 
     for model in models:
         data = model.image_preprocessing({"image": item["image"]})
         answer = model.inferer(data["image"].as_tensor()[None].to(model.device), model.network)[0].cpu()
-        own = inverted(model.image_preprocessing, ("pred",))({"pred": answer, "image": data["image"]})[
-            "pred"
-        ].as_tensor()
+        to_own_grid = inverted(model.image_preprocessing, ("pred",))
+        own = to_own_grid({"pred": answer, "image": data["image"]})["pred"].as_tensor()
         total = own if total is None else total + own
     assert total is not None
     return (total / len(models)).clamp_min(1e-6).log()
@@ -162,11 +152,23 @@ def _save(file: Path, label_map: np.ndarray, *, like: str, model: TrainedModel) 
         nib.save(nib.Nifti1Image(map_values(label_map, values), image.affine), unfinished)
 
 
-def _write_datalist(folder: Path, datalist: Datalist) -> None:
-    def entry(item: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: _relative(value, folder) for key, value in item.items()}
+def _label_file(folder: Path, item: Mapping[str, Any]) -> Path:
+    return folder / LABELS / f"{case_name(item)}.nii.gz"
 
-    labelled = [{**item, "label": str(folder / "labels" / f"{case_name(item)}.nii.gz")} for item in datalist.unlabeled]
+
+def _write_datalist(folder: Path, datalist: Datalist) -> None:
+    def relative(value: str | list[str]) -> str | list[str]:
+        # As the datalist's reader joins them: by name alone, whatever is a link.
+        return (
+            [os.path.relpath(file, folder) for file in value]
+            if isinstance(value, list)
+            else os.path.relpath(value, folder)
+        )
+
+    def entry(item: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: relative(value) for key, value in item.items()}
+
+    labelled = [{**item, "label": str(_label_file(folder, item))} for item in datalist.unlabeled]
     content = {
         "name": datalist.name,
         "labels": {str(index): name for index, name in datalist.labels.items()},
@@ -175,9 +177,3 @@ def _write_datalist(folder: Path, datalist: Datalist) -> None:
         "test": [entry(item) for item in datalist.test],
     }
     replace_text(folder / "datalist.json", json.dumps(content, indent=1) + "\n")
-
-
-def _relative(value: str | list[str], folder: Path) -> str | list[str]:
-    if isinstance(value, list):
-        return [os.path.relpath(file, folder.resolve()) for file in value]
-    return os.path.relpath(os.path.abspath(value), folder.resolve())

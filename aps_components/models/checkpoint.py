@@ -144,10 +144,8 @@ def save_settings(settings: Mapping[str, Any], path: str | Path) -> None:
 
 def copy_settings(source: str | Path, target: str | Path, *, more: Mapping[str, Any] | None = None) -> None:
     """The settings beside one checkpoint, beside another, too, and ``more`` of them."""
-    if more:
-        save_settings({**_read_settings(source), **more}, target)
-    else:
-        replace_text(settings_file(target), settings_file(source).read_text(encoding="utf-8"))
+    settings = json.loads(settings_file(source).read_text(encoding="utf-8"))
+    save_settings({**settings, **(more or {})}, target)
 
 
 def without_folders(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -96,9 +96,16 @@ def test_goes_on_with_the_scans_that_are_left(arguments, tmp_path):
     cli.pseudo_label(**arguments)
     after = label_maps(tmp_path / "second_round")
     assert all(np.array_equal(before[name], after[name]) for name in before)
-    assert [file.stat().st_mtime_ns == time for file, time in zip(files, times, strict=True)] == [True, False] + 3 * [
-        True
-    ]
+    stayed = [file.stat().st_mtime_ns == time for file, time in zip(files, times, strict=True)]
+    assert stayed == [True, False, True, True, True]
+
+
+def test_a_target_behind_a_link(arguments, tmp_path):
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "deep")
+    cli.pseudo_label(**arguments | {"target": str(tmp_path / "link")})
+    for item in load_datalist(tmp_path / "link").labeled:
+        assert nib.load(item["image"]).shape == nib.load(item["label"]).shape
 
 
 def test_numbers_of_the_datasets_own_label_files(arguments, tmp_path):
