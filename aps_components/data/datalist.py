@@ -11,7 +11,8 @@ A dataset is a folder and a datalist, a JSON file whose paths are relative to th
         "test": "remaining"
     }
 
-"image" may be a list of files, one per modality. Only file names are looked at here, never a scan.
+"image" may be a list of files, one per modality. A "label_by" of "models" beside a label says that no hand drew it.
+Only file names are looked at here, never a scan.
 """
 
 import json
@@ -35,6 +36,7 @@ Item = dict[str, Any]
 File = str | os.PathLike[str]
 
 PARTS = ("training", "unlabeled", "validation", "test")
+LABEL_BY, HAND, MODELS = "label_by", "hand", "models"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Datalist:
         unlabeled: items with "image" only, so that their labels cannot be read by mistake.
         validation: items with both, for choosing a checkpoint.
         test: items with both, for the final figures.
+        labels_by_models: label files that models made, as `aps pseudo-label` does; the others are by hand.
     """
 
     name: str
@@ -56,6 +59,13 @@ class Datalist:
     unlabeled: list[Item]
     validation: list[Item]
     test: list[Item]
+    labels_by_models: frozenset[str] = frozenset()
+
+    @property
+    def labeled_by_hand(self) -> int | None:
+        """The first so many labelled items have their label by hand; None where all have."""
+        by_hand = [item["label"] not in self.labels_by_models for item in self.labeled]
+        return None if all(by_hand) else by_hand.index(False)
 
     @property
     def num_classes(self) -> int:
@@ -124,6 +134,8 @@ def load_datalist(
     if not parts["validation"] and validation_count:
         training, parts["validation"] = training[:-validation_count], training[-validation_count:]
         _require_labels(parts["validation"], f"{source}: validation_count {validation_count}")
+    by_models = _labels_by_models(content, root)
+    _refuse_by_models(parts["validation"], by_models, f"{source}: validation_count {validation_count}")
     labeled, unlabeled = _cut(training, labeled_count, source)
     unlabeled += [{"image": item["image"]} for item in parts["unlabeled"]]
     if unlabeled_count is not None and not 0 <= unlabeled_count <= len(unlabeled):
@@ -137,6 +149,7 @@ def load_datalist(
         unlabeled=unlabeled[:unlabeled_count],
         validation=parts["validation"],
         test=parts["test"],
+        labels_by_models=by_models,
     )
 
 
@@ -303,8 +316,15 @@ def _item(entry: object, root: Path, where: str) -> Item:
     label = entry.get("label")
     if not all(isinstance(file, str) for file in (*(files if several else [files]), label or "")):
         raise DataError(f"{where} is {entry!r}; image and label must be file names")
+    if entry.get(LABEL_BY, HAND) not in (HAND, MODELS):
+        raise DataError(f'{where}: {LABEL_BY} is {entry[LABEL_BY]!r}; it must be "{HAND}" or "{MODELS}"')
     paths = [_path(root, file) for file in (files if several else [files])]
     return {"image": paths if several else paths[0]} | ({"label": _path(root, label)} if label else {})
+
+
+def _labels_by_models(content: dict[str, Any], root: Path) -> frozenset[str]:
+    made = (entry["label"] for entry in content["training"] if "label" in entry and entry.get(LABEL_BY) == MODELS)
+    return frozenset(_path(root, label) for label in made)
 
 
 def _path(root: Path, file: str) -> str:
@@ -335,6 +355,16 @@ def _require_labels(items: list[Item], where: str) -> None:
     for item in items:
         if "label" not in item:
             raise DataError(f'{where}: {item["image"]} has no "label"; add it, or move the case to "unlabeled"')
+
+
+def _refuse_by_models(items: list[Item], by_models: frozenset[str], where: str) -> None:
+    """What a model is measured on must not be what others like it said."""
+    for item in items:
+        if item["label"] in by_models:
+            raise DataError(
+                f'{where}: the label of {item["image"]} was made by models, and figures on it say nothing; set '
+                'validation_count to 0, or name validation cases in the datalist, under "validation"'
+            )
 
 
 def _cut(training: list[Item], labeled_count: int | None, source: Path) -> tuple[list[Item], list[Item]]:

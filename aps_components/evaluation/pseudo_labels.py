@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aps_components.data import LoadVolumed, case_name
-from aps_components.data.datalist import Datalist, files_of
+from aps_components.data.datalist import LABEL_BY, MODELS, Datalist, files_of
 from aps_components.data.label_values import map_values, parsed_label_values
 from aps_components.evaluation.calibrate import MOST_VALUES, fit_offsets, thinned
 from aps_components.evaluation.trained import TrainedModel, load_trained
@@ -168,11 +168,13 @@ def _write_datalist(folder: Path, datalist: Datalist) -> None:
     def entry(item: Mapping[str, Any]) -> dict[str, Any]:
         return {key: relative(value) for key, value in item.items()}
 
-    labelled = [{**item, "label": str(_label_file(folder, item))} for item in datalist.unlabeled]
+    def labelled(item: Mapping[str, Any]) -> dict[str, Any]:
+        return {**entry({**item, "label": str(_label_file(folder, item))}), LABEL_BY: MODELS}
+
     content = {
         "name": datalist.name,
         "labels": {str(index): name for index, name in datalist.labels.items()},
-        "training": [entry(item) for item in (*datalist.labeled, *labelled)],
+        "training": [*map(entry, datalist.labeled), *map(labelled, datalist.unlabeled)],
         "validation": [entry(item) for item in datalist.validation],
         "test": [entry(item) for item in datalist.test],
     }

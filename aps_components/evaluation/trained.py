@@ -66,7 +66,8 @@ def load_trained(
         dataset_dir: of the scans.
         checkpoint: ``model.pt`` of a training.
         split: ``validation`` or ``test``.
-        seen: take the scans whose labels the training saw instead, to adjust something and not to measure it.
+        seen: take the scans whose labels, drawn by hand, the training saw instead, to adjust something and not to
+            measure it.
         options: other keys of the two files to change.
 
     Raises:
@@ -78,7 +79,7 @@ def load_trained(
     split = "training" if seen else split
     root, checkpoint, given = Path(bundle).resolve(), Path(checkpoint), dict(options or {})
     parser = _parser(root, given)
-    labeled = trained_setting(checkpoint, "labeled_count", parser["labeled_count"]) if seen else None
+    labeled = _labeled_by_hand(checkpoint, parser) if seen else None
     changes: dict[str, Any] = {"labeled_count": labeled, "validation_count": _left_out(checkpoint, parser)}
     places = {"bundle_root": root, "dataset_dir": Path(dataset_dir).resolve(), "checkpoint": checkpoint.resolve()}
     changes |= given | {key: str(path) for key, path in places.items()} | {"split": split}
@@ -105,6 +106,12 @@ def _parser(root: Path, options: Mapping[str, Any]) -> ConfigParser:
 def _left_out(checkpoint: Path, parser: ConfigParser) -> int:
     """Scans at the end of the training list that the training of this checkpoint kept for validation."""
     return trained_setting(checkpoint, "validation_count", parser["validation_count"])
+
+
+def _labeled_by_hand(checkpoint: Path, parser: ConfigParser) -> int | None:
+    """Scans at the start of the training list whose labels this checkpoint learned from, but for those by models."""
+    by_hand = trained_setting(checkpoint, "labeled_by_hand", None)
+    return trained_setting(checkpoint, "labeled_count", parser["labeled_count"]) if by_hand is None else by_hand
 
 
 def _built(parser: ConfigParser, checkpoint: Path, split: str, options: dict[str, Any]) -> TrainedModel:

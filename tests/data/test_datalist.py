@@ -83,6 +83,17 @@ def test_an_image_may_be_one_file_per_modality(tmp_path):
     assert case_name(item) == "a"
 
 
+def test_labels_that_models_made_are_told_from_those_by_hand(tmp_path):
+    made = [entry("d") | {"label_by": "models"}, entry("e") | {"label_by": "models"}]
+    datalist = load(tmp_path, content(training=[entry("a"), entry("b") | {"label_by": "hand"}, *made]))
+    assert names(datalist.labeled) == "abde"
+    assert datalist.labeled_by_hand == 2
+    assert datalist.labels_by_models == {str(tmp_path / f"labels/{name}.nii.gz") for name in "de"}
+    assert load(tmp_path, content()).labeled_by_hand is None
+    with pytest.raises(DataError, match=r"validation_count 1: the label of .*e.nii.gz was made by models"):
+        load(tmp_path, content(training=[entry("a"), *made]), validation_count=1)
+
+
 def test_own_datalist_comes_before_the_default(tmp_path):
     default = write_json(tmp_path / "shipped.json", content("ab"))
     assert names(load_datalist(tmp_path, default=default).labeled) == "ab"
@@ -105,6 +116,7 @@ def test_own_datalist_comes_before_the_default(tmp_path):
         (content(test="rest"), {}, r"test is 'rest'; it must be a list"),
         (content(validation=[{"image": "v.nii.gz"}]), {}, r"validation: .*v.nii.gz has no \"label\""),
         (content(test=[entry("b")]), {}, r"b.nii.gz is in training and again in test"),
+        (content(training=[entry("a") | {"label_by": "me"}]), {}, r"training\[0\]: label_by is 'me'; it must be"),
         (content(training=[{"image": ["a.nii", 3]}]), {}, r"training\[0\] is .* must be file names"),
         (content("aba"), {}, r"a.nii.gz is in training and again in training"),
         (content(unlabeled=[{"image": "images/a.nii.gz"}]), {}, r"a.nii.gz is in training and again in unlabeled"),

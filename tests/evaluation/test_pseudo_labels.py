@@ -43,6 +43,7 @@ def test_a_dataset_whose_unlabelled_scans_are_labelled(arguments, phantoms, tmp_
     assert (after.name, after.labels, after.unlabeled) == (before.name, before.labels, [])
     assert (after.labeled[:2], after.validation, after.test) == (before.labeled, before.validation, before.test)
     assert [item["image"] for item in after.labeled[2:]] == [item["image"] for item in before.unlabeled]
+    assert after.labeled_by_hand == 2
     for item in after.labeled[2:]:
         image, label = nib.load(item["image"]), nib.load(item["label"])
         assert label.shape == image.shape
@@ -106,6 +107,20 @@ def test_a_target_behind_a_link(arguments, tmp_path):
     cli.pseudo_label(**arguments | {"target": str(tmp_path / "link")})
     for item in load_datalist(tmp_path / "link").labeled:
         assert nib.load(item["image"]).shape == nib.load(item["label"]).shape
+
+
+def test_a_model_of_the_second_round_labels_the_same_scans_and_is_calibrated_on_those_by_hand(
+    arguments, tiny_checkpoint, phantoms, tmp_path
+):
+    cli.pseudo_label(**arguments)
+    second = tiny_checkpoint("of_the_second", labeled_count=7, labeled_by_hand=2, validation_count=0)
+    options = {key: value for key, value in arguments.items() if key not in ("checkpoints", "target")}
+    cli.pseudo_label(**options, checkpoints=str(second), target=str(tmp_path / "third_round"))
+    assert label_maps(tmp_path / "third_round").keys() == label_maps(tmp_path / "second_round").keys()
+    del options["bundle"], options["dataset_dir"]
+    for folder in (phantoms, tmp_path / "second_round"):
+        model = load_trained(LA, dataset_dir=folder, checkpoint=second, seen=True, options=options)
+        assert model.items == load_datalist(phantoms, labeled_count=2).labeled
 
 
 def test_numbers_of_the_datasets_own_label_files(arguments, tmp_path):

@@ -29,7 +29,8 @@ def write_report(folder: Path, models: Sequence[Mapping[str, Any]]) -> Path:
 
     Args:
         folder: must exist.
-        models: each with ``checkpoint``, ``labeled_count``, ``labels``, settings and ``scans``; fewest labels first.
+        models: each with ``checkpoint``, ``labeled_count``, ``labeled_by_hand`` (None: all), ``labels``, settings and
+            ``scans``; fewest labels first.
 
     Returns:
         ``report.md``.
@@ -58,12 +59,18 @@ def write_report(folder: Path, models: Sequence[Mapping[str, Any]]) -> Path:
 
 def model_names(models: Sequence[Mapping[str, Any]]) -> list[str]:
     """A short name each: the labelled scans, numbered where several have as many."""
-    counts = [model["labeled_count"] for model in models]
-    names = []
-    for index, count in enumerate(counts):
-        name = "the model" if count is None else f"{count} labelled"
-        names.append(name if counts.count(count) == 1 else f"{name} ({counts[: index + 1].count(count)})")
-    return names
+    names = list(map(_model_name, models))
+    return [
+        name if names.count(name) == 1 else f"{name} ({names[: index + 1].count(name)})"
+        for index, name in enumerate(names)
+    ]
+
+
+def _model_name(model: Mapping[str, Any]) -> str:
+    count, by_hand = model["labeled_count"], model["labeled_by_hand"]
+    if count is None:
+        return "the model"
+    return f"{count} labelled" if by_hand is None else f"{count} labelled, {by_hand} of them by hand"
 
 
 def markdown(

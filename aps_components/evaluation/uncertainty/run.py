@@ -73,7 +73,12 @@ def check_uncertainty(
                 f"{checkpoint} was not trained without the same scans as {measured[0]['checkpoint']}, so the figures "
                 "do not compare: train both with the same validation_count"
             )
-        entry = {"checkpoint": checkpoint, "labeled_count": counts[checkpoint], "labels": list(model.labels.values())}
+        entry = {
+            "checkpoint": checkpoint,
+            "labeled_count": counts[checkpoint],
+            "labeled_by_hand": trained_setting(checkpoint, "labeled_by_hand", None),
+            "labels": list(model.labels.values()),
+        }
         measured.append({**entry, **settings, "scans": scans})
     return write_report(folder, measured)
 

@@ -35,6 +35,7 @@ def model(count, scans, **changes):
     return {
         "checkpoint": f"{count}/model.pt",
         "labeled_count": count,
+        "labeled_by_hand": None,
         "labels": LABELS,
         "dataset": "made up",
         "split": "validation",
@@ -81,6 +82,7 @@ def test_labels_are_compared_with_the_mean_of_the_fewest():
 def test_names_are_short_and_differ():
     assert model_names([model(4, []), model(8, []), model(8, [])]) == ["4 labelled", "8 labelled (1)", "8 labelled (2)"]
     assert model_names([model(None, [])]) == ["the model"]
+    assert model_names([model(70, [], labeled_by_hand=8)]) == ["70 labelled, 8 of them by hand"]
 
 
 def test_report_of_several_models(tmp_path):
