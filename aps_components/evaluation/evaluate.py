@@ -39,6 +39,7 @@ class Evaluation:
         device: to run on.
         output_dir: receives ``metrics.csv`` and ``metrics.json``.
         split: name of the part that is evaluated, for the report.
+        answering: the predictor whose answer inference gives with this checkpoint, for the report.
         context: more to write down (checkpoint, seed, ...).
         regions: name to classes, as in {"whole tumour": [1, 2, 3]}; if given, these are measured instead of the
             classes, and the largest component is that of each region.
@@ -56,6 +57,7 @@ class Evaluation:
         device: torch.device | str,
         output_dir: str | Path,
         split: str = "test",
+        answering: str | None = None,
         context: Mapping[str, Any] | None = None,
         regions: Mapping[str, Sequence[int]] | None = None,
         label_values: LabelValues = None,
@@ -69,7 +71,7 @@ class Evaluation:
         self.items, self.network, self.inferer, self.preprocessing = items, network, inferer, preprocessing
         self.labels = {int(value): name for value, name in labels.items()}
         self.device, self.output_dir, self.split = torch.device(device), ensure_writable(output_dir), split
-        self.context = dict(context or {})
+        self.answering, self.context = answering, dict(context or {})
         self.regions = foreground_regions(self.labels, regions)
         self.load_label = LoadVolumed("label", num_classes=len(self.labels), label_values=label_values)
         self.to_label_map = InvertToLabelMapd("pred", preprocessing)
@@ -80,8 +82,12 @@ class Evaluation:
         self.network.to(self.device).eval()
         for item in tqdm(self.items, desc=f"evaluating {self.split}", unit="scan"):
             self._add(report, item)
-        files = report.write(self.output_dir, context={"split": self.split, "cases": len(self.items), **self.context})
+        answering = {"inference_predictor": self.answering} if self.answering else {}
+        context = {"split": self.split, "cases": len(self.items), **answering, **self.context}
+        files = report.write(self.output_dir, context=context)
         print(report.table())
+        if self.answering:
+            print(f"with this checkpoint inference answers by predictor {self.answering}")
         print("\n".join(f"written: {file}" for file in files))
         return report
 

@@ -51,7 +51,7 @@ def test_nothing_but_the_offsets_changes_and_a_second_time_gives_the_same(argume
     torch.testing.assert_close(read_checkpoint(tmp_path / "again.pt"), after, rtol=0, atol=1e-5)
 
 
-def test_inference_answers_as_it_was_calibrated(arguments, tiny_options, tmp_path):
+def test_inference_and_evaluation_answer_as_it_was_calibrated(arguments, phantoms, tiny_options, tmp_path):
     cli.calibrate(**arguments | {"predictor": "a", "mirror_axes": [[0, 1]]}, cases=1)
     target = tmp_path / "new" / "model.pt"
     settings = json.loads(target.with_suffix(".json").read_text())
@@ -61,6 +61,11 @@ def test_inference_answers_as_it_was_calibrated(arguments, tiny_options, tmp_pat
     parser = BundleInference(LA, settings=network | {"checkpoint": str(target)}).parser
     assert parser.get_parsed_content("inferer").mirror_axes == [(0, 1)]
     assert parser.get_parsed_content("network_def").predictor == "a"
+    assert load_trained(LA, dataset_dir=phantoms, checkpoint=target, options=tiny_options).inferer.mirror_axes == [
+        (0, 1)
+    ]
+    unmirrored = tiny_options | {"mirror_axes": []}
+    assert load_trained(LA, dataset_dir=phantoms, checkpoint=target, options=unmirrored).inferer.mirror_axes == []
     plain = BundleInference(LA, settings=network | {"checkpoint": arguments["checkpoint"]}).parser
     assert plain.get_parsed_content("network_def").predictor == "average"
 

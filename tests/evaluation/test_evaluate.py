@@ -158,7 +158,7 @@ def test_prompt_precision_is_of_points_on_the_networks_grid(tmp_path):
 
 def test_files_hold_every_predictor_case_and_the_context(tmp_path, capsys):
     items = [write_case(tmp_path, name) for name in ("one", "two")]
-    evaluate(items, tmp_path / "out", split="validation", context={"checkpoint": "m.pt"})
+    evaluate(items, tmp_path / "out", split="validation", answering="a", context={"checkpoint": "m.pt"})
     with open(tmp_path / "out" / "metrics.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert {(row["case"], row["predictor"], row["variant"]) for row in rows} == {
@@ -169,10 +169,12 @@ def test_files_hold_every_predictor_case_and_the_context(tmp_path, capsys):
     }
     assert len(rows) == 12
     document = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert document["context"] == {"split": "validation", "cases": 2, "checkpoint": "m.pt"}
+    context = {"split": "validation", "cases": 2, "inference_predictor": "a", "checkpoint": "m.pt"}
+    assert document["context"] == context
     assert {entry["n"] for entry in document["summary"]} == {2}
     printed = capsys.readouterr().out
     assert "largest_component" in printed
+    assert "with this checkpoint inference answers by predictor a" in printed
     assert f"written: {tmp_path / 'out' / 'metrics.csv'}" in printed
 
 
