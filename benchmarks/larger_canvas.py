@@ -5,7 +5,7 @@
 Preprocessed scans of the left atrium are cropped around the true mask, so a network may learn where the atrium lies in
 the scan instead of what it looks like. Here every validation scan is mirrored outwards at its first two axes, by so
 many voxels of the network's grid, which puts the atrium elsewhere and adds a seeming second one; the answer is measured
-inside the scan alone, on that grid, with the largest component. Sliding window and predictor are those of the bundle.
+inside the scan alone, on that grid, with the largest component. The sliding window is the bundle's, not mirrored.
 """
 
 from __future__ import annotations
