@@ -5,7 +5,7 @@
 Preprocessed scans of the left atrium are cropped around the true mask, so a network may learn where the atrium lies in
 the scan instead of what it looks like. Here every validation scan is mirrored outwards at its first two axes, by so
 many voxels of the network's grid, which puts the atrium elsewhere and adds a seeming second one; the answer is measured
-inside the scan alone, on that grid, with the largest component. The sliding window is the bundle's, not mirrored.
+inside the scan alone, on that grid. Largest component and sliding window are the bundle's; no window is mirrored.
 """
 
 from __future__ import annotations
@@ -20,26 +20,20 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from aps_components.evaluation.markdown import markdown_table
-from aps_components.evaluation.metrics import dice, foreground_regions
 from aps_components.evaluation.trained import TrainedModel, load_trained
-from aps_components.label_map import keep_largest_component, likeliest_class
+from aps_components.label_map import likeliest_class
 
 
 @torch.inference_mode()
-def mean_dice(model: TrainedModel, case: Mapping[str, Any], *, margin: int) -> float:
-    """Over the foreground classes of a scan with a mirrored margin of so many voxels at its first two axes."""
+def dice_inside(model: TrainedModel, case: Mapping[str, Any], *, margin: int) -> float:
+    """Of a scan with a mirrored margin of so many voxels at its first two axes."""
     image = case["image"].as_tensor()[None].to(model.device)
     d, h, w = image.shape[2:]
     larger = F.pad(image, (0, 0, margin, margin, margin, margin), mode="reflect")
     probabilities = model.inferer(larger, model.network)
     inside = probabilities[..., margin : margin + d, margin : margin + h, :w]
     answer = likeliest_class(inside.cpu(), dim=1)[0, 0].numpy()
-    truth = case["label"].as_tensor()[0].numpy()
-    values = []
-    for region in foreground_regions(model.labels, model.regions):
-        mask = keep_largest_component(region.mask(answer).astype(np.uint8), num_classes=2) > 0
-        values.append(dice(mask, region.mask(truth)))
-    return float(np.mean(values))
+    return model.mean_dice(answer, case["label"].as_tensor()[0].numpy())
 
 
 def main() -> None:
@@ -55,7 +49,7 @@ def main() -> None:
         options = {"mirror_axes": [], "predictor": given.predictor}
         model = load_trained(given.bundle, dataset_dir=given.dataset_dir, checkpoint=checkpoint, options=options)
         cases = [model.preprocessing(item) for item in tqdm(model.items, desc=checkpoint, unit="scan")]
-        found = [np.mean([mean_dice(model, case, margin=margin) for case in cases]) for margin in given.margins]
+        found = [np.mean([dice_inside(model, case, margin=margin) for case in cases]) for margin in given.margins]
         window = " x ".join(map(str, model.inferer.roi_size))
         rows.append([checkpoint, window, *(f"{100 * value:.2f}" for value in found)])
     print(markdown_table(rows, names=2))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
@@ -14,8 +15,10 @@ from monai.transforms import Compose
 from aps_components.data.datalist import Datalist
 from aps_components.data.label_values import LabelValues
 from aps_components.errors import plain_errors
+from aps_components.evaluation.metrics import dice, foreground_regions
 from aps_components.files import sha256_of
 from aps_components.inference import PromptedSlidingWindowInferer
+from aps_components.label_map import keep_largest_component
 from aps_components.models import AutoPromptSeg, resolved_precision, trained_setting
 from aps_components.options import refuse_unknown
 
@@ -46,6 +49,17 @@ class TrainedModel:
     device: torch.device
     settings: dict[str, Any]
     """What the figures depend on, of JSON's types."""
+
+    def mean_dice(self, answer: np.ndarray, truth: np.ndarray) -> float:
+        """Of two label maps [D, H, W]: mean over the foreground classes, or the regions, with the largest component
+        if the bundle keeps that alone."""
+        values = []
+        for region in foreground_regions(self.labels, self.regions):
+            mask = region.mask(answer)
+            if self.largest_component:
+                mask = keep_largest_component(mask.astype(np.uint8), num_classes=2) > 0
+            values.append(dice(mask, region.mask(truth)))
+        return float(np.mean(values))
 
 
 def load_trained(

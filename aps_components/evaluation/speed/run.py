@@ -15,13 +15,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aps_components.data import LoadVolumed, case_name
-from aps_components.evaluation.metrics import dice, foreground_regions
 from aps_components.evaluation.records import Records
 from aps_components.evaluation.speed.settings import REFERENCE, Setting, window_count
 from aps_components.evaluation.speed.table import Line, write_table
 from aps_components.evaluation.trained import TrainedModel, load_trained
 from aps_components.inference import InvertToLabelMapd, PromptedSlidingWindowInferer
-from aps_components.label_map import keep_largest_component
 from aps_components.models import ensure_writable
 
 Case = dict[str, Any]
@@ -151,16 +149,10 @@ def _finish(device: torch.device) -> None:
 
 
 def _dice(probabilities: Tensor, case: Case, model: TrainedModel) -> float:
-    """Mean over the foreground classes, or the regions, as the bundle's evaluation measures them."""
+    """On the scan's own grid, as the bundle's evaluation measures it."""
     invert = InvertToLabelMapd("pred", model.image_preprocessing)
     answer = np.asarray(invert({"pred": probabilities, "image": case["data"]["image"]})["pred"][0])
-    values = []
-    for region in foreground_regions(model.labels, model.regions):
-        mask = region.mask(answer)
-        if model.largest_component:
-            mask = keep_largest_component(mask.astype(np.uint8), num_classes=2) > 0
-        values.append(dice(mask, region.mask(case["truth"])))
-    return float(np.mean(values))
+    return model.mean_dice(answer, case["truth"])
 
 
 def _estimate(model: TrainedModel, jobs: Mapping[str, Sequence[Setting]], case: Case) -> str:
