@@ -43,7 +43,7 @@ def test_the_bundles_page_speaks_of_these_weights():
 def test_they_learned_long_enough():
     """In two parts, of which the settings know the second."""
     page, settings = (LA / "docs" / "README.md").read_text(), json.loads(MODEL.with_suffix(".json").read_text())
-    found = re.search(r"([\d,]+) with seed 0 and then ([\d,]+) with seed 1", page)
+    found = re.search(r"([\d,]+)\s+with\s+seed\s+0\s+and\s+then\s+([\d,]+)\s+with\s+seed\s+1", page)
     first, second = (int(number.replace(",", "")) for number in found.groups())
     assert settings["epochs"] * settings["epoch_length"] == second
     assert first + second >= 4000
