@@ -36,8 +36,8 @@ def compare(
         results: receives table.md, table.csv, table.png and a small file for each finished training, to keep under
             version control or to carry on with on another machine; out by default.
         methods: supervised, mean_teacher, ua_mt, cps, bcp, autopromptseg, ours, or all of these; and the ablations
-            prompts, copy_paste, fusion, model, noise, samples and unlabeled, or one variant of them, such as
-            prompts/none.
+            prompts, copy_paste, decision, fusion, model, noise, samples, unlabeled and rounds, or one variant of them,
+            such as prompts/none.
         seeds: such as 0,1,2.
         labeled: scans that keep their label; the bundle's own number by default.
         epochs: of each training, of the bundle's epoch_length iterations.

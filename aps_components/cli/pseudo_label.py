@@ -18,7 +18,8 @@ def pseudo_label(bundle: str, dataset_dir: str, checkpoints: Any, target: str, *
         dataset_dir: the scans that the models were trained on.
         checkpoints: model.pt of one or more trainings, separated by commas; their model.json must lie beside them.
         target: a folder for the labels and the datalist.
-        options: other keys of the bundle's evaluation, such as --predictor a or --overlap 0.25.
+        options: other keys of the bundle's evaluation, such as --overlap 0.25, or --predictor a; without it each model
+            answers as in inference.
     """
     from aps_components.bundle import locate_bundle
     from aps_components.evaluation.pseudo_labels import pseudo_label as label

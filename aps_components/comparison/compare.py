@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from aps_components.comparison.methods import (
     REFERENCE,
     Method,
     choose_methods,
-    load_methods,
     read_from_reference,
     refuse_contradictions,
 )
 from aps_components.comparison.runs import Run, RunError
+from aps_components.comparison.schedule import every_run, execute, unfinished
 from aps_components.comparison.table import comma_separated, lines_of, markdown, plot
 from aps_components.data import dataset_name
 from aps_components.files import replace_text
@@ -88,31 +85,28 @@ def compare(
     values = training | options
     chosen = [read_from_reference(method, values) for method in chosen]
     dataset = dataset_name(dataset_dir, default=bundle / "configs" / "datalist.json")
-    wanted = _trained(chosen)
-    every = {
-        (method.name, seed): Run(
-            method=method,
-            seed=seed,
-            out=out,
-            results=results,
-            bundle=bundle,
-            options={"dataset_dir": str(Path(dataset_dir).resolve()), **options},
-            epochs=epochs,
-            split=split,
-        )
-        for seed in seeds  # first of all every method once: a table to look at early
-        for method in [*wanted, load_methods()[REFERENCE]]
-    }
-    runs = [run for run in every.values() if run.method in wanted]  # the others are but read
+    wanted = dict.fromkeys(method.trained_as for method in chosen)
+    every = every_run(
+        [*wanted, REFERENCE],
+        seeds,
+        out=out,
+        results=results,
+        bundle=bundle,
+        options={"dataset_dir": str(Path(dataset_dir).resolve()), **options},
+        epochs=epochs,
+        split=split,
+    )
+    runs = [run for (name, _), run in every.items() if name in wanted]  # the others are but read
     if not train and not any(run.is_done for run in runs):
         raise ValueError(f"{results} has no finished training of {', '.join(methods)} with seeds {seeds}: train first")
     settings = {"bundle": bundle.name, "dataset": dataset, "epochs": epochs, "split": split, **options}
     _keep_settings(results / SETTINGS_FILE, settings)
     variant = "largest_component" if values["largest_component"] else "raw"
     failed = []
+    todo = unfinished(runs)
     if train:
         with _alone_in(out):
-            for error in _execute([run for run in runs if not run.is_done], jobs):
+            for error in execute(todo, jobs):
                 if error:
                     print(error, flush=True)
                     failed.append(error)
@@ -120,7 +114,7 @@ def compare(
     table = _write(chosen, every, results, variant)
     print(f"\n{table.read_text()}\nwritten: {table}, {table.with_suffix('.csv')}, {table.with_suffix('.png')}")
     if failed:
-        raise RunError(f"{len(failed)} of {len(runs)} runs failed: " + "; ".join(str(error) for error in failed))
+        raise RunError(f"{len(failed)} of {len(todo)} runs failed: " + "; ".join(str(error) for error in failed))
     return table
 
 
@@ -145,33 +139,6 @@ def _alone_in(out: Path) -> Iterator[None]:
             yield
     except Timeout:
         raise RuntimeError(f"another aps compare works in {out}: wait for it, or give another --out") from None
-
-
-def _execute(runs: Sequence[Run], jobs: int) -> Iterator[RunError | None]:
-    """Run them all, ``jobs`` at once; after each one, its failure or None. An interruption ends those that run."""
-    stop = Event()
-
-    def execute(number: int, run: Run) -> None:
-        if not stop.is_set():
-            tqdm.write(f"[{number}/{len(runs)}] {run.method.name}, seed {run.seed}")
-            run.execute(stop)
-
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(execute, number, run) for number, run in enumerate(runs, start=1)]
-        try:
-            for future in as_completed(futures):
-                error = future.exception()
-                if error is not None and not isinstance(error, RunError):
-                    raise error
-                yield error
-        finally:
-            stop.set()
-
-
-def _trained(chosen: Sequence[Method]) -> list[Method]:
-    """The methods whose trainings the chosen ones read, each once."""
-    methods = load_methods()
-    return [methods[name] for name in dict.fromkeys(method.trained_as for method in chosen)]
 
 
 def _keep_settings(file: Path, settings: Mapping[str, Any]) -> None:

@@ -23,6 +23,8 @@ class Method:
         trained_as: the method whose training serves; itself, unless a variant only reads another's results.
         predictor: which of ``a``, ``b`` and ``average`` is measured.
         overrides: of ``train.json``.
+        teachers: methods whose models, trained with the same seed, label the unlabelled scans first (``aps
+            pseudo-label``); training starts from the weights of the last. None for a first round.
         source: publication, or what differs from it.
     """
 
@@ -31,6 +33,7 @@ class Method:
     trained_as: str
     predictor: str = "average"
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    teachers: tuple[str, ...] = ()
     source: str = ""
 
 
@@ -41,8 +44,9 @@ def load_methods() -> dict[str, Method]:
     for name, entry in entries.items():
         base = entry.pop("same_as", None)
         if base is not None:
-            entry["overrides"] = methods[base].overrides
-        methods[name] = Method(name=name, trained_as=base or name, **entry)
+            entry |= {"overrides": methods[base].overrides, "teachers": methods[base].teachers}
+        teachers = tuple(entry.pop("teachers", ()))
+        methods[name] = Method(name=name, trained_as=base or name, teachers=teachers, **entry)
     return methods
 
 
@@ -78,7 +82,7 @@ def read_from_reference(method: Method, values: Mapping[str, Any]) -> Method:
         values: what the comparison's ``train.json`` says, its options laid over it.
     """
     changes = any(key not in values or values[key] != value for key, value in method.overrides.items())
-    return method if changes else replace(method, trained_as=REFERENCE, overrides={})
+    return method if changes or method.teachers else replace(method, trained_as=REFERENCE, overrides={})
 
 
 def refuse_contradictions(methods: Sequence[Method], options: Mapping[str, Any]) -> None:

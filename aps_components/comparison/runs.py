@@ -25,6 +25,8 @@ from aps_components.training.history import HISTORY_FILE, read_history
 CHECKPOINTS = {"ema": "model.pt", "calibrated": "model_calibrated.pt", "plain": "model_plain.pt"}
 STUDENT_FILE = "model_student.pt"
 STATE_FILE = "checkpoint.pt"
+SAID_BY_THE_MODEL = "labeled_count"  # by the settings beside it, with how many of them were labelled by hand
+DATASET = "dataset"  # of a later round: the labels that its teachers give
 SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_BETWEEN_LINES = 60.0  # of a bar that goes to a file
 KEPT_KEYS = ("predictor", "variant", "class", "n")
@@ -43,6 +45,9 @@ class RunStopped(RuntimeError):
 class Run:
     """One method with one seed.
 
+    A later round has teachers: their models label the unlabelled scans, and it learns from all scans, beginning with
+    the last teacher's weights.
+
     Args:
         method: whose training.
         seed: of it.
@@ -52,6 +57,7 @@ class Run:
         options: of the bundle's commands, the same for all runs of a comparison.
         epochs: of the training.
         split: which scans are evaluated.
+        teachers: the runs of the method's teachers with the same seed.
     """
 
     method: Method
@@ -62,6 +68,7 @@ class Run:
     options: Mapping[str, Any]
     epochs: int
     split: str
+    teachers: tuple[Run, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -82,10 +89,27 @@ class Run:
         """Whether there is a result, made here or brought from elsewhere."""
         return self.result_file.is_file()
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the model of a finished training is here; a result may be without it."""
+        models = self.folder / "models"
+        return (models / CHECKPOINTS["ema"]).is_file() and not (models / STATE_FILE).is_file()
+
+    @property
+    def answering_file(self) -> Path:
+        """The model that a later round asks: the calibrated one, where training has a decision."""
+        averaged, calibrated, _ = (self.folder / "models" / file for file in CHECKPOINTS.values())
+        return calibrated if calibrated.is_file() else averaged
+
+    @property
+    def round(self) -> int:
+        """1 without teachers, else one more than theirs."""
+        return 1 + max((teacher.round for teacher in self.teachers), default=0)
+
     def result(self) -> dict[str, Any]:
-        """``minutes`` of training, validation left out; ``iterations``; ``machine``; and ``metrics`` by checkpoint:
-        for each predictor, variant and class the means over the scans, for all classes together also
-        ``dice_by_scan``."""
+        """``minutes`` of training, the teachers' included, validation left out; ``iterations`` of its own;
+        ``machine``; and ``metrics`` by checkpoint: for each predictor, variant and class the means over the scans, for
+        all classes together also ``dice_by_scan``."""
         return json.loads(self.result_file.read_text(encoding="utf-8"))
 
     def metrics_file(self, checkpoint: str) -> Path:
@@ -93,15 +117,18 @@ class Run:
         return self.folder / checkpoint / "metrics.json"
 
     def execute(self, stop: Event) -> None:
-        """Train, or go on training, evaluate all of :data:`CHECKPOINTS`, and drop what is not needed.
+        """Train, or go on training, evaluate all of :data:`CHECKPOINTS`, and drop what is not needed. A result that is
+        there already, brought from elsewhere, stays as it is.
 
         Args:
             stop: ends the run, from another thread.
 
         Raises:
-            RunError: a command failed.
+            RunError: a command failed, or a teacher has no model.
             RunStopped: ``stop`` was set.
         """
+        if self.teachers:
+            self._label(stop)
         models = self.folder / "models"
         # The plain one is written and evaluated last.
         if not any(file.is_file() for file in (self.metrics_file("plain"), models / CHECKPOINTS["plain"])):
@@ -122,7 +149,8 @@ class Run:
         for file in (STATE_FILE, STUDENT_FILE, CHECKPOINTS["plain"], "model_best.pt"):
             (models / file).unlink(missing_ok=True)
             settings_file(models / file).unlink(missing_ok=True)
-        self._write_result()
+        if not self.is_done:
+            self._write_result()
 
     def command(self, run_id: str, files: Sequence[str], **paths: Any) -> list[str]:
         """The command line of one of the bundle's workflows."""
@@ -137,13 +165,43 @@ class Run:
             "seed": self.seed,
             **self.options,
             **self.method.overrides,
+            **(self._learning_from_teachers() if self.teachers else {}),
         }
+
+    def _learning_from_teachers(self) -> dict[str, Any]:
+        datalist = json.loads((self.folder / DATASET / "datalist.json").read_text(encoding="utf-8"))
+        return {
+            "dataset_dir": self.folder / DATASET,
+            "labeled_count": len(datalist["training"]),
+            "pretrained": self.teachers[-1].folder / "models" / CHECKPOINTS["ema"],
+            "pretrained_part": "all",
+        }
+
+    def _label(self, stop: Event) -> None:
+        """The unlabelled scans by the teachers together, each answering by its own method's predictor."""
+        for teacher in self.teachers:
+            if not teacher.is_trained:
+                raise RunError(
+                    f"{self.method.name}, seed {self.seed}: there is no model of {teacher.method.name}, seed "
+                    f"{teacher.seed}, in {teacher.folder} to label the scans with"
+                )
+        if (self.folder / DATASET / "datalist.json").is_file():
+            return
+        paths = {
+            "bundle": self.bundle,
+            "checkpoints": ",".join(str(teacher.answering_file) for teacher in self.teachers),
+            "target": self.folder / DATASET,
+        }
+        options = {key: value for key, value in self.options.items() if key != SAID_BY_THE_MODEL}
+        self._process(stop, "labelling", aps_command("pseudo-label", options | paths))
 
     def _write_others(self, stop: Event, models: Path) -> None:
         """Models of their own, with the same settings: the averaged weights with offsets from whole scans, where
         training adjusted them on patches, and the student's weights of the last epoch. The offsets of training are
         those of the averaged weights: the student gets its own, from the same labelled scans."""
         averaged, calibrated, plain = (models / file for file in CHECKPOINTS.values())
+        # For who uses the model, a later round among them: a method without Model B has only A to answer by.
+        copy_settings(averaged, averaged, more={"inference_predictor": self.method.predictor})
         weights = read_checkpoint(models / STATE_FILE)["student"]
         adjusted = bool(weights["decision.offsets"].any())
         student = models / STUDENT_FILE if adjusted else plain
@@ -155,7 +213,8 @@ class Run:
 
     def _calibrate(self, stop: Event, checkpoint: Path, target: Path) -> None:
         paths = {"bundle": self.bundle, "checkpoint": checkpoint, "target": target}
-        self._process(stop, "calibrating", aps_command("calibrate", self._values | paths))
+        options = {key: value for key, value in self._values.items() if key != SAID_BY_THE_MODEL}
+        self._process(stop, "calibrating", aps_command("calibrate", options | paths))
 
     def _bundle(self, stop: Event, run_id: str, files: Sequence[str], **paths: Any) -> None:
         self._process(stop, run_id, self.command(run_id, files, **paths))
@@ -194,7 +253,7 @@ class Run:
             "method": self.method.name,
             "seed": self.seed,
             "iterations": history[-1]["iteration"],
-            "minutes": round(_minutes(history), 2),
+            "minutes": round(_minutes(history) + sum(teacher.result()["minutes"] for teacher in self.teachers), 2),
             "machine": machine(),
             "metrics": {
                 name: _means(self.metrics_file(name)) for name in CHECKPOINTS if self.metrics_file(name).is_file()

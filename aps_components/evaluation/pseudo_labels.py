@@ -27,7 +27,7 @@ from aps_components.evaluation.calibrate import MOST_VALUES, fit_offsets, thinne
 from aps_components.evaluation.trained import TrainedModel, load_trained
 from aps_components.files import replace_text, replacing
 from aps_components.inference import LabelMapd, inverted
-from aps_components.models import ensure_writable
+from aps_components.models import ensure_writable, trained_setting
 from aps_components.models.decision import Decision
 
 ANSWER = "a"  # an ensemble has one answer; its offsets are held where Model A's are
@@ -54,7 +54,8 @@ def pseudo_label(
         checkpoints: ``model.pt`` of trainings on the same labelled scans, with their settings beside them; voxel sizes
             and patches may differ.
         target: a folder.
-        options: other keys of the bundle's evaluation to change, such as ``predictor``.
+        options: other keys of the bundle's evaluation to change. Without a ``predictor`` each model answers by the one
+            that inference answers by.
 
     Returns:
         What was found, and what to do with it.
@@ -65,7 +66,13 @@ def pseudo_label(
     if not checkpoints:
         raise ValueError("no checkpoint to label the scans with: give the model.pt of one or more trainings")
     models = [
-        load_trained(bundle, dataset_dir=dataset_dir, checkpoint=checkpoint, seen=True, options=options)
+        load_trained(
+            bundle,
+            dataset_dir=dataset_dir,
+            checkpoint=checkpoint,
+            seen=True,
+            options={"predictor": trained_setting(checkpoint, "inference_predictor", "average"), **(options or {})},
+        )
         for checkpoint in tqdm(checkpoints, desc="loading", unit="model")
     ]
     datalist = _common_datalist(models)

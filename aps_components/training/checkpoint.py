@@ -14,6 +14,7 @@ from torch import nn
 from aps_components.models import (
     TRAINED_KEYS,
     CheckpointError,
+    Predictor,
     ensure_writable,
     load_weights,
     read_checkpoint,
@@ -45,6 +46,7 @@ class TrainingCheckpoint:
         restart: for whoever presses a button again after more scans were labelled. A checkpoint of another run, or of
             one that is done, is neither refused nor the end: a new schedule starts from the weights that the student
             has, and replaces it. An unfinished run of the same settings goes on as always.
+        answering: the predictor by which inference answers with this model; ``a`` where Model B learns nothing.
 
     Raises:
         CheckpointError: with ``restart``, the ``model.pt`` there was trained at another voxel size, intensity, ...
@@ -57,11 +59,12 @@ class TrainingCheckpoint:
         settings: Mapping[str, Any],
         evaluator: Engine | None = None,
         restart: bool = False,
+        answering: Predictor = "average",
     ) -> None:
         self.directory = ensure_writable(ckpt_dir)
         self.settings: dict[str, Any] = json.loads(json.dumps(dict(settings), default=str))
         self.evaluator = evaluator
-        self.restart = restart
+        self.restart, self.answering = restart, answering
         if restart:
             self._refuse_other_model()
         self.best_metric: float | None = None
@@ -137,7 +140,7 @@ class TrainingCheckpoint:
 
     def _export(self, weights: Mapping[str, Any], name: str) -> None:
         save_atomically(weights, self.directory / name)
-        save_settings(self.settings, self.directory / name)
+        save_settings({**self.settings, "inference_predictor": self.answering}, self.directory / name)
 
     def _is_best(self, engine: SemiSupervisedTrainer) -> bool:
         """Whether this epoch's validation, if it had one, was the best so far."""

@@ -23,7 +23,7 @@ from workflows import (
 
 from aps_components.bundle.metadata import SCHEMA_FILE
 from aps_components.data import load_datalist
-from aps_components.models import load_weights
+from aps_components.models import load_weights, trained_setting
 from aps_components.training import read_history
 
 CONFIGS = LA / "configs"
@@ -74,6 +74,10 @@ class TestWorkflows:
     def test_pretraining_trains_model_a_alone(self, results):
         (line,) = read_history(results / "pretrain" / "eval" / "history.jsonl")
         assert set(line["losses"]) == {"supervised_a", "heteroscedastic", "loss", "gradient_norm"}
+
+    def test_a_model_whose_b_learned_nothing_answers_by_a(self, results):
+        for folder, predictor in ((results / "pretrain", "a"), (results, "average")):
+            assert trained_setting(folder / "models" / "model.pt", "inference_predictor") == predictor
 
     def test_training_starts_from_the_pretraining(self, results, labelled_phantoms, tmp_path):
         train(training_options(labelled_phantoms, tmp_path, validation_count=0))

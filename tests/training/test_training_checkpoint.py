@@ -95,7 +95,11 @@ def test_what_the_files_hold(make_trainer, tmp_path):
     )
     trainer.run()
     assert set(contents(tmp_path)) == {"checkpoint.pt", "model.pt", "model.json"}
-    assert json.loads((tmp_path / "model.json").read_text()) == {"seed": 0, "device": "cpu"}
+    assert json.loads((tmp_path / "model.json").read_text()) == {
+        "seed": 0,
+        "device": "cpu",
+        "inference_predictor": "average",
+    }
     assert same(read(tmp_path / "model.pt"), dict(trainer.teacher.module.state_dict()))
     state = read(tmp_path / "checkpoint.pt")
     assert (state["epoch"], state["iteration"]) == (1, 1)
