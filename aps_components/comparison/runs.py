@@ -192,6 +192,7 @@ class Run:
             "checkpoints": ",".join(str(teacher.answering_file) for teacher in self.teachers),
             "target": self.folder / DATASET,
         }
+        tqdm.write(f"{self.method.name}, seed {self.seed}: {' and '.join(self.method.teachers)} label the scans")
         options = {key: value for key, value in self.options.items() if key != SAID_BY_THE_MODEL}
         self._process(stop, "labelling", aps_command("pseudo-label", options | paths))
 
