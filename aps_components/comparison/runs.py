@@ -25,7 +25,6 @@ from aps_components.training.history import HISTORY_FILE, read_history
 CHECKPOINTS = {"ema": "model.pt", "calibrated": "model_calibrated.pt", "plain": "model_plain.pt"}
 STUDENT_FILE = "model_student.pt"
 STATE_FILE = "checkpoint.pt"
-SAID_BY_THE_MODEL = "labeled_count"  # by the settings beside it, with how many of them were labelled by hand
 DATASET = "dataset"  # of a later round: the labels that its teachers give
 SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_BETWEEN_LINES = 60.0  # of a bar that goes to a file
@@ -132,7 +131,8 @@ class Run:
         models = self.folder / "models"
         # The plain one is written and evaluated last.
         if not any(file.is_file() for file in (self.metrics_file("plain"), models / CHECKPOINTS["plain"])):
-            self._bundle(stop, "training", ["train.json"], ckpt_dir=models, output_dir=self.folder / "training")
+            paths = {"ckpt_dir": models, "output_dir": self.folder / "training"}
+            self._bundle(stop, "training", ["train.json"], **paths, **self._learning_from_teachers())
             self._write_others(stop, models)
         for name, file in CHECKPOINTS.items():
             if (models / file).is_file() and not self.metrics_file(name).is_file():
@@ -165,10 +165,12 @@ class Run:
             "seed": self.seed,
             **self.options,
             **self.method.overrides,
-            **(self._learning_from_teachers() if self.teachers else {}),
         }
 
     def _learning_from_teachers(self) -> dict[str, Any]:
+        """What training alone has otherwise in a later round: calibrated and evaluated is on the dataset as it is."""
+        if not self.teachers:
+            return {}
         datalist = json.loads((self.folder / DATASET / "datalist.json").read_text(encoding="utf-8"))
         return {
             "dataset_dir": self.folder / DATASET,
@@ -193,7 +195,8 @@ class Run:
             "target": self.folder / DATASET,
         }
         tqdm.write(f"{self.method.name}, seed {self.seed}: {' and '.join(self.method.teachers)} label the scans")
-        options = {key: value for key, value in self.options.items() if key != SAID_BY_THE_MODEL}
+        # How many of the labels the models saw, and which of them are by hand, stands beside each.
+        options = {key: value for key, value in self.options.items() if key != "labeled_count"}
         self._process(stop, "labelling", aps_command("pseudo-label", options | paths))
 
     def _write_others(self, stop: Event, models: Path) -> None:
@@ -201,7 +204,7 @@ class Run:
         training adjusted them on patches, and the student's weights of the last epoch. The offsets of training are
         those of the averaged weights: the student gets its own, from the same labelled scans."""
         averaged, calibrated, plain = (models / file for file in CHECKPOINTS.values())
-        # For who uses the model, a later round among them: a method without Model B has only A to answer by.
+        # Training writes by whom a model answers; of two V-Nets (cps) it is the measured one.
         copy_settings(averaged, averaged, more={"inference_predictor": self.method.predictor})
         weights = read_checkpoint(models / STATE_FILE)["student"]
         adjusted = bool(weights["decision.offsets"].any())
@@ -214,8 +217,7 @@ class Run:
 
     def _calibrate(self, stop: Event, checkpoint: Path, target: Path) -> None:
         paths = {"bundle": self.bundle, "checkpoint": checkpoint, "target": target}
-        options = {key: value for key, value in self._values.items() if key != SAID_BY_THE_MODEL}
-        self._process(stop, "calibrating", aps_command("calibrate", options | paths))
+        self._process(stop, "calibrating", aps_command("calibrate", self._values | paths))
 
     def _bundle(self, stop: Event, run_id: str, files: Sequence[str], **paths: Any) -> None:
         self._process(stop, run_id, self.command(run_id, files, **paths))
