@@ -17,7 +17,8 @@ from tqdm import tqdm
 from aps_components.bundle import aps_command, workflow_command
 from aps_components.comparison.machine import machine
 from aps_components.comparison.methods import GROUP, Method
-from aps_components.files import replace_text
+from aps_components.evaluation.pseudo_labels import labeled_by
+from aps_components.files import replace_text, sha256_of
 from aps_components.models import copy_settings, read_checkpoint, save_atomically, settings_file
 from aps_components.training.history import HISTORY_FILE, read_history
 
@@ -187,13 +188,15 @@ class Run:
                     f"{self.method.name}, seed {self.seed}: there is no model of {teacher.method.name}, seed "
                     f"{teacher.seed}, in {teacher.folder} to label the scans with"
                 )
-        if (self.folder / DATASET / "datalist.json").is_file():
-            return
-        paths = {
-            "bundle": self.bundle,
-            "checkpoints": ",".join(str(teacher.answering_file) for teacher in self.teachers),
-            "target": self.folder / DATASET,
-        }
+        dataset, answering = self.folder / DATASET, [teacher.answering_file for teacher in self.teachers]
+        if (dataset / "datalist.json").is_file():
+            if labeled_by(dataset) == [sha256_of(file) for file in answering]:
+                return
+            raise RunError(
+                f"{self.method.name}, seed {self.seed}: {' and '.join(self.method.teachers)} were trained again after "
+                f"they labelled the scans in {dataset}: delete {self.folder} to begin the round anew"
+            )
+        paths = {"bundle": self.bundle, "checkpoints": ",".join(map(str, answering)), "target": dataset}
         tqdm.write(f"{self.method.name}, seed {self.seed}: {' and '.join(self.method.teachers)} label the scans")
         # How many of the labels the models saw, and which of them are by hand, stands beside each.
         options = {key: value for key, value in self.options.items() if key != "labeled_count"}
@@ -243,7 +246,10 @@ class Run:
         """Until it ends; a bar follows the training's own log."""
         label = f"{self.method.name}, seed {self.seed}"
         pace = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
-        with tqdm(total=self.epochs, desc=label, unit="epoch", mininterval=pace, disable=not with_bar) as bar:
+        done = len(self._history())  # the time that is left is told by what goes on now
+        with tqdm(
+            total=self.epochs, initial=done, desc=label, unit="epoch", mininterval=pace, disable=not with_bar
+        ) as bar:
             while process.poll() is None:
                 if stop.wait(SECONDS_BETWEEN_LOOKS):
                     raise RunStopped(label)

@@ -95,6 +95,12 @@ def pseudo_label(
     )
 
 
+def labeled_by(target: str | Path) -> list[str]:
+    """SHA-256 of the models that labelled the scans of a folder of :func:`pseudo_label`, in their order."""
+    made_by = json.loads((Path(target) / MADE_BY).read_text(encoding="utf-8"))
+    return [model["checkpoint_sha256"] for model in made_by]
+
+
 def _common_datalist(models: Sequence[TrainedModel]) -> Datalist:
     first = models[0]
     for model in models[1:]:

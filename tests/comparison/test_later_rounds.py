@@ -11,6 +11,7 @@ from workflows import LA, TINY
 from aps_components.comparison import RunError, choose_methods, compare, load_methods
 from aps_components.comparison.runs import CHECKPOINTS, Run
 from aps_components.comparison.schedule import every_run, execute, unfinished
+from aps_components.files import sha256_of
 
 SECOND = "rounds/second"
 
@@ -89,7 +90,9 @@ def test_what_a_second_round_learns_from(runs):
     def process(run, stop, run_id, command):
         commands.append((run_id, " ".join(command)))
         if run_id == "labelling":
+            made_by = [{"checkpoint_sha256": sha256_of(teacher.answering_file)} for teacher in run.teachers]
             (run.folder / "dataset").mkdir(parents=True)
+            (run.folder / "dataset" / "made_by.json").write_text(json.dumps(made_by))
             (run.folder / "dataset" / "datalist.json").write_text(json.dumps({"training": [{}] * 7}))
         else:
             raise RunError("enough")
@@ -111,6 +114,12 @@ def test_what_a_second_round_learns_from(runs):
         "--labeled_batch 4 --unlabeled_batch 0",
     ):
         assert option in training
+    second.teachers[0].answering_file.write_bytes(b"another")
+    with (
+        patch.object(Run, "_process", process),
+        pytest.raises(RunError, match=r"bcp and ours were trained again .* delete .*rounds-second/seed_0 to begin"),
+    ):
+        second.execute(Event())
 
 
 def test_the_minutes_are_those_of_all_rounds(runs):
