@@ -21,6 +21,7 @@ from aps_components.comparison.runs import Run, RunError
 from aps_components.comparison.schedule import every_run, execute, unfinished
 from aps_components.comparison.table import comma_separated, lines_of, markdown, plot
 from aps_components.data import dataset_name
+from aps_components.evaluation.trained import scans_of_split
 from aps_components.files import replace_text
 from aps_components.models import ensure_writable
 from aps_components.options import differences, refuse_unknown
@@ -64,8 +65,9 @@ def compare(
         The table in Markdown.
 
     Raises:
-        ValueError: an unknown method or option, an option that contradicts a method's name, fewer than one job,
-            ``results`` holds a comparison with other settings, or nothing is done yet of what is only to be tabulated.
+        ValueError: an unknown method or option, an option that contradicts a method's name, fewer than one job, no such
+            dataset, counts that it does not have, no scan of the split with a label, ``results`` holds a comparison
+            with other settings, or nothing is done yet of what is only to be tabulated.
         RuntimeError: another comparison works in ``out`` right now.
         RunError: some runs failed; the others were finished and are in the table.
     """
@@ -99,11 +101,12 @@ def compare(
     runs = [run for (name, _), run in every.items() if name in wanted]  # the others are but read
     if not train and not any(run.is_done for run in runs):
         raise ValueError(f"{results} has no finished training of {', '.join(methods)} with seeds {seeds}: train first")
+    todo = unfinished(runs) if train else []
+    _refuse_scans(todo, dataset_dir)
     settings = {"bundle": bundle.name, "dataset": dataset, "epochs": epochs, "split": split, **options}
     _keep_settings(results / SETTINGS_FILE, settings)
     variant = "largest_component" if values["largest_component"] else "raw"
     failed = []
-    todo = unfinished(runs)
     if train:
         with _alone_in(out):
             for error in execute(todo, jobs):
@@ -129,6 +132,16 @@ def _refuse_unknown(known: set[str], options: Mapping[str, Any], methods: Sequen
                 f"{bundle / 'configs' / 'train.json'} lacks what {method.name} changes ({error}): it was made by an "
                 "earlier version; make it anew with aps new-bundle"
             ) from None
+
+
+def _refuse_scans(runs: Sequence[Run], dataset_dir: str | Path) -> None:
+    """Before hours of training, not after: what they train and are evaluated on must be there."""
+    for run in {run.method.name: run for run in runs}.values():
+        options = {key: value for key, value in run.options.items() if key != "dataset_dir"} | run.method.overrides
+        try:
+            scans_of_split(run.bundle, dataset_dir=dataset_dir, split=run.split, options=options)
+        except ValueError as error:
+            raise ValueError(f"{run.method.name} cannot be trained or evaluated: {error}") from error
 
 
 @contextmanager

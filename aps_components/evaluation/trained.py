@@ -62,6 +62,34 @@ class TrainedModel:
         return float(np.mean(values))
 
 
+def scans_of_split(
+    bundle: str | Path, *, dataset_dir: str | Path, split: str, options: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """The scans with labels, image and label files of each, on which a bundle would evaluate a training.
+
+    Args:
+        bundle: its folder.
+        dataset_dir: of the scans.
+        split: ``validation`` or ``test``.
+        options: other keys of the bundle's ``train.json`` and ``evaluate.json`` to change, such as ``labeled_count``.
+
+    Raises:
+        FileNotFoundError: no such bundle.
+        ValueError: no such dataset, an unknown option or split, counts that the dataset does not have, or no such scan.
+    """
+    _refuse_split(split)
+    root, given = Path(bundle).resolve(), dict(options or {})
+    parser = _parser(root, given)
+    places = {"bundle_root": str(root), "dataset_dir": str(Path(dataset_dir).resolve())}
+    for key, value in (given | places).items():
+        parser[key] = value
+    with plain_errors():
+        datalist: Datalist = parser.get_parsed_content("datalist")
+        found = _with_labels(datalist.part(split))
+    _refuse_none(found, split, dataset_dir)
+    return found
+
+
 def load_trained(
     bundle: str | Path,
     *,
@@ -88,8 +116,7 @@ def load_trained(
         FileNotFoundError: no such bundle.
         ValueError: an unknown option or split, a checkpoint that does not fit, or no scan with a label.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split {split!r} must be one of {SPLITS}: the model has seen the others")
+    _refuse_split(split)
     split = "training" if seen else split
     root, checkpoint, given = Path(bundle).resolve(), Path(checkpoint), dict(options or {})
     parser = _parser(root, given)
@@ -101,9 +128,22 @@ def load_trained(
         parser[key] = value
     with plain_errors():
         model = _built(parser, checkpoint, split, given)
-    if not model.items:
-        raise ValueError(f"there are no {split} scans with labels in {dataset_dir}: choose another --split")
+    _refuse_none(model.items, split, dataset_dir)
     return model
+
+
+def _refuse_split(split: str) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} must be one of {SPLITS}: the model has seen the others")
+
+
+def _refuse_none(items: Sequence[Mapping[str, Any]], split: str, dataset_dir: str | Path) -> None:
+    if not items:
+        raise ValueError(f"there are no {split} scans with labels in {dataset_dir}: choose another --split")
+
+
+def _with_labels(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [item for item in items if "label" in item]
 
 
 def _parser(root: Path, options: Mapping[str, Any]) -> ConfigParser:
@@ -138,7 +178,7 @@ def _built(parser: ConfigParser, checkpoint: Path, split: str, options: dict[str
         checkpoint=checkpoint,
         network=network,
         inferer=inferer,
-        items=[item for item in value("evaluation#items") if "label" in item],
+        items=_with_labels(value("evaluation#items")),
         datalist=datalist,
         preprocessing=value("validate#preprocessing"),
         image_preprocessing=value("evaluation#preprocessing"),

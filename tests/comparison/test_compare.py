@@ -57,7 +57,7 @@ def test_runs_are_trained_evaluated_tabulated_and_never_repeated(phantoms, tmp_p
 
 
 def test_a_run_that_fails_names_its_log_and_the_others_go_on(phantoms, tmp_path):
-    """Nothing is trained: a labelled count that there is not is refused at once."""
+    """Nothing is trained."""
     done = []
 
     def execute(run, stop):
@@ -187,8 +187,39 @@ def test_a_run_that_is_stopped_ends_its_training(phantoms, tmp_path):
 
 @pytest.mark.slow
 def test_the_reason_of_a_failure_is_said(phantoms, tmp_path):
-    with pytest.raises(RunError, match=r"labeled_count 99 is outside .* \(all of it: .*training\.log\)"):
-        compare(**arguments(phantoms, tmp_path, options=SMALL | {"labeled_count": 99}))
+    with pytest.raises(RunError, match=r"no checkpoint at nowhere\.pt.* \(all of it: .*training\.log\)"):
+        compare(**arguments(phantoms, tmp_path, options=SMALL | {"pretrained": "nowhere.pt"}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset_dir": "nowhere"}, r"supervised cannot be .*/nowhere: no such dataset folder"),
+        ({"options": SMALL | {"labeled_count": 99}}, r"labeled_count 99 is outside"),
+        ({"methods": ["unlabeled/62"]}, r"unlabeled/62 cannot be .* unlabeled_count 62 is outside 0 to 3"),
+        ({"split": "val"}, r"split 'val' must be one of \('validation', 'test'\)"),
+        ({"split": "test"}, r"there are no test scans with labels in .*bare: choose another --split"),
+    ],
+)
+def test_scans_that_are_not_there_are_refused_before_anything_is_trained(phantoms, tmp_path, changes, message):
+    """An evaluation without scans would fail after hours of training, and its settings could not be changed."""
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    content = json.loads((phantoms / "datalist.json").read_text()) | {"test": []}
+    (bare / "datalist.json").write_text(json.dumps(content))
+    for folder in ("images", "labels"):
+        (bare / folder).symlink_to(phantoms / folder)
+    wanted = arguments(bare, tmp_path, **changes)
+    never = patch.object(Run, "execute", side_effect=AssertionError("trained"))
+    with never, pytest.raises(ValueError, match=message):
+        compare(**wanted)
+    assert not (tmp_path / "out" / "comparison.json").exists()
+    if "methods" not in changes:  # a table of what is done asks for no scan
+        (tmp_path / "out" / "supervised").mkdir()
+        entry = {"predictor": "a", "variant": "largest_component", "class": "left atrium", "n": 1, "dice": 0.5}
+        content = {"minutes": 1.0, "metrics": {"ema": [entry], "plain": [entry]}}
+        (tmp_path / "out" / "supervised" / "seed_0.json").write_text(json.dumps(content))
+        assert "50.00" in compare(**wanted, train=False).read_text()
 
 
 def test_a_missing_bundle_is_named(phantoms, tmp_path):
