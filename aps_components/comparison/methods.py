@@ -22,7 +22,7 @@ class Method:
         title: as in the table.
         trained_as: the method whose training serves; itself, unless a variant only reads another's results.
         predictor: which of ``a``, ``b`` and ``average`` is measured.
-        overrides: of ``train.json``.
+        overrides: of ``train.json``; see :func:`in_equal_budget`.
         teachers: methods whose models, trained with the same seed, label the unlabelled scans first (``aps
             pseudo-label``); training starts from the weights of the last. None for a first round.
         source: publication, or what differs from it.
@@ -74,6 +74,19 @@ def choose_methods(names: Sequence[str]) -> list[Method]:
     return list(chosen.values())
 
 
+def in_equal_budget(overrides: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a method changes, with as many patches an iteration as the others have: where it takes no unlabelled ones,
+    labelled ones stand in their place.
+
+    Args:
+        overrides: of ``train.json``, the method's.
+        values: what the comparison's ``train.json`` says, its options laid over it.
+    """
+    if overrides.get("unlabeled_batch") != 0:
+        return dict(overrides)
+    return {"labeled_batch": values["labeled_batch"] + values["unlabeled_batch"], **overrides}
+
+
 def read_from_reference(method: Method, values: Mapping[str, Any]) -> Method:
     """The method, which reads the training of :data:`REFERENCE` if its overrides change nothing: no training twice.
 
@@ -100,7 +113,9 @@ def refuse_contradictions(methods: Sequence[Method], options: Mapping[str, Any])
         group, is_ablation, _ = method.name.partition(GROUP)
         if not is_ablation or method.trained_as != REFERENCE:
             continue
-        varied = {key for other in trained if other.name.startswith(group + GROUP) for key in other.overrides}
+        # How a later round trains is no opposite of ours.
+        others = [other for other in trained if other.name.startswith(group + GROUP) and not other.teachers]
+        varied = {key for other in others for key in other.overrides}
         if contradicted := sorted(varied & set(options)):
             raise ValueError(
                 f"{method.name} is {REFERENCE} as it is, and --{contradicted[0]}, given for all methods, changes that: "

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from aps_components.bundle import aps_command, workflow_command
 from aps_components.comparison.machine import machine
-from aps_components.comparison.methods import GROUP, Method
+from aps_components.comparison.methods import GROUP, Method, in_equal_budget
 from aps_components.evaluation.pseudo_labels import labeled_by
 from aps_components.files import replace_text, sha256_of
 from aps_components.models import copy_settings, read_checkpoint, save_atomically, settings_file
@@ -160,13 +160,14 @@ class Run:
     @property
     def _values(self) -> dict[str, Any]:
         """Keys of ``train.json`` in which this run differs from the bundle."""
-        return {
+        shared = {
             "epochs": self.epochs,
             "val_interval": self.epochs + 1,  # nothing is chosen on it, and its time is saved
             "seed": self.seed,
             **self.options,
-            **self.method.overrides,
         }
+        training = json.loads((self.bundle / "configs" / "train.json").read_text(encoding="utf-8"))
+        return shared | in_equal_budget(self.method.overrides, training | shared)
 
     def _learning_from_teachers(self) -> dict[str, Any]:
         """What training alone has otherwise in a later round: calibrated and evaluated is on the dataset as it is."""

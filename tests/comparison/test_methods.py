@@ -1,8 +1,10 @@
+import json
+
 import pytest
-from workflows import TINY, make_workflow, training_options
+from workflows import LA, TINY, make_workflow, training_options
 
 from aps_components.comparison import choose_methods, load_methods
-from aps_components.comparison.methods import read_from_reference, refuse_contradictions
+from aps_components.comparison.methods import in_equal_budget, read_from_reference, refuse_contradictions
 from aps_components.models.vnet_pair import VNetPair
 
 METHODS = load_methods()
@@ -12,7 +14,8 @@ SEVEN = ["supervised", "mean_teacher", "ua_mt", "cps", "bcp", "autopromptseg", "
 
 def parsed(method, phantoms, tmp_path):
     """What a method makes of la's train.json."""
-    options = training_options(phantoms, tmp_path) | method.overrides
+    options = training_options(phantoms, tmp_path)
+    options |= in_equal_budget(method.overrides, json.loads((LA / "configs" / "train.json").read_text()) | options)
     workflow = make_workflow("train.json", kind="train", options=options)
     workflow.parser.parse()
     return workflow.parser
@@ -28,6 +31,16 @@ def test_every_method_has_the_same_budget_and_builds(method, phantoms, tmp_path)
     objective = parser.get_parsed_content("objective")
     assert objective.train_b or method.predictor == "a"
     assert parser.get_parsed_content("network_def").predictor in ("a", "b", "average")
+
+
+def test_labelled_patches_stand_in_the_place_of_unlabelled_ones():
+    """A batch given for all is that of the supervised V-Net, too."""
+    small = {"labeled_batch": 1, "unlabeled_batch": 2, "seed": 0}
+    for name in ("supervised", "unlabeled/0", "rounds/second"):
+        found = in_equal_budget(METHODS[name].overrides, small)
+        assert (found["labeled_batch"], found["unlabeled_batch"]) == (3, 0)
+    for name in ("ours", "bcp", "unlabeled/16"):
+        assert in_equal_budget(METHODS[name].overrides, small) == METHODS[name].overrides
 
 
 def test_a_method_is_what_its_paper_says(phantoms, tmp_path):
@@ -68,6 +81,7 @@ def test_an_option_must_not_contradict_a_name():
         with pytest.raises(ValueError, match=f"{name} is ours as it is, and --{option}, given for all methods"):
             refuse_contradictions([METHODS["ours"], METHODS[name]], {option: 0})
     others = [METHODS[name] for name in ("ours", "bcp", "decision/uncalibrated", "model/a", "fusion/none")]
+    refuse_contradictions([METHODS["rounds/first"]], {"labeled_batch": 1, "unlabeled_batch": 1})
     refuse_contradictions(others, {"decision_interval": 0, "predictor": "a", "fusion": "cafa"})
 
 
