@@ -137,9 +137,8 @@ def _refuse_unknown(known: set[str], options: Mapping[str, Any], methods: Sequen
 def _refuse_scans(runs: Sequence[Run], dataset_dir: str | Path) -> None:
     """Before hours of training, not after: what they train and are evaluated on must be there."""
     for run in {run.method.name: run for run in runs}.values():
-        options = {key: value for key, value in run.options.items() if key != "dataset_dir"} | run.method.overrides
         try:
-            scans_of_split(run.bundle, dataset_dir=dataset_dir, split=run.split, options=options)
+            scans_of_split(run.bundle, dataset_dir=dataset_dir, split=run.split, options=run.values)
         except ValueError as error:
             raise ValueError(f"{run.method.name} cannot be trained or evaluated: {error}") from error
 

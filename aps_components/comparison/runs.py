@@ -155,10 +155,10 @@ class Run:
 
     def command(self, run_id: str, files: Sequence[str], **paths: Any) -> list[str]:
         """The command line of one of the bundle's workflows."""
-        return workflow_command(self.bundle, run_id, files, self._values | paths)
+        return workflow_command(self.bundle, run_id, files, self.values | paths)
 
     @property
-    def _values(self) -> dict[str, Any]:
+    def values(self) -> dict[str, Any]:
         """Keys of ``train.json`` in which this run differs from the bundle."""
         shared = {
             "epochs": self.epochs,
@@ -221,7 +221,7 @@ class Run:
 
     def _calibrate(self, stop: Event, checkpoint: Path, target: Path) -> None:
         paths = {"bundle": self.bundle, "checkpoint": checkpoint, "target": target}
-        self._process(stop, "calibrating", aps_command("calibrate", self._values | paths))
+        self._process(stop, "calibrating", aps_command("calibrate", self.values | paths))
 
     def _bundle(self, stop: Event, run_id: str, files: Sequence[str], **paths: Any) -> None:
         self._process(stop, run_id, self.command(run_id, files, **paths))
