@@ -86,7 +86,7 @@ def scans_of_split(
     with plain_errors():
         datalist: Datalist = parser.get_parsed_content("datalist")
         found = _with_labels(datalist.part(split))
-    _refuse_none(found, split, dataset_dir)
+    _refuse_none(found, split, dataset_dir, mend="choose another --split, or have some kept back: --validation_count N")
     return found
 
 
@@ -137,9 +137,11 @@ def _refuse_split(split: str) -> None:
         raise ValueError(f"split {split!r} must be one of {SPLITS}: the model has seen the others")
 
 
-def _refuse_none(items: Sequence[Mapping[str, Any]], split: str, dataset_dir: str | Path) -> None:
+def _refuse_none(
+    items: Sequence[Mapping[str, Any]], split: str, dataset_dir: str | Path, *, mend: str = "choose another --split"
+) -> None:
     if not items:
-        raise ValueError(f"there are no {split} scans with labels in {dataset_dir}: choose another --split")
+        raise ValueError(f"there are no {split} scans with labels in {dataset_dir}: {mend}")
 
 
 def _with_labels(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

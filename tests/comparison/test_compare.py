@@ -198,7 +198,7 @@ def test_the_reason_of_a_failure_is_said(phantoms, tmp_path):
         ({"options": SMALL | {"labeled_count": 99}}, r"labeled_count 99 is outside"),
         ({"methods": ["unlabeled/62"]}, r"unlabeled/62 cannot be .* unlabeled_count 62 is outside 0 to 3"),
         ({"split": "val"}, r"split 'val' must be one of \('validation', 'test'\)"),
-        ({"split": "test"}, r"there are no test scans with labels in .*bare: choose another --split"),
+        ({"split": "test"}, r"there are no test scans with labels in .*bare: choose .*, or .* --validation_count N"),
     ],
 )
 def test_scans_that_are_not_there_are_refused_before_anything_is_trained(phantoms, tmp_path, changes, message):
