@@ -29,6 +29,7 @@ STATE_FILE = "checkpoint.pt"
 DATASET = "dataset"  # of a later round: the labels that its teachers give
 SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_BETWEEN_LINES = 60.0  # of a bar that goes to a file
+LINE = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]\n"
 KEPT_KEYS = ("predictor", "variant", "class", "n")
 KEPT_MEANS = ("dice", "jaccard", "hd95_voxel", "asd_voxel", "hd95_mm", "asd_mm", "volume_ratio", "prompt_precision")
 
@@ -244,18 +245,22 @@ class Run:
             )
 
     def _watch(self, process: subprocess.Popen[bytes], stop: Event, *, with_bar: bool) -> None:
-        """Until it ends; a bar follows the training's own log."""
+        """Until it ends; a bar, or a line for each epoch in a file, follows the training's own log."""
         label = f"{self.method.name}, seed {self.seed}"
-        pace = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
-        done = len(self._history())  # the time that is left is told by what goes on now
+        on_terminal = sys.stderr.isatty()
+        # Bars of several runs move the cursor, which a file has not.
+        look = {} if on_terminal else {"mininterval": SECONDS_BETWEEN_LINES, "position": 0, "bar_format": LINE}
+        done = len(self._history())  # what is left is told by the pace of what goes on now, and by all of it
         with tqdm(
-            total=self.epochs, initial=done, desc=label, unit="epoch", mininterval=pace, disable=not with_bar
+            total=self.epochs, initial=done, desc=label, unit="epoch", smoothing=0, disable=not with_bar, **look
         ) as bar:
-            while process.poll() is None:
-                if stop.wait(SECONDS_BETWEEN_LOOKS):
-                    raise RunStopped(label)
-                bar.update(len(self._history()) - bar.n)
-            bar.update(len(self._history()) - bar.n)
+            while (ended := process.poll() is not None) or not stop.wait(SECONDS_BETWEEN_LOOKS):
+                steps = len(self._history()) - bar.n
+                if steps or on_terminal:
+                    bar.update(steps)
+                if ended:
+                    return
+            raise RunStopped(label)
 
     def _write_result(self) -> None:
         history = self._history()

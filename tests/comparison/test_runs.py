@@ -1,6 +1,7 @@
 """What a finished run leaves: a small file that names no path and is all that a table needs."""
 
 import json
+import re
 from threading import Event
 from unittest.mock import patch
 
@@ -9,7 +10,7 @@ from workflows import LA
 
 from aps_components.comparison import compare
 from aps_components.comparison.methods import load_methods
-from aps_components.comparison.runs import CHECKPOINTS, Run
+from aps_components.comparison.runs import CHECKPOINTS, Run, RunStopped
 
 
 @pytest.fixture
@@ -77,3 +78,34 @@ def test_results_from_another_machine_count(phantoms, trained, tmp_path):
     )
     settings = json.loads((tmp_path / "results" / "comparison.json").read_text())
     assert settings == {"bundle": "la", "dataset": "phantoms", "epochs": 3, "split": "validation"}
+
+
+def test_a_file_gets_a_line_for_each_epoch(trained, capsys):
+    """And no codes that move a cursor; two epochs were there before."""
+    history = trained.folder / "training" / "history.jsonl"
+    lines = history.read_text().splitlines()
+    history.write_text("\n".join(lines[:2]))
+
+    class Training:
+        looks = 0
+
+        def poll(self):
+            self.looks += 1
+            if self.looks == 3:
+                history.write_text("\n".join(lines))
+            return 0 if self.looks == 4 else None
+
+    with (
+        patch("aps_components.comparison.runs.SECONDS_BETWEEN_LOOKS", 0.01),
+        patch("aps_components.comparison.runs.SECONDS_BETWEEN_LINES", 0.0),
+    ):
+        trained._watch(Training(), Event(), with_bar=True)
+        stopped = Event()
+        stopped.set()
+        with pytest.raises(RunStopped, match="prompts/none, seed 3"):
+            trained._watch(Training(), stopped, with_bar=False)
+    printed = [line for line in re.split(r"[\r\n]+", capsys.readouterr().err) if line.strip()]
+    begun, *later = printed
+    assert begun.startswith("prompts/none, seed 3: 2/3 [00:00<?")
+    assert later
+    assert all(re.fullmatch(r"prompts/none, seed 3: 3/3 \[00:00<00:00, .*epoch.*\]", line.strip()) for line in later)
