@@ -28,8 +28,13 @@ STUDENT_FILE = "model_student.pt"
 STATE_FILE = "checkpoint.pt"
 DATASET = "dataset"  # of a later round: the labels that its teachers give
 SECONDS_BETWEEN_LOOKS = 2.0
-SECONDS_BETWEEN_LINES = 60.0  # of a bar that goes to a file
-LINE = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]\n"
+# Of a bar: several move the cursor, which a file has not, so there it is a line, at most one a minute.
+IN_A_FILE = {
+    "mininterval": 60.0,
+    "miniters": 1,
+    "position": 0,
+    "bar_format": "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]\n",
+}
 KEPT_KEYS = ("predictor", "variant", "class", "n")
 KEPT_MEANS = ("dice", "jaccard", "hd95_voxel", "asd_voxel", "hd95_mm", "asd_mm", "volume_ratio", "prompt_precision")
 
@@ -248,8 +253,7 @@ class Run:
         """Until it ends; a bar, or a line for each epoch in a file, follows the training's own log."""
         label = f"{self.method.name}, seed {self.seed}"
         on_terminal = sys.stderr.isatty()
-        # Bars of several runs move the cursor, which a file has not.
-        look = {} if on_terminal else {"mininterval": SECONDS_BETWEEN_LINES, "position": 0, "bar_format": LINE}
+        look = {} if on_terminal else IN_A_FILE
         done = len(self._history())  # what is left is told by the pace of what goes on now, and by all of it
         with tqdm(
             total=self.epochs, initial=done, desc=label, unit="epoch", smoothing=0, disable=not with_bar, **look

@@ -97,7 +97,7 @@ def test_a_file_gets_a_line_for_each_epoch(trained, capsys):
 
     with (
         patch("aps_components.comparison.runs.SECONDS_BETWEEN_LOOKS", 0.01),
-        patch("aps_components.comparison.runs.SECONDS_BETWEEN_LINES", 0.0),
+        patch.dict("aps_components.comparison.runs.IN_A_FILE", mininterval=0.0),
     ):
         trained._watch(Training(), Event(), with_bar=True)
         stopped = Event()
