@@ -21,15 +21,17 @@ def start(command, **options):
     return process
 
 real = subprocess.Popen
-sys.argv = ["aps", "compare", "data", "--bundle", sys.argv[1], "--methods", "ours", "--out", "out"]
+bundle, data = sys.argv[1:]
+sys.argv = ["aps", "compare", data, "--bundle", bundle, "--labeled", "4", "--methods", "ours", "--out", "out"]
 with patch("aps_components.comparison.runs.subprocess.Popen", start):
     cli.main()
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without asking it")
-def test_kill_ends_the_trainings_too(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", COMMAND, str(LA)], cwd=tmp_path, stderr=subprocess.PIPE)
+def test_kill_ends_the_trainings_too(phantoms, tmp_path):
+    command = [sys.executable, "-c", COMMAND, str(LA), str(phantoms)]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while not (tmp_path / "pid").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
