@@ -250,7 +250,7 @@ class Run:
             )
 
     def _watch(self, process: subprocess.Popen[bytes], stop: Event, *, with_bar: bool) -> None:
-        """Until it ends; a bar, or a line for each epoch in a file, follows the training's own log."""
+        """Until it ends; a bar, in a file a line now and then, follows the training's own log."""
         label = f"{self.method.name}, seed {self.seed}"
         on_terminal = sys.stderr.isatty()
         look = {} if on_terminal else IN_A_FILE
