@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, combinations
 from typing import Any, NamedTuple
 
 import torch
-from monai.inferers import SlidingWindowInferer, sliding_window_inference
+from monai.data.utils import compute_importance_map, dense_patch_slices
+from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aps_components.models import AutoPromptSeg, Precision, autocast
+from aps_components.models import AutoPromptSeg, Precision, Seen, autocast, together
+from aps_components.networks.sam3d import Prompts
 from aps_components.options import Axes, axis_groups
 from aps_components.prompts import PAD_LABEL, PointPrompts
+from aps_components.uncertainty import every
+
+Window = tuple[slice, slice, slice]
+Flip = tuple[int, ...]
 
 
 class PromptPoint(NamedTuple):
@@ -35,7 +41,24 @@ class VolumePrediction(NamedTuple):
     epistemic: Tensor
     aleatoric: Tensor
     prompts: list[PromptPoint]
-    """The points of all the windows; a voxel that several windows chose for a class stands once, at its best."""
+    """Model A's own points, chosen once over the whole volume."""
+
+
+class SeenVolume(NamedTuple):
+    """A volume after everything that the image alone decides; answering a prompt costs Model B's decoder."""
+
+    image: Tensor
+    """[1, in_channels, D, H, W], padded to at least a window."""
+    size: tuple[int, int, int]
+    """Before padding."""
+    windows: list[Window]
+    seen: list[list[Seen]]
+    """Of each window: as it is, then each of its mirror images."""
+    flips: list[Flip]
+    probabilities_a: Tensor
+    epistemic: Tensor
+    aleatoric: Tensor
+    points: list[PromptPoint]
 
 
 class PromptedSlidingWindowInferer(SlidingWindowInferer):
@@ -75,7 +98,10 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         self.precision = precision
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-        """Probabilities of any network that gives logits: [B, in_channels, D, H, W] -> [B, C, D, H, W], float32."""
+        """Probabilities of any network that gives logits: [B, in_channels, D, H, W] -> [B, C, D, H, W], float32.
+
+        A network that prompts itself does so over the whole volume.
+        """
 
         def probabilities(patch: Tensor) -> dict[str, Tensor]:
             with autocast(patch.device, self.precision):
@@ -84,8 +110,10 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         def window(patch: Tensor) -> Tensor:
             return self._mirrored(patch, probabilities)["probabilities"]
 
+        if isinstance(network, AutoPromptSeg) and network.predictor != "a":
+            return torch.cat([self.predict(each, network).probabilities for each in inputs.split(1)])
         padded = self._padded(inputs)
-        return self._cropped(super().__call__(padded, window), inputs)
+        return self._cropped(super().__call__(padded, window), inputs.shape[2:])
 
     @torch.inference_mode()
     def predict(self, inputs: Tensor, network: AutoPromptSeg) -> VolumePrediction:
@@ -93,55 +121,135 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
 
         ``probabilities`` is to the bit what calling the inferer gives.
         """
+        volume = self.see(inputs, network)
+        probabilities_b = self.answer(volume, network, own=volume.points)
+        return self.prediction(volume, probabilities_b, network)
+
+    def prediction(self, volume: SeenVolume, probabilities_b: Tensor, network: AutoPromptSeg) -> VolumePrediction:
+        """What was seen and Model B's answer to it, cut to the volume's own size."""
+        both = {"a": volume.probabilities_a, "b": probabilities_b}
+        probabilities = both.get(network.predictor, (volume.probabilities_a + probabilities_b) / 2)
+        maps = (probabilities, volume.probabilities_a, probabilities_b, volume.epistemic, volume.aleatoric)
+        return VolumePrediction(*(self._cropped(each, volume.size) for each in maps), prompts=volume.points)
+
+    @torch.inference_mode()
+    def see(self, inputs: Tensor, network: AutoPromptSeg) -> SeenVolume:
+        """Model A's answer, both uncertainties and its points over one whole volume, and Model B's embeddings.
+
+        The points are chosen after the windows are blended, so that a voxel is a prompt once, of the class that the
+        whole says, and not near the rim of a window.
+
+        Args:
+            inputs: [1, in_channels, D, H, W].
+            network: in eval mode.
+        """
         if inputs.shape[0] != 1:
             raise ValueError(f"predict takes one volume at a time, not a batch of {inputs.shape[0]}")
-        points: list[PromptPoint] = []
-
-        def window(patch: Tensor, positions: Sequence[Sequence[slice]]) -> dict[str, Tensor]:
-            prompts: list[PointPrompts] = []
-            averages = self._mirrored(patch, lambda mirrored: maps_of(mirrored, prompts))
-            starts = [[axis.start for axis in position[-3:]] for position in positions]
-            points.extend(_in_volume(prompts[0], starts))
-            return averages
-
-        def maps_of(patch: Tensor, prompts: list[PointPrompts]) -> dict[str, Tensor]:
-            with autocast(patch.device, self.precision):
-                prediction = network.predict(patch)
-            prompts.append(prediction.prompts)
-            return {
-                "probabilities": prediction.logits.float().softmax(dim=1),
-                "probabilities_a": prediction.logits_a.float().softmax(dim=1),
-                "probabilities_b": prediction.logits_b.float().softmax(dim=1),
-                "epistemic": prediction.epistemic.float(),
-                "aleatoric": prediction.aleatoric.float(),
-            }
-
-        padded = self._padded(inputs)
-        maps = sliding_window_inference(
-            padded,
-            self.roi_size,
-            self.sw_batch_size,
-            window,
-            self.overlap,
-            self.mode,
-            self.sigma_scale,
-            self.padding_mode,
-            self.cval,
-            self.sw_device,
-            self.device,
-            self.progress,
-            with_coord=True,
+        image = self._padded(inputs)
+        flips = self._flips()
+        windows = self._windows(image)
+        blended: dict[str, Blend] = {}
+        kept: list[list[Seen]] = []
+        for window in self._progressing(windows):
+            patch = image[(slice(None), slice(None), *window)]
+            views = []
+            for flip in flips:
+                dims = [2 + axis for axis in flip]
+                with autocast(patch.device, self.precision):
+                    seen = network.see(patch.flip(dims))
+                for name, maps in _maps_of(seen).items():
+                    blend = blended.setdefault(name, self._blend(image, maps.shape[1]))
+                    blend.add(maps.flip(dims), window, share=1 / len(flips))
+                views.append(_without_maps(seen))
+            kept.append(views)
+        maps = {name: blend.mean() for name, blend in blended.items()}
+        size = (inputs.shape[2], inputs.shape[3], inputs.shape[4])
+        points = self._points(maps, network, size)
+        return SeenVolume(
+            *(image, size, windows, kept, flips),
+            *(maps["probabilities_a"], maps["epistemic"], maps["aleatoric"], points),
         )
-        cropped = {name: self._cropped(volume, inputs) for name, volume in maps.items()}
-        return VolumePrediction(**cropped, prompts=_unique(points, inputs.shape[2:]))
+
+    def _points(self, maps: dict[str, Tensor], network: AutoPromptSeg, size: tuple[int, int, int]) -> list[PromptPoint]:
+        stride = network.prompt_stride
+        cut = {name: every(self._cropped(each, size), stride) for name, each in maps.items()}
+        prompts = network.prompt_generator(
+            cut["samples"], epistemic=cut["epistemic"], aleatoric=cut["aleatoric"], stride=stride
+        )
+        return _listed(prompts)
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        volume: SeenVolume,
+        network: AutoPromptSeg,
+        *,
+        own: Sequence[PromptPoint] = (),
+        given: Callable[[Window], Prompts] | None = None,
+        previous: Tensor | None = None,
+        windows: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Model B's probabilities, [1, C, D, H, W] of the padded volume; 0 where no window was asked.
+
+        Args:
+            volume: what was seen.
+            network: whose Model B answers.
+            own: Model A's points, in voxels of the volume.
+            given: a user's prompts that lie in a window, in voxels of the window.
+            previous: probabilities of the earlier answer, [1, C, D, H, W] of the padded volume.
+            windows: which ones to ask; all by default.
+        """
+        blend = self._blend(volume.image, network.num_classes)
+        for index in range(len(volume.windows)) if windows is None else windows:
+            window = volume.windows[index]
+            prompts = _in_window(own, window, device=volume.image.device)
+            if given is not None:
+                prompts = together(prompts, given(window))
+            earlier = None if previous is None else previous[(slice(None), slice(None), *window)].log()
+            size = [side.stop - side.start for side in window]
+            for flip, seen in zip(volume.flips, volume.seen[index], strict=True):
+                dims = [2 + axis for axis in flip]
+                mask = None if earlier is None else network.model_b.as_mask_inputs(earlier.flip(dims))
+                with autocast(volume.image.device, self.precision):
+                    logits = network.answer(seen, mirrored_prompts(prompts, flip, size), mask_inputs=mask).logits
+                blend.add(logits.float().softmax(dim=1).flip(dims), window, share=1 / len(volume.flips))
+        return blend.mean()
+
+    def _blend(self, image: Tensor, channels: int) -> Blend:
+        shape = (1, channels, *image.shape[2:])
+        return Blend(shape, self._importance(image.device), device=image.device)
+
+    def _importance(self, device: torch.device) -> Tensor:
+        return compute_importance_map(
+            tuple(self.roi_size), mode=self.mode, sigma_scale=self.sigma_scale, device=device, dtype=torch.float32
+        ).clamp_min(1e-3)
+
+    def _windows(self, image: Tensor) -> list[Window]:
+        """Evenly laid over the volume, as MONAI lays them."""
+        size, roi = image.shape[2:], self.roi_size
+        interval = [
+            int(window) if window == extent else max(1, int(window * (1 - self.overlap)))
+            for window, extent in zip(roi, size, strict=True)
+        ]
+        return [(d, h, w) for d, h, w in dense_patch_slices(size, roi, interval)]
+
+    def _flips(self) -> list[Flip]:
+        groups = self.mirror_axes
+        some = (combinations(groups, count) for count in range(len(groups) + 1))
+        return [tuple(chain.from_iterable(flip)) for flip in chain.from_iterable(some)]
+
+    def _progressing(self, windows: Sequence[Window]) -> Iterator[Window]:
+        if not self.progress:
+            return iter(windows)
+        from tqdm import tqdm
+
+        return iter(tqdm(windows))
 
     def _mirrored(self, patch: Tensor, maps_of: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The mean of the maps of all mirror images, each turned back; the first is of the patch as it is."""
-        groups = self.mirror_axes
-        maps = maps_of(patch)
-        flips = list(chain.from_iterable(combinations(groups, count) for count in range(1, len(groups) + 1)))
+        maps, flips = maps_of(patch), self._flips()[1:]
         for flip in flips:
-            dims = [2 + axis for axis in chain.from_iterable(flip)]
+            dims = [2 + axis for axis in flip]
             for name, mirrored in maps_of(patch.flip(dims)).items():
                 maps[name] = maps[name] + mirrored.flip(dims)
         return {name: total / (1 + len(flips)) for name, total in maps.items()} if flips else maps
@@ -154,27 +262,97 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         pad = [amount for axis in reversed(missing) for amount in (0, axis)]
         return F.pad(inputs, pad)
 
-    def _cropped(self, volume: Any, inputs: Tensor) -> Tensor:
-        d, h, w = inputs.shape[2:]
+    def _cropped(self, volume: Any, size: Sequence[int]) -> Tensor:
+        d, h, w = size
         return torch.as_tensor(volume)[:, :, :d, :h, :w]
 
 
-def _in_volume(prompts: PointPrompts, starts: Sequence[Sequence[int]]) -> list[PromptPoint]:
-    """The real points of a batch of windows, moved by where each window starts."""
-    coords = prompts.point_coords.long() + torch.tensor(starts, device=prompts.point_coords.device)[:, None]
+class Blend:
+    """A weighted mean of what overlapping windows say.
+
+    Args:
+        shape: [1, C, D, H, W] of the whole.
+        importance: of a window's voxels, [roi].
+        device: where it is held.
+    """
+
+    def __init__(self, shape: Sequence[int], importance: Tensor, *, device: torch.device) -> None:
+        self.total = torch.zeros(*shape, device=device)
+        self.weight = torch.zeros(1, 1, *shape[2:], device=device)
+        self.importance = importance
+
+    def add(self, maps: Tensor, window: Window, *, share: float = 1.0) -> None:
+        """One window's maps, [1, C, *roi]; ``share`` of 1 in all for each window."""
+        place = (slice(None), slice(None), *window)
+        self.total[place] += maps.float() * (share * self.importance)
+        self.weight[place] += share * self.importance
+
+    def mean(self) -> Tensor:
+        """0 where no window was added."""
+        return self.total / self.weight.clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _maps_of(seen: Seen) -> dict[str, Tensor]:
+    return {
+        "probabilities_a": seen.logits_a.float().softmax(dim=1),
+        "samples": seen.samples.probabilities.mean(dim=0),
+        "epistemic": seen.uncertainty.epistemic.float(),
+        "aleatoric": seen.uncertainty.aleatoric.float(),
+    }
+
+
+def _without_maps(seen: Seen) -> Seen:
+    """What Model B needs for further answers."""
+    nothing = seen.logits_a[:, :, :0]
+    samples = type(seen.samples)(nothing, nothing)
+    return seen._replace(logits_a=nothing, samples=samples, uncertainty=type(seen.uncertainty)(nothing, nothing))
+
+
+def _listed(prompts: PointPrompts) -> list[PromptPoint]:
+    """The real points of one volume, by class and then best first."""
     real = prompts.point_labels != PAD_LABEL
-    return [
+    points = [
         PromptPoint(label, (voxel[0], voxel[1], voxel[2]), score)
         for label, voxel, score in zip(
-            prompts.point_labels[real].tolist(), coords[real].tolist(), prompts.scores[real].tolist(), strict=True
+            prompts.point_labels[real].tolist(),
+            prompts.point_coords[real].long().tolist(),
+            prompts.scores[real].tolist(),
+            strict=True,
         )
     ]
+    return sorted(points, key=lambda point: (point.label, -point.score, point.voxel))
 
 
-def _unique(points: Sequence[PromptPoint], size: Sequence[int]) -> list[PromptPoint]:
-    """Each (class, voxel) once, by class and then best first; points in the padding are dropped."""
-    best: dict[tuple[int, tuple[int, int, int]], PromptPoint] = {}
-    for point in sorted(points, key=lambda point: point.score):
-        if all(index < length for index, length in zip(point.voxel, size, strict=True)):
-            best[point.label, point.voxel] = point
-    return sorted(best.values(), key=lambda point: (point.label, -point.score, point.voxel))
+def _in_window(points: Sequence[PromptPoint], window: Window, *, device: torch.device) -> Prompts:
+    inside = [
+        point
+        for point in points
+        if all(side.start <= index < side.stop for index, side in zip(point.voxel, window, strict=True))
+    ]
+    start = torch.tensor([side.start for side in window], dtype=torch.float32)
+    coords = torch.tensor([point.voxel for point in inside], dtype=torch.float32).view(1, -1, 3) - start
+    labels = torch.tensor([[point.label for point in inside]], dtype=torch.long).view(1, -1)
+    weights = torch.tensor([[point.score for point in inside]], dtype=torch.float32).view(1, -1)
+    return Prompts(coords.to(device), labels.to(device), weights.to(device))
+
+
+def mirrored_prompts(prompts: Prompts, flip: Flip, size: Sequence[int]) -> Prompts:
+    """The same prompts in a window that is flipped along some axes.
+
+    Args:
+        prompts: in voxels of the window.
+        flip: axes, 0 to 2.
+        size: (D, H, W) of the window.
+    """
+
+    def turned(coords: Tensor) -> Tensor:
+        coords = coords.clone()
+        for axis in flip:
+            coords[..., axis] = size[axis] - 1 - coords[..., axis]
+        return coords
+
+    if not flip:
+        return prompts
+    boxes = None if prompts.boxes is None else turned(prompts.boxes).sort(dim=2).values
+    strokes = None if prompts.stroke_coords is None else turned(prompts.stroke_coords)
+    return prompts._replace(point_coords=turned(prompts.point_coords), boxes=boxes, stroke_coords=strokes)

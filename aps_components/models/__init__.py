@@ -4,6 +4,7 @@ from aps_components.models.auto_prompt_seg import (
     AutoPromptSeg,
     Prediction,
     Predictor,
+    Seen,
     TrainingOutput,
     mean_of_probabilities,
 )
@@ -22,6 +23,7 @@ from aps_components.models.checkpoint import (
     without_folders,
 )
 from aps_components.models.half import halve
+from aps_components.models.interaction import Round, as_tensors, together
 from aps_components.models.precision import Precision, autocast, resolved_precision
 
 __all__ = [
@@ -31,7 +33,10 @@ __all__ = [
     "Precision",
     "Prediction",
     "Predictor",
+    "Round",
+    "Seen",
     "TrainingOutput",
+    "as_tensors",
     "autocast",
     "build_auto_prompt_seg",
     "copy_settings",
@@ -44,6 +49,7 @@ __all__ = [
     "save_atomically",
     "save_settings",
     "settings_file",
+    "together",
     "trained_setting",
     "without_folders",
 ]

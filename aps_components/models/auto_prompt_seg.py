@@ -8,17 +8,19 @@ uncertainty are low, the prompt generator puts point prompts for every class. A 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from aps_components.models.decision import Decision
-from aps_components.networks.sam3d import Sam3d, Sam3dOutput
+from aps_components.models.interaction import InteractiveRounds, Round, own_prompts
+from aps_components.networks.sam3d import ImageEmbedding, Prompts, Sam3d, Sam3dOutput
 from aps_components.networks.scripted import refuse_other_sizes
 from aps_components.networks.vnet import VNet, VNetFeatures
-from aps_components.prompts import PointPrompts, PromptGenerator
+from aps_components.prompts import PointPrompts, PromptGenerator, SimulatedUser
 from aps_components.uncertainty import (
     DecoupledUncertainty,
     DropoutMasks,
@@ -31,6 +33,7 @@ from aps_components.uncertainty import (
 )
 
 Predictor = Literal["a", "b", "average"]
+TOKENS_LEVEL = 3  # of Model A's features: as coarse as Model B's tokens, three halvings
 
 
 class TrainingOutput(NamedTuple):
@@ -48,6 +51,23 @@ class TrainingOutput(NamedTuple):
     """The points that Model B was given."""
     uncertainty: DecoupledUncertainty | None
     """Of Model A, from all the Monte-Carlo samples, on every ``prompt_stride``-th voxel along each axis."""
+    rounds: tuple[Round, ...] = ()
+    """Model B's answers to a simulated user, that of ``logits_b`` first; empty without a user."""
+
+
+class Seen(NamedTuple):
+    """All that depends on the image alone, so that a prompt costs Model B's decoder."""
+
+    image_size: tuple[int, int, int]
+    """(D, H, W), voxels."""
+    logits_a: Tensor
+    """[B, C, D, H, W], Model A without dropout, with the decision's offsets."""
+    samples: MonteCarloSamples
+    """Of Model A, from which its own points come."""
+    uncertainty: DecoupledUncertainty
+    """Of Model A, [B, 1, D, H, W] each."""
+    embedding: ImageEmbedding
+    """Model B's, joined with A's features where there is a fusion."""
 
 
 class Prediction(NamedTuple):
@@ -76,12 +96,14 @@ class AutoPromptSeg(nn.Module):
         model_a: a V-Net.
         model_b: a 3-D SAM for the same classes.
         fusion: joins A's features at 1/8, [B, 8 * filters, ...], to B's image embedding; None leaves it alone.
+        fusion_detached: B's loss does not reach A through the fusion, so it cannot make A's encoder a ready answer.
+        fusion_dropped: share of the patches in training for which B gets nothing of A, so that it sees for itself.
         prompt_generator: makes the point prompts.
         uncertainty_form: ``variance`` (as published), or another; see ``uncertainty.decouple``.
         mc_samples: T, Monte-Carlo samples.
         predictor: whose logits :meth:`forward` returns: ``a``, ``b``, or ``average``, the mean of the probabilities.
-        prompt_stride: look for prompts on every second (2), third ... voxel along each axis, 1 on all: Model B sees the
-            points on a grid of 1/8, where one voxel more or less is nothing, and the search costs 1 / stride**3.
+        prompt_stride: look for prompts on every second (2), third ... voxel along each axis: one voxel more or less is
+            nothing to a point, and the search costs 1 / stride**3. By default as coarse as Model B's mask prompts.
         mc_seed: of the dropout masks in inference. All volumes, windows and batches share the T thinned networks drawn
             from it, so that an answer depends on the image alone.
 
@@ -99,10 +121,12 @@ class AutoPromptSeg(nn.Module):
         *,
         fusion: nn.Module | None,
         prompt_generator: PromptGenerator,
+        fusion_detached: bool = True,
+        fusion_dropped: float = 0.5,
         uncertainty_form: UncertaintyForm = "variance",
         mc_samples: int = 2,
         predictor: Predictor = "average",
-        prompt_stride: int = 2,
+        prompt_stride: Sequence[int] | None = None,
         mc_seed: int = 0,
     ) -> None:
         super().__init__()
@@ -110,16 +134,20 @@ class AutoPromptSeg(nn.Module):
             raise ValueError(f"predictor {predictor!r} must be 'a', 'b' or 'average'")
         if uncertainty_form not in get_args(UncertaintyForm):
             raise ValueError(f"uncertainty_form {uncertainty_form!r} must be one of {get_args(UncertaintyForm)}")
-        if min(mc_samples, prompt_stride) < 1:
-            raise ValueError(f"mc_samples {mc_samples} and prompt_stride {prompt_stride} must be at least 1")
+        stride = tuple(prompt_stride or getattr(model_b, "mask_stride", (2, 2, 2)))
+        if min(mc_samples, *stride) < 1:
+            raise ValueError(f"mc_samples {mc_samples} and prompt_stride {stride} must be at least 1")
+        if not 0 <= fusion_dropped <= 1:
+            raise ValueError(f"fusion_dropped {fusion_dropped} must be a share in [0, 1]")
         self.model_a, self.model_b, self.fusion = model_a, model_b, fusion
+        self.fusion_detached, self.fusion_dropped = fusion_detached, fusion_dropped
         self.prompt_generator, self.uncertainty_form = prompt_generator, uncertainty_form
-        self.predictor, self.prompt_stride = predictor, prompt_stride
+        self.predictor, self.prompt_stride = predictor, stride
         self._mc_samples, self._mc_seed = mc_samples, mc_seed
         self._draw_inference_masks()
         self.num_classes = model_a.num_classes
         self.decision = Decision(self.num_classes)
-        self.stride = max(model_a.stride, model_b.stride)
+        self.stride = model_a.stride
 
     @property
     def mc_samples(self) -> int:
@@ -133,8 +161,8 @@ class AutoPromptSeg(nn.Module):
 
     @property
     def recordable(self) -> bool:
-        """Whether a pass in training can be a CUDA graph: random prompts are drawn on the CPU in the middle of it."""
-        return self.prompt_generator.strategy != "random"
+        """Whether a pass in training can be a CUDA graph: random numbers on the CPU in the middle of it cannot."""
+        return self.prompt_generator.strategy != "random" and not (self.fusion is not None and self.fusion_dropped)
 
     @property
     def mc_seed(self) -> int:
@@ -167,21 +195,47 @@ class AutoPromptSeg(nn.Module):
 
     def predict(self, image: Tensor) -> Prediction:
         """Segment, and say where it is unsure and which prompts it used."""
+        seen = self.see(image)
+        prompts = self.own_points(seen)
+        logits_b, iou_predictions = self.answer(seen, own_prompts(prompts))
+        logits_a = seen.logits_a
+        logits = {"a": logits_a, "b": logits_b}.get(self.predictor)
+        if logits is None:
+            logits = mean_of_probabilities(logits_a, logits_b)
+        return Prediction(logits, logits_a, logits_b, *seen.uncertainty, iou_predictions, prompts)
+
+    def see(self, image: Tensor) -> Seen:
+        """Everything that the image alone decides.
+
+        Args:
+            image: [B, in_channels, D, H, W].
+        """
         features = self.model_a.encode(image)
         samples = monte_carlo_samples(
             self.model_a, features, DropoutMasks(self.inference_bottleneck_mask, self.inference_head_mask)
         )
         logits_a = self.decision(self.model_a.decode(features).logits, "a")
         uncertainty = decouple(samples.probabilities, samples.variance, form=self.uncertainty_form)
-        prompts, _ = self._prompts(MonteCarloSamples(*(every(maps, self.prompt_stride) for maps in samples)))
-        logits_b, iou_predictions = self._decode_b(image, features, prompts)
-        logits_b = self.decision(logits_b, "b")
-        logits = {"a": logits_a, "b": logits_b}.get(self.predictor)
-        if logits is None:
-            logits = mean_of_probabilities(logits_a, logits_b)
-        return Prediction(
-            logits, logits_a, logits_b, uncertainty.epistemic, uncertainty.aleatoric, iou_predictions, prompts
+        size = (image.shape[2], image.shape[3], image.shape[4])
+        return Seen(size, logits_a, samples, uncertainty, self._embed(image, features))
+
+    def own_points(self, seen: Seen) -> PointPrompts:
+        """Where Model A is certain, in voxels of the image."""
+        thinned = MonteCarloSamples(*(every(maps, self.prompt_stride) for maps in seen.samples))
+        return self._prompts(thinned)[0]
+
+    def answer(self, seen: Seen, prompts: Prompts, *, mask_inputs: Tensor | None = None) -> Sam3dOutput:
+        """Model B on what was seen and any prompts, with the decision's offsets.
+
+        Args:
+            seen: of B images.
+            prompts: for each of them.
+            mask_inputs: an earlier answer; see ``Sam3d.as_mask_inputs``.
+        """
+        output = self.model_b.decode(
+            seen.embedding, image_size=seen.image_size, prompts=prompts, mask_inputs=mask_inputs
         )
+        return output._replace(logits=self.decision(output.logits, "b"))
 
     def monte_carlo(self, image: Tensor, *, samples: int) -> MonteCarloSamples:
         """``samples`` thinned Model As, drawn from torch's own random numbers, on [B, in_channels, D, H, W]."""
@@ -189,7 +243,13 @@ class AutoPromptSeg(nn.Module):
         return monte_carlo_samples(self.model_a, self.model_a.encode(image), masks)
 
     def training_forward(
-        self, image: Tensor, *, with_b: bool = True, masks: DropoutMasks | None = None
+        self,
+        image: Tensor,
+        *,
+        with_b: bool = True,
+        masks: DropoutMasks | None = None,
+        label: Tensor | None = None,
+        user: SimulatedUser | None = None,
     ) -> TrainingOutput:
         """One pass with dropout on. Its output counts as the first Monte-Carlo sample, so T samples cost T - 1 more.
 
@@ -197,6 +257,8 @@ class AutoPromptSeg(nn.Module):
             image: [B, in_channels, D, H, W].
             with_b: False trains Model A alone.
             masks: of :attr:`mc_samples` samples for each of B items; None draws them from torch's own random numbers.
+            label: what a simulated user knows, [B, 1, D, H, W]: the truth, or a teacher's word.
+            user: prompts and corrects Model B; None gives it Model A's own points once.
         """
         features = self.model_a.encode(image)
         if masks is None:
@@ -215,8 +277,23 @@ class AutoPromptSeg(nn.Module):
                     more = monte_carlo_samples(self.model_a, features, others, stride=self.prompt_stride)
                 samples = MonteCarloSamples(*(torch.cat(pair) for pair in zip(samples, more, strict=True)))
             prompts, uncertainty = self._prompts(samples)
-        logits_b, iou_predictions = self._decode_b(image, features, prompts)
-        return TrainingOutput(first.logits, first.variance, logits_b, iou_predictions, prompts, uncertainty)
+        embedding = self._embed(image, features)
+        if user is None or label is None:
+            logits_b, iou_predictions = self.model_b.decode(
+                embedding, image_size=image.shape[2:], prompts=own_prompts(prompts)
+            )
+            return TrainingOutput(first.logits, first.variance, logits_b, iou_predictions, prompts, uncertainty)
+        rounds = InteractiveRounds(
+            self.model_b,
+            user,
+            label=label,
+            weaker_logits=first.logits,
+            points=prompts,
+            rng=np.random.default_rng(int(torch.randint(2**62, (1,)))),
+        ).run(embedding, image_size=image.shape[2:])
+        return TrainingOutput(
+            *(first.logits, first.variance, rounds[0].logits, None, prompts, uncertainty), tuple(rounds)
+        )
 
     def _prompts(self, samples: MonteCarloSamples) -> tuple[PointPrompts, DecoupledUncertainty]:
         """Point prompts, in voxels of the volume, from samples on every ``prompt_stride``-th voxel."""
@@ -229,22 +306,18 @@ class AutoPromptSeg(nn.Module):
         )
         return prompts, uncertainty
 
-    def _decode_b(self, image: Tensor, features: VNetFeatures, prompts: PointPrompts) -> Sam3dOutput:
-        """Model B on the image, A's features and the prompts; its logits [B, C, D, H, W] at full size."""
+    def _embed(self, image: Tensor, features: VNetFeatures) -> ImageEmbedding:
+        """Model B's view of the image, with what it gets of A."""
         embedding = self.model_b.encode(image)
-        if self.fusion is not None:
-            embedding = self.fusion(features.level_3, embedding)
-        size = (image.shape[2], image.shape[3], image.shape[4])
-        output = self.model_b.decode(
-            embedding,
-            image_size=size,
-            points=(prompts.point_coords, prompts.point_labels) if prompts.point_labels.shape[1] else None,
-            high_res_features=(features.level_2, features.level_1)
-            if self.model_b.mask_decoder.high_res_projections is not None
-            else None,
-        )
-        logits = F.interpolate(output.low_res_logits.float(), size=size, mode="trilinear", align_corners=False)
-        return Sam3dOutput(logits, output.iou_predictions.float())
+        if self.fusion is None:
+            return embedding
+        of_a = features[TOKENS_LEVEL]
+        if self.fusion_detached:
+            of_a = of_a.detach()
+        if self.training and self.fusion_dropped:
+            kept = torch.rand(len(of_a), 1, 1, 1, 1).to(of_a) >= self.fusion_dropped
+            of_a = of_a * kept
+        return embedding._replace(tokens=self.fusion(of_a, embedding.tokens))
 
 
 def mean_of_probabilities(logits_a: Tensor, logits_b: Tensor) -> Tensor:

@@ -30,7 +30,9 @@ def build_auto_prompt_seg(
     sam_variant: str = "compact",
     sam_checkpoint: str | Path | None = None,
     fusion: FusionKind = "none",
-    high_res_skips: bool = True,
+    fusion_detached: bool = True,
+    fusion_dropped: float = 0.5,
+    fine_features: bool = True,
     prompts: Mapping[str, Any] | None = None,
     uncertainty_form: UncertaintyForm = "variance",
     mc_samples: int = 2,
@@ -51,7 +53,9 @@ def build_auto_prompt_seg(
         sam_variant: ``small``, ``compact``, ``tiny`` or ``vit_b``; see ``networks.sam3d.build``.
         sam_checkpoint: an official SAM ViT-B file to inflate.
         fusion: of A's features at 1/8 with B's: ``none``, ``concatenation`` or ``cafa``.
-        high_res_skips: hand A's features at 1/4 and 1/2 to B's mask decoder, as SAM 2 does with its own.
+        fusion_detached: B's loss does not reach A through the fusion.
+        fusion_dropped: share of the patches in training for which B gets nothing of A.
+        fine_features: give B fine features of its own, and prompts as maps beside tokens; without, B is as published.
         prompts: arguments of ``PromptGenerator`` that differ from its defaults.
         uncertainty_form: ``variance``, ``propagated``, ``entropy`` or ``predictive_entropy``.
         mc_samples: T.
@@ -96,13 +100,15 @@ def build_auto_prompt_seg(
         in_channels=in_channels,
         variant=sam_variant,
         reference_size=(roi_size[0], roi_size[1], roi_size[2]),
-        high_res_channels=(4 * filters, 2 * filters) if high_res_skips else None,
+        fine_features=fine_features,
         checkpoint=sam_checkpoint,
     )
     model = AutoPromptSeg(
         model_a,
         sam3d,
         fusion=build_fusion(fusion, a_channels=8 * filters, b_channels=sam3d.prompt_encoder.embed_dim),
+        fusion_detached=fusion_detached,
+        fusion_dropped=fusion_dropped,
         prompt_generator=PromptGenerator(**(prompts or {})),
         **common,
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aps_components.models.auto_prompt_seg import AutoPromptSeg, TrainingOutput
-from aps_components.networks.sam3d import Sam3dOutput
+from aps_components.models.auto_prompt_seg import AutoPromptSeg, Seen, TrainingOutput
+from aps_components.networks.sam3d import ImageEmbedding, Prompts, Sam3dOutput
 from aps_components.networks.vnet import VNet, VNetFeatures
-from aps_components.prompts import PointPrompts, PromptGenerator
+from aps_components.prompts import PointPrompts, PromptGenerator, SimulatedUser
 from aps_components.uncertainty import DecoupledUncertainty, DropoutMasks, MonteCarloSamples, UncertaintyForm, decouple
 
 
@@ -39,12 +39,22 @@ class VNetPair(AutoPromptSeg):
         return False
 
     def training_forward(
-        self, image: Tensor, *, with_b: bool = True, masks: DropoutMasks | None = None
+        self,
+        image: Tensor,
+        *,
+        with_b: bool = True,
+        masks: DropoutMasks | None = None,
+        label: Tensor | None = None,
+        user: SimulatedUser | None = None,
     ) -> TrainingOutput:
-        """One pass of each with dropout on; ``masks`` has no meaning here."""
+        """One pass of each with dropout on; ``masks``, ``label`` and ``user`` have no meaning here."""
         first = self.model_a(image)
-        logits_b = self.model_b(image).logits if with_b else None
+        logits_b = self.model_b(image).logits if with_b else None  # type: ignore[union-attr]
         return TrainingOutput(first.logits, first.variance, logits_b, None, None, None)
+
+    def _embed(self, image: Tensor, features: VNetFeatures) -> ImageEmbedding:
+        """The second V-Net's logits, in an embedding's place."""
+        return ImageEmbedding(self.model_b(image).logits.float())  # type: ignore[union-attr]
 
     def _prompts(self, samples: MonteCarloSamples) -> tuple[PointPrompts, DecoupledUncertainty]:
         """No points."""
@@ -53,7 +63,7 @@ class VNetPair(AutoPromptSeg):
         uncertainty = decouple(probabilities, samples.variance, form=self.uncertainty_form)
         return PointPrompts(none[..., None].expand(-1, -1, 3), none.long(), none), uncertainty
 
-    def _decode_b(self, image: Tensor, features: VNetFeatures, prompts: PointPrompts) -> Sam3dOutput:
-        """The second V-Net's logits [B, C, D, H, W]; it has no opinion of its masks."""
-        logits = self.model_b(image).logits.float()
+    def answer(self, seen: Seen, prompts: Prompts, *, mask_inputs: Tensor | None = None) -> Sam3dOutput:
+        """The second V-Net's logits [B, C, D, H, W]; it takes no prompts and has no opinion of its masks."""
+        logits = self.decision(seen.embedding.tokens, "b")
         return Sam3dOutput(logits, torch.full_like(logits[:, :, 0, 0, 0], torch.nan))

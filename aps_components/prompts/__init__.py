@@ -1,5 +1,6 @@
-"""Point prompts from a model's own predictions."""
+"""Prompts from a model's own predictions, and prompts as a person would give them."""
 
+from aps_components.prompts.altered_targets import AlteredTargets, exchanged_classes
 from aps_components.prompts.generator import (
     PAD_LABEL,
     PointPrompts,
@@ -10,12 +11,22 @@ from aps_components.prompts.generator import (
     prompt_precision,
     window_maximum,
 )
+from aps_components.prompts.simulated import Box, Click, Scribble, deepest_error
+from aps_components.prompts.user import SimulatedUser, UserPrompts
 
 __all__ = [
     "PAD_LABEL",
+    "AlteredTargets",
+    "Box",
+    "Click",
     "PointPrompts",
     "PromptGenerator",
     "PromptPrecision",
+    "Scribble",
+    "SimulatedUser",
+    "UserPrompts",
+    "deepest_error",
+    "exchanged_classes",
     "local_maxima",
     "normalise_per_case",
     "prompt_precision",

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from aps_components.models import AutoPromptSeg, Prediction, TrainingOutput
-from aps_components.prompts import PointPrompts
+from aps_components.prompts import PointPrompts, SimulatedUser
 from aps_components.uncertainty import DecoupledUncertainty, DropoutMasks, MonteCarloSamples, draw_masks
 
 WARM_UP = 3  # passes before recording, in which cuDNN and cuBLAS choose their kernels and take their memory
@@ -41,8 +41,10 @@ class GraphedStudent:
         self.model = model
         self._recorded: dict[tuple[torch.Size, bool], Callable[..., tuple[Tensor, ...]]] = {}
 
-    def __call__(self, image: Tensor, with_b: bool = True) -> TrainingOutput:
-        """Of [B, in_channels, D, H, W]."""
+    def __call__(
+        self, image: Tensor, with_b: bool = True, label: Tensor | None = None, user: SimulatedUser | None = None
+    ) -> TrainingOutput:
+        """Of [B, in_channels, D, H, W]; there is no user."""
         masks = draw_masks(self.model.model_a, samples=self.model.mc_samples, items=image.shape[0])
         inputs = (image, masks.bottleneck.to(image.device), masks.head.to(image.device))
         key = image.shape, with_b

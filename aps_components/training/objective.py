@@ -24,7 +24,8 @@ from aps_components.losses import (
     sigmoid_rampup,
     softmax_mse,
 )
-from aps_components.models import TrainingOutput
+from aps_components.models import Round, TrainingOutput
+from aps_components.prompts import AlteredTargets, SimulatedUser
 from aps_components.training.teacher_consistency import SamplingTeacher, TeacherConsistency, TeacherTarget
 
 Forward = Callable[..., TrainingOutput]
@@ -35,6 +36,8 @@ WEIGHTS = (
     "pseudo_label_weight",
     "consistency_weight",
     "cross_pseudo_weight",
+    "interaction_weight",
+    "click_weight",
 )
 
 
@@ -75,6 +78,9 @@ class SemiSupervisedObjective:
         cross_pseudo_weight: of cross pseudo supervision (Chen et al. 2021, arXiv:2106.01226): the cross entropy of each
             model against the other's most likely class, on voxels without a person's label.
         teacher_consistency: agreement with the mean teacher on voxels without a person's label.
+        user: prompts and corrects Model B; None gives it Model A's own points and no corrections, as published.
+        interaction_weight: of the loss of the corrected answers, a mean over the rounds.
+        click_weight: of the cross entropy near what the user marked, in these rounds.
     """
 
     supervised: DiceCrossEntropy
@@ -92,6 +98,9 @@ class SemiSupervisedObjective:
     train_b: bool = True
     cross_pseudo_weight: float = 0.0
     teacher_consistency: TeacherConsistency = field(default_factory=TeacherConsistency)
+    user: SimulatedUser | None = None
+    interaction_weight: float = 1.0
+    click_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if self.consistency_target not in ("a", "b", "both"):
@@ -172,32 +181,56 @@ class SemiSupervisedObjective:
             patches: from :meth:`patches`.
             iteration: counted from 0.
         """
-        output = forward(patches.image, with_b=self.train_b)
+        user = self.user if self.train_b else None
+        output = forward(patches.image, with_b=self.train_b, label=None if user is None else patches.label, user=user)
         rampup = self.rampup(iteration)
         terms = self._label_terms(output, patches, rampup) | self._noise_and_iou_terms(output, patches)
+        terms |= self._interaction_terms(output, patches, rampup)
         if not patches.all_labeled:
-            terms |= self._consistency_term(output, ~patches.labeled, rampup)
-            terms |= self._cross_pseudo_terms(output, ~patches.labeled, rampup)
+            # Where classes are exchanged, Model B's answer is not Model A's.
+            alike = ~patches.labeled if not output.rounds else ~patches.labeled & ~_rows(output.rounds[0].changed)
+            terms |= self._consistency_term(output, alike, rampup)
+            terms |= self._cross_pseudo_terms(output, alike, rampup)
             terms |= self._teacher_terms(output, patches, rampup)
         terms["loss"] = torch.stack(list(terms.values())).sum()
         return terms
 
     def _label_terms(self, output: TrainingOutput, patches: TrainingPatches, rampup: float) -> dict[str, Tensor]:
         """Dice and cross entropy of A and B, against a person's labels and against the teacher's."""
+        of_b = patches if not output.rounds else _as_told(patches, output.rounds[0])
+        terms = self._supervised_terms("a", output.logits_a, patches, rampup)
+        if output.logits_b is not None:
+            terms |= self._supervised_terms("b", output.logits_b, of_b, rampup)
+        return terms
+
+    def _supervised_terms(
+        self, model: str, logits: Tensor, patches: TrainingPatches, rampup: float
+    ) -> dict[str, Tensor]:
+        """One model's, by whose word the label is."""
         masks: list[Tensor | None] = [None] if patches.all_labeled else [patches.labeled]
         weights = {"supervised": 1.0}
         if self.uses_pseudo_labels and not patches.all_labeled:
             masks.append(~patches.labeled)
             weights["pseudo_label"] = self.pseudo_label_weight * rampup
-        terms: dict[str, Tensor] = {}
-        for model, logits in (("a", output.logits_a), ("b", output.logits_b)):
-            if logits is not None:
-                losses = self.supervised.by_region(logits, patches.label, masks)
-                terms |= {
-                    f"{name}_{model}": weight * loss
-                    for (name, weight), loss in zip(weights.items(), losses, strict=True)
-                }
-        return terms
+        losses = self.supervised.by_region(logits, patches.label, masks)
+        return {f"{name}_{model}": weight * loss for (name, weight), loss in zip(weights.items(), losses, strict=True)}
+
+    def _interaction_terms(self, output: TrainingOutput, patches: TrainingPatches, rampup: float) -> dict[str, Tensor]:
+        """Dice and cross entropy of Model B's corrected answers, and cross entropy near the corrections."""
+        rounds = output.rounds[1:]
+        if not rounds or not self.interaction_weight:
+            return {}
+        corrected, clicked = [], []
+        for each in rounds:
+            terms = self._supervised_terms("b", each.logits, _as_told(patches, each), rampup)
+            corrected.append(torch.stack(list(terms.values())).sum())
+            losses = F.cross_entropy(each.logits.float(), each.target[:, 0], reduction="none")
+            clicked.append((losses * each.nearness[:, 0]).sum() / each.nearness.sum().clamp_min(1))
+        weight = self.interaction_weight
+        return {
+            "interaction": weight * torch.stack(corrected).mean(),
+            "clicks": weight * self.click_weight * torch.stack(clicked).mean(),
+        }
 
     def _noise_and_iou_terms(self, output: TrainingOutput, patches: TrainingPatches) -> dict[str, Tensor]:
         """A's noise head and B's IoU head, against a person's labels."""
@@ -242,6 +275,17 @@ class SemiSupervisedObjective:
         return terms
 
 
+def _rows(chosen: Tensor) -> Tensor:
+    """[B] to [B, 1, 1, 1, 1]."""
+    return chosen[:, None, None, None, None]
+
+
+def _as_told(patches: TrainingPatches, answer: Round) -> TrainingPatches:
+    """The patches of one of Model B's answers, with its target: where that was altered, it is true by definition."""
+    labeled = patches.labeled[answer.rows] | _rows(answer.changed)
+    return patches._replace(image=patches.image[answer.rows], label=answer.target, labeled=labeled)
+
+
 def build_objective(
     *,
     ce_weight: float = 0.6,
@@ -252,10 +296,18 @@ def build_objective(
     teacher_weight: float = 0.0,
     teacher_noise: float = 0.1,
     teacher_samples: int = 0,
+    user: Mapping[str, Any] | None = None,
     **weights: Any,
 ) -> SemiSupervisedObjective:
-    """A :class:`SemiSupervisedObjective` from plain numbers; ``weights`` are its arguments."""
+    """A :class:`SemiSupervisedObjective` from plain numbers; ``weights`` are its arguments.
+
+    ``user`` has the arguments of :class:`SimulatedUser` that differ from its defaults, and ``targets`` in it those of
+    :class:`AlteredTargets`; None trains without corrections.
+    """
+    given = dict(user or {})
+    targets = AlteredTargets(**given.pop("targets", {}))
     return SemiSupervisedObjective(
+        user=None if user is None else SimulatedUser(targets=targets, **given),
         supervised=DiceCrossEntropy(ce_weight=ce_weight, dice_weight=dice_weight, class_weights=class_weights),
         heteroscedastic=HeteroscedasticCrossEntropy(samples=heteroscedastic_samples, stride=heteroscedastic_stride),
         teacher_consistency=TeacherConsistency(

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from aps_components.models import AutoPromptSeg, Precision, TrainingOutput, autocast
+from aps_components.prompts import SimulatedUser
 from aps_components.training.cuda_graphs import GraphedStudent, GraphedTeacher
 from aps_components.training.mean_teacher import MeanTeacher
 from aps_components.training.objective import Forward, SemiSupervisedObjective
@@ -34,8 +35,10 @@ class _TrainingForward(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, image: Tensor, with_b: bool = True) -> TrainingOutput:
-        return self.model.training_forward(image, with_b=with_b)
+    def forward(
+        self, image: Tensor, with_b: bool = True, label: Tensor | None = None, user: SimulatedUser | None = None
+    ) -> TrainingOutput:
+        return self.model.training_forward(image, with_b=with_b, label=label, user=user)
 
 
 class SemiSupervisedTrainer(SupervisedTrainer):
@@ -60,7 +63,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         decision_interval: after every so many iterations the decision's offsets are adjusted to the labelled patches;
             0 for never.
         cuda_graphs: record the passes of student and teacher once and replay them. Without effect on a CPU, in several
-            processes, and where the network is not ``recordable``.
+            processes, with a simulated user, and where the network is not ``recordable``.
         train_handlers: ignite handlers.
         inferer: unused in training; MONAI's workflows want one named.
     """
@@ -92,7 +95,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.student_forward = _distributed(_TrainingForward(network), teacher, device)
         self.asked_teacher: AutoPromptSeg | GraphedTeacher = teacher.module
         alone = not isinstance(self.student_forward, DistributedDataParallel)
-        if cuda_graphs and device.type == "cuda" and alone and network.recordable:
+        if cuda_graphs and device.type == "cuda" and alone and network.recordable and objective.user is None:
             self.student_forward, self.asked_teacher = GraphedStudent(network), GraphedTeacher(teacher.module)
         super().__init__(
             device=device,

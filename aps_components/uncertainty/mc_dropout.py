@@ -8,6 +8,7 @@ agree.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -87,7 +88,7 @@ def draw_masks(
 
 
 def monte_carlo_samples(
-    network: StochasticDecoder, features: tuple[Tensor, ...], masks: DropoutMasks, *, stride: int = 1
+    network: StochasticDecoder, features: tuple[Tensor, ...], masks: DropoutMasks, *, stride: int | Sequence[int] = 1
 ) -> MonteCarloSamples:
     """Decode the features of B items with T sets of masks, as one batch of T * B.
 
@@ -107,7 +108,7 @@ def monte_carlo_samples(
     repeated = tuple(torch.cat([feature] * samples) for feature in features) if samples > 1 else features
     decoded = network.decode(repeated, bottleneck_mask=for_batch(masks.bottleneck), head_mask=for_batch(masks.head))
     logits, variance = decoded.logits, decoded.variance
-    if stride > 1:
+    if stride != 1:
         logits, variance = every(logits, stride), every(variance, stride)
     probabilities = logits.float().softmax(dim=1)
     return MonteCarloSamples(
@@ -115,6 +116,7 @@ def monte_carlo_samples(
     )
 
 
-def every(volume: Tensor, stride: int) -> Tensor:
+def every(volume: Tensor, stride: int | Sequence[int]) -> Tensor:
     """Every stride-th voxel of [..., D, H, W] along each axis, from the first on."""
-    return volume[..., ::stride, ::stride, ::stride]
+    d, h, w = (stride,) * 3 if isinstance(stride, int) else stride
+    return volume[..., ::d, ::h, ::w]

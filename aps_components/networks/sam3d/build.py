@@ -1,13 +1,14 @@
 """All sizes of the 3-D SAM in one place."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .checkpoint import inflate_sam_checkpoint
-from .grid import Size3d, embedding_grid
+from .grid import ISOTROPIC_KERNELS, ISOTROPIC_STRIDES, Size3d, embedding_grid, product
 from .image_encoder import ImageEncoder3d
-from .mask_decoder import MaskDecoder3d
+from .mask_decoder import FinePath, MaskDecoder3d
 from .prompt_encoder import PromptEncoder3d
 from .sam3d import Sam3d
 from .two_way_transformer import TwoWayTransformer3d
@@ -28,6 +29,9 @@ class Sam3dVariant:
         decoder_depth, decoder_heads, decoder_mlp_dim: of the two-way transformer.
         iou_head_hidden_dim: of the IoU head.
         mask_channels: hidden channels of the mask prompts.
+        stem_channels: of the fine features at 1/2 and 1/4 that the image encoder gives.
+        upscaled_channels: of the upscaled tokens at 1/2 and 1/4; SAM's share of decoder_dim where None.
+        refining_channels: of the fine path at full size.
     """
 
     embed_dim: int
@@ -42,6 +46,9 @@ class Sam3dVariant:
     decoder_mlp_dim: int = 2048
     iou_head_hidden_dim: int = 256
     mask_channels: int = 16
+    stem_channels: tuple[int, int] = (24, 48)
+    upscaled_channels: tuple[int, int] | None = None
+    refining_channels: int = 8
 
 
 VARIANTS = {
@@ -57,6 +64,8 @@ VARIANTS = {
         decoder_mlp_dim=64,
         iou_head_hidden_dim=32,
         mask_channels=8,
+        stem_channels=(8, 16),
+        upscaled_channels=(8, 16),
     ),
     # Merged keys: without, a training step on 14 x 14 x 10 tokens takes half as long again (0.85 s, not 0.57).
     "small": Sam3dVariant(
@@ -74,6 +83,7 @@ VARIANTS = {
         decoder_heads=4,
         decoder_mlp_dim=384,
         iou_head_hidden_dim=96,
+        upscaled_channels=(24, 48),
     ),
     "vit_b": Sam3dVariant(embed_dim=768, depth=12, num_heads=12, window_size=14, global_blocks=(2, 5, 8, 11)),
 }
@@ -85,7 +95,9 @@ def build_sam3d(
     in_channels: int = 1,
     variant: str = "small",
     reference_size: Size3d = (112, 112, 80),
-    high_res_channels: tuple[int, int] | None = None,
+    fine_features: bool = True,
+    strides: Sequence[Size3d] = ISOTROPIC_STRIDES,
+    kernel_sizes: Sequence[Size3d] = ISOTROPIC_KERNELS,
     checkpoint: str | Path | None = None,
 ) -> Sam3d:
     """Build a 3-D SAM.
@@ -96,17 +108,29 @@ def build_sam3d(
         variant: a key of VARIANTS.
         reference_size: (D, H, W) of the usual patch, voxels; position tables are made for it and
             interpolated for other sizes.
-        high_res_channels: channels of fine features at 1/4 and 1/2 of the volume, added on the decoder's way
-            up; None for none.
+        fine_features: give the image encoder a stem and the decoder a fine path; without, masks come from the tokens
+            alone, at 1/2, as SAM's do.
+        strides: of the three halvings from voxels to tokens.
+        kernel_sizes: of the fine convolutions at full size, 1/2 and 1/4.
         checkpoint: an official 2-D SAM state dict to inflate; the report is then at `inflation_report`.
 
     Raises:
-        ValueError: the variant is unknown, reference_size is not divisible by 8, or the checkpoint is none.
+        ValueError: the variant is unknown, reference_size is not divisible by the stride, or the checkpoint is none.
         FileNotFoundError: the checkpoint is missing.
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant {variant!r} must be one of {sorted(VARIANTS)}")
     sizes = VARIANTS[variant]
+    halvings, kernels = [_triple(each) for each in strides[:3]], [_triple(each) for each in kernel_sizes[:3]]
+    upscaled = sizes.upscaled_channels or (sizes.decoder_dim // 8, sizes.decoder_dim // 4)
+    fine_path = FinePath(
+        in_channels=in_channels,
+        num_classes=num_classes,
+        image_channels=sizes.stem_channels,
+        channels=upscaled,
+        refining_channels=sizes.refining_channels,
+        kernel_sizes=kernels,
+    )
     sam3d = Sam3d(
         ImageEncoder3d(
             in_channels=in_channels,
@@ -114,13 +138,20 @@ def build_sam3d(
             depth=sizes.depth,
             num_heads=sizes.num_heads,
             out_channels=sizes.decoder_dim,
-            reference_grid=embedding_grid(reference_size, PromptEncoder3d.stride),
+            reference_grid=embedding_grid(reference_size, product(halvings)),
             window_size=sizes.window_size,
             global_blocks=sizes.global_blocks,
             global_key_stride=sizes.global_key_stride,
-            patch_size=PromptEncoder3d.stride,
+            stem_channels=sizes.stem_channels if fine_features else None,
+            strides=halvings,
+            kernel_sizes=kernels,
         ),
-        PromptEncoder3d(embed_dim=sizes.decoder_dim, num_classes=num_classes, mask_channels=sizes.mask_channels),
+        PromptEncoder3d(
+            embed_dim=sizes.decoder_dim,
+            num_classes=num_classes,
+            mask_channels=sizes.mask_channels,
+            strides=halvings,
+        ),
         MaskDecoder3d(
             sizes.decoder_dim,
             TwoWayTransformer3d(
@@ -130,7 +161,9 @@ def build_sam3d(
                 mlp_dim=sizes.decoder_mlp_dim,
             ),
             num_classes=num_classes,
-            high_res_channels=high_res_channels,
+            upscaled_channels=upscaled,
+            fine_path=fine_path if fine_features else None,
+            strides=halvings,
             iou_head_hidden_dim=sizes.iou_head_hidden_dim,
         ),
     )
@@ -138,3 +171,8 @@ def build_sam3d(
         sam3d.inflation_report = inflate_sam_checkpoint(sam3d, checkpoint)
         _logger.info("%s", sam3d.inflation_report)
     return sam3d
+
+
+def _triple(sizes: Sequence[int]) -> Size3d:
+    d, h, w = sizes
+    return int(d), int(h), int(w)

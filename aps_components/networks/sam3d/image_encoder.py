@@ -1,27 +1,46 @@
-"""A ViT image encoder native to volumes.
+"""A ViT image encoder native to volumes, with fine features of its own.
 
 The design of SAM's encoder (Kirillov et al. 2023, arXiv:2304.02643; Li et al. 2022, "Exploring Plain Vision
-Transformer Backbones for Object Detection", arXiv:2203.16527) with tokens of 8 x 8 x 8 voxels.
+Transformer Backbones for Object Detection", arXiv:2203.16527) with tokens of 8 x 8 x 8 voxels, or of 8 x 8 x 1 where
+slices are thick. A small convolutional stem beside it gives features at 1/2 and 1/4, as SAM 2 takes them from its own
+encoder (Ravi et al. 2024, arXiv:2408.00714), and helps the tokens (Xiao et al. 2021, arXiv:2106.14881).
 """
 
-from collections.abc import Collection
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..convolution import Conv3d
+from ..instance_norm import InstanceNorm
 from ._segment_anything import MLPBlock
-from .grid import Size3d, embedding_grid
+from .grid import ISOTROPIC_KERNELS, ISOTROPIC_STRIDES, Size3d, embedding_grid, product
 from .layer_norm import LayerNorm3d
 from .position_tables import resize_position_embedding
 from .relative_attention import RelativeAttention3d
 from .window import balanced_window, window_partition, window_unpartition
 
 
-class PatchEmbed3d(nn.Module):
-    """Tokens of a volume: one per non-overlapping cube of voxels."""
+class ImageEmbedding(NamedTuple):
+    """What the encoder sees in a volume; 1/8, 1/4, 1/2 stand for the strides that the model was built with."""
 
-    def __init__(self, in_channels: int, embed_dim: int, *, patch_size: int = 8) -> None:
+    tokens: Tensor
+    """[B, E, D/8, H/8, W/8]."""
+    quarter: Tensor | None = None
+    """[B, F4, D/4, H/4, W/4]; None without a stem."""
+    half: Tensor | None = None
+    """[B, F2, D/2, H/2, W/2]; None without a stem."""
+    image: Tensor | None = None
+    """The volume itself, [B, in_channels, D, H, W]; None without a stem."""
+
+
+class PatchEmbed3d(nn.Module):
+    """Tokens of a volume: one per non-overlapping block of voxels."""
+
+    def __init__(self, in_channels: int, embed_dim: int, *, patch_size: Size3d = (8, 8, 8)) -> None:
         super().__init__()
         self.proj = nn.Conv3d(in_channels, embed_dim, kernel_size=patch_size, stride=patch_size)
 
@@ -75,8 +94,58 @@ class Block3d(nn.Module):
         return window_unpartition(self.attn(windows), grid)
 
 
+def _stem_level(in_channels: int, channels: int, *, stride: Size3d, kernel: Size3d) -> nn.Sequential:
+    """Two convolutions, the first of which halves the axes of ``stride``."""
+    down = tuple(3 if step > 1 else size for step, size in zip(stride, kernel, strict=True))
+    return nn.Sequential(
+        Conv3d(in_channels, channels, kernel_size=down, stride=stride, padding=_same(down)),
+        InstanceNorm(channels),
+        nn.ReLU(inplace=True),
+        Conv3d(channels, channels, kernel_size=kernel, padding=_same(kernel)),
+        InstanceNorm(channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _same(kernel: Sequence[int]) -> tuple[int, ...]:
+    return tuple(size // 2 for size in kernel)
+
+
+class ConvStem(nn.Module):
+    """Features of a volume at 1/2 and 1/4, and what they add to its tokens.
+
+    Args:
+        in_channels: modalities of the volume.
+        embed_dim: channels of a token.
+        channels: at 1/2 and at 1/4.
+        strides: of the three halvings.
+        kernel_sizes: of the convolutions at full size, 1/2 and 1/4.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        embed_dim: int,
+        *,
+        channels: tuple[int, int],
+        strides: Sequence[Size3d],
+        kernel_sizes: Sequence[Size3d],
+    ) -> None:
+        super().__init__()
+        half, quarter = channels
+        self.to_half = _stem_level(in_channels, half, stride=strides[0], kernel=kernel_sizes[1])
+        self.to_quarter = _stem_level(half, quarter, stride=strides[1], kernel=kernel_sizes[2])
+        self.to_tokens = nn.Conv3d(quarter, embed_dim, kernel_size=strides[2], stride=strides[2])
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features at 1/2, at 1/4, and [B, d, h, w, embed_dim] for the tokens."""
+        half = self.to_half(image)
+        quarter = self.to_quarter(half)
+        return half, quarter, self.to_tokens(quarter).movedim(1, -1)
+
+
 class ImageEncoder3d(nn.Module):
-    """Volume to image embedding at 1/8 of its size."""
+    """Volume to image embedding at 1/8 of its size, with features at 1/4 and 1/2 beside it."""
 
     def __init__(
         self,
@@ -91,7 +160,9 @@ class ImageEncoder3d(nn.Module):
         global_blocks: Collection[int],
         global_key_stride: int = 1,
         mlp_ratio: float = 4.0,
-        patch_size: int = 8,
+        stem_channels: tuple[int, int] | None = None,
+        strides: Sequence[Size3d] = ISOTROPIC_STRIDES,
+        kernel_sizes: Sequence[Size3d] = ISOTROPIC_KERNELS,
     ) -> None:
         """Make the encoder.
 
@@ -106,7 +177,9 @@ class ImageEncoder3d(nn.Module):
             global_blocks: indices of the blocks that attend everywhere instead of within windows.
             global_key_stride: edge of the cubes of tokens that these merge into one key; 1 merges none.
             mlp_ratio: hidden over outer width of the MLPs.
-            patch_size: voxels along the edge of a token.
+            stem_channels: of the fine features at 1/2 and 1/4; None for an encoder of tokens alone, as SAM's.
+            strides: of the three halvings from voxels to tokens.
+            kernel_sizes: of the stem's convolutions at full size, 1/2 and 1/4.
 
         Raises:
             ValueError: a global block's index is not below depth.
@@ -114,9 +187,14 @@ class ImageEncoder3d(nn.Module):
         super().__init__()
         if beyond := [index for index in global_blocks if not 0 <= index < depth]:
             raise ValueError(f"global_blocks {beyond} must be below depth {depth}")
-        self.patch_size = patch_size
+        self.patch_size = product(strides)
         self.out_channels = out_channels
-        self.patch_embed = PatchEmbed3d(in_channels, embed_dim, patch_size=patch_size)
+        self.patch_embed = PatchEmbed3d(in_channels, embed_dim, patch_size=self.patch_size)
+        self.stem: ConvStem | None = None
+        if stem_channels is not None:
+            self.stem = ConvStem(
+                in_channels, embed_dim, channels=stem_channels, strides=strides, kernel_sizes=kernel_sizes
+            )
         self.pos_embed = nn.Parameter(torch.zeros(1, *reference_grid, embed_dim))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.blocks = nn.ModuleList(
@@ -137,20 +215,22 @@ class ImageEncoder3d(nn.Module):
             LayerNorm3d(out_channels),
         )
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> ImageEmbedding:
         """Encode a volume.
 
         Args:
             image: [B, in_channels, D, H, W].
-
-        Returns:
-            the image embedding, [B, out_channels, D/8, H/8, W/8].
 
         Raises:
             ValueError: a size is not divisible by the patch size.
         """
         grid = embedding_grid(image.shape[2:], self.patch_size)
         x = self.patch_embed(image) + resize_position_embedding(self.pos_embed, grid)
+        half = quarter = None
+        if self.stem is not None:
+            half, quarter, of_stem = self.stem(image)
+            x = x + of_stem
         for block in self.blocks:
             x = block(x)
-        return self.neck(x.movedim(-1, 1))
+        tokens = self.neck(x.movedim(-1, 1))
+        return ImageEmbedding(tokens, quarter, half, image if self.stem is not None else None)

@@ -1,20 +1,41 @@
 """From an image embedding and prompts to one mask per class.
 
 After SAM's mask decoder (Kirillov et al. 2023, arXiv:2304.02643): one mask token per class instead of one per
-guess at an ambiguous prompt, and fine features added on the way up as in SAM 2 (Ravi et al. 2024,
-arXiv:2408.00714).
+guess at an ambiguous prompt, and fine features of the image encoder added on the way up as in SAM 2 (Ravi et al.
+2024, arXiv:2408.00714). Where there are fine features, prompts and the earlier answer come in as maps on their grids,
+too: a click acts on the voxels around it, not on a token of 8 voxels alone.
 """
+
+from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from ..convolution import Conv3d
 from ._segment_anything import MLP
+from .grid import ISOTROPIC_STRIDES, Size3d
+from .image_encoder import ImageEmbedding
 from .layer_norm import LayerNorm3d
 
-HighResFeatures = tuple[Tensor, Tensor]
+DILATION = 2
+MAPS = 3  # of each class: points, boxes, the earlier answer
+
+
+class PromptMaps(NamedTuple):
+    """Prompts on the grid of the image."""
+
+    points: Tensor
+    """Balls around points and scribbles, [B, C, D, H, W] in [0, 1]."""
+    boxes: Tensor
+    """[B, C, D, H, W], 0 or 1."""
+    previous: Tensor
+    """Probabilities of the earlier answer at 1/2, [B, C, D/2, H/2, W/2]; 0 where there is none."""
 
 
 class ClassMlps(nn.Module):
@@ -36,8 +57,81 @@ class ClassMlps(nn.Module):
         return x
 
 
+def _convolution(in_channels: int, channels: int, kernel: Size3d, *, dilation: int = 1) -> Conv3d:
+    dilations = tuple(dilation if size > 1 else 1 for size in kernel)
+    padding = tuple(step * (size // 2) for step, size in zip(dilations, kernel, strict=True))
+    return Conv3d(in_channels, channels, kernel_size=kernel, padding=padding, dilation=dilations)  # type: ignore[arg-type]
+
+
+class FinePath(nn.Module):
+    """Takes upscaled tokens, fine features and prompt maps together at 1/2, and corrects the logits at full size.
+
+    Every layer normalises over the channels of a voxel, never over voxels: a click far away changes nothing here.
+
+    Args:
+        in_channels: modalities of the volume.
+        num_classes: C.
+        image_channels: of the fine features at 1/2 and 1/4.
+        channels: of the upscaled tokens at 1/2 and 1/4.
+        refining_channels: at full size.
+        kernel_sizes: of the convolutions at full size, 1/2 and 1/4.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        image_channels: tuple[int, int],
+        channels: tuple[int, int],
+        refining_channels: int,
+        kernel_sizes: Sequence[Size3d],
+    ) -> None:
+        super().__init__()
+        half, quarter = channels
+        self.from_quarter = nn.Conv3d(image_channels[1], quarter, kernel_size=1)
+        self.from_half = nn.Conv3d(image_channels[0], half, kernel_size=1)
+        self.quarter_block = nn.Sequential(
+            _convolution(quarter, quarter, kernel_sizes[2]), LayerNorm3d(quarter), nn.ReLU(inplace=True)
+        )
+        self.from_maps = _convolution(MAPS * num_classes, half, kernel_sizes[1])
+        self.half_block = nn.Sequential(
+            LayerNorm3d(half),
+            nn.ReLU(inplace=True),
+            _convolution(half, half, kernel_sizes[1]),
+            LayerNorm3d(half),
+            nn.ReLU(inplace=True),
+            _convolution(half, half, kernel_sizes[1], dilation=DILATION),
+        )
+        self.from_image = _convolution(in_channels, refining_channels, kernel_sizes[0])
+        self.from_answer = nn.Conv3d(2 * num_classes, refining_channels, kernel_size=1)
+        self.refine = nn.Sequential(
+            nn.ReLU(inplace=True),
+            _convolution(refining_channels, refining_channels, kernel_sizes[0]),
+            nn.ReLU(inplace=True),
+            nn.Conv3d(refining_channels, num_classes, kernel_size=1),
+        )
+
+    def at_quarter(self, x: Tensor, quarter: Tensor) -> Tensor:
+        """Upscaled tokens and features, both at 1/4; shape of ``x`` [B, quarter, ...]."""
+        x = x + self.from_quarter(quarter)
+        return x + self.quarter_block(x)
+
+    def at_half(self, x: Tensor, half: Tensor, maps: PromptMaps) -> Tensor:
+        """Upscaled tokens, features and prompts at 1/2; shape of ``x`` [B, half, ...]."""
+        given = [F.adaptive_max_pool3d(each, x.shape[2:]) for each in (maps.points, maps.boxes)]
+        x = x + self.from_half(half) + self.from_maps(torch.cat([*given, maps.previous], dim=1))
+        return x + self.half_block(x)
+
+    def at_full(self, low_res_logits: Tensor, image: Tensor, maps: PromptMaps) -> Tensor:
+        """Logits at 1/2 to logits of the image's size, [B, C, D, H, W], float32."""
+        logits = F.interpolate(low_res_logits.float(), size=image.shape[2:], mode="trilinear", align_corners=False)
+        answer = torch.cat([logits.detach().softmax(dim=1), maps.points], dim=1)
+        return logits + self.refine(self.from_image(image) + self.from_answer(answer)).float()
+
+
 class MaskDecoder3d(nn.Module):
-    """Predicts every class's mask at 1/2 of the volume, and how good each is."""
+    """Predicts every class's mask, and how good each is."""
 
     def __init__(
         self,
@@ -45,7 +139,9 @@ class MaskDecoder3d(nn.Module):
         transformer: nn.Module,
         *,
         num_classes: int,
-        high_res_channels: tuple[int, int] | None = None,
+        upscaled_channels: tuple[int, int] | None = None,
+        fine_path: FinePath | None = None,
+        strides: Sequence[Size3d] = ISOTROPIC_STRIDES,
         iou_head_depth: int = 3,
         iou_head_hidden_dim: int = 256,
     ) -> None:
@@ -55,7 +151,10 @@ class MaskDecoder3d(nn.Module):
             transformer_dim: channels of the tokens and of the image embedding; a multiple of 8.
             transformer: a two-way transformer of that width.
             num_classes: classes, background included.
-            high_res_channels: channels of fine features at 1/4 and at 1/2 of the volume; None for none.
+            upscaled_channels: of the upscaled tokens at 1/2 and 1/4; an eighth and a quarter of the width, as SAM's,
+                where None.
+            fine_path: for embeddings with fine features, made for these channels; None for SAM's own.
+            strides: of the three halvings from voxels to tokens.
             iou_head_depth: layers of the IoU head.
             iou_head_hidden_dim: hidden width of the IoU head.
 
@@ -65,24 +164,19 @@ class MaskDecoder3d(nn.Module):
         super().__init__()
         if transformer_dim % 8:
             raise ValueError(f"transformer_dim {transformer_dim} must be divisible by 8")
-        quarter_dim, half_dim = transformer_dim // 4, transformer_dim // 8
+        half_dim, quarter_dim = upscaled_channels or (transformer_dim // 8, transformer_dim // 4)
         self.num_classes = num_classes
         self.transformer = transformer
         self.iou_token = nn.Embedding(1, transformer_dim)
         self.mask_tokens = nn.Embedding(num_classes, transformer_dim)
         self.output_upscaling = nn.Sequential(
-            nn.ConvTranspose3d(transformer_dim, quarter_dim, kernel_size=2, stride=2),
+            nn.ConvTranspose3d(transformer_dim, quarter_dim, kernel_size=strides[2], stride=strides[2]),
             LayerNorm3d(quarter_dim),
             nn.GELU(),
-            nn.ConvTranspose3d(quarter_dim, half_dim, kernel_size=2, stride=2),
+            nn.ConvTranspose3d(quarter_dim, half_dim, kernel_size=strides[1], stride=strides[1]),
             nn.GELU(),
         )
-        self.high_res_projections: nn.ModuleList | None = None
-        if high_res_channels is not None:
-            quarter_in, half_in = high_res_channels
-            self.high_res_projections = nn.ModuleList(
-                [nn.Conv3d(quarter_in, quarter_dim, 1), nn.Conv3d(half_in, half_dim, 1)]
-            )
+        self.fine_path = fine_path
         self.output_hypernetworks_mlps = ClassMlps(
             num_classes, input_dim=transformer_dim, hidden_dim=transformer_dim, output_dim=half_dim
         )
@@ -90,51 +184,52 @@ class MaskDecoder3d(nn.Module):
 
     def forward(
         self,
-        image_embedding: Tensor,
+        embedding: ImageEmbedding,
         image_pe: Tensor,
         *,
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
-        high_res_features: HighResFeatures | None = None,
+        maps: PromptMaps | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Predict masks; every item of the batch has its own volume and its own prompts.
 
         Args:
-            image_embedding: [B, E, d, h, w].
+            embedding: of the image; tokens [B, E, d, h, w].
             image_pe: positional encoding of its cells, [1, E, d, h, w].
             sparse_prompt_embeddings: [B, N, E].
             dense_prompt_embeddings: [B, E, d, h, w].
-            high_res_features: [B, F4, 2d, 2h, 2w] and [B, F2, 4d, 4h, 4w], if the decoder was made for them.
+            maps: of the prompts, if the decoder has a fine path.
 
         Returns:
-            low_res_logits [B, C, 4d, 4h, 4w] and iou_predictions [B, C] in (0, 1).
+            logits [B, C, D, H, W] with a fine path, else [B, C, D/2, H/2, W/2]; and iou_predictions [B, C] in (0, 1).
 
         Raises:
-            ValueError: high_res_features are given and not expected, or the reverse.
+            ValueError: the embedding has fine features and the decoder no path for them, or the reverse.
         """
-        batch, channels, d, h, w = image_embedding.shape
+        batch, channels, d, h, w = embedding.tokens.shape
+        if (embedding.half is None or maps is None) != (self.fine_path is None):
+            raise ValueError(
+                f"the embedding has fine features: {embedding.half is not None}, maps are given: {maps is not None}, "
+                f"the decoder has a path for them: {self.fine_path is not None}; build both alike"
+            )
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(batch, -1, -1)
         tokens = torch.cat([tokens, sparse_prompt_embeddings], dim=1)
-        tokens, voxels = self.transformer(image_embedding + dense_prompt_embeddings, image_pe, tokens)
-        upscaled = self._upscale(voxels.transpose(1, 2).view(batch, channels, d, h, w), high_res_features)
+        tokens, voxels = self.transformer(embedding.tokens + dense_prompt_embeddings, image_pe, tokens)
+        upscaled = self._upscale(voxels.transpose(1, 2).view(batch, channels, d, h, w), embedding, maps)
         hyper = self.output_hypernetworks_mlps(tokens[:, 1 : 1 + self.num_classes])  # [B, C, E/8]
         # Channels last, as LayerNorm3d leaves them: the product and its gradient then need no transposed copy.
-        low_res_logits = (upscaled.movedim(1, -1).flatten(1, 3) @ hyper.mT).mT.unflatten(2, upscaled.shape[2:])
-        return low_res_logits, self.iou_prediction_head(tokens[:, 0]).sigmoid()
+        logits = (upscaled.movedim(1, -1).flatten(1, 3) @ hyper.mT).mT.unflatten(2, upscaled.shape[2:])
+        if self.fine_path is not None and embedding.image is not None and maps is not None:
+            logits = self.fine_path.at_full(logits, embedding.image, maps)
+        return logits, self.iou_prediction_head(tokens[:, 0]).sigmoid()
 
-    def _upscale(self, x: Tensor, high_res_features: HighResFeatures | None) -> Tensor:
+    def _upscale(self, x: Tensor, embedding: ImageEmbedding, maps: PromptMaps | None) -> Tensor:
         """[B, E, d, h, w] -> [B, E/8, 4d, 4h, 4w]."""
-        if (high_res_features is None) != (self.high_res_projections is None):
-            raise ValueError(
-                f"high_res_features given: {high_res_features is not None}, "
-                f"decoder made for them: {self.high_res_projections is not None}; set high_res_channels to match"
-            )
-        if high_res_features is None or self.high_res_projections is None:
+        if self.fine_path is None or embedding.quarter is None or embedding.half is None or maps is None:
             return self.output_upscaling(x)
         to_quarter, norm, activation, to_half, last_activation = self.output_upscaling
-        from_quarter, from_half = self.high_res_projections
-        x = activation(norm(to_quarter(x) + from_quarter(high_res_features[0])))
-        return last_activation(to_half(x) + from_half(high_res_features[1]))
+        x = self.fine_path.at_quarter(activation(norm(to_quarter(x))), embedding.quarter)
+        return self.fine_path.at_half(last_activation(to_half(x)), embedding.half, maps)
 
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:

@@ -4,10 +4,12 @@ After SAM's prompt encoder (Kirillov et al. 2023, arXiv:2304.02643), whose promp
 negative; here every class has an embedding of its own.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from .grid import Size3d, embedding_grid
+from .grid import ISOTROPIC_STRIDES, Size3d, embedding_grid, product
 from .layer_norm import LayerNorm3d
 from .position_encoding import RandomFourierEncoding3d
 
@@ -18,15 +20,21 @@ Boxes = tuple[Tensor, Tensor]
 class PromptEncoder3d(nn.Module):
     """Encodes prompts for the mask decoder."""
 
-    stride = 8  # mask_inputs come at 1/2 of the volume and are halved twice
-
-    def __init__(self, *, embed_dim: int, num_classes: int, mask_channels: int = 16) -> None:
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        num_classes: int,
+        mask_channels: int = 16,
+        strides: Sequence[Size3d] = ISOTROPIC_STRIDES,
+    ) -> None:
         """Make the encoder.
 
         Args:
             embed_dim: channels of a token; even.
             num_classes: classes, background included.
             mask_channels: hidden channels on the way from mask_inputs to embed_dim.
+            strides: of the three halvings from voxels to tokens; mask_inputs come after the first.
 
         Raises:
             ValueError: embed_dim is odd.
@@ -36,16 +44,18 @@ class PromptEncoder3d(nn.Module):
             raise ValueError(f"embed_dim {embed_dim} must be even: half sines, half cosines")
         self.embed_dim = embed_dim
         self.num_classes = num_classes
+        self.stride = product(strides)
+        self.mask_stride = strides[0]
         self.pe_layer = RandomFourierEncoding3d(embed_dim // 2)
         self.class_embeddings = nn.Embedding(num_classes, embed_dim)
         self.corner_embeddings = nn.Embedding(2, embed_dim)  # least and greatest corner of a box
         self.not_a_point_embed = nn.Embedding(1, embed_dim)
         self.no_mask_embed = nn.Embedding(1, embed_dim)
         self.mask_downscaling = nn.Sequential(
-            nn.Conv3d(num_classes, mask_channels // 4, kernel_size=2, stride=2),
+            nn.Conv3d(num_classes, mask_channels // 4, kernel_size=strides[1], stride=strides[1]),
             LayerNorm3d(mask_channels // 4),
             nn.GELU(),
-            nn.Conv3d(mask_channels // 4, mask_channels, kernel_size=2, stride=2),
+            nn.Conv3d(mask_channels // 4, mask_channels, kernel_size=strides[2], stride=strides[2]),
             LayerNorm3d(mask_channels),
             nn.GELU(),
             nn.Conv3d(mask_channels, embed_dim, kernel_size=1),
@@ -74,7 +84,7 @@ class PromptEncoder3d(nn.Module):
             sparse_prompt_embeddings [B, N + 2M, E] and dense_prompt_embeddings [B, E, D/8, H/8, W/8].
 
         Raises:
-            ValueError: a label is no class, image_size is not divisible by 8, mask_inputs are not at half
+            ValueError: a label is no class, image_size is not divisible by the stride, mask_inputs are not at half
                 size, or the batch sizes differ.
         """
         grid = embedding_grid(image_size, self.stride)
@@ -110,7 +120,8 @@ class PromptEncoder3d(nn.Module):
 
     def _embed_masks(self, mask_inputs: Tensor, *, image_size: Size3d) -> Tensor:
         """[B, C, D/2, H/2, W/2] -> [B, E, D/8, H/8, W/8]."""
-        expected = (self.num_classes, *(extent // 2 for extent in image_size))
+        halved = (extent // step for extent, step in zip(image_size, self.mask_stride, strict=True))
+        expected = (self.num_classes, *halved)
         if mask_inputs.shape[1:] != expected:
             raise ValueError(f"mask_inputs {tuple(mask_inputs.shape[1:])} must be {expected}: C, D/2, H/2, W/2")
         return self.mask_downscaling(mask_inputs)

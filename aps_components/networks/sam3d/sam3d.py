@@ -1,31 +1,46 @@
-"""A Segment Anything Model for volumes (after Kirillov et al. 2023, arXiv:2304.02643)."""
+"""A Segment Anything model native to volumes: one mask per class, from an image and prompts.
 
-from typing import TYPE_CHECKING, NamedTuple
+After Kirillov et al. 2023, "Segment Anything", arXiv:2304.02643. The image is encoded once; every further prompt costs
+a decoder.
+"""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .checkpoint import InflationReport
 from .grid import Size3d, embedding_grid
-from .image_encoder import ImageEncoder3d
-from .mask_decoder import HighResFeatures, MaskDecoder3d
-from .prompt_encoder import Boxes, Points, PromptEncoder3d
+from .image_encoder import ImageEmbedding, ImageEncoder3d
+from .mask_decoder import MaskDecoder3d, PromptMaps
+from .prompt_encoder import PromptEncoder3d
+from .prompt_maps import Prompts, box_maps, point_maps
 
-if TYPE_CHECKING:
-    from .checkpoint import InflationReport
+BALL = 4.0  # radius of a point's ball, voxels, along an axis that is halved three times; nnInteractive's
+LEAST_LOG_PROBABILITY = -8.0  # of an earlier answer: beyond it nothing is more certain
 
 
 class Sam3dOutput(NamedTuple):
-    """What the mask decoder says."""
+    """What one decoding gives."""
 
-    low_res_logits: Tensor  # [B, C, D/2, H/2, W/2]
-    iou_predictions: Tensor  # [B, C], in (0, 1)
+    logits: Tensor
+    """[B, C, D, H, W], float32."""
+    iou_predictions: Tensor
+    """[B, C] in (0, 1), the model's opinion of its own masks."""
 
 
 class Sam3d(nn.Module):
-    """Image encoder, prompt encoder and mask decoder, put together."""
+    """Image encoder, prompt encoder and mask decoder, injected."""
 
     def __init__(
-        self, image_encoder: ImageEncoder3d, prompt_encoder: PromptEncoder3d, mask_decoder: MaskDecoder3d
+        self,
+        image_encoder: ImageEncoder3d,
+        prompt_encoder: PromptEncoder3d,
+        mask_decoder: MaskDecoder3d,
     ) -> None:
         """Put the parts together.
 
@@ -40,84 +55,101 @@ class Sam3d(nn.Module):
         self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
-        self.stride = image_encoder.patch_size
+        self.num_classes = mask_decoder.num_classes
+        self.stride: Size3d = image_encoder.patch_size
+        self.mask_stride: Size3d = prompt_encoder.mask_stride
+        self.ball = tuple(max(BALL * step / 8, 0.5) for step in self.stride)
         self.inflation_report: InflationReport | None = None
 
-    def encode(self, image: Tensor) -> Tensor:
-        """The image embedding; [B, in_channels, D, H, W] -> [B, E, D/8, H/8, W/8].
+    def encode(self, image: Tensor) -> ImageEmbedding:
+        """The image embedding of [B, in_channels, D, H, W].
 
         Raises:
-            ValueError: a size is not divisible by the stride, 8.
+            ValueError: a size is not divisible by the stride.
         """
         return self.image_encoder(image)
 
     def decode(
         self,
-        image_embedding: Tensor,
+        embedding: ImageEmbedding,
         *,
-        image_size: Size3d,
-        points: Points | None = None,
-        boxes: Boxes | None = None,
+        image_size: Sequence[int],
+        prompts: Prompts | None = None,
         mask_inputs: Tensor | None = None,
-        high_res_features: HighResFeatures | None = None,
     ) -> Sam3dOutput:
         """Predict masks from an image embedding and any prompts, or none.
 
         Args:
-            image_embedding: [B, E, D/8, H/8, W/8], from `encode` or made from it.
+            embedding: from `encode`, or made from it.
             image_size: (D, H, W) of the volume, voxels.
-            points: point_coords [B, N, 3], voxel indices in (d, h, w) order, and point_labels [B, N], class
-                ids, -1 pads.
-            boxes: corners [B, M, 2, 3], voxel indices, and box_labels [B, M], -1 pads.
-            mask_inputs: logits, [B, C, D/2, H/2, W/2].
-            high_res_features: [B, F4, D/4, H/4, W/4] and [B, F2, D/2, H/2, W/2].
-
-        Returns:
-            low_res_logits [B, C, D/2, H/2, W/2] and iou_predictions [B, C].
+            prompts: points, boxes and scribbles.
+            mask_inputs: logits of an earlier answer, [B, C, D/2, H/2, W/2]; see `as_mask_inputs`.
 
         Raises:
             ValueError: image_size is not divisible by the stride or is not the embedding's, or a prompt does
                 not fit (see PromptEncoder3d).
         """
-        grid = embedding_grid(image_size, self.stride)
-        if tuple(image_embedding.shape[2:]) != grid:
-            raise ValueError(f"image_embedding {tuple(image_embedding.shape[2:])} must be {grid} for {image_size}")
+        size = (int(image_size[0]), int(image_size[1]), int(image_size[2]))
+        grid = embedding_grid(size, self.stride)
+        if tuple(embedding.tokens.shape[2:]) != grid:
+            raise ValueError(f"embedding {tuple(embedding.tokens.shape[2:])} must be {grid} for {size}")
+        batch = embedding.tokens.shape[0]
+        given = Prompts.none(batch, device=embedding.tokens.device) if prompts is None else prompts
         sparse, dense = self.prompt_encoder(
-            image_size=image_size,
-            points=points,
-            boxes=boxes,
+            image_size=size,
+            points=(given.point_coords, given.point_labels) if given.point_labels.shape[1] else None,
+            boxes=(given.boxes, given.box_labels) if given.boxes is not None and given.box_labels is not None else None,
             mask_inputs=mask_inputs,
-            batch_size=image_embedding.shape[0],
+            batch_size=batch,
         )
-        low_res_logits, iou_predictions = self.mask_decoder(
-            image_embedding,
+        logits, iou_predictions = self.mask_decoder(
+            embedding,
             self.prompt_encoder.get_dense_pe(grid),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
-            high_res_features=high_res_features,
+            maps=None if self.mask_decoder.fine_path is None else self.maps(given, mask_inputs, size=size),
         )
-        return Sam3dOutput(low_res_logits, iou_predictions)
+        if tuple(logits.shape[2:]) != size:
+            logits = F.interpolate(logits.float(), size=size, mode="trilinear", align_corners=False)
+        return Sam3dOutput(logits.float(), iou_predictions.float())
+
+    def maps(self, prompts: Prompts, mask_inputs: Tensor | None, *, size: Size3d) -> PromptMaps:
+        """The prompts on the grid of the image; the arguments are those of `decode`."""
+        settings = {"num_classes": self.num_classes, "size": size, "radius": self.ball}
+        points = point_maps(prompts.point_coords, prompts.point_labels, prompts.point_weights, **settings)
+        if prompts.stroke_coords is not None and prompts.stroke_labels is not None:
+            strokes = point_maps(prompts.stroke_coords, prompts.stroke_labels, **settings)
+            points = torch.maximum(points, strokes)
+        if prompts.boxes is None or prompts.box_labels is None:
+            boxes = torch.zeros_like(points)
+        else:
+            boxes = box_maps(prompts.boxes, prompts.box_labels, num_classes=self.num_classes, size=size)
+        if mask_inputs is None:
+            halved = [extent // step for extent, step in zip(size, self.mask_stride, strict=True)]
+            previous = points.new_zeros(len(points), self.num_classes, *halved)
+        else:
+            previous = mask_inputs.float().softmax(dim=1)
+        return PromptMaps(points, boxes, previous)
+
+    def as_mask_inputs(self, logits: Tensor) -> Tensor:
+        """An answer as the mask prompt of the next: its mean log probabilities at 1/2.
+
+        Args:
+            logits: [B, C, D, H, W].
+
+        Returns:
+            [B, C, D/2, H/2, W/2], in [-8, 0], without gradient.
+        """
+        certain = logits.detach().float().log_softmax(dim=1).clamp_(min=LEAST_LOG_PROBABILITY)
+        return F.avg_pool3d(certain, self.mask_stride)
 
     def forward(
         self,
         image: Tensor,
         *,
-        points: Points | None = None,
-        boxes: Boxes | None = None,
+        prompts: Prompts | None = None,
         mask_inputs: Tensor | None = None,
-        high_res_features: HighResFeatures | None = None,
     ) -> Tensor:
-        """Encode, decode and upsample; [B, in_channels, D, H, W] -> logits [B, C, D, H, W].
-
-        The prompts are `decode`'s.
-        """
-        d, h, w = image.shape[2:]
-        output = self.decode(
-            self.encode(image),
-            image_size=(d, h, w),
-            points=points,
-            boxes=boxes,
-            mask_inputs=mask_inputs,
-            high_res_features=high_res_features,
-        )
-        return F.interpolate(output.low_res_logits, size=(d, h, w), mode="trilinear")
+        """Encode and decode; [B, in_channels, D, H, W] -> logits [B, C, D, H, W]. The prompts are `decode`'s."""
+        embedding = self.encode(image)
+        return self.decode(embedding, image_size=image.shape[2:], prompts=prompts, mask_inputs=mask_inputs).logits

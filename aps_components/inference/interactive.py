@@ -1,0 +1,180 @@
+"""A volume that is corrected by clicks, scribbles and boxes: the image is encoded once, a prompt costs a decoder.
+
+An answer is changed where it was asked for and nowhere else: of what Model B would change, only the connected part
+that holds the new prompt is taken, only towards the class that was said, and never what was said before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from aps_components.inference.inferer import PromptedSlidingWindowInferer, SeenVolume, VolumePrediction, Window
+from aps_components.label_map import likeliest_class
+from aps_components.models import AutoPromptSeg, as_tensors
+from aps_components.networks.sam3d import Prompts
+from aps_components.prompts import Box, Click, Scribble, UserPrompts
+
+TOUCHING = np.ones((3, 3, 3))
+CERTAIN = 0.99  # probability of what a user has said
+Mask = NDArray[np.bool_]
+
+
+class InteractiveVolume:
+    """One volume, its answer so far and all that was said of it.
+
+    Args:
+        inputs: [1, in_channels, D, H, W], as the network sees it.
+        network: in eval mode.
+        inferer: with its windows.
+    """
+
+    def __init__(self, inputs: Tensor, network: AutoPromptSeg, inferer: PromptedSlidingWindowInferer) -> None:
+        self.network, self.inferer = network, inferer
+        self.volume: SeenVolume = inferer.see(inputs, network)
+        self.automatic: VolumePrediction = inferer.prediction(
+            self.volume, inferer.answer(self.volume, network, own=self.volume.points), network
+        )
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the automatic answer; nothing was said."""
+        self.probabilities = self.automatic.probabilities.clone()
+        self.said = UserPrompts.none()
+        self._named = np.full(self.volume.size, -1, dtype=np.int16)
+
+    @property
+    def label_map(self) -> Tensor:
+        """The answer so far, [1, 1, D, H, W]."""
+        return likeliest_class(self.probabilities, dim=1)
+
+    def prompt(
+        self,
+        clicks: Sequence[Click] = (),
+        *,
+        boxes: Sequence[Box] = (),
+        scribbles: Sequence[Scribble] = (),
+    ) -> Tensor:
+        """Take new prompts into account, all classes at once; of contradicting ones on a voxel the later one counts.
+
+        Args:
+            clicks: in voxels of the volume.
+            boxes: both corners inside.
+            scribbles: voxels along lines.
+
+        Returns:
+            the new probabilities, [1, C, D, H, W].
+        """
+        self._remember(clicks, boxes, scribbles)
+        marks = [*clicks, *(Click(line.label, voxel) for line in scribbles for voxel in line.voxels)]
+        proposed = self._ask(marks, boxes)
+        former = self.label_map[0, 0].cpu().numpy()
+        wanted = likeliest_class(proposed, dim=1)[0, 0].cpu().numpy()
+        free = self._named < 0
+        for label in sorted({mark.label for mark in marks}):
+            voxels = [mark.voxel for mark in marks if mark.label == label]
+            turned = (wanted == label) & (former != label) & free
+            self._take(_pieces_at(turned, voxels), proposed, label)
+        for box in boxes:
+            inside = np.zeros_like(free)
+            inside[tuple(slice(low, high + 1) for low, high in zip(box.least, box.greatest, strict=True))] = True
+            self._take(inside & free & (wanted != former), proposed, None)
+        self._keep_said()
+        return self.probabilities
+
+    def _remember(self, clicks: Sequence[Click], boxes: Sequence[Box], scribbles: Sequence[Scribble]) -> None:
+        """A later word on a voxel takes the place of an earlier one."""
+        for line in scribbles:
+            for voxel in line.voxels:
+                self._named[voxel] = line.label
+        for click in clicks:
+            self._named[click.voxel] = click.label
+        kept = [click for click in self.said.clicks if self._named[click.voxel] == click.label]
+        lines = [
+            line._replace(voxels=[voxel for voxel in line.voxels if self._named[voxel] == line.label])
+            for line in self.said.scribbles
+        ]
+        self.said = UserPrompts([*kept, *clicks], [*self.said.boxes, *boxes], [*lines, *scribbles])
+
+    def _ask(self, marks: Sequence[Click], boxes: Sequence[Box]) -> Tensor:
+        """Model B's new answer in the windows that the new prompts touch, the present one elsewhere."""
+        places = [mark.voxel for mark in marks] + [
+            tuple((low + high) // 2 for low, high in zip(box.least, box.greatest, strict=True)) for box in boxes
+        ]
+        windows = [index for index, window in enumerate(self.volume.windows) if any(_holds(window, p) for p in places)]
+        answer = self.inferer.answer(
+            self.volume,
+            self.network,
+            own=self.volume.points,
+            given=self._said_in,
+            previous=self._padded(self.probabilities),
+            windows=windows,
+        )
+        d, h, w = self.volume.size
+        answer = answer[:, :, :d, :h, :w]
+        return torch.where(answer.sum(dim=1, keepdim=True) > 0, answer, self.probabilities)
+
+    def _said_in(self, window: Window) -> Prompts:
+        """What was said within a window, in its voxels; a box counts with its part there."""
+        start = [side.start for side in window]
+
+        def moved(voxel: Sequence[int]) -> tuple[int, int, int]:
+            d, h, w = (index - first for index, first in zip(voxel, start, strict=True))
+            return d, h, w
+
+        clicks = [Click(c.label, moved(c.voxel)) for c in self.said.clicks if _holds(window, c.voxel)]
+        scribbles = [
+            Scribble(line.label, [moved(voxel) for voxel in line.voxels if _holds(window, voxel)])
+            for line in self.said.scribbles
+        ]
+        boxes = []
+        for box in self.said.boxes:
+            low = [max(index, side.start) for index, side in zip(box.least, window, strict=True)]
+            high = [min(index, side.stop - 1) for index, side in zip(box.greatest, window, strict=True)]
+            if all(a <= b for a, b in zip(low, high, strict=True)):
+                boxes.append(Box(box.label, moved(low), moved(high)))
+        lines = [line for line in scribbles if line.voxels]
+        return as_tensors([UserPrompts(clicks, boxes, lines)], device=self.probabilities.device)
+
+    def _take(self, region: Mask, proposed: Tensor, label: int | None) -> None:
+        """The proposed probabilities in a region."""
+        if region.any():
+            where = torch.from_numpy(region).to(self.probabilities.device)
+            self.probabilities = torch.where(where, proposed, self.probabilities)
+
+    def _keep_said(self) -> None:
+        """What a user has named has that class."""
+        answered = self.label_map[0, 0].cpu().numpy()
+        for voxel in np.argwhere((self._named >= 0) & (self._named != answered)).tolist():
+            d, h, w = voxel
+            classes = self.probabilities.shape[1]
+            self.probabilities[0, :, d, h, w] = (1 - CERTAIN) / (classes - 1)
+            self.probabilities[0, int(self._named[d, h, w]), d, h, w] = CERTAIN
+
+    def _padded(self, maps: Tensor) -> Tensor:
+        """To the padded volume; beyond it is background."""
+        size = self.volume.image.shape[2:]
+        padded = torch.zeros(1, maps.shape[1], *size, device=maps.device)
+        padded[:, 0] = 1
+        d, h, w = self.volume.size
+        padded[:, :, :d, :h, :w] = maps
+        return padded
+
+
+def _pieces_at(mask: Mask, voxels: Sequence[tuple[int, int, int]]) -> Mask:
+    """The connected pieces of a mask that hold one of the voxels, or touch one."""
+    pieces, _ = ndimage.label(mask, structure=TOUCHING)
+    held: set[int] = set()
+    for voxel in voxels:
+        around = tuple(slice(max(index - 1, 0), index + 2) for index in voxel)
+        held |= set(np.unique(pieces[around]).tolist())
+    return np.isin(pieces, sorted(held - {0}))
+
+
+def _holds(window: Window, voxel: Sequence[int]) -> bool:
+    return all(side.start <= index < side.stop for index, side in zip(voxel, window, strict=True))

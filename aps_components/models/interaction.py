@@ -1,0 +1,227 @@
+"""Model B and a simulated user in training: an answer, corrections, the next answer, on one embedding.
+
+Prompts are obeyed only where the target cannot be known without them, so some patches have altered targets, and some
+have their classes exchanged together with those of their points. Rounds on one embedding, each with a loss and the
+earlier answer as a mask prompt, are SAM's training (Kirillov et al. 2023, arXiv:2304.02643, appendix A).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aps_components.label_map import likeliest_class
+from aps_components.networks.sam3d import ImageEmbedding, Prompts, Sam3d, point_maps
+from aps_components.prompts import (
+    PAD_LABEL,
+    Click,
+    PointPrompts,
+    SimulatedUser,
+    UserPrompts,
+    exchanged_classes,
+)
+
+LabelMap = NDArray[np.integer]
+
+
+class Round(NamedTuple):
+    """One answer of Model B in training, for R of the B patches, and what it should have been."""
+
+    rows: Tensor
+    """Which patches these are, [R]."""
+    logits: Tensor
+    """[R, C, D, H, W]."""
+    target: Tensor
+    """Integers, [R, 1, D, H, W]."""
+    changed: Tensor
+    """bool, [R]: the target is not the label, and needs no truth."""
+    nearness: Tensor
+    """[R, 1, D, H, W] in [0, 1]: 1 at what the user marked, falling with the distance."""
+
+
+def as_tensors(given: Sequence[UserPrompts], *, device: torch.device | str) -> Prompts:
+    """The prompts of B volumes, padded to the same number.
+
+    A scribble's middle voxel is a point as well, so that it has a token.
+    """
+    clicks = [
+        [
+            *prompts.clicks,
+            *(Click(line.label, line.voxels[len(line.voxels) // 2]) for line in prompts.scribbles if line.voxels),
+        ]
+        for prompts in given
+    ]
+    strokes = [[Click(line.label, voxel) for line in prompts.scribbles for voxel in line.voxels] for prompts in given]
+    coords, labels = _padded(clicks, device)
+    stroke_coords, stroke_labels = _padded(strokes, device)
+    most = max((len(prompts.boxes) for prompts in given), default=0)
+    boxes = torch.zeros(len(given), most, 2, 3, device=device)
+    box_labels = torch.full((len(given), most), PAD_LABEL, dtype=torch.long, device=device)
+    for row, prompts in enumerate(given):
+        for column, box in enumerate(prompts.boxes):
+            boxes[row, column] = torch.tensor([box.least, box.greatest], device=device)
+            box_labels[row, column] = box.label
+    return Prompts(
+        coords,
+        labels,
+        (labels != PAD_LABEL).float(),
+        *((boxes, box_labels) if most else (None, None)),
+        *((stroke_coords, stroke_labels) if stroke_labels.shape[1] else (None, None)),
+    )
+
+
+def _padded(clicks: Sequence[Sequence[Click]], device: torch.device | str) -> tuple[Tensor, Tensor]:
+    most = max((len(each) for each in clicks), default=0)
+    coords = torch.zeros(len(clicks), most, 3)
+    labels = torch.full((len(clicks), most), PAD_LABEL, dtype=torch.long)
+    for row, each in enumerate(clicks):
+        if each:
+            coords[row, : len(each)] = torch.tensor([click.voxel for click in each], dtype=torch.float32)
+            labels[row, : len(each)] = torch.tensor([click.label for click in each])
+    return coords.to(device), labels.to(device)
+
+
+def own_prompts(points: PointPrompts) -> Prompts:
+    """Model A's points as prompts, as sure as their scores."""
+    return Prompts(points.point_coords, points.point_labels, points.scores.float())
+
+
+def together(own: Prompts, given: Prompts) -> Prompts:
+    """Model A's points and a user's prompts for the same volumes."""
+    return given._replace(
+        point_coords=torch.cat([own.point_coords, given.point_coords], dim=1),
+        point_labels=torch.cat([own.point_labels, given.point_labels], dim=1),
+        point_weights=torch.cat([own.point_weights, given.point_weights], dim=1),
+    )
+
+
+class InteractiveRounds:
+    """The rounds of one batch of patches.
+
+    Args:
+        model_b: decodes.
+        user: what is drawn, and how often.
+        label: the truth or the teacher's word, [B, 1, D, H, W].
+        weaker_logits: Model A's under dropout, [B, C, D, H, W].
+        points: Model A's own.
+        rng: where all is drawn from.
+    """
+
+    def __init__(
+        self,
+        model_b: Sam3d,
+        user: SimulatedUser,
+        *,
+        label: Tensor,
+        weaker_logits: Tensor,
+        points: PointPrompts,
+        rng: np.random.Generator,
+    ) -> None:
+        self.model_b, self.user, self.rng = model_b, user, rng
+        self.weaker_logits = weaker_logits.detach().float()
+        self.label = label
+        labels = label[:, 0].cpu().numpy()
+        self.other = likeliest_class(self.weaker_logits, dim=1)[:, 0].cpu().numpy()
+        self.flipped = rng.random(len(labels)) < user.flipped
+        self.targets = [
+            exchanged_classes(each, rng, num_classes=model_b.num_classes) if flipped else each
+            for each, flipped in zip(labels, self.flipped, strict=True)
+        ]
+        self.changed = self.flipped.copy()
+        self.given = [UserPrompts.none() for _ in labels]
+        self.own = own_prompts(points)
+        self._choose_sources()
+
+    def run(self, embedding: ImageEmbedding, *, image_size: Sequence[int]) -> list[Round]:
+        """Every answer, the automatic one, of all patches, first."""
+        rounds = [self._answer(embedding, image_size, range(len(self.targets)), None)]
+        if self.user.rounds == 1:
+            return rounds
+        rows = self._corrected()
+        self._alter_targets(rows)
+        index = torch.tensor(rows, device=embedding.tokens.device)
+        chosen = ImageEmbedding(*(None if part is None else part[index] for part in embedding))
+        current = self._start_of_corrections(rounds[0].logits.detach().float()[index], rows)
+        for _ in range(1, self.user.rounds):
+            self._correct(current, rows)
+            rounds.append(self._answer(chosen, image_size, rows, self.model_b.as_mask_inputs(current)))
+            current = rounds[-1].logits.detach().float()
+        return rounds
+
+    def _corrected(self) -> list[int]:
+        """A share of the patches, drawn anew each time."""
+        count = max(1, round(self.user.corrected * len(self.targets)))
+        return sorted(self.rng.permutation(len(self.targets))[:count].tolist())
+
+    def _choose_sources(self) -> None:
+        """Own points, or a user's first prompts, or none; exchanged classes need the points to be told of."""
+        labels = self.own.point_labels.clone()
+        for row, target in enumerate(self.targets):
+            source = "own" if self.flipped[row] else self.user.source(self.rng)
+            if self.flipped[row]:
+                d, h, w = self.own.point_coords[row].long().cpu().unbind(dim=-1)
+                told = torch.from_numpy(target[d.numpy(), h.numpy(), w.numpy()].astype(np.int64)).to(labels.device)
+                labels[row] = torch.where(labels[row] == PAD_LABEL, labels[row], told)
+            elif source != "own":
+                labels[row] = PAD_LABEL
+            if source == "simulated":
+                self.given[row] = self.user.first_prompts(target, self.rng)
+        self.own = self.own._replace(point_labels=labels)
+
+    def _alter_targets(self, rows: Sequence[int]) -> None:
+        for row in rows:
+            if not self.flipped[row] and self.rng.random() < self.user.altered:
+                self.targets[row], done = self.user.targets.draw(
+                    self.targets[row], self.rng, num_classes=self.model_b.num_classes, other=self.other[row]
+                )
+                self.changed[row] = done != "nothing"
+                # What the user said of the former target does not hold for this one.
+                self.given[row] = UserPrompts.none()
+
+    def _start_of_corrections(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
+        """The automatic answer; in some patches, a weaker one."""
+        weaker = torch.from_numpy(self.rng.random(len(rows)) < self.user.weaker).to(logits.device)
+        return torch.where(weaker[:, None, None, None, None], self.weaker_logits[list(rows)], logits)
+
+    def _correct(self, logits: Tensor, rows: Sequence[int]) -> None:
+        """The user looks at every second voxel, or so."""
+        d, h, w = self.model_b.mask_stride
+        answers = likeliest_class(logits[:, :, ::d, ::h, ::w], dim=1)[:, 0].cpu().numpy()
+        for row, answer in zip(rows, answers, strict=True):
+            said = self.user.corrections(answer, self.targets[row][::d, ::h, ::w], self.rng)
+            self.given[row].clicks.extend(
+                Click(c.label, (c.voxel[0] * d, c.voxel[1] * h, c.voxel[2] * w)) for c in said.clicks
+            )
+            self.given[row].scribbles.extend(
+                line._replace(voxels=[(v[0] * d, v[1] * h, v[2] * w) for v in line.voxels]) for line in said.scribbles
+            )
+
+    def _answer(
+        self, embedding: ImageEmbedding, image_size: Sequence[int], rows: Sequence[int], mask_inputs: Tensor | None
+    ) -> Round:
+        device = embedding.tokens.device
+        given = as_tensors([self.given[row] for row in rows], device=device)
+        index = torch.tensor(list(rows), device=device)
+        own = Prompts(*(each[index] for each in self.own[:3]))
+        output = self.model_b.decode(
+            embedding, image_size=image_size, prompts=together(own, given), mask_inputs=mask_inputs
+        )
+        target = torch.from_numpy(np.stack([self.targets[row] for row in rows])[:, None].astype(np.int64))
+        changed = torch.from_numpy(self.changed[list(rows)])
+        return Round(index, output.logits, target.to(device), changed.to(device), self._nearness(given, image_size))
+
+    def _nearness(self, given: Prompts, image_size: Sequence[int]) -> Tensor:
+        size = (int(image_size[0]), int(image_size[1]), int(image_size[2]))
+        maps = point_maps(
+            given.point_coords,
+            given.point_labels,
+            num_classes=self.model_b.num_classes,
+            size=size,
+            radius=self.model_b.ball,
+        )
+        return maps.amax(dim=1, keepdim=True)

@@ -1,0 +1,126 @@
+"""Prompts as maps on the grid of the image, so that a click acts where it was put.
+
+A token alone says where a click is on the scale of the tokens, 8 voxels. nnInteractive (Isensee et al. 2025,
+arXiv:2503.08373) hands clicks to its network as small balls at full resolution; balls whose height falls with the
+distance do better than Gaussians (arXiv:2508.21680).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .grid import Size3d
+
+
+class Prompts(NamedTuple):
+    """Everything that a batch of B volumes is prompted with, all classes at once; -1 pads."""
+
+    point_coords: Tensor
+    """[B, N, 3], voxel indices (d, h, w)."""
+    point_labels: Tensor
+    """[B, N], class ids."""
+    point_weights: Tensor
+    """[B, N] in [0, 1]: how sure the class is; a person's click is 1."""
+    boxes: Tensor | None = None
+    """[B, M, 2, 3], voxel indices, the least corner first."""
+    box_labels: Tensor | None = None
+    """[B, M]."""
+    stroke_coords: Tensor | None = None
+    """[B, S, 3], voxels of scribbles, which make maps and no tokens."""
+    stroke_labels: Tensor | None = None
+    """[B, S]."""
+
+    @classmethod
+    def none(cls, batch: int, *, device: torch.device | str = "cpu") -> Prompts:
+        """No prompts for ``batch`` volumes."""
+        return cls(
+            torch.zeros(batch, 0, 3, device=device),
+            torch.zeros(batch, 0, dtype=torch.long, device=device),
+            torch.zeros(batch, 0, device=device),
+        )
+
+
+@lru_cache(maxsize=16)
+def _ball(radius: tuple[float, float, float]) -> tuple[list[Size3d], list[float]]:
+    """Offsets within a ball with these half axes, and its height there: 1 in the middle, towards 0 at the rim."""
+    reach = [range(-math.ceil(r), math.ceil(r) + 1) for r in radius]
+    offsets, heights = [], []
+    for offset in itertools.product(*reach):
+        distance = math.sqrt(sum((o / r) ** 2 for o, r in zip(offset, radius, strict=True)))
+        if distance < 1:
+            offsets.append(offset)
+            heights.append(1 - distance)
+    return offsets, heights
+
+
+def point_maps(
+    coords: Tensor,
+    labels: Tensor,
+    weights: Tensor | None = None,
+    *,
+    num_classes: int,
+    size: Sequence[int],
+    radius: Sequence[float],
+) -> Tensor:
+    """A ball around every point, on the map of its class; where balls overlap the higher one counts.
+
+    Args:
+        coords: [B, N, 3], voxel indices.
+        labels: [B, N], class ids, -1 pads.
+        weights: [B, N], height of each ball; 1 where None.
+        num_classes: C.
+        size: (D, H, W), voxels.
+        radius: half axes of the ball along each axis, voxels, above 0. Below 1 it is the voxel alone along that axis.
+
+    Returns:
+        [B, C, D, H, W] in [0, 1], float32.
+    """
+    offsets, heights = _ball((float(radius[0]), float(radius[1]), float(radius[2])))
+    device = coords.device
+    maps = torch.zeros(coords.shape[0], num_classes * math.prod(size), device=device)
+    if coords.shape[1] == 0:
+        return maps.unflatten(1, (num_classes, *size))
+    around = coords.round().long()[:, :, None] + torch.tensor(offsets, device=device)  # [B, N, K, 3]
+    inside = (labels >= 0)[..., None]
+    index = labels.clamp(min=0)[..., None].expand(around.shape[:-1])
+    for axis, extent in enumerate(size):
+        place = around[..., axis]
+        inside = inside & (place >= 0) & (place < extent)
+        index = index * extent + place.clamp(0, extent - 1)
+    height = torch.tensor(heights, device=device).expand(around.shape[:-1])
+    if weights is not None:
+        height = height * weights[..., None].float()
+    maps = maps.scatter_reduce(1, index.flatten(1), torch.where(inside, height, 0.0).flatten(1), reduce="amax")
+    return maps.unflatten(1, (num_classes, *size))
+
+
+def box_maps(boxes: Tensor, labels: Tensor, *, num_classes: int, size: Sequence[int]) -> Tensor:
+    """1 inside every box, corners included, on the map of its class.
+
+    Args:
+        boxes: [B, M, 2, 3], voxel indices, the least corner first.
+        labels: [B, M], -1 pads.
+        num_classes: C.
+        size: (D, H, W), voxels.
+
+    Returns:
+        [B, C, D, H, W], 0 or 1, float32.
+    """
+    batch, count = labels.shape
+    inside = torch.ones(batch, count, 1, 1, 1, dtype=torch.bool, device=boxes.device)
+    for axis, extent in enumerate(size):
+        shape = [1, 1, 1, 1, 1]
+        shape[2 + axis] = extent
+        place = torch.arange(extent, device=boxes.device).view(shape)
+        low, high = (boxes[:, :, corner, axis, None, None, None] for corner in (0, 1))
+        inside = inside & (place >= low) & (place <= high)
+    classes = torch.arange(num_classes, device=boxes.device)
+    of_class = labels[:, None] == classes[:, None]  # [B, C, M]
+    return torch.einsum("bcm,bmdhw->bcdhw", of_class.float(), inside.float()).clamp_(max=1.0)
