@@ -60,6 +60,7 @@ def watch_parts() -> Stopwatch:
     import torch
 
     from aps_components.models import auto_prompt_seg
+    from aps_components.networks.sam3d import Sam3d
     from aps_components.networks.vnet import VNet
     from aps_components.training import MeanTeacher, SemiSupervisedObjective
 
@@ -69,7 +70,8 @@ def watch_parts() -> Stopwatch:
     watch.wrap(VNet, "decode", A)
     watch.wrap(auto_prompt_seg, "monte_carlo_samples", SAMPLES)
     watch.wrap(model, "_prompts", PROMPTS)
-    watch.wrap(model, "_decode_b", B)
+    watch.wrap(Sam3d, "encode", B)
+    watch.wrap(Sam3d, "decode", B)
     watch.wrap(SemiSupervisedObjective, "__call__", LOSSES, opaque=False)
     watch.wrap(torch.Tensor, "backward", BACKWARD)
     watch.wrap(torch.nn.utils, "clip_grad_norm_", UPDATE)
@@ -178,7 +180,7 @@ def _semi_supervised_step(arguments: argparse.Namespace) -> Callable[[], None]:
         network=model,
         optimizer=optimizer,
         lr_scheduler=torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
-        objective=build_objective(),
+        objective=build_objective(user=None if arguments.measure == "graphs" else {}),
         teacher=MeanTeacher(model),
         precision=arguments.precision,
         cuda_graphs=arguments.measure == "graphs",

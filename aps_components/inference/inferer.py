@@ -129,8 +129,14 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         """What was seen and Model B's answer to it, cut to the volume's own size."""
         both = {"a": volume.probabilities_a, "b": probabilities_b}
         probabilities = both.get(network.predictor, (volume.probabilities_a + probabilities_b) / 2)
-        maps = (probabilities, volume.probabilities_a, probabilities_b, volume.epistemic, volume.aleatoric)
-        return VolumePrediction(*(self._cropped(each, volume.size) for each in maps), prompts=volume.points)
+        return VolumePrediction(
+            self._cropped(probabilities, volume.size),
+            self._cropped(volume.probabilities_a, volume.size),
+            self._cropped(probabilities_b, volume.size),
+            self._cropped(volume.epistemic, volume.size),
+            self._cropped(volume.aleatoric, volume.size),
+            volume.points,
+        )
 
     @torch.inference_mode()
     def see(self, inputs: Tensor, network: AutoPromptSeg) -> SeenVolume:
@@ -162,12 +168,12 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
                     blend.add(maps.flip(dims), window, share=1 / len(flips))
                 views.append(_without_maps(seen))
             kept.append(views)
-        maps = {name: blend.mean() for name, blend in blended.items()}
+        means = {name: blend.mean() for name, blend in blended.items()}
         size = (inputs.shape[2], inputs.shape[3], inputs.shape[4])
-        points = self._points(maps, network, size)
+        points = self._points(means, network, size)
         return SeenVolume(
             *(image, size, windows, kept, flips),
-            *(maps["probabilities_a"], maps["epistemic"], maps["aleatoric"], points),
+            *(means["probabilities_a"], means["epistemic"], means["aleatoric"], points),
         )
 
     def _points(self, maps: dict[str, Tensor], network: AutoPromptSeg, size: tuple[int, int, int]) -> list[PromptPoint]:

@@ -134,7 +134,7 @@ class AutoPromptSeg(nn.Module):
             raise ValueError(f"predictor {predictor!r} must be 'a', 'b' or 'average'")
         if uncertainty_form not in get_args(UncertaintyForm):
             raise ValueError(f"uncertainty_form {uncertainty_form!r} must be one of {get_args(UncertaintyForm)}")
-        stride = tuple(prompt_stride or getattr(model_b, "mask_stride", (2, 2, 2)))
+        stride = tuple(prompt_stride) if prompt_stride else getattr(model_b, "mask_stride", (2, 2, 2))
         if min(mc_samples, *stride) < 1:
             raise ValueError(f"mc_samples {mc_samples} and prompt_stride {stride} must be at least 1")
         if not 0 <= fusion_dropped <= 1:
@@ -246,6 +246,7 @@ class AutoPromptSeg(nn.Module):
         self,
         image: Tensor,
         *,
+        with_a: bool = True,
         with_b: bool = True,
         masks: DropoutMasks | None = None,
         label: Tensor | None = None,
@@ -255,17 +256,20 @@ class AutoPromptSeg(nn.Module):
 
         Args:
             image: [B, in_channels, D, H, W].
+            with_a: False trains Model B alone: Model A is as in inference, but for the dropout of its samples, and
+                nothing carries gradients to it.
             with_b: False trains Model A alone.
             masks: of :attr:`mc_samples` samples for each of B items; None draws them from torch's own random numbers.
             label: what a simulated user knows, [B, 1, D, H, W]: the truth, or a teacher's word.
             user: prompts and corrects Model B; None gives it Model A's own points once.
         """
-        features = self.model_a.encode(image)
         if masks is None:
             masks = draw_masks(self.model_a, samples=self.mc_samples, items=image.shape[0])
-        first = self.model_a.decode(
-            features, bottleneck_mask=masks.bottleneck[0].to(image.device), head_mask=masks.head[0].to(image.device)
-        )
+        with torch.set_grad_enabled(with_a and torch.is_grad_enabled()):
+            features = self.model_a.encode(image)
+            first = self.model_a.decode(
+                features, bottleneck_mask=masks.bottleneck[0].to(image.device), head_mask=masks.head[0].to(image.device)
+            )
         if not with_b:
             return TrainingOutput(first.logits, first.variance, None, None, None, None)
         with torch.no_grad():

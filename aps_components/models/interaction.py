@@ -145,7 +145,7 @@ class InteractiveRounds:
         rows = self._corrected()
         self._alter_targets(rows)
         index = torch.tensor(rows, device=embedding.tokens.device)
-        chosen = ImageEmbedding(*(None if part is None else part[index] for part in embedding))
+        chosen = embedding.of(index)
         current = self._start_of_corrections(rounds[0].logits.detach().float()[index], rows)
         for _ in range(1, self.user.rounds):
             self._correct(current, rows)
@@ -207,7 +207,7 @@ class InteractiveRounds:
         device = embedding.tokens.device
         given = as_tensors([self.given[row] for row in rows], device=device)
         index = torch.tensor(list(rows), device=device)
-        own = Prompts(*(each[index] for each in self.own[:3]))
+        own = Prompts(self.own.point_coords[index], self.own.point_labels[index], self.own.point_weights[index])
         output = self.model_b.decode(
             embedding, image_size=image_size, prompts=together(own, given), mask_inputs=mask_inputs
         )

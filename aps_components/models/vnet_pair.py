@@ -42,19 +42,20 @@ class VNetPair(AutoPromptSeg):
         self,
         image: Tensor,
         *,
+        with_a: bool = True,
         with_b: bool = True,
         masks: DropoutMasks | None = None,
         label: Tensor | None = None,
         user: SimulatedUser | None = None,
     ) -> TrainingOutput:
-        """One pass of each with dropout on; ``masks``, ``label`` and ``user`` have no meaning here."""
+        """One pass of each with dropout on; the other arguments have no meaning here."""
         first = self.model_a(image)
-        logits_b = self.model_b(image).logits if with_b else None  # type: ignore[union-attr]
+        logits_b = self.model_b(image).logits if with_b else None
         return TrainingOutput(first.logits, first.variance, logits_b, None, None, None)
 
     def _embed(self, image: Tensor, features: VNetFeatures) -> ImageEmbedding:
         """The second V-Net's logits, in an embedding's place."""
-        return ImageEmbedding(self.model_b(image).logits.float())  # type: ignore[union-attr]
+        return ImageEmbedding(self.model_b(image).logits.float())
 
     def _prompts(self, samples: MonteCarloSamples) -> tuple[PointPrompts, DecoupledUncertainty]:
         """No points."""

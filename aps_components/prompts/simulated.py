@@ -10,6 +10,7 @@ arXiv:2503.08373).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -142,7 +143,7 @@ def scribble_inside(mask: Mask, rng: np.random.Generator, *, label: int, bends: 
     depth = ndimage.distance_transform_edt(np.pad(plane, 1))[1:-1, 1:-1]
     inner = np.argwhere(depth >= 0.5 * depth.max())
     stops = inner[rng.integers(len(inner), size=bends + 2)]
-    line = np.concatenate([_between(one, other) for one, other in zip(stops[:-1], stops[1:], strict=True)])
+    line = np.concatenate([_between(one, other) for one, other in itertools.pairwise(stops)])
     line = np.unique(line, axis=0)
     line = line[plane[tuple(line.T)]]
     return Scribble(label, [_voxel(np.insert(place, axis, index)) for place in line])

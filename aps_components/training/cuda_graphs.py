@@ -42,7 +42,12 @@ class GraphedStudent:
         self._recorded: dict[tuple[torch.Size, bool], Callable[..., tuple[Tensor, ...]]] = {}
 
     def __call__(
-        self, image: Tensor, with_b: bool = True, label: Tensor | None = None, user: SimulatedUser | None = None
+        self,
+        image: Tensor,
+        with_a: bool = True,
+        with_b: bool = True,
+        label: Tensor | None = None,
+        user: SimulatedUser | None = None,
     ) -> TrainingOutput:
         """Of [B, in_channels, D, H, W]; there is no user."""
         masks = draw_masks(self.model.model_a, samples=self.model.mc_samples, items=image.shape[0])

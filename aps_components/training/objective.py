@@ -74,6 +74,7 @@ class SemiSupervisedObjective:
         rampup_iterations: over which pseudo-labels and consistency gain their weight, counted from the end of the
             warm-up.
         warmup_iterations: of plain labelled training before the unlabelled patches come in.
+        train_a: False trains Model B beside a Model A that stays as it is.
         train_b: False trains Model A alone, as a pretraining and the methods with a single network do.
         cross_pseudo_weight: of cross pseudo supervision (Chen et al. 2021, arXiv:2106.01226): the cross entropy of each
             model against the other's most likely class, on voxels without a person's label.
@@ -95,6 +96,7 @@ class SemiSupervisedObjective:
     consistency_target: ConsistencyTarget = "both"
     rampup_iterations: int = 0
     warmup_iterations: int = 0
+    train_a: bool = True
     train_b: bool = True
     cross_pseudo_weight: float = 0.0
     teacher_consistency: TeacherConsistency = field(default_factory=TeacherConsistency)
@@ -105,9 +107,16 @@ class SemiSupervisedObjective:
     def __post_init__(self) -> None:
         if self.consistency_target not in ("a", "b", "both"):
             raise ValueError(f"consistency_target {self.consistency_target!r} must be 'a', 'b' or 'both'")
+        if not self.train_a and not self.train_b:
+            raise ValueError("train_a and train_b are both false: nothing is left to train")
         for name in WEIGHTS:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} {getattr(self, name)} must not be negative")
+
+    @property
+    def recordable(self) -> bool:
+        """Whether the forward pass can be a CUDA graph: a simulated user acts in the middle of it."""
+        return self.user is None and self.train_a
 
     @property
     def uses_pseudo_labels(self) -> bool:
@@ -182,7 +191,13 @@ class SemiSupervisedObjective:
             iteration: counted from 0.
         """
         user = self.user if self.train_b else None
-        output = forward(patches.image, with_b=self.train_b, label=None if user is None else patches.label, user=user)
+        output = forward(
+            patches.image,
+            with_a=self.train_a,
+            with_b=self.train_b,
+            label=None if user is None else patches.label,
+            user=user,
+        )
         rampup = self.rampup(iteration)
         terms = self._label_terms(output, patches, rampup) | self._noise_and_iou_terms(output, patches)
         terms |= self._interaction_terms(output, patches, rampup)
@@ -198,7 +213,7 @@ class SemiSupervisedObjective:
     def _label_terms(self, output: TrainingOutput, patches: TrainingPatches, rampup: float) -> dict[str, Tensor]:
         """Dice and cross entropy of A and B, against a person's labels and against the teacher's."""
         of_b = patches if not output.rounds else _as_told(patches, output.rounds[0])
-        terms = self._supervised_terms("a", output.logits_a, patches, rampup)
+        terms = self._supervised_terms("a", output.logits_a, patches, rampup) if self.train_a else {}
         if output.logits_b is not None:
             terms |= self._supervised_terms("b", output.logits_b, of_b, rampup)
         return terms
@@ -235,7 +250,7 @@ class SemiSupervisedObjective:
     def _noise_and_iou_terms(self, output: TrainingOutput, patches: TrainingPatches) -> dict[str, Tensor]:
         """A's noise head and B's IoU head, against a person's labels."""
         terms: dict[str, Tensor] = {}
-        if self.heteroscedastic_weight:
+        if self.heteroscedastic_weight and self.train_a:
             noise = self.heteroscedastic(output.logits_a, output.variance, patches.label, patches.labeled)
             terms["heteroscedastic"] = self.heteroscedastic_weight * noise
         if self.iou_weight and output.logits_b is not None and output.iou_predictions is not None:
@@ -268,7 +283,7 @@ class SemiSupervisedObjective:
         if patches.target is None:
             return {}
         terms = {}
-        for name, logits in (("a", output.logits_a), ("b", output.logits_b)):
+        for name, logits in (("a", output.logits_a if self.train_a else None), ("b", output.logits_b)):
             if logits is not None:
                 difference = self.teacher_consistency.loss(logits, patches.target, unlabeled=~patches.labeled)
                 terms[f"teacher_{name}"] = self.teacher_consistency.weight * rampup * difference

@@ -36,9 +36,14 @@ class _TrainingForward(nn.Module):
         self.model = model
 
     def forward(
-        self, image: Tensor, with_b: bool = True, label: Tensor | None = None, user: SimulatedUser | None = None
+        self,
+        image: Tensor,
+        with_a: bool = True,
+        with_b: bool = True,
+        label: Tensor | None = None,
+        user: SimulatedUser | None = None,
     ) -> TrainingOutput:
-        return self.model.training_forward(image, with_b=with_b, label=label, user=user)
+        return self.model.training_forward(image, with_a=with_a, with_b=with_b, label=label, user=user)
 
 
 class SemiSupervisedTrainer(SupervisedTrainer):
@@ -95,7 +100,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.student_forward = _distributed(_TrainingForward(network), teacher, device)
         self.asked_teacher: AutoPromptSeg | GraphedTeacher = teacher.module
         alone = not isinstance(self.student_forward, DistributedDataParallel)
-        if cuda_graphs and device.type == "cuda" and alone and network.recordable and objective.user is None:
+        if cuda_graphs and device.type == "cuda" and alone and network.recordable and objective.recordable:
             self.student_forward, self.asked_teacher = GraphedStudent(network), GraphedTeacher(teacher.module)
         super().__init__(
             device=device,

@@ -36,6 +36,10 @@ class ImageEmbedding(NamedTuple):
     image: Tensor | None = None
     """The volume itself, [B, in_channels, D, H, W]; None without a stem."""
 
+    def of(self, rows: Tensor) -> ImageEmbedding:
+        """That of some of the volumes, [R] of B."""
+        return ImageEmbedding(self.tokens[rows], *(None if part is None else part[rows] for part in self[1:]))
+
 
 class PatchEmbed3d(nn.Module):
     """Tokens of a volume: one per non-overlapping block of voxels."""
@@ -96,7 +100,8 @@ class Block3d(nn.Module):
 
 def _stem_level(in_channels: int, channels: int, *, stride: Size3d, kernel: Size3d) -> nn.Sequential:
     """Two convolutions, the first of which halves the axes of ``stride``."""
-    down = tuple(3 if step > 1 else size for step, size in zip(stride, kernel, strict=True))
+    d, h, w = (3 if step > 1 else size for step, size in zip(stride, kernel, strict=True))
+    down = (d, h, w)
     return nn.Sequential(
         Conv3d(in_channels, channels, kernel_size=down, stride=stride, padding=_same(down)),
         InstanceNorm(channels),
@@ -107,8 +112,8 @@ def _stem_level(in_channels: int, channels: int, *, stride: Size3d, kernel: Size
     )
 
 
-def _same(kernel: Sequence[int]) -> tuple[int, ...]:
-    return tuple(size // 2 for size in kernel)
+def _same(kernel: Size3d) -> Size3d:
+    return kernel[0] // 2, kernel[1] // 2, kernel[2] // 2
 
 
 class ConvStem(nn.Module):

@@ -51,8 +51,9 @@ class Prompts(NamedTuple):
 def _ball(radius: tuple[float, float, float]) -> tuple[list[Size3d], list[float]]:
     """Offsets within a ball with these half axes, and its height there: 1 in the middle, towards 0 at the rim."""
     reach = [range(-math.ceil(r), math.ceil(r) + 1) for r in radius]
-    offsets, heights = [], []
-    for offset in itertools.product(*reach):
+    offsets: list[Size3d] = []
+    heights = []
+    for offset in itertools.product(reach[0], reach[1], reach[2]):
         distance = math.sqrt(sum((o / r) ** 2 for o, r in zip(offset, radius, strict=True)))
         if distance < 1:
             offsets.append(offset)

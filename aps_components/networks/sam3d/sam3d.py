@@ -7,6 +7,7 @@ a decoder.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -115,11 +116,10 @@ class Sam3d(nn.Module):
 
     def maps(self, prompts: Prompts, mask_inputs: Tensor | None, *, size: Size3d) -> PromptMaps:
         """The prompts on the grid of the image; the arguments are those of `decode`."""
-        settings = {"num_classes": self.num_classes, "size": size, "radius": self.ball}
-        points = point_maps(prompts.point_coords, prompts.point_labels, prompts.point_weights, **settings)
+        balls = partial(point_maps, num_classes=self.num_classes, size=size, radius=self.ball)
+        points = balls(prompts.point_coords, prompts.point_labels, prompts.point_weights)
         if prompts.stroke_coords is not None and prompts.stroke_labels is not None:
-            strokes = point_maps(prompts.stroke_coords, prompts.stroke_labels, **settings)
-            points = torch.maximum(points, strokes)
+            points = torch.maximum(points, balls(prompts.stroke_coords, prompts.stroke_labels))
         if prompts.boxes is None or prompts.box_labels is None:
             boxes = torch.zeros_like(points)
         else:
