@@ -208,14 +208,13 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         blend = self._blend(volume.image, network.num_classes)
         for index in range(len(volume.windows)) if windows is None else windows:
             window = volume.windows[index]
-            prompts = _in_window(own, window, device=volume.image.device)
-            if given is not None:
-                prompts = together(prompts, given(window))
-            earlier = None if previous is None else previous[(slice(None), slice(None), *window)].log()
+            prompts = Prompts.none(1, device=volume.image.device) if given is None else given(window)
+            prompts = together(prompts, *_in_window(own, window, slots=network.own_slots, device=volume.image.device))
+            earlier = None if previous is None else previous[(slice(None), slice(None), *window)].clamp_min(1e-6).log()
             size = [side.stop - side.start for side in window]
             for flip, seen in zip(volume.flips, volume.seen[index], strict=True):
                 dims = [2 + axis for axis in flip]
-                mask = None if earlier is None else network.model_b.as_mask_inputs(earlier.flip(dims))
+                mask = None if earlier is None else earlier.flip(dims)
                 with autocast(volume.image.device, self.precision):
                     logits = network.answer(seen, mirrored_prompts(prompts, flip, size), mask_inputs=mask).logits
                 blend.add(logits.float().softmax(dim=1).flip(dims), window, share=1 / len(volume.flips))
@@ -329,17 +328,26 @@ def _listed(prompts: PointPrompts) -> list[PromptPoint]:
     return sorted(points, key=lambda point: (point.label, -point.score, point.voxel))
 
 
-def _in_window(points: Sequence[PromptPoint], window: Window, *, device: torch.device) -> Prompts:
+def _in_window(
+    points: Sequence[PromptPoint], window: Window, *, slots: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The points in a window as coordinates there [1, K, 3], labels [1, K] and scores [1, K]; K is at least ``slots``.
+
+    Pads are tokens: Model B is to see as many of them as in training.
+    """
     inside = [
         point
         for point in points
         if all(side.start <= index < side.stop for index, side in zip(point.voxel, window, strict=True))
     ]
-    start = torch.tensor([side.start for side in window], dtype=torch.float32)
-    coords = torch.tensor([point.voxel for point in inside], dtype=torch.float32).view(1, -1, 3) - start
-    labels = torch.tensor([[point.label for point in inside]], dtype=torch.long).view(1, -1)
-    weights = torch.tensor([[point.score for point in inside]], dtype=torch.float32).view(1, -1)
-    return Prompts(coords.to(device), labels.to(device), weights.to(device))
+    count = max(slots, len(inside))
+    coords, labels, scores = torch.zeros(1, count, 3), torch.full((1, count), PAD_LABEL), torch.zeros(1, count)
+    if inside:
+        start = torch.tensor([side.start for side in window])
+        coords[0, : len(inside)] = torch.tensor([point.voxel for point in inside]) - start
+        labels[0, : len(inside)] = torch.tensor([point.label for point in inside])
+        scores[0, : len(inside)] = torch.tensor([point.score for point in inside])
+    return coords.to(device), labels.to(device), scores.to(device)
 
 
 def mirrored_prompts(prompts: Prompts, flip: Flip, size: Sequence[int]) -> Prompts:
@@ -361,4 +369,9 @@ def mirrored_prompts(prompts: Prompts, flip: Flip, size: Sequence[int]) -> Promp
         return prompts
     boxes = None if prompts.boxes is None else turned(prompts.boxes).sort(dim=2).values
     strokes = None if prompts.stroke_coords is None else turned(prompts.stroke_coords)
-    return prompts._replace(point_coords=turned(prompts.point_coords), boxes=boxes, stroke_coords=strokes)
+    return prompts._replace(
+        point_coords=turned(prompts.point_coords),
+        own_coords=turned(prompts.own_coords),
+        boxes=boxes,
+        stroke_coords=strokes,
+    )

@@ -160,6 +160,11 @@ class AutoPromptSeg(nn.Module):
         self._draw_inference_masks()
 
     @property
+    def own_slots(self) -> int:
+        """Places for Model A's own points among Model B's prompts: as many as the generator gives, padded."""
+        return self.num_classes * self.prompt_generator.points_per_class
+
+    @property
     def recordable(self) -> bool:
         """Whether a pass in training can be a CUDA graph: random numbers on the CPU in the middle of it cannot."""
         return self.prompt_generator.strategy != "random" and not (self.fusion is not None and self.fusion_dropped)

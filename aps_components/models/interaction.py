@@ -66,12 +66,13 @@ def as_tensors(given: Sequence[UserPrompts], *, device: torch.device | str) -> P
         for column, box in enumerate(prompts.boxes):
             boxes[row, column] = torch.tensor([box.least, box.greatest], device=device)
             box_labels[row, column] = box.label
-    return Prompts(
-        coords,
-        labels,
-        (labels != PAD_LABEL).float(),
-        *((boxes, box_labels) if most else (None, None)),
-        *((stroke_coords, stroke_labels) if stroke_labels.shape[1] else (None, None)),
+    return Prompts.none(len(given), device=device)._replace(
+        point_coords=coords,
+        point_labels=labels,
+        boxes=boxes if most else None,
+        box_labels=box_labels if most else None,
+        stroke_coords=stroke_coords if stroke_labels.shape[1] else None,
+        stroke_labels=stroke_labels if stroke_labels.shape[1] else None,
     )
 
 
@@ -88,16 +89,13 @@ def _padded(clicks: Sequence[Sequence[Click]], device: torch.device | str) -> tu
 
 def own_prompts(points: PointPrompts) -> Prompts:
     """Model A's points as prompts, as sure as their scores."""
-    return Prompts(points.point_coords, points.point_labels, points.scores.float())
+    none = Prompts.none(len(points.point_labels), device=points.point_labels.device)
+    return together(none, points.point_coords, points.point_labels, points.scores)
 
 
-def together(own: Prompts, given: Prompts) -> Prompts:
-    """Model A's points and a user's prompts for the same volumes."""
-    return given._replace(
-        point_coords=torch.cat([own.point_coords, given.point_coords], dim=1),
-        point_labels=torch.cat([own.point_labels, given.point_labels], dim=1),
-        point_weights=torch.cat([own.point_weights, given.point_weights], dim=1),
-    )
+def together(given: Prompts, coords: Tensor, labels: Tensor, weights: Tensor) -> Prompts:
+    """A user's prompts with Model A's own points beside them, [B, K, 3], [B, K] and [B, K]."""
+    return given._replace(own_coords=coords, own_labels=labels, own_weights=weights.float())
 
 
 class InteractiveRounds:
@@ -134,7 +132,7 @@ class InteractiveRounds:
         ]
         self.changed = self.flipped.copy()
         self.given = [UserPrompts.none() for _ in labels]
-        self.own = own_prompts(points)
+        self.points = points
         self._choose_sources()
 
     def run(self, embedding: ImageEmbedding, *, image_size: Sequence[int]) -> list[Round]:
@@ -149,29 +147,36 @@ class InteractiveRounds:
         current = self._start_of_corrections(rounds[0].logits.detach().float()[index], rows)
         for _ in range(1, self.user.rounds):
             self._correct(current, rows)
-            rounds.append(self._answer(chosen, image_size, rows, self.model_b.as_mask_inputs(current)))
+            rounds.append(self._answer(chosen, image_size, rows, current))
             current = rounds[-1].logits.detach().float()
         return rounds
 
     def _corrected(self) -> list[int]:
-        """A share of the patches, drawn anew each time."""
+        """A share of the patches, drawn anew each time; last of all those whose classes are exchanged."""
         count = max(1, round(self.user.corrected * len(self.targets)))
-        return sorted(self.rng.permutation(len(self.targets))[:count].tolist())
+        order = self.rng.permutation(len(self.targets)).tolist()
+        return sorted(sorted(order, key=lambda row: bool(self.flipped[row]))[:count])
 
     def _choose_sources(self) -> None:
-        """Own points, or a user's first prompts, or none; exchanged classes need the points to be told of."""
-        labels = self.own.point_labels.clone()
+        """Own points, or a user's first prompts, or none; exchanged classes need the points to be told of.
+
+        Of its own points a patch gets a random part: few points help, many would be the answer itself.
+        """
+        labels = self.points.point_labels.clone()
         for row, target in enumerate(self.targets):
             source = "own" if self.flipped[row] else self.user.source(self.rng)
             if self.flipped[row]:
-                d, h, w = self.own.point_coords[row].long().cpu().unbind(dim=-1)
-                told = torch.from_numpy(target[d.numpy(), h.numpy(), w.numpy()].astype(np.int64)).to(labels.device)
+                d, h, w = self.points.point_coords[row].long().cpu().numpy().T
+                told = torch.from_numpy(target[d, h, w].astype(np.int64)).to(labels.device)
                 labels[row] = torch.where(labels[row] == PAD_LABEL, labels[row], told)
-            elif source != "own":
+            elif source == "own":
+                dropped = torch.from_numpy(self.rng.random(labels.shape[1]) < self.rng.random())
+                labels[row] = labels[row].masked_fill(dropped.to(labels.device), PAD_LABEL)
+            else:
                 labels[row] = PAD_LABEL
             if source == "simulated":
                 self.given[row] = self.user.first_prompts(target, self.rng)
-        self.own = self.own._replace(point_labels=labels)
+        self.points = self.points._replace(point_labels=labels)
 
     def _alter_targets(self, rows: Sequence[int]) -> None:
         for row in rows:
@@ -207,10 +212,8 @@ class InteractiveRounds:
         device = embedding.tokens.device
         given = as_tensors([self.given[row] for row in rows], device=device)
         index = torch.tensor(list(rows), device=device)
-        own = Prompts(self.own.point_coords[index], self.own.point_labels[index], self.own.point_weights[index])
-        output = self.model_b.decode(
-            embedding, image_size=image_size, prompts=together(own, given), mask_inputs=mask_inputs
-        )
+        prompts = together(given, *(each[index] for each in self.points))
+        output = self.model_b.decode(embedding, image_size=image_size, prompts=prompts, mask_inputs=mask_inputs)
         target = torch.from_numpy(np.stack([self.targets[row] for row in rows])[:, None].astype(np.int64))
         changed = torch.from_numpy(self.changed[list(rows)])
         return Round(index, output.logits, target.to(device), changed.to(device), self._nearness(given, image_size))

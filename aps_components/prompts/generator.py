@@ -109,7 +109,7 @@ class PromptGenerator:
         radius: int | Sequence[int] = 7,
         epistemic_weight: float = 0.5,
         aleatoric_weight: float = 0.5,
-        min_probability: float = 0.5,
+        min_probability: float = 0.9,
         strategy: Strategy = "suitability",
         seed: int = 0,
     ) -> None:

@@ -60,9 +60,9 @@ class SimulatedUser:
 
     rounds: int = 3
     own: float = 0.5
-    simulated: float = 0.25
-    none: float = 0.25
-    flipped: float = 0.1
+    simulated: float = 0.15
+    none: float = 0.35
+    flipped: float = 0.08
     altered: float = 0.4
     corrected: float = 0.5
     clicks: int = 3

@@ -24,18 +24,22 @@ from .image_encoder import ImageEmbedding
 from .layer_norm import LayerNorm3d
 
 DILATION = 2
-MAPS = 3  # of each class: points, boxes, the earlier answer
+MAPS = 4  # of each class: a person's points, the model's own, boxes, the earlier answer
 
 
 class PromptMaps(NamedTuple):
-    """Prompts on the grid of the image."""
+    """Prompts on the grid of the image; all [B, C, D, H, W] but for ``reach``."""
 
     points: Tensor
-    """Balls around points and scribbles, [B, C, D, H, W] in [0, 1]."""
+    """Balls around a person's points and scribbles, in [0, 1]."""
+    own: Tensor
+    """Balls around the model's own points, as high as they are sure."""
     boxes: Tensor
-    """[B, C, D, H, W], 0 or 1."""
-    previous: Tensor
-    """Probabilities of the earlier answer at 1/2, [B, C, D/2, H/2, W/2]; 0 where there is none."""
+    """0 or 1."""
+    previous: Tensor | None
+    """Log probabilities of the earlier answer, which is corrected; None where there is none."""
+    reach: Tensor
+    """[B, 1, D, H, W] in [0, 1]: where a person's prompts may change the earlier answer."""
 
 
 class ClassMlps(nn.Module):
@@ -103,14 +107,17 @@ class FinePath(nn.Module):
             nn.ReLU(inplace=True),
             _convolution(half, half, kernel_sizes[1], dilation=DILATION),
         )
-        self.from_image = _convolution(in_channels, refining_channels, kernel_sizes[0])
-        self.from_answer = nn.Conv3d(2 * num_classes, refining_channels, kernel_size=1)
-        self.refine = nn.Sequential(
+        self.refine = Refinement(in_channels, num_classes, refining_channels, kernel_sizes[0])
+        self.corrector = nn.Sequential(
+            _convolution(half + (MAPS + 1) * num_classes, half, kernel_sizes[1]),
+            LayerNorm3d(half),
             nn.ReLU(inplace=True),
-            _convolution(refining_channels, refining_channels, kernel_sizes[0]),
+            _convolution(half, half, kernel_sizes[1], dilation=DILATION),
+            LayerNorm3d(half),
             nn.ReLU(inplace=True),
-            nn.Conv3d(refining_channels, num_classes, kernel_size=1),
+            nn.Conv3d(half, num_classes, kernel_size=1),
         )
+        self.refine_correction = Refinement(in_channels, num_classes, refining_channels, kernel_sizes[0])
 
     def at_quarter(self, x: Tensor, quarter: Tensor) -> Tensor:
         """Upscaled tokens and features, both at 1/4; shape of ``x`` [B, quarter, ...]."""
@@ -119,15 +126,67 @@ class FinePath(nn.Module):
 
     def at_half(self, x: Tensor, half: Tensor, maps: PromptMaps) -> Tensor:
         """Upscaled tokens, features and prompts at 1/2; shape of ``x`` [B, half, ...]."""
-        given = [F.adaptive_max_pool3d(each, x.shape[2:]) for each in (maps.points, maps.boxes)]
-        x = x + self.from_half(half) + self.from_maps(torch.cat([*given, maps.previous], dim=1))
+        x = x + self.from_half(half) + self.from_maps(_at(maps, x.shape[2:]))
         return x + self.half_block(x)
 
-    def at_full(self, low_res_logits: Tensor, image: Tensor, maps: PromptMaps) -> Tensor:
-        """Logits at 1/2 to logits of the image's size, [B, C, D, H, W], float32."""
-        logits = F.interpolate(low_res_logits.float(), size=image.shape[2:], mode="trilinear", align_corners=False)
-        answer = torch.cat([logits.detach().softmax(dim=1), maps.points], dim=1)
-        return logits + self.refine(self.from_image(image) + self.from_answer(answer)).float()
+    def at_full(self, x: Tensor, low_res_logits: Tensor, image: Tensor, maps: PromptMaps) -> Tensor:
+        """Logits of the image's size, [B, C, D, H, W], float32.
+
+        Without an earlier answer these are the masks, upsampled and refined. An earlier answer is corrected, and only
+        within the reach of what a person marked: what nobody asked for stays as it was.
+
+        Args:
+            x: features at 1/2.
+            low_res_logits: masks at 1/2.
+            image: the volume.
+            maps: of the prompts.
+        """
+        if maps.previous is None:
+            logits = _upsampled(low_res_logits, image.shape[2:])
+            return logits + self.refine(image, logits, maps.points)
+        at_half = [x, low_res_logits.detach().float().softmax(dim=1).to(x.dtype), _at(maps, x.shape[2:]).to(x.dtype)]
+        correction = _upsampled(self.corrector(torch.cat(at_half, dim=1)), image.shape[2:])
+        correction = correction + self.refine_correction(image, maps.previous + correction, maps.points)
+        return maps.previous + maps.reach * correction
+
+
+class Refinement(nn.Module):
+    """A small correction of logits at full size, by the image and the points near by.
+
+    Args:
+        in_channels: modalities of the volume.
+        num_classes: C.
+        channels: inside.
+        kernel: of its convolutions.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, channels: int, kernel: Size3d) -> None:
+        super().__init__()
+        self.from_image = _convolution(in_channels, channels, kernel)
+        self.from_answer = nn.Conv3d(2 * num_classes, channels, kernel_size=1)
+        self.layers = nn.Sequential(
+            nn.ReLU(inplace=True),
+            _convolution(channels, channels, kernel),
+            nn.ReLU(inplace=True),
+            nn.Conv3d(channels, num_classes, kernel_size=1),
+        )
+
+    def forward(self, image: Tensor, logits: Tensor, points: Tensor) -> Tensor:
+        """What to add to ``logits`` [B, C, D, H, W]; no gradient goes to them this way."""
+        answer = torch.cat([logits.detach().softmax(dim=1), points], dim=1)
+        return self.layers(self.from_image(image) + self.from_answer(answer)).float()
+
+
+def _upsampled(logits: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(logits.float(), size=tuple(size), mode="trilinear", align_corners=False)
+
+
+def _at(maps: PromptMaps, size: Sequence[int]) -> Tensor:
+    """All maps on a coarser grid, [B, MAPS * C, ...]: the highest of the points and boxes, the mean of the answer."""
+    marks = [F.adaptive_max_pool3d(each, tuple(size)) for each in (maps.points, maps.own, maps.boxes)]
+    if maps.previous is None:
+        return torch.cat([*marks, torch.zeros_like(marks[0])], dim=1)
+    return torch.cat([*marks, F.adaptive_avg_pool3d(maps.previous.exp(), (size[0], size[1], size[2]))], dim=1)
 
 
 class MaskDecoder3d(nn.Module):
@@ -220,7 +279,7 @@ class MaskDecoder3d(nn.Module):
         # Channels last, as LayerNorm3d leaves them: the product and its gradient then need no transposed copy.
         logits = (upscaled.movedim(1, -1).flatten(1, 3) @ hyper.mT).mT.unflatten(2, upscaled.shape[2:])
         if self.fine_path is not None and embedding.image is not None and maps is not None:
-            logits = self.fine_path.at_full(logits, embedding.image, maps)
+            logits = self.fine_path.at_full(upscaled, logits, embedding.image, maps)
         return logits, self.iou_prediction_head(tokens[:, 0]).sigmoid()
 
     def _upscale(self, x: Tensor, embedding: ImageEmbedding, maps: PromptMaps | None) -> Tensor:

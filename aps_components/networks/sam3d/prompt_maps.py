@@ -23,11 +23,15 @@ class Prompts(NamedTuple):
     """Everything that a batch of B volumes is prompted with, all classes at once; -1 pads."""
 
     point_coords: Tensor
-    """[B, N, 3], voxel indices (d, h, w)."""
+    """[B, N, 3], a person's points, voxel indices (d, h, w)."""
     point_labels: Tensor
     """[B, N], class ids."""
-    point_weights: Tensor
-    """[B, N] in [0, 1]: how sure the class is; a person's click is 1."""
+    own_coords: Tensor
+    """[B, K, 3], the model's own points."""
+    own_labels: Tensor
+    """[B, K]."""
+    own_weights: Tensor
+    """[B, K] in [0, 1]: how sure the model is."""
     boxes: Tensor | None = None
     """[B, M, 2, 3], voxel indices, the least corner first."""
     box_labels: Tensor | None = None
@@ -40,11 +44,15 @@ class Prompts(NamedTuple):
     @classmethod
     def none(cls, batch: int, *, device: torch.device | str = "cpu") -> Prompts:
         """No prompts for ``batch`` volumes."""
-        return cls(
-            torch.zeros(batch, 0, 3, device=device),
-            torch.zeros(batch, 0, dtype=torch.long, device=device),
-            torch.zeros(batch, 0, device=device),
-        )
+        coords = torch.zeros(batch, 0, 3, device=device)
+        labels = torch.zeros(batch, 0, dtype=torch.long, device=device)
+        return cls(coords, labels, coords, labels, coords[..., 0])
+
+    @property
+    def tokens(self) -> tuple[Tensor, Tensor]:
+        """Coordinates [B, N + K, 3] and labels [B, N + K] of everything that becomes a token."""
+        coords = torch.cat([self.point_coords.float(), self.own_coords.float()], dim=1)
+        return coords, torch.cat([self.point_labels, self.own_labels], dim=1)
 
 
 @lru_cache(maxsize=16)

@@ -22,7 +22,8 @@ from .prompt_encoder import PromptEncoder3d
 from .prompt_maps import Prompts, box_maps, point_maps
 
 BALL = 4.0  # radius of a point's ball, voxels, along an axis that is halved three times; nnInteractive's
-LEAST_LOG_PROBABILITY = -8.0  # of an earlier answer: beyond it nothing is more certain
+REACH = 2.0  # tokens: as far as a click may change an earlier answer, half of it with full weight
+LEAST_LOG_PROBABILITY = -3.0  # of an earlier answer: a correction has to be able to overcome it
 
 
 class Sam3dOutput(NamedTuple):
@@ -84,7 +85,7 @@ class Sam3d(nn.Module):
             embedding: from `encode`, or made from it.
             image_size: (D, H, W) of the volume, voxels.
             prompts: points, boxes and scribbles.
-            mask_inputs: logits of an earlier answer, [B, C, D/2, H/2, W/2]; see `as_mask_inputs`.
+            mask_inputs: logits of an earlier answer, [B, C, D, H, W], which is corrected where the prompts are.
 
         Raises:
             ValueError: image_size is not divisible by the stride or is not the embedding's, or a prompt does
@@ -96,11 +97,13 @@ class Sam3d(nn.Module):
             raise ValueError(f"embedding {tuple(embedding.tokens.shape[2:])} must be {grid} for {size}")
         batch = embedding.tokens.shape[0]
         given = Prompts.none(batch, device=embedding.tokens.device) if prompts is None else prompts
+        previous = None if mask_inputs is None else _log_probabilities(mask_inputs)
+        points = given.tokens
         sparse, dense = self.prompt_encoder(
             image_size=size,
-            points=(given.point_coords, given.point_labels) if given.point_labels.shape[1] else None,
+            points=points if points[1].shape[1] else None,
             boxes=(given.boxes, given.box_labels) if given.boxes is not None and given.box_labels is not None else None,
-            mask_inputs=mask_inputs,
+            mask_inputs=None if previous is None else F.avg_pool3d(previous, self.mask_stride),
             batch_size=batch,
         )
         logits, iou_predictions = self.mask_decoder(
@@ -108,40 +111,39 @@ class Sam3d(nn.Module):
             self.prompt_encoder.get_dense_pe(grid),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
-            maps=None if self.mask_decoder.fine_path is None else self.maps(given, mask_inputs, size=size),
+            maps=None if self.mask_decoder.fine_path is None else self.maps(given, previous, size=size),
         )
         if tuple(logits.shape[2:]) != size:
             logits = F.interpolate(logits.float(), size=size, mode="trilinear", align_corners=False)
         return Sam3dOutput(logits.float(), iou_predictions.float())
 
-    def maps(self, prompts: Prompts, mask_inputs: Tensor | None, *, size: Size3d) -> PromptMaps:
-        """The prompts on the grid of the image; the arguments are those of `decode`."""
-        balls = partial(point_maps, num_classes=self.num_classes, size=size, radius=self.ball)
-        points = balls(prompts.point_coords, prompts.point_labels, prompts.point_weights)
+    def maps(self, prompts: Prompts, previous: Tensor | None, *, size: Size3d) -> PromptMaps:
+        """The prompts on the grid of the image.
+
+        Args:
+            prompts: of B volumes.
+            previous: log probabilities of the earlier answer, [B, C, D, H, W].
+            size: (D, H, W), voxels.
+        """
+        marks = [(prompts.point_coords, prompts.point_labels)]
         if prompts.stroke_coords is not None and prompts.stroke_labels is not None:
-            points = torch.maximum(points, balls(prompts.stroke_coords, prompts.stroke_labels))
+            marks.append((prompts.stroke_coords, prompts.stroke_labels))
+        coords, labels = (torch.cat(parts, dim=1) for parts in zip(*marks, strict=True))
+        balls = partial(point_maps, num_classes=self.num_classes, size=size, radius=self.ball)
+        points = balls(coords, labels)
         if prompts.boxes is None or prompts.box_labels is None:
             boxes = torch.zeros_like(points)
         else:
             boxes = box_maps(prompts.boxes, prompts.box_labels, num_classes=self.num_classes, size=size)
-        if mask_inputs is None:
-            halved = [extent // step for extent, step in zip(size, self.mask_stride, strict=True)]
-            previous = points.new_zeros(len(points), self.num_classes, *halved)
-        else:
-            previous = mask_inputs.float().softmax(dim=1)
-        return PromptMaps(points, boxes, previous)
+        own = balls(prompts.own_coords, prompts.own_labels, prompts.own_weights)
+        return PromptMaps(points, own, boxes, previous, self._reach(coords, labels, boxes, size=size))
 
-    def as_mask_inputs(self, logits: Tensor) -> Tensor:
-        """An answer as the mask prompt of the next: its mean log probabilities at 1/2.
-
-        Args:
-            logits: [B, C, D, H, W].
-
-        Returns:
-            [B, C, D/2, H/2, W/2], in [-8, 0], without gradient.
-        """
-        certain = logits.detach().float().log_softmax(dim=1).clamp_(min=LEAST_LOG_PROBABILITY)
-        return F.avg_pool3d(certain, self.mask_stride)
+    def _reach(self, coords: Tensor, labels: Tensor, boxes: Tensor, *, size: Size3d) -> Tensor:
+        """1 near what a person marked, falling to 0; 1 in a box."""
+        radius = [max(REACH * step, 1.0) for step in self.stride]
+        anywhere = labels.clamp(max=0)  # one map for all classes
+        near = point_maps(coords, anywhere, num_classes=1, size=size, radius=radius)
+        return torch.maximum((2 * near).clamp(max=1.0), boxes.amax(dim=1, keepdim=True))
 
     def forward(
         self,
@@ -153,3 +155,8 @@ class Sam3d(nn.Module):
         """Encode and decode; [B, in_channels, D, H, W] -> logits [B, C, D, H, W]. The prompts are `decode`'s."""
         embedding = self.encode(image)
         return self.decode(embedding, image_size=image.shape[2:], prompts=prompts, mask_inputs=mask_inputs).logits
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    """Of an earlier answer, without gradient; no class is ruled out."""
+    return logits.detach().float().log_softmax(dim=1).clamp(min=LEAST_LOG_PROBABILITY)
