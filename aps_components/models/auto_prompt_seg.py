@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aps_components.models.decision import Decision
+from aps_components.networks.backbone import Backbone
 from aps_components.networks.sam3d import Sam3d, Sam3dOutput
 from aps_components.networks.scripted import refuse_other_sizes
-from aps_components.networks.vnet import VNet, VNetFeatures
+from aps_components.networks.voxel_shape import Triple
 from aps_components.prompts import PointPrompts, PromptGenerator
 from aps_components.uncertainty import (
     DecoupledUncertainty,
@@ -48,6 +49,8 @@ class TrainingOutput(NamedTuple):
     """The points that Model B was given."""
     uncertainty: DecoupledUncertainty | None
     """Of Model A, from all the Monte-Carlo samples, on every ``prompt_stride``-th voxel along each axis."""
+    deep_logits: tuple[Tensor, ...] = ()
+    """Of coarser levels of Model A, finest first, where it has deep supervision."""
 
 
 class Prediction(NamedTuple):
@@ -73,9 +76,9 @@ class AutoPromptSeg(nn.Module):
     """Models A and B with the prompt generator and the fusion between them.
 
     Args:
-        model_a: a V-Net.
+        model_a: a V-Net, or another backbone.
         model_b: a 3-D SAM for the same classes.
-        fusion: joins A's features at 1/8, [B, 8 * filters, ...], to B's image embedding; None leaves it alone.
+        fusion: joins A's features at 1/8, [B, feature_channels[3], ...], to B's image embedding; None leaves it alone.
         prompt_generator: makes the point prompts.
         uncertainty_form: ``variance`` (as published), or another; see ``uncertainty.decouple``.
         mc_samples: T, Monte-Carlo samples.
@@ -94,7 +97,7 @@ class AutoPromptSeg(nn.Module):
 
     def __init__(
         self,
-        model_a: VNet,
+        model_a: Backbone,
         model_b: Sam3d,
         *,
         fusion: nn.Module | None,
@@ -119,7 +122,7 @@ class AutoPromptSeg(nn.Module):
         self._draw_inference_masks()
         self.num_classes = model_a.num_classes
         self.decision = Decision(self.num_classes)
-        self.stride = max(model_a.stride, model_b.stride)
+        self.stride: Triple = model_a.stride  # a multiple of Model B's, whose tokens are A's first three strides
 
     @property
     def mc_samples(self) -> int:
@@ -205,7 +208,7 @@ class AutoPromptSeg(nn.Module):
             features, bottleneck_mask=masks.bottleneck[0].to(image.device), head_mask=masks.head[0].to(image.device)
         )
         if not with_b:
-            return TrainingOutput(first.logits, first.variance, None, None, None, None)
+            return TrainingOutput(first.logits, first.variance, None, None, None, None, first.deep_logits)
         with torch.no_grad():
             logits, variance = every(first.logits, self.prompt_stride), every(first.variance, self.prompt_stride)
             samples = MonteCarloSamples(logits.float().softmax(dim=1)[None], variance[None])
@@ -216,7 +219,9 @@ class AutoPromptSeg(nn.Module):
                 samples = MonteCarloSamples(*(torch.cat(pair) for pair in zip(samples, more, strict=True)))
             prompts, uncertainty = self._prompts(samples)
         logits_b, iou_predictions = self._decode_b(image, features, prompts)
-        return TrainingOutput(first.logits, first.variance, logits_b, iou_predictions, prompts, uncertainty)
+        return TrainingOutput(
+            first.logits, first.variance, logits_b, iou_predictions, prompts, uncertainty, first.deep_logits
+        )
 
     def _prompts(self, samples: MonteCarloSamples) -> tuple[PointPrompts, DecoupledUncertainty]:
         """Point prompts, in voxels of the volume, from samples on every ``prompt_stride``-th voxel."""
@@ -229,17 +234,17 @@ class AutoPromptSeg(nn.Module):
         )
         return prompts, uncertainty
 
-    def _decode_b(self, image: Tensor, features: VNetFeatures, prompts: PointPrompts) -> Sam3dOutput:
+    def _decode_b(self, image: Tensor, features: tuple[Tensor, ...], prompts: PointPrompts) -> Sam3dOutput:
         """Model B on the image, A's features and the prompts; its logits [B, C, D, H, W] at full size."""
         embedding = self.model_b.encode(image)
         if self.fusion is not None:
-            embedding = self.fusion(features.level_3, embedding)
+            embedding = self.fusion(features[3], embedding)
         size = (image.shape[2], image.shape[3], image.shape[4])
         output = self.model_b.decode(
             embedding,
             image_size=size,
             points=(prompts.point_coords, prompts.point_labels) if prompts.point_labels.shape[1] else None,
-            high_res_features=(features.level_2, features.level_1)
+            high_res_features=(features[2], features[1])
             if self.model_b.mask_decoder.high_res_projections is not None
             else None,
         )

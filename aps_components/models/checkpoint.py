@@ -17,7 +17,7 @@ from aps_components.networks.sam3d import resized_position_tables
 
 MAX_NAMED_KEYS = 8
 # The settings beside a checkpoint that inference takes from there: its weights are worth nothing at others.
-TRAINED_KEYS = ("spacing", "roi_size", "intensity", "fusion")
+TRAINED_KEYS = ("spacing", "roi_size", "backbone", "strides", "kernel_sizes", "intensity", "fusion")
 
 
 class CheckpointError(ValueError):

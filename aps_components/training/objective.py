@@ -6,7 +6,7 @@ patches whose voxels carry either a person's label or a teacher's (:class:`Train
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -175,6 +175,7 @@ class SemiSupervisedObjective:
         output = forward(patches.image, with_b=self.train_b)
         rampup = self.rampup(iteration)
         terms = self._label_terms(output, patches, rampup) | self._noise_and_iou_terms(output, patches)
+        terms |= self._deep_terms(terms, output, patches, rampup)
         if not patches.all_labeled:
             terms |= self._consistency_term(output, ~patches.labeled, rampup)
             terms |= self._cross_pseudo_terms(output, ~patches.labeled, rampup)
@@ -184,20 +185,38 @@ class SemiSupervisedObjective:
 
     def _label_terms(self, output: TrainingOutput, patches: TrainingPatches, rampup: float) -> dict[str, Tensor]:
         """Dice and cross entropy of A and B, against a person's labels and against the teacher's."""
-        masks: list[Tensor | None] = [None] if patches.all_labeled else [patches.labeled]
-        weights = {"supervised": 1.0}
-        if self.uses_pseudo_labels and not patches.all_labeled:
-            masks.append(~patches.labeled)
-            weights["pseudo_label"] = self.pseudo_label_weight * rampup
         terms: dict[str, Tensor] = {}
         for model, logits in (("a", output.logits_a), ("b", output.logits_b)):
             if logits is not None:
-                losses = self.supervised.by_region(logits, patches.label, masks)
-                terms |= {
-                    f"{name}_{model}": weight * loss
-                    for (name, weight), loss in zip(weights.items(), losses, strict=True)
-                }
+                losses = self._losses(logits, patches, rampup)
+                terms |= {f"{name}_{model}": loss for name, loss in losses.items()}
         return terms
+
+    def _losses(self, logits: Tensor, patches: TrainingPatches, rampup: float) -> dict[str, Tensor]:
+        """Dice and cross entropy of one set of logits; labels are seen at the logits' resolution."""
+        label, labeled = (at_size(volume, logits.shape[2:]) for volume in (patches.label, patches.labeled))
+        masks: list[Tensor | None] = [None] if patches.all_labeled else [labeled]
+        weights = {"supervised": 1.0}
+        if self.uses_pseudo_labels and not patches.all_labeled:
+            masks.append(~labeled)
+            weights["pseudo_label"] = self.pseudo_label_weight * rampup
+        losses = self.supervised.by_region(logits, label, masks)
+        return {name: weight * loss for (name, weight), loss in zip(weights.items(), losses, strict=True)}
+
+    def _deep_terms(
+        self, terms: Mapping[str, Tensor], output: TrainingOutput, patches: TrainingPatches, rampup: float
+    ) -> dict[str, Tensor]:
+        """Model A's loss shared out over its levels as in nnU-Net: 1, 1/2, 1/4 ..., of a sum of 1.
+
+        Gives ``terms`` of Model A again, which then weigh less, and those of its coarser levels.
+        """
+        shares = deep_shares(len(output.deep_logits))
+        if len(shares) == 1:
+            return {}
+        shared = {name: shares[0] * terms[name] for name in ("supervised_a", "pseudo_label_a") if name in terms}
+        levels = [self._losses(logits, patches, rampup) for logits in output.deep_logits]
+        deep = [share * torch.stack([*level.values()]).sum() for share, level in zip(shares[1:], levels, strict=True)]
+        return shared | {"deep_a": torch.stack(deep).sum()}
 
     def _noise_and_iou_terms(self, output: TrainingOutput, patches: TrainingPatches) -> dict[str, Tensor]:
         """A's noise head and B's IoU head, against a person's labels."""
@@ -240,6 +259,28 @@ class SemiSupervisedObjective:
                 difference = self.teacher_consistency.loss(logits, patches.target, unlabeled=~patches.labeled)
                 terms[f"teacher_{name}"] = self.teacher_consistency.weight * rampup * difference
         return terms
+
+
+def deep_shares(count: int) -> list[float]:
+    """What each level weighs in deep supervision, the finest first: halved from level to level, 1 in all.
+
+    Args:
+        count: levels below the finest.
+    """
+    weights = [0.5**level for level in range(count + 1)]
+    return [weight / sum(weights) for weight in weights]
+
+
+def at_size(volume: Tensor, size: Sequence[int]) -> Tensor:
+    """Labels or a mask [N, 1, D, H, W] seen on a coarser grid: of each of its cells the voxel in the middle."""
+    if volume.shape[2:] == tuple(size):
+        return volume
+    for dim, extent in enumerate(size, start=2):
+        step = volume.shape[dim] // extent
+        volume = volume.narrow(dim, step // 2, volume.shape[dim] - step // 2)[
+            (slice(None),) * dim + (slice(None, None, step),)
+        ]
+    return volume
 
 
 def build_objective(
