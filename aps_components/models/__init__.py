@@ -9,6 +9,7 @@ from aps_components.models.auto_prompt_seg import (
 )
 from aps_components.models.build import build_auto_prompt_seg
 from aps_components.models.checkpoint import (
+    SETTINGS_OF_BEFORE,
     TRAINED_KEYS,
     CheckpointError,
     copy_settings,
@@ -25,6 +26,7 @@ from aps_components.models.half import halve
 from aps_components.models.precision import Precision, autocast, resolved_precision
 
 __all__ = [
+    "SETTINGS_OF_BEFORE",
     "TRAINED_KEYS",
     "AutoPromptSeg",
     "CheckpointError",
