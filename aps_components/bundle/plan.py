@@ -43,8 +43,8 @@ class Plan:
         block: as it goes into the bundle.
         values: the value in the label files of each class, background left out: class k is ``values[k - 1]``.
         choices: setting to its value and reason, in the order of the block.
-        cpu: `spacing`, `roi_size`, `strides` and `kernel_sizes` for training on a CPU; empty where the block's own are
-            small enough.
+        cpu: what differs in `spacing`, `roi_size`, `strides` and `kernel_sizes` for training on a CPU; empty where the
+            block's own patch is small enough.
         warnings: what a user should look at.
     """
 
@@ -191,7 +191,8 @@ def median_shape(fingerprint: Fingerprint, spacing: Sequence[float] | None) -> l
 def _cpu_options(fingerprint: Fingerprint, block: DatasetBlock) -> dict[str, Any]:
     if math.prod(block.roi_size) <= BUDGETS["cpu"]:
         return {}
-    return {key: choice.value for key, choice in plan_grid(fingerprint, budget="cpu").items()}
+    choices = plan_grid(fingerprint, budget="cpu")
+    return {key: choice.value for key, choice in choices.items() if choice.value != getattr(block, key)}
 
 
 def _centres(facts: CaseFacts) -> Centres:
