@@ -78,16 +78,19 @@ class InPlane(OfKeys):
         return self.transform(slices.flatten(0, 1)).unflatten(0, slices.shape[:2]).movedim(1, -1)
 
 
-def strong_moves(keys: Sequence[str], roi_size: Sequence[int], *, label_key: str, in_plane: bool) -> list[Transform]:
+def strong_moves(
+    keys: Sequence[str], roi_size: Sequence[int], *, label_key: str, in_plane: bool, any_angle: bool
+) -> list[Transform]:
     """Turns and scalings of larger patches, cut down to ``roi_size``; where a scan ends, mirror images go on.
 
     Args:
         keys: of the image and the label.
         roi_size: of what is left.
         label_key: which of the keys is the label.
-        in_plane: turn about z alone, by any angle, and leave the slices where they are.
+        in_plane: turn about z alone, and leave the slices where they are.
+        any_angle: turn by up to 180 degrees in the plane, where a half turn mixes no classes up; else by up to 30.
     """
-    turn = (0.0, 0.0, TURN_IN_PLANE) if in_plane else (TURN,) * 3
+    turn = (0.0, 0.0, TURN_IN_PLANE if any_angle else TURN) if in_plane else (TURN,) * 3
     scaling = (SCALING, SCALING, (0.0, 0.0)) if in_plane else (SCALING,) * 3
     return [
         RandAffined(

@@ -200,12 +200,16 @@ def training_transforms(
     crop_size = larger_patch(roi_size, in_plane=in_plane) if strong else roi_size
     crops = crop_transforms(keys, crop_size, balanced_crops=balanced_crops, label_key=LABEL, num_classes=num_classes)
     moves = _random_moves(keys, roi_size, flip_axes) if augmentation != "none" else []
-    bends, shades = [], _random_shades() if augmentation in ("affine", "full") else []
+    bends: list[Transform] = []
+    shades = _random_shades() if augmentation in ("affine", "full") else []
     if augmentation == "affine":
         bends = _random_bends(keys)
     elif strong:
-        bends = [*strong_moves(keys, roi_size, label_key=LABEL, in_plane=in_plane), _typed(keys)]
+        turned = _may_be_turned(axis_groups("flip_axes", flip_axes))
+        bends = strong_moves(keys, roi_size, label_key=LABEL, in_plane=in_plane, any_angle=turned)
+        bends.append(_typed(keys))  # RandAffined gives float32
         shades = strong_shades(IMAGE, in_plane=in_plane)
+        # First, as they cut a larger patch down.
         return Pipeline([*deterministic, padding, _typed(keys), *crops, *bends, *moves, *shades])
     return Pipeline([*deterministic, padding, _typed(keys), *crops, *moves, *bends, *shades])
 
@@ -276,9 +280,14 @@ def _random_moves(keys: tuple[str, ...], roi_size: Sequence[int], flip_axes: Axe
     """Moves of whole voxels, which keep the label exact."""
     groups = axis_groups("flip_axes", flip_axes)
     flips = [RandFlipd(keys, prob=0.5, spatial_axis=group, allow_missing_keys=True) for group in groups]
-    if roi_size[0] != roi_size[1] or not {(0,), (1,)} <= set(groups):
+    if roi_size[0] != roi_size[1] or not _may_be_turned(groups):
         return flips  # a quarter turn would change the patch's shape or mix the axes, and a half turn is two flips
     return [RandRotate90d(keys, prob=0.75, max_k=3, spatial_axes=(0, 1), allow_missing_keys=True), *flips]
+
+
+def _may_be_turned(groups: Sequence[tuple[int, ...]]) -> bool:
+    """Whether flips along x and along y, each alone, are allowed, and so every turn about z."""
+    return {(0,), (1,)} <= set(groups)
 
 
 def _random_bends(keys: tuple[str, ...]) -> list[Transform]:

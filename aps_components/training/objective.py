@@ -273,13 +273,11 @@ def deep_shares(count: int) -> list[float]:
 
 def at_size(volume: Tensor, size: Sequence[int]) -> Tensor:
     """Labels or a mask [N, 1, D, H, W] seen on a coarser grid: of each of its cells the voxel in the middle."""
-    if volume.shape[2:] == tuple(size):
-        return volume
     for dim, extent in enumerate(size, start=2):
         step = volume.shape[dim] // extent
-        volume = volume.narrow(dim, step // 2, volume.shape[dim] - step // 2)[
-            (slice(None),) * dim + (slice(None, None, step),)
-        ]
+        if step > 1:
+            middles = torch.arange(extent, device=volume.device) * step + step // 2
+            volume = volume.index_select(dim, middles)
     return volume
 
 
