@@ -10,12 +10,20 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from aps_components.data import intensity_transforms
+from aps_components.data import AUGMENTATIONS, intensity_transforms
 from aps_components.models import TRAINED_KEYS
+from aps_components.models.build import BackboneKind
 from aps_components.networks.feature_fusion import FusionKind
+from aps_components.networks.voxel_shape import (
+    Triple,
+    checked_kernels,
+    checked_strides,
+    levels_of,
+    roi_faults,
+    total_stride,
+)
 from aps_components.options import axis_groups
 
-STRIDE = 16  # of the V-Net; patches and windows are divisible by it
 LINE_LENGTH = 120
 INDENT = " " * 4
 INFERENCE_KEYS = (
@@ -24,6 +32,9 @@ INFERENCE_KEYS = (
     "modalities",
     "spacing",
     "roi_size",
+    "backbone",
+    "strides",
+    "kernel_sizes",
     "intensity",
     "largest_component",
     "fusion",
@@ -43,8 +54,12 @@ class DatasetBlock:
         in_channels: channels of an image.
         modalities: which files of a case, in channel order; None takes a case's image as it is.
         spacing: voxel size in mm; None keeps each scan's own.
-        roi_size: patch and window.
+        roi_size: patch and window; each size divisible by the product of the strides along it.
+        backbone: the network that Model A is; see ``models.build_auto_prompt_seg``.
+        strides: of its levels; None halves every axis four times.
+        kernel_sizes: of its levels; None for 3 everywhere.
         intensity: see ``data.intensity_transforms``.
+        augmentation: see ``data.training_transforms``.
         flip_axes: that patches are flipped along; those in a list of their own together.
         balanced_crops: share of the labelled patches centred on a voxel of a foreground class, drawn evenly.
         class_weights: of the cross entropy, one per class; None for equal ones.
@@ -64,7 +79,11 @@ class DatasetBlock:
     modalities: list[str] | None = None
     spacing: list[float] | None = None
     roi_size: list[int] = field(default_factory=lambda: [96, 96, 96])
+    backbone: BackboneKind = "vnet"
+    strides: list[list[int]] | None = None
+    kernel_sizes: list[list[int]] | None = None
     intensity: str | dict[str, list[float]] | None = "zscore"
+    augmentation: str = "full"
     flip_axes: list[int | list[int]] = field(default_factory=lambda: [0, 1, 2])
     balanced_crops: float = 0.33
     class_weights: list[float] | None = None
@@ -83,6 +102,11 @@ class DatasetBlock:
     def num_classes(self) -> int:
         """Number of classes, background included."""
         return len(self.labels)
+
+    @property
+    def stride(self) -> Triple:
+        """What divides the sizes of a patch, along each axis."""
+        return total_stride(checked_strides(self.strides, exactly=levels_of(self.backbone)))
 
     @classmethod
     def read(cls, train_json: str | os.PathLike[str]) -> DatasetBlock:
@@ -187,16 +211,24 @@ def _image_faults(block: DatasetBlock) -> Iterator[str]:
         len(block.spacing) != 3 or not all(_is_number(size) and size > 0 for size in block.spacing)
     ):
         yield f"spacing {block.spacing} must be three sizes in mm above 0, or null"
-    sizes = block.roi_size
-    if len(sizes) != 3 or not all(_is_whole(size) and size > 0 and size % STRIDE == 0 for size in sizes):
-        nearest = [max(STRIDE, round(size / STRIDE) * STRIDE) for size in sizes if _is_number(size)]
-        yield f"roi_size {sizes} must be three sizes divisible by {STRIDE}: try {nearest}"
-    elif max(sizes) == STRIDE:
-        yield f"roi_size {sizes} leaves one voxel at the bottom of the network: take at least {2 * STRIDE} on one axis"
+    yield from _network_faults(block)
     try:
         intensity_transforms("image", block.intensity)
     except ValueError as error:
         yield str(error)
+
+
+def _network_faults(block: DatasetBlock) -> Iterator[str]:
+    if block.backbone not in get_args(BackboneKind):
+        yield f"backbone {block.backbone!r} must be one of {list(get_args(BackboneKind))}"
+        return
+    try:
+        strides = checked_strides(block.strides, exactly=levels_of(block.backbone))
+        checked_kernels(block.kernel_sizes, strides=strides)
+    except ValueError as error:
+        yield str(error)
+        return
+    yield from roi_faults(block.roi_size, strides)
 
 
 def _count_faults(block: DatasetBlock) -> Iterator[str]:
@@ -204,6 +236,8 @@ def _count_faults(block: DatasetBlock) -> Iterator[str]:
         axis_groups("flip_axes", block.flip_axes)
     except ValueError as error:
         yield str(error)
+    if block.augmentation not in AUGMENTATIONS:
+        yield f"augmentation {block.augmentation!r} must be one of {list(AUGMENTATIONS)}"
     if not _is_number(block.balanced_crops) or not 0 <= block.balanced_crops <= 1:
         yield f"balanced_crops {block.balanced_crops!r} must be a share in [0, 1]"
     if not isinstance(block.largest_component, bool):

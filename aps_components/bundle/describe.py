@@ -80,8 +80,8 @@ def commands(
     folder, batch = shlex.quote(data), batch_options(labelled, unlabelled)
     training = f"--config_file {configs}/train.json{root} --dataset_dir {folder}" + (f" {batch}" if batch else "")
     several = f"\"['{configs}/train.json','{configs}/{{}}.json']\"{root} --dataset_dir {folder}"
-    size = "".join(f' --{key} "{_json(value)}"'.replace(", ", ",") for key, value in plan.cpu.items() if value)
-    coarse = ", coarser: give the other commands the same voxel and patch size" if size else ""
+    size = "".join(f" --{key} {_option(value)}" for key, value in plan.cpu.items())
+    coarse = ", smaller: give the other commands the same options" if size else ""
     judged = "Evaluate on the validation scans" if validation else "Evaluate, once the datalist has validation cases"
     run = "python -m monai.bundle run"
     steps = {
@@ -260,3 +260,8 @@ def _enumerated(names: Sequence[str]) -> str:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def _option(value: Any) -> str:
+    """A value as the command line takes it; MONAI passes over ``null`` there."""
+    return "'$None'" if value is None else f'"{_json(value)}"'.replace(", ", ",")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from aps_components.bundle.block import STRIDE, DatasetBlock
+from aps_components.bundle.block import DatasetBlock
 
 SCHEMA_FILE = "meta_schema_20240725.json"
 SCHEMA = f"https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/{SCHEMA_FILE}"
@@ -27,7 +27,6 @@ PACKAGES = {
     "pyyaml": "6.0.3",  # large_files.yml
 }
 NORMALISED = [-10, 30]  # about where values lie whose mean is 0 and whose deviation is 1
-ANY_SIZE = [f"{STRIDE}*n"] * 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +131,7 @@ def _image(metadata: BundleMetadata, block: DatasetBlock) -> dict[str, Any]:
         "format": "hounsfield" if metadata.modality == "CT" else "magnitude",
         "modality": metadata.modality,
         "num_channels": block.in_channels,
-        "spatial_shape": ANY_SIZE,
+        "spatial_shape": _any_size(block),
         "dtype": "float32",
         "value_range": _value_range(block.intensity),
         "is_patch_data": True,
@@ -145,12 +144,17 @@ def _prediction(block: DatasetBlock) -> dict[str, Any]:
         "type": "image",
         "format": "segmentation",
         "num_channels": block.num_classes,
-        "spatial_shape": ANY_SIZE,
+        "spatial_shape": _any_size(block),
         "dtype": "float32",
         "value_range": [],
         "is_patch_data": True,
         "channel_def": dict(block.labels),
     }
+
+
+def _any_size(block: DatasetBlock) -> list[str]:
+    """Sizes that the network takes, as MONAI's schema writes them."""
+    return [f"{step}*n" for step in block.stride]
 
 
 def _value_range(intensity: Any) -> list[int]:

@@ -185,9 +185,6 @@ def _check_arguments(
         sizes = value if isinstance(value, list | tuple) else ()
         if value is not None and (len(sizes) != 3 or not all(isinstance(s, int | float) and s > 0 for s in sizes)):
             raise ValueError(f'{key} {value!r} must be three sizes above 0, such as --{key} "{text}"')
-    if roi_size is not None and any(size % 16 for size in roi_size):
-        nearest = [max(16, round(size / 16) * 16) for size in roi_size]
-        raise ValueError(f"roi_size {list(roi_size)} must be divisible by 16: try {nearest}")
     if budget not in ("gpu", "cpu"):
         raise ValueError(f"budget {budget!r} must be gpu or cpu")
 

@@ -12,19 +12,24 @@ import numpy as np
 from aps_components.bundle.block import DatasetBlock
 from aps_components.bundle.rules import (
     BUDGETS,
+    COARSER_THICK,
+    COVERAGE,
     FEW_CASES,
     Centres,
     Choice,
     coarser,
     listed,
+    propose_augmentation,
     propose_balanced_crops,
     propose_class_weights,
     propose_flip_axes,
     propose_intensity,
     propose_label_values,
     propose_largest_component,
+    propose_network,
     propose_roi_size,
     propose_spacing,
+    thick_axes,
 )
 from aps_components.data.errors import DataError
 from aps_components.data.fingerprint import CaseFacts, Fingerprint
@@ -38,7 +43,8 @@ class Plan:
         block: as it goes into the bundle.
         values: the value in the label files of each class, background left out: class k is ``values[k - 1]``.
         choices: setting to its value and reason, in the order of the block.
-        cpu: `spacing` and `roi_size` for training on a CPU; empty where the block's own are small enough.
+        cpu: what differs in `spacing`, `roi_size`, `strides` and `kernel_sizes` for training on a CPU; empty where the
+            block's own patch is small enough.
         warnings: what a user should look at.
     """
 
@@ -85,6 +91,7 @@ def make_plan(
         **grid,
         "intensity": propose_intensity(fingerprint.intensities),
         "flip_axes": propose_flip_axes([_centres(facts) for facts in labelled], names=by_name),
+        "augmentation": propose_augmentation(voxel_size(fingerprint, grid["spacing"].value)),
         "balanced_crops": propose_balanced_crops(
             list(voxels.values()),
             roi_size=patch.value,
@@ -137,19 +144,42 @@ def plan_grid(
     spacing: Sequence[float] | None = None,
     roi_size: Sequence[int] | None = None,
 ) -> dict[str, Choice]:
-    """`spacing` and `roi_size`, which hang together; the arguments are those of :func:`make_plan`.
+    """`spacing`, `roi_size`, `strides` and `kernel_sizes`, which hang together; arguments as of :func:`make_plan`.
 
-    For a CPU a patch that would be too large is taken at a coarser voxel size, so that it shows about the same anatomy.
+    For a CPU a patch that would be too large is taken at a coarser voxel size, so that it shows about the same anatomy,
+    and from thick slices, which are few and show most within their plane, rather as a smaller one.
     """
     size = Choice(list(spacing), "as given") if spacing else propose_spacing(fingerprint.spacings)
-    patch = propose_roi_size(median_shape(fingerprint, size.value), voxels=BUDGETS["gpu"])
+    patch = _patch(fingerprint, size, budget="gpu")
     excess = math.prod(patch.value) / BUDGETS["cpu"]
     if budget == "cpu" and excess > 1:
         if not spacing:
-            own = size.value or np.median(fingerprint.spacings, axis=0).tolist()
-            size = Choice(coarser(own, excess=excess), f"{size.reason}; coarser for a CPU")
-        patch = propose_roi_size(median_shape(fingerprint, size.value), voxels=BUDGETS["cpu"])
-    return {"spacing": size, "roi_size": Choice(list(roi_size), "as given") if roi_size else patch}
+            size = _for_cpu(fingerprint, size, excess=excess)
+        patch = _patch(fingerprint, size, budget="cpu")
+    patch = Choice(list(roi_size), "as given") if roi_size else patch
+    return {"spacing": size, "roi_size": patch, **propose_network(voxel_size(fingerprint, size.value), patch.value)}
+
+
+def _for_cpu(fingerprint: Fingerprint, size: Choice, *, excess: float) -> Choice:
+    """Coarser voxels; in thick slices hardly, and not at all where a smaller patch shows half of their width."""
+    own = voxel_size(fingerprint, size.value)
+    thick = thick_axes(own)
+    if not thick:
+        return Choice(coarser(own, excess=excess), f"{size.reason}; coarser for a CPU")
+    patch, shape = _patch(fingerprint, size, budget="cpu").value, median_shape(fingerprint, size.value)
+    if all(patch[axis] >= COVERAGE * shape[axis] for axis in range(3) if axis not in thick):
+        return size
+    return Choice(coarser(own, excess=excess, most=COARSER_THICK), f"{size.reason}; a little coarser for a CPU")
+
+
+def _patch(fingerprint: Fingerprint, size: Choice, *, budget: str) -> Choice:
+    spacing = voxel_size(fingerprint, size.value)
+    return propose_roi_size(median_shape(fingerprint, size.value), spacing=spacing, voxels=BUDGETS[budget])
+
+
+def voxel_size(fingerprint: Fingerprint, spacing: Sequence[float] | None) -> list[float]:
+    """In mm, after resampling; where there is none, the median of the scans."""
+    return list(spacing) if spacing else np.median(fingerprint.spacings, axis=0).tolist()
 
 
 def median_shape(fingerprint: Fingerprint, spacing: Sequence[float] | None) -> list[float]:
@@ -161,7 +191,8 @@ def median_shape(fingerprint: Fingerprint, spacing: Sequence[float] | None) -> l
 def _cpu_options(fingerprint: Fingerprint, block: DatasetBlock) -> dict[str, Any]:
     if math.prod(block.roi_size) <= BUDGETS["cpu"]:
         return {}
-    return {key: choice.value for key, choice in plan_grid(fingerprint, budget="cpu").items()}
+    choices = plan_grid(fingerprint, budget="cpu")
+    return {key: choice.value for key, choice in choices.items() if choice.value != getattr(block, key)}
 
 
 def _centres(facts: CaseFacts) -> Centres:

@@ -15,12 +15,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aps_components.bundle.block import STRIDE
 from aps_components.data.fingerprint import IntensityFacts
+from aps_components.networks.voxel_shape import (
+    FAR_COARSER,
+    HALVINGS,
+    by_axis,
+    listed_triples,
+    most_halvings,
+    network_shape,
+)
 
 BUDGETS = {"gpu": 112 * 112 * 80, "cpu": 64 * 64 * 48}  # voxels of a patch
 SAME_SPACING = 1.01  # largest over smallest
 ANISOTROPY = 3.0  # coarsest over finest, from where the coarsest axis is planned apart
+STEP = 2**HALVINGS  # of a patch's sizes, along axes that are halved at every level
+FEW_SLICES = 16  # a patch has all of so many
+COARSER, COARSER_THICK = 2.0, 1.25  # how much larger voxels may become for a CPU
 CT_MINIMUM, CT_LOW, CT_MIDDLE, CT_HIGH = -200, -100, (-1100, 1000), 4000
 WINDOW_MARGIN, WINDOW_STEP, WINDOW_LEAST = 0.25, 25, 100  # share of the width, HU, HU
 ZERO_SHARE = 0.25
@@ -75,25 +85,76 @@ def propose_spacing(spacings: NDArray[np.float64]) -> Choice:
     return Choice([_short(size) for size in target], reason)
 
 
-def propose_roi_size(shape: Sequence[float], *, voxels: int) -> Choice:
-    """The median shape in steps of 16, cut down to a number of voxels; nnU-Net cuts its patch in the same manner.
+def propose_roi_size(shape: Sequence[float], *, spacing: Sequence[float], voxels: int) -> Choice:
+    """The median shape in steps that the network divides, cut down to a number of voxels, as nnU-Net cuts its patch.
+
+    Along an axis of thick slices a patch is never larger than the scan, and has all of up to 16 slices.
 
     Args:
         shape: the median shape after resampling.
+        spacing: of a voxel after resampling, mm.
         voxels: the most that a patch may have.
     """
-    size = [max(STRIDE, STRIDE * math.floor(length / STRIDE + 0.5)) for length in shape]
-    if max(size) == STRIDE:  # the network needs more than one voxel at its bottom
-        size[int(np.argmax(shape))] = 2 * STRIDE
+    thick = thick_axes(spacing)
+    steps = [2 ** most_halvings(size, length, finest=min(spacing)) for size, length in zip(spacing, shape, strict=True)]
+    size = [
+        max(step, step * math.floor(length / step + (0 if axis in thick else 0.5)))
+        for axis, (length, step) in enumerate(zip(shape, steps, strict=True))
+    ]
+    if size == steps:  # the network needs more than one voxel at its bottom
+        size[int(np.argmax(shape))] *= 2
     cut = f", cut down to {voxels:,} voxels" if math.prod(size) > voxels else ""
-    while math.prod(size) > voxels and sum(size) > 4 * STRIDE:
-        # Of equally large shares the longer axis gives way, and of equally long axes the last.
-        candidates = [axis for axis in range(3) if size[axis] > STRIDE]
-        size[max(candidates, key=lambda axis: (size[axis] / shape[axis], size[axis], axis))] -= STRIDE
+    while math.prod(size) > voxels and (axis := _axis_to_cut(size, shape, steps=steps, thick=thick)) is not None:
+        size[axis] -= steps[axis]
     if cut and shape[0] == shape[1]:  # patches are turned by quarters only where these two agree
         size[:2] = [min(size[:2])] * 2
     covered = percent(coverage(size, shape))
-    return Choice(size, f"{covered} of the median scan, {by(shape)} voxels, in steps of {STRIDE}{cut}")
+    return Choice(size, f"{covered} of the median scan, {by(shape)} voxels, in steps of {by_axis(steps)}{cut}")
+
+
+def _axis_to_cut(
+    size: Sequence[int], shape: Sequence[float], *, steps: Sequence[int], thick: Sequence[int]
+) -> int | None:
+    """Which axis of a patch gives way; None where that would leave one voxel at the network's bottom."""
+    candidates = [
+        axis for axis in range(3) if size[axis] > steps[axis] and not (axis in thick and size[axis] <= FEW_SLICES)
+    ]
+    if not candidates or sum(extent // step for extent, step in zip(size, steps, strict=True)) <= 4:
+        return None
+    # Of equally large shares the longer axis gives way, and of equally long axes the last.
+    return max(candidates, key=lambda axis: (size[axis] / shape[axis], size[axis], axis))
+
+
+def thick_axes(spacing: Sequence[float]) -> list[int]:
+    """The axes whose voxels are far coarser than the finest: those of thick slices."""
+    return [axis for axis, size in enumerate(spacing) if size > FAR_COARSER * min(spacing)]
+
+
+def propose_network(spacing: Sequence[float], roi_size: Sequence[int]) -> dict[str, Choice]:
+    """Strides and kernels that follow the shape of a voxel, as nnU-Net plans them; None where it is about a cube.
+
+    Args:
+        spacing: of a voxel after resampling, mm.
+        roi_size: of a patch, voxels.
+    """
+    shape = network_shape(spacing, roi_size)
+    if not thick_axes(spacing):
+        reason = f"voxels of {by(spacing)} mm: no axis has more than {FAR_COARSER:g} times the finest"
+        return {"strides": Choice(None, reason), "kernel_sizes": Choice(None, reason)}
+    reason = f"voxels of {by(spacing)} mm: {listed(AXES[axis] for axis in thick_axes(spacing))} is far coarser"
+    return {
+        "strides": Choice(listed_triples(shape.strides), f"{reason}, and halved late"),
+        "kernel_sizes": Choice(
+            listed_triples(shape.kernel_sizes), f"{reason}, and looked along only where the others are"
+        ),
+    }
+
+
+def propose_augmentation(spacing: Sequence[float]) -> Choice:
+    """nnU-Net's list within thick slices; the field's elsewhere."""
+    if thick_axes(spacing) == [2]:
+        return Choice("strong_in_plane", "thick slices: turned, scaled and blurred within their plane alone")
+    return Choice("full", "no thick slices along z")
 
 
 def coverage(roi_size: Sequence[float], shape: Sequence[float]) -> float:
@@ -225,16 +286,17 @@ def propose_largest_component(shares: Mapping[str, Sequence[float]]) -> Choice:
     return Choice(True, "every class is in one piece in at least 90 % of its cases")
 
 
-def coarser(spacing: Sequence[float], *, excess: float) -> list[float]:
-    """A voxel size that leaves fewer voxels; at most twice the size, and axes that are coarse already keep theirs.
+def coarser(spacing: Sequence[float], *, excess: float, most: float = COARSER) -> list[float]:
+    """A voxel size that leaves fewer voxels; axes that are coarse already keep theirs.
 
     Args:
         spacing: mm.
         excess: how many times too many voxels there are.
+        most: by how much a voxel may grow.
     """
     sizes = np.asarray(spacing, dtype=float)
-    fine = sizes < 2 * sizes.min()
-    factor = min(2.0, max(1.0, excess) ** (1 / np.count_nonzero(fine)))
+    fine = sizes < FAR_COARSER * sizes.min()
+    factor = min(most, max(1.0, excess) ** (1 / np.count_nonzero(fine)))
     return [_short(size) for size in np.where(fine, factor * sizes, sizes)]
 
 

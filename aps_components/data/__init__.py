@@ -22,6 +22,7 @@ from aps_components.data.sampling import (
     two_stream_loader,
 )
 from aps_components.data.transforms import (
+    AUGMENTATIONS,
     LoadVolumed,
     Resampled,
     evaluation_transforms,
@@ -30,6 +31,7 @@ from aps_components.data.transforms import (
 )
 
 __all__ = [
+    "AUGMENTATIONS",
     "BalancedCropd",
     "DataError",
     "Datalist",

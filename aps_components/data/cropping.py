@@ -29,7 +29,7 @@ class BalancedCropd(Randomizable, MapTransform):
 
     Args:
         keys: to crop, all with the same [D, H, W]; missing ones are skipped.
-        roi_size: patch size; no axis of a scan may be smaller.
+        roi_size: patch size; along an axis on which a scan is smaller, all of it.
         share: of the patches around a foreground voxel, in [0, 1].
         label_key: whose classes count.
         num_classes: background included.
@@ -57,6 +57,7 @@ class BalancedCropd(Randomizable, MapTransform):
             num_classes=num_classes,
             indices_key=indices_key,
             allow_missing_keys=True,
+            allow_smaller=True,
             warn=False,  # a case need not hold every class
         )
 
@@ -81,7 +82,7 @@ class BalancedCropd(Randomizable, MapTransform):
 def crop_transforms(
     keys: Sequence[str], roi_size: Sequence[int], *, balanced_crops: float, label_key: str, num_classes: int
 ) -> list[Transform]:
-    """Random patches of scans that are at least as large.
+    """Random patches; along an axis on which a scan is smaller, all of it.
 
     Args:
         keys: to crop; missing ones are skipped.

@@ -35,6 +35,7 @@ from monai.transforms import (
 )
 from monai.utils import ensure_tuple
 
+from aps_components.data.augmentation import larger_patch, strong_moves, strong_shades
 from aps_components.data.checks import header_faults, label_faults, unreadable
 from aps_components.data.cropping import crop_transforms
 from aps_components.data.datalist import SUFFIXES, case_name, files_of
@@ -43,7 +44,7 @@ from aps_components.data.label_values import LabelValues, map_values, parsed_lab
 from aps_components.options import Axes, axis_groups
 
 IMAGE, LABEL = "image", "label"
-AUGMENTATIONS = ("affine", "full", "flips", "none")
+AUGMENTATIONS = ("strong", "strong_in_plane", "affine", "full", "flips", "none")
 MOST_ROTATION = np.pi / 12
 MOST_SCALING = 0.15
 RAS_AXES = (("L", "R"), ("P", "A"), ("I", "S"))
@@ -178,8 +179,9 @@ def training_transforms(
         in_channels: channels of the image.
         num_classes: classes of the label, background included.
         intensity: see `intensity_transforms`.
-        augmentation: "full"; "affine" for that and small rotations and scalings; "flips" for crops, quarter turns and
-            flips only; "none" for crops only.
+        augmentation: "full"; "affine" for that and small rotations and scalings; "strong" for nnU-Net's list (see
+            `augmentation`), and "strong_in_plane" for it within slices that are thick; "flips" for crops, quarter
+            turns and flips only; "none" for crops only.
         flip_axes: the axes to flip; leave out 0 where left and right are different classes. Axes in a list of their
             own, as in [[0, 1]], are flipped together: a half turn. Quarter turns about z are made where both 0 and 1
             are flipped alone: they mix the two axes, and would undo what leaving one out protects.
@@ -194,10 +196,21 @@ def training_transforms(
     keys = (IMAGE, LABEL)
     deterministic = _deterministic(keys, spacing, intensity, in_channels, num_classes, label_values)
     padding = SpatialPadd(keys, roi_size, mode="constant", allow_missing_keys=True)
-    crops = crop_transforms(keys, roi_size, balanced_crops=balanced_crops, label_key=LABEL, num_classes=num_classes)
+    strong, in_plane = augmentation.startswith("strong"), augmentation == "strong_in_plane"
+    crop_size = larger_patch(roi_size, in_plane=in_plane) if strong else roi_size
+    crops = crop_transforms(keys, crop_size, balanced_crops=balanced_crops, label_key=LABEL, num_classes=num_classes)
     moves = _random_moves(keys, roi_size, flip_axes) if augmentation != "none" else []
-    bends = _random_bends(keys) if augmentation == "affine" else []
+    bends: list[Transform] = []
     shades = _random_shades() if augmentation in ("affine", "full") else []
+    if augmentation == "affine":
+        bends = _random_bends(keys)
+    elif strong:
+        turned = _may_be_turned(axis_groups("flip_axes", flip_axes))
+        bends = strong_moves(keys, roi_size, label_key=LABEL, in_plane=in_plane, any_angle=turned)
+        bends.append(_typed(keys))  # RandAffined gives float32
+        shades = strong_shades(IMAGE, in_plane=in_plane)
+        # First, as they cut a larger patch down.
+        return Pipeline([*deterministic, padding, _typed(keys), *crops, *bends, *moves, *shades])
     return Pipeline([*deterministic, padding, _typed(keys), *crops, *moves, *bends, *shades])
 
 
@@ -267,9 +280,14 @@ def _random_moves(keys: tuple[str, ...], roi_size: Sequence[int], flip_axes: Axe
     """Moves of whole voxels, which keep the label exact."""
     groups = axis_groups("flip_axes", flip_axes)
     flips = [RandFlipd(keys, prob=0.5, spatial_axis=group, allow_missing_keys=True) for group in groups]
-    if roi_size[0] != roi_size[1] or not {(0,), (1,)} <= set(groups):
+    if roi_size[0] != roi_size[1] or not _may_be_turned(groups):
         return flips  # a quarter turn would change the patch's shape or mix the axes, and a half turn is two flips
     return [RandRotate90d(keys, prob=0.75, max_k=3, spatial_axes=(0, 1), allow_missing_keys=True), *flips]
+
+
+def _may_be_turned(groups: Sequence[tuple[int, ...]]) -> bool:
+    """Whether flips along x and along y, each alone, are allowed, and so every turn about z."""
+    return {(0,), (1,)} <= set(groups)
 
 
 def _random_bends(keys: tuple[str, ...]) -> list[Transform]:

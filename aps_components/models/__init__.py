@@ -10,6 +10,7 @@ from aps_components.models.auto_prompt_seg import (
 )
 from aps_components.models.build import build_auto_prompt_seg
 from aps_components.models.checkpoint import (
+    SETTINGS_OF_BEFORE,
     TRAINED_KEYS,
     CheckpointError,
     copy_settings,
@@ -27,6 +28,7 @@ from aps_components.models.interaction import Round, as_tensors, together
 from aps_components.models.precision import Precision, autocast, resolved_precision
 
 __all__ = [
+    "SETTINGS_OF_BEFORE",
     "TRAINED_KEYS",
     "AutoPromptSeg",
     "CheckpointError",

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from aps_components.models.decision import Decision
 from aps_components.models.interaction import InteractiveRounds, Round, own_prompts
+from aps_components.networks.backbone import Backbone
 from aps_components.networks.sam3d import ImageEmbedding, Prompts, Sam3d, Sam3dOutput
 from aps_components.networks.scripted import refuse_other_sizes
-from aps_components.networks.vnet import VNet, VNetFeatures
+from aps_components.networks.voxel_shape import TOKEN_LEVELS, Triple
 from aps_components.prompts import PointPrompts, PromptGenerator, SimulatedUser
 from aps_components.uncertainty import (
     DecoupledUncertainty,
@@ -33,7 +34,6 @@ from aps_components.uncertainty import (
 )
 
 Predictor = Literal["a", "b", "average"]
-TOKENS_LEVEL = 3  # of Model A's features: as coarse as Model B's tokens, three halvings
 
 
 class TrainingOutput(NamedTuple):
@@ -51,6 +51,8 @@ class TrainingOutput(NamedTuple):
     """The points that Model B was given."""
     uncertainty: DecoupledUncertainty | None
     """Of Model A, from all the Monte-Carlo samples, on every ``prompt_stride``-th voxel along each axis."""
+    deep_logits: tuple[Tensor, ...] = ()
+    """Of coarser levels of Model A, finest first, where it has deep supervision."""
     rounds: tuple[Round, ...] = ()
     """Model B's answers to a simulated user, that of ``logits_b`` first; empty without a user."""
 
@@ -93,9 +95,9 @@ class AutoPromptSeg(nn.Module):
     """Models A and B with the prompt generator and the fusion between them.
 
     Args:
-        model_a: a V-Net.
+        model_a: a V-Net, or another backbone.
         model_b: a 3-D SAM for the same classes.
-        fusion: joins A's features at 1/8, [B, 8 * filters, ...], to B's image embedding; None leaves it alone.
+        fusion: joins A's features at 1/8, [B, feature_channels[3], ...], to B's image embedding; None leaves it alone.
         fusion_detached: B's loss does not reach A through the fusion, so it cannot make A's encoder a ready answer.
         fusion_dropped: share of the patches in training for which B gets nothing of A, so that it sees for itself.
         prompt_generator: makes the point prompts.
@@ -116,7 +118,7 @@ class AutoPromptSeg(nn.Module):
 
     def __init__(
         self,
-        model_a: VNet,
+        model_a: Backbone,
         model_b: Sam3d,
         *,
         fusion: nn.Module | None,
@@ -147,7 +149,7 @@ class AutoPromptSeg(nn.Module):
         self._draw_inference_masks()
         self.num_classes = model_a.num_classes
         self.decision = Decision(self.num_classes)
-        self.stride = model_a.stride
+        self.stride: Triple = model_a.stride  # a multiple of Model B's, whose tokens are A's first three strides
 
     @property
     def mc_samples(self) -> int:
@@ -276,7 +278,7 @@ class AutoPromptSeg(nn.Module):
                 features, bottleneck_mask=masks.bottleneck[0].to(image.device), head_mask=masks.head[0].to(image.device)
             )
         if not with_b:
-            return TrainingOutput(first.logits, first.variance, None, None, None, None)
+            return TrainingOutput(first.logits, first.variance, None, None, None, None, first.deep_logits)
         with torch.no_grad():
             logits, variance = every(first.logits, self.prompt_stride), every(first.variance, self.prompt_stride)
             samples = MonteCarloSamples(logits.float().softmax(dim=1)[None], variance[None])
@@ -291,7 +293,9 @@ class AutoPromptSeg(nn.Module):
             logits_b, iou_predictions = self.model_b.decode(
                 embedding, image_size=image.shape[2:], prompts=own_prompts(prompts)
             )
-            return TrainingOutput(first.logits, first.variance, logits_b, iou_predictions, prompts, uncertainty)
+            return TrainingOutput(
+                *(first.logits, first.variance, logits_b, iou_predictions, prompts, uncertainty), first.deep_logits
+            )
         rounds = InteractiveRounds(
             self.model_b,
             user,
@@ -301,7 +305,9 @@ class AutoPromptSeg(nn.Module):
             rng=np.random.default_rng(int(torch.randint(2**62, (1,)))),
         ).run(embedding, image_size=image.shape[2:])
         return TrainingOutput(
-            *(first.logits, first.variance, rounds[0].logits, None, prompts, uncertainty), tuple(rounds)
+            *(first.logits, first.variance, rounds[0].logits, None, prompts, uncertainty),
+            first.deep_logits,
+            tuple(rounds),
         )
 
     def _prompts(self, samples: MonteCarloSamples) -> tuple[PointPrompts, DecoupledUncertainty]:
@@ -315,12 +321,12 @@ class AutoPromptSeg(nn.Module):
         )
         return prompts, uncertainty
 
-    def _embed(self, image: Tensor, features: VNetFeatures) -> ImageEmbedding:
+    def _embed(self, image: Tensor, features: tuple[Tensor, ...]) -> ImageEmbedding:
         """Model B's view of the image, with what it gets of A."""
         embedding = self.model_b.encode(image)
         if self.fusion is None:
             return embedding
-        of_a = features[TOKENS_LEVEL]
+        of_a = features[TOKEN_LEVELS]
         if self.fusion_detached:
             of_a = of_a.detach()
         if self.training and self.fusion_dropped:

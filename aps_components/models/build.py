@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
 from aps_components.models.auto_prompt_seg import AutoPromptSeg, Predictor
 from aps_components.models.vnet_pair import VNetPair
+from aps_components.networks.backbone import Backbone
 from aps_components.networks.feature_fusion import FusionKind, build_fusion
+from aps_components.networks.residual_encoder import ResidualEncoderUNet
 from aps_components.networks.sam3d import build_sam3d
 from aps_components.networks.vnet import Norm, VNet
+from aps_components.networks.voxel_shape import checked_kernels, roi_faults
 from aps_components.prompts import PromptGenerator
 from aps_components.uncertainty import UncertaintyForm
+
+BackboneKind = Literal["vnet", "residual_encoder"]
 
 
 def build_auto_prompt_seg(
@@ -22,6 +27,9 @@ def build_auto_prompt_seg(
     num_classes: int,
     roi_size: Sequence[int],
     in_channels: int = 1,
+    backbone: BackboneKind = "vnet",
+    strides: Sequence[Sequence[int]] | None = None,
+    kernel_sizes: Sequence[Sequence[int]] | None = None,
     filters: int = 16,
     norm: Norm = "instance",
     dropout: float = 0.5,
@@ -42,11 +50,15 @@ def build_auto_prompt_seg(
 
     Args:
         num_classes: C, background included.
-        roi_size: the patch (D, H, W) that it will be trained on; each divisible by 16. Others work in inference.
+        roi_size: the patch (D, H, W) that it will be trained on; each size divisible by the product of the strides
+            along it. Others work in inference.
         in_channels: image channels.
-        filters: channels of the V-Net's finest level; 16 in the field's tables.
-        norm: of the V-Net.
-        dropout: of the V-Net, and so of the Monte-Carlo samples.
+        backbone: Model A: ``vnet``, or ``residual_encoder``, nnU-Net's.
+        strides: of Model A's levels, finest first; None halves every axis four times.
+        kernel_sizes: of Model A's levels, finest first; None for 3 everywhere.
+        filters: channels of Model A's finest level; 16 in the field's tables.
+        norm: of the V-Net; the residual encoder has instance normalisation.
+        dropout: of Model A, and so of the Monte-Carlo samples.
         recompute: the V-Net's finest level in the backward pass; False takes memory for time, with the same result.
         model_b: ``sam``, or ``vnet``: a second V-Net in its place, for comparisons. What follows is then without
             meaning, but for ``uncertainty_form``, ``mc_samples`` and ``predictor``.
@@ -65,10 +77,13 @@ def build_auto_prompt_seg(
         ValueError: a value that does not fit, by name.
     """
 
-    def vnet() -> VNet:
-        return VNet(
+    def model_a() -> Backbone:
+        return build_backbone(
+            backbone,
             in_channels=in_channels,
             num_classes=num_classes,
+            strides=strides,
+            kernel_sizes=kernel_sizes,
             filters=filters,
             norm=norm,
             dropout=dropout,
@@ -77,42 +92,57 @@ def build_auto_prompt_seg(
 
     if model_b not in ("sam", "vnet"):
         raise ValueError(f"model_b {model_b!r} must be 'sam' or 'vnet'")
-    model_a = vnet()
-    if len(roi_size) != 3 or any(size < 1 or size % model_a.stride for size in roi_size):
-        raise ValueError(
-            f"roi_size {list(roi_size)} must be three sizes divisible by {model_a.stride}: "
-            f"try {[max(model_a.stride, round(size / model_a.stride) * model_a.stride) for size in roi_size]}"
-        )
-    if all(size == model_a.stride for size in roi_size):
-        raise ValueError(
-            f"roi_size {list(roi_size)} leaves one voxel at the bottom of the V-Net, which normalisation makes 0: "
-            f"take at least {2 * model_a.stride} along one axis"
-        )
+    first = model_a()
+    if faults := roi_faults(roi_size, first.strides):
+        raise ValueError("\n".join(faults))
     common: dict[str, Any] = {
         "uncertainty_form": uncertainty_form,
         "mc_samples": mc_samples,
         "predictor": predictor,
     }
     if model_b == "vnet":
-        return _channels_last(VNetPair(model_a, vnet(), **common))
+        return _channels_last(VNetPair(first, model_a(), **common))
     sam3d = build_sam3d(
         num_classes=num_classes,
         in_channels=in_channels,
         variant=sam_variant,
         reference_size=(roi_size[0], roi_size[1], roi_size[2]),
         fine_features=fine_features,
+        strides=first.strides,
+        kernel_sizes=checked_kernels(kernel_sizes, strides=first.strides),
         checkpoint=sam_checkpoint,
     )
     model = AutoPromptSeg(
-        model_a,
+        first,
         sam3d,
-        fusion=build_fusion(fusion, a_channels=8 * filters, b_channels=sam3d.prompt_encoder.embed_dim),
+        fusion=build_fusion(fusion, a_channels=first.feature_channels[3], b_channels=sam3d.prompt_encoder.embed_dim),
         fusion_detached=fusion_detached,
         fusion_dropped=fusion_dropped,
         prompt_generator=PromptGenerator(**(prompts or {})),
         **common,
     )
     return _channels_last(model)
+
+
+def build_backbone(kind: BackboneKind, *, norm: Norm = "instance", recompute: bool = True, **settings: Any) -> Backbone:
+    """A Model A by name.
+
+    Args:
+        kind: ``vnet`` or ``residual_encoder``.
+        norm: of the V-Net; the other has instance normalisation alone.
+        recompute: of the V-Net.
+        settings: arguments of both.
+
+    Raises:
+        ValueError: there is no such network, or none with this norm.
+    """
+    if kind == "vnet":
+        return VNet(norm=norm, recompute=recompute, **settings)
+    if kind != "residual_encoder":
+        raise ValueError(f"backbone {kind!r} must be one of {list(get_args(BackboneKind))}")
+    if norm != "instance":
+        raise ValueError(f"norm {norm!r} is for the backbone 'vnet': 'residual_encoder' has 'instance' alone")
+    return ResidualEncoderUNet(**settings)
 
 
 def _channels_last(model: AutoPromptSeg) -> AutoPromptSeg:

@@ -17,7 +17,9 @@ from aps_components.networks.sam3d import resized_position_tables
 
 MAX_NAMED_KEYS = 8
 # The settings beside a checkpoint that inference takes from there: its weights are worth nothing at others.
-TRAINED_KEYS = ("spacing", "roi_size", "intensity", "fusion")
+TRAINED_KEYS = ("spacing", "roi_size", "backbone", "strides", "kernel_sizes", "intensity", "fusion")
+# What a model was trained with whose settings do not say so: there was nothing else.
+SETTINGS_OF_BEFORE = {"backbone": "vnet", "strides": None, "kernel_sizes": None}
 
 
 class CheckpointError(ValueError):
@@ -182,7 +184,7 @@ def _read_settings(path: str | Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        return dict(json.loads(file.read_text()))
+        return {**SETTINGS_OF_BEFORE, **json.loads(file.read_text())}
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{file} is not valid JSON ({error}); delete it, or train again") from error
 

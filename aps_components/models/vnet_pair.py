@@ -1,4 +1,4 @@
-"""Two V-Nets that teach each other: the method's frame without a SAM, for comparisons."""
+"""Two Model As, such as V-Nets, that teach each other: the method's frame without a SAM, for comparisons."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from aps_components.models.auto_prompt_seg import AutoPromptSeg, Seen, TrainingOutput
+from aps_components.networks.backbone import Backbone
 from aps_components.networks.sam3d import ImageEmbedding, Prompts, Sam3dOutput
-from aps_components.networks.vnet import VNet, VNetFeatures
 from aps_components.prompts import PointPrompts, PromptGenerator, SimulatedUser
 from aps_components.uncertainty import DecoupledUncertainty, DropoutMasks, MonteCarloSamples, UncertaintyForm, decouple
 
@@ -17,13 +17,15 @@ class VNetPair(AutoPromptSeg):
     two networks, Chen et al. 2021, arXiv:2106.01226). There are no prompts and no fusion.
 
     Args:
-        model_a: a V-Net.
-        model_b: another of the same classes.
+        model_a: a V-Net, or another backbone.
+        model_b: another of the same kind and classes.
         uncertainty_form: of Model A, as in :class:`AutoPromptSeg`.
         settings: the other arguments of :class:`AutoPromptSeg`.
     """
 
-    def __init__(self, model_a: VNet, model_b: VNet, *, uncertainty_form: UncertaintyForm, **settings: object) -> None:
+    def __init__(
+        self, model_a: Backbone, model_b: Backbone, *, uncertainty_form: UncertaintyForm, **settings: object
+    ) -> None:
         super().__init__(
             model_a,
             model_b,  # type: ignore[arg-type]
@@ -51,9 +53,9 @@ class VNetPair(AutoPromptSeg):
         """One pass of each with dropout on; the other arguments have no meaning here."""
         first = self.model_a(image)
         logits_b = self.model_b(image).logits if with_b else None
-        return TrainingOutput(first.logits, first.variance, logits_b, None, None, None)
+        return TrainingOutput(first.logits, first.variance, logits_b, None, None, None, first.deep_logits)
 
-    def _embed(self, image: Tensor, features: VNetFeatures) -> ImageEmbedding:
+    def _embed(self, image: Tensor, features: tuple[Tensor, ...]) -> ImageEmbedding:
         """The second V-Net's logits, in an embedding's place."""
         return ImageEmbedding(self.model_b(image).logits.float())
 

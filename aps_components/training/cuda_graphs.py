@@ -61,7 +61,7 @@ class GraphedStudent:
                     num_warmup_iters=WARM_UP,
                     allow_unused_input=True,  # box and mask prompts exist but are not used in training
                 )
-        return _unflattened(self._recorded[key](*inputs))
+        return _unflattened(self._recorded[key](*inputs), with_b=with_b)
 
 
 class GraphedTeacher:
@@ -130,22 +130,21 @@ class _FlatTrainingForward(nn.Module):
         masks = DropoutMasks(bottleneck_mask, head_mask)
         output = self.model.training_forward(image, with_b=self.with_b, masks=masks)
         if output.logits_b is None or output.iou_predictions is None:
-            return output.logits_a, output.variance
+            return output.logits_a, output.variance, *output.deep_logits
         assert output.prompts is not None  # Model B had some
         assert output.uncertainty is not None
         predicted = output.logits_a, output.variance, output.logits_b, output.iou_predictions
-        return *predicted, *output.prompts, *output.uncertainty
+        return *predicted, *output.prompts, *output.uncertainty, *output.deep_logits
 
 
-def _unflattened(tensors: tuple[Tensor, ...]) -> TrainingOutput:
+def _unflattened(tensors: tuple[Tensor, ...], *, with_b: bool) -> TrainingOutput:
     """What :class:`_FlatTrainingForward` took apart."""
-    logits_a, variance, *of_b = tensors
-    if not of_b:
-        return TrainingOutput(logits_a, variance, None, None, None, None)
-    logits_b, iou_predictions, *others = of_b
-    return TrainingOutput(
-        logits_a, variance, logits_b, iou_predictions, PointPrompts(*others[:3]), DecoupledUncertainty(*others[3:])
-    )
+    logits_a, variance, *others = tensors
+    if not with_b:
+        return TrainingOutput(logits_a, variance, None, None, None, None, tuple(others))
+    logits_b, iou_predictions, *others = others
+    prompts, uncertainty = PointPrompts(*others[:3]), DecoupledUncertainty(*others[3:5])
+    return TrainingOutput(logits_a, variance, logits_b, iou_predictions, prompts, uncertainty, tuple(others[5:]))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ patches whose voxels carry either a person's label or a teacher's (:class:`Train
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -201,6 +201,7 @@ class SemiSupervisedObjective:
         rampup = self.rampup(iteration)
         terms = self._label_terms(output, patches, rampup) | self._noise_and_iou_terms(output, patches)
         terms |= self._interaction_terms(output, patches, rampup)
+        terms |= self._deep_terms(terms, output, patches, rampup)
         if not patches.all_labeled:
             # Where classes are exchanged, Model B's answer is not Model A's.
             alike = ~patches.labeled if not output.rounds else ~patches.labeled & ~_rows(output.rounds[0].changed)
@@ -213,22 +214,12 @@ class SemiSupervisedObjective:
     def _label_terms(self, output: TrainingOutput, patches: TrainingPatches, rampup: float) -> dict[str, Tensor]:
         """Dice and cross entropy of A and B, against a person's labels and against the teacher's."""
         of_b = patches if not output.rounds else _as_told(patches, output.rounds[0])
-        terms = self._supervised_terms("a", output.logits_a, patches, rampup) if self.train_a else {}
+        terms: dict[str, Tensor] = {}
+        if self.train_a:
+            terms |= {f"{name}_a": loss for name, loss in self._losses(output.logits_a, patches, rampup).items()}
         if output.logits_b is not None:
-            terms |= self._supervised_terms("b", output.logits_b, of_b, rampup)
+            terms |= {f"{name}_b": loss for name, loss in self._losses(output.logits_b, of_b, rampup).items()}
         return terms
-
-    def _supervised_terms(
-        self, model: str, logits: Tensor, patches: TrainingPatches, rampup: float
-    ) -> dict[str, Tensor]:
-        """One model's, by whose word the label is."""
-        masks: list[Tensor | None] = [None] if patches.all_labeled else [patches.labeled]
-        weights = {"supervised": 1.0}
-        if self.uses_pseudo_labels and not patches.all_labeled:
-            masks.append(~patches.labeled)
-            weights["pseudo_label"] = self.pseudo_label_weight * rampup
-        losses = self.supervised.by_region(logits, patches.label, masks)
-        return {f"{name}_{model}": weight * loss for (name, weight), loss in zip(weights.items(), losses, strict=True)}
 
     def _interaction_terms(self, output: TrainingOutput, patches: TrainingPatches, rampup: float) -> dict[str, Tensor]:
         """Dice and cross entropy of Model B's corrected answers, and cross entropy near the corrections."""
@@ -237,7 +228,7 @@ class SemiSupervisedObjective:
             return {}
         corrected, clicked = [], []
         for each in rounds:
-            terms = self._supervised_terms("b", each.logits, _as_told(patches, each), rampup)
+            terms = self._losses(each.logits, _as_told(patches, each), rampup)
             corrected.append(torch.stack(list(terms.values())).sum())
             losses = F.cross_entropy(each.logits.float(), each.target[:, 0], reduction="none")
             clicked.append((losses * each.nearness[:, 0]).sum() / each.nearness.sum().clamp_min(1))
@@ -246,6 +237,32 @@ class SemiSupervisedObjective:
             "interaction": weight * torch.stack(corrected).mean(),
             "clicks": weight * self.click_weight * torch.stack(clicked).mean(),
         }
+
+    def _losses(self, logits: Tensor, patches: TrainingPatches, rampup: float) -> dict[str, Tensor]:
+        """Dice and cross entropy of one set of logits; labels are seen at the logits' resolution."""
+        label, labeled = (at_size(volume, logits.shape[2:]) for volume in (patches.label, patches.labeled))
+        masks: list[Tensor | None] = [None] if patches.all_labeled else [labeled]
+        weights = {"supervised": 1.0}
+        if self.uses_pseudo_labels and not patches.all_labeled:
+            masks.append(~labeled)
+            weights["pseudo_label"] = self.pseudo_label_weight * rampup
+        losses = self.supervised.by_region(logits, label, masks)
+        return {name: weight * loss for (name, weight), loss in zip(weights.items(), losses, strict=True)}
+
+    def _deep_terms(
+        self, terms: Mapping[str, Tensor], output: TrainingOutput, patches: TrainingPatches, rampup: float
+    ) -> dict[str, Tensor]:
+        """Model A's loss shared out over its levels as in nnU-Net: 1, 1/2, 1/4 ..., of a sum of 1.
+
+        Gives ``terms`` of Model A again, which then weigh less, and those of its coarser levels.
+        """
+        shares = deep_shares(len(output.deep_logits))
+        if len(shares) == 1 or not self.train_a:
+            return {}
+        shared = {name: shares[0] * terms[name] for name in ("supervised_a", "pseudo_label_a") if name in terms}
+        levels = [self._losses(logits, patches, rampup) for logits in output.deep_logits]
+        deep = [share * torch.stack([*level.values()]).sum() for share, level in zip(shares[1:], levels, strict=True)]
+        return shared | {"deep_a": torch.stack(deep).sum()}
 
     def _noise_and_iou_terms(self, output: TrainingOutput, patches: TrainingPatches) -> dict[str, Tensor]:
         """A's noise head and B's IoU head, against a person's labels."""
@@ -299,6 +316,26 @@ def _as_told(patches: TrainingPatches, answer: Round) -> TrainingPatches:
     """The patches of one of Model B's answers, with its target: where that was altered, it is true by definition."""
     labeled = patches.labeled[answer.rows] | _rows(answer.changed)
     return patches._replace(image=patches.image[answer.rows], label=answer.target, labeled=labeled)
+
+
+def deep_shares(count: int) -> list[float]:
+    """What each level weighs in deep supervision, the finest first: halved from level to level, 1 in all.
+
+    Args:
+        count: levels below the finest.
+    """
+    weights = [0.5**level for level in range(count + 1)]
+    return [weight / sum(weights) for weight in weights]
+
+
+def at_size(volume: Tensor, size: Sequence[int]) -> Tensor:
+    """Labels or a mask [N, 1, D, H, W] seen on a coarser grid: of each of its cells the voxel in the middle."""
+    for dim, extent in enumerate(size, start=2):
+        step = volume.shape[dim] // extent
+        if step > 1:
+            middles = torch.arange(extent, device=volume.device) * step + step // 2
+            volume = volume.index_select(dim, middles)
+    return volume
 
 
 def build_objective(

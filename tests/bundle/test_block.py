@@ -5,7 +5,7 @@ from dataclasses import asdict, fields
 import pytest
 
 from aps_components.bundle import DatasetBlock
-from aps_components.bundle.block import INFERENCE_KEYS, LINE_LENGTH, STRIDE
+from aps_components.bundle.block import INFERENCE_KEYS, LINE_LENGTH
 from aps_components.models import TRAINED_KEYS
 from aps_components.networks.vnet import VNet
 
@@ -146,4 +146,8 @@ def test_all_faults_are_named_at_once():
 
 
 def test_the_stride_is_that_of_the_network():
-    assert VNet(in_channels=1, num_classes=2).stride == STRIDE
+    assert (
+        VNet(in_channels=1, num_classes=2).stride
+        == DatasetBlock(labels={"0": "background", "1": "a"}).stride
+        == (16, 16, 16)
+    )

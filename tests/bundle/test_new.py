@@ -30,7 +30,15 @@ TURNED = np.array([[0, -0.8, 0, 0], [0, 0, 0.9, 0], [5.0, 0, 0, 0], [0, 0, 0, 1]
 DATASETS = {
     "thick_slices": (
         {"shape": (64, 64, 12), "spacing": (0.7, 0.7, 7.5), "boxes": {1: box((8, 28), (12, 30), (2, 9))}},
-        {"spacing": None, "roi_size": [64, 64, 16], "in_channels": 1, "flip_axes": [0, 1, 2], "intensity": "zscore"},
+        {
+            "spacing": None,
+            "roi_size": [64, 64, 12],
+            "strides": [[2, 2, 1], [2, 2, 1], [2, 2, 1], [2, 2, 2]],  # after three halvings 5.6 mm, beside 7.5
+            "augmentation": "strong_in_plane",
+            "in_channels": 1,
+            "flip_axes": [0, 1, 2],
+            "intensity": "zscore",
+        },
     ),
     "small_crops": (
         {"shape": (36, 50, 35), "boxes": LEFT_RIGHT},
@@ -50,7 +58,7 @@ DATASETS = {
     ),
     "turned_axes": (
         {"shape": (12, 40, 56), "boxes": {1: box((3, 8), (10, 30), (20, 40))}, "affine": TURNED},
-        {"spacing": None, "roi_size": [48, 64, 16]},
+        {"spacing": None, "roi_size": [48, 64, 12]},
     ),
     "gaps": (
         {"shape": (36, 36, 24), "boxes": {2: box((2, 8), (4, 30), (4, 20)), 7: box((26, 34), (4, 30), (4, 20))}},
@@ -193,7 +201,7 @@ WRONG = {
     "validation_text": ({"validation": "many"}, "validation 'many' must be a number of cases"),
     "budget": ({"budget": "tpu"}, "budget 'tpu' must be gpu or cpu"),
     "spacing": ({"spacing": [1, 1]}, r"spacing \[1, 1\] must be three sizes above 0"),
-    "roi_size": ({"roi_size": [30, 48, 32]}, r"roi_size \[30, 48, 32\] must be divisible by 16: try \[32, 48, 32\]"),
+    "roi_size": ({"roi_size": [30, 48, 32]}, r"roi_size \[30, 48, 32\] must be three sizes divisible by 16: try"),
 }
 
 

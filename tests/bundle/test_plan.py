@@ -46,7 +46,20 @@ def test_rare_class_in_a_large_anisotropic_scan():
     assert plan.block.label_values == {"7": 2}
     assert plan.block.class_weights == [1.0, 2.67, 0.84]  # (101000 / 2000) ** 0.25, (101000 / 200000) ** 0.25
     assert plan.block.balanced_crops == 0.5
-    assert plan.cpu == {"spacing": [1.0, 1.0, 5.0], "roi_size": [96, 96, 16]}
+    assert plan.cpu == {
+        "spacing": [0.625, 0.625, 5.0],  # by a quarter at most
+        "roi_size": [96, 96, 16],
+        "strides": [[2, 2, 1], [2, 2, 1], [2, 2, 2], [2, 2, 2]],  # after two halvings 2.5 mm, half of 5
+        "kernel_sizes": [[3, 3, 1], [3, 3, 1], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
+    }
+
+
+def test_few_thick_slices_keep_their_voxels_on_a_cpu():
+    plan = make_plan(fingerprint({1: (9_000, 0.5)}, shape=(216, 256, 9), spacing=(1.5, 1.5, 10.0)), budget="cpu")
+    assert plan.block.spacing is None
+    assert plan.block.roi_size == [144, 160, 8]
+    assert plan.block.stride == (16, 16, 2)
+    assert plan.block.augmentation == "strong_in_plane"
 
 
 def test_unequal_spacings_are_resampled_before_the_patch_is_planned():

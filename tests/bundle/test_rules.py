@@ -7,12 +7,14 @@ from aps_components.bundle.rules import (
     ct_window,
     keeps_order,
     looks_like_ct,
+    propose_augmentation,
     propose_balanced_crops,
     propose_class_weights,
     propose_flip_axes,
     propose_intensity,
     propose_label_values,
     propose_largest_component,
+    propose_network,
     propose_roi_size,
     propose_spacing,
 )
@@ -56,12 +58,45 @@ def test_spacing(spacings, chosen):
     ],
 )
 def test_roi_size(shape, budget, size):
-    assert propose_roi_size(shape, voxels=BUDGETS[budget]).value == size
+    assert propose_roi_size(shape, spacing=[1, 1, 1], voxels=BUDGETS[budget]).value == size
     assert np.prod(size) <= BUDGETS[budget]
 
 
 def test_a_budget_that_nothing_fits_ends_at_the_smallest_patch():
-    assert propose_roi_size((64, 96, 64), voxels=1).value == [16, 32, 16]
+    assert propose_roi_size((64, 96, 64), spacing=[1, 1, 1], voxels=1).value == [16, 32, 16]
+
+
+@pytest.mark.parametrize(
+    ("shape", "budget", "size"),
+    [
+        ((216, 256, 9), "gpu", [224, 256, 8]),  # the slices are not padded
+        ((216, 256, 9), "cpu", [144, 160, 8]),  # cut in the plane alone: 184,320 voxels
+        ((200, 200, 5), "gpu", [208, 208, 5]),  # too few to be halved
+        ((64, 64, 13), "gpu", [64, 64, 12]),
+        ((64, 64, 17), "gpu", [64, 64, 16]),
+        ((20, 24, 1), "cpu", [16, 32, 1]),
+    ],
+)
+def test_a_patch_has_all_of_few_thick_slices(shape, budget, size):
+    assert propose_roi_size(shape, spacing=[1.5, 1.5, 10], voxels=BUDGETS[budget]).value == size
+
+
+def test_a_network_is_planned_for_thick_slices_alone():
+    assert {key: choice.value for key, choice in propose_network([1, 1, 2], [96, 96, 48]).items()} == {
+        "strides": None,
+        "kernel_sizes": None,
+    }
+    planned = {key: choice.value for key, choice in propose_network([1.5, 1.5, 10], [144, 144, 8]).items()}
+    assert planned["strides"] == [[2, 2, 1], [2, 2, 1], [2, 2, 1], [2, 2, 2]]
+    assert planned["kernel_sizes"] == [[3, 3, 1], [3, 3, 1], [3, 3, 3], [3, 3, 3], [3, 3, 3]]
+
+
+@pytest.mark.parametrize(
+    ("spacing", "chosen"),
+    [([1, 1, 2], "full"), ([1.5, 1.5, 10], "strong_in_plane"), ([10, 1.5, 1.5], "full"), ([1, 3, 3], "full")],
+)
+def test_augmentation_stays_in_the_plane_of_thick_slices(spacing, chosen):
+    assert propose_augmentation(spacing).value == chosen
 
 
 def scan(values, foreground=None, zero_share=0.0):

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from aps_components.networks.vnet import ChannelDropout, VNet
+from aps_components.networks.channel_dropout import ChannelDropout
+from aps_components.networks.vnet import VNet
 
 B, C, D, H, W = 2, 3, 32, 48, 16  # sizes that cannot be confused
 NORMS = ("instance", "batch", "group")

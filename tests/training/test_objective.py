@@ -7,6 +7,7 @@ from aps_components.losses import HeteroscedasticCrossEntropy, iou_loss, sigmoid
 from aps_components.losses.supervised import DiceCrossEntropy
 from aps_components.models import TrainingOutput
 from aps_components.training import TrainingPatches, build_objective
+from aps_components.training.objective import at_size, deep_shares
 from aps_components.uncertainty import MonteCarloSamples
 
 C, D, H, W = 3, 5, 7, 11  # sizes that cannot be confused
@@ -171,6 +172,47 @@ ALL_TERMS = {
     "consistency",
     "loss",
 }
+
+
+class TestDeepSupervision:
+    """Levels of half and of a third of the size: 1, 1/2 and 1/4, of a sum of 1."""
+
+    @pytest.fixture
+    def deep(self):
+        generator = torch.Generator().manual_seed(3)
+        sizes = [(D, H, W), (2, 3, 5), (1, 2, 3)]
+        logits = [torch.randn(4, C, *size, generator=generator, requires_grad=True) for size in sizes]
+        return TrainingOutput(logits[0], torch.ones(4, 1, D, H, W), None, None, None, None, tuple(logits[1:]))
+
+    def test_every_level_learns_from_its_share(self, patches, deep):
+        objective = build_objective(train_b=False, heteroscedastic_weight=0.0, pseudo_label_weight=0.9)
+        terms = objective(lambda _image, with_b: deep, patches, iteration=5)
+        supervised, expected = DiceCrossEntropy(), {}
+        for name, mask, weight in (("supervised_a", patches.labeled, 1.0), ("pseudo_label_a", ~patches.labeled, 0.9)):
+            expected[name] = 4 / 7 * weight * supervised(deep.logits_a, patches.label, mask)
+            for share, logits in zip((2 / 7, 1 / 7), deep.deep_logits, strict=True):
+                label, seen = (at_size(volume, logits.shape[2:]) for volume in (patches.label, mask))
+                expected["deep_a"] = expected.get("deep_a", 0) + share * weight * supervised(logits, label, seen)
+        assert set(terms) == {*expected, "loss"}
+        for name, value in expected.items():
+            torch.testing.assert_close(terms[name], value)
+        terms["loss"].backward()
+        assert all(logits.grad.abs().sum() > 0 for logits in (deep.logits_a, *deep.deep_logits))
+
+    def test_without_levels_nothing_changes(self, labelled_patches, deep):
+        plain = deep._replace(deep_logits=())
+        objective = build_objective(train_b=False, heteroscedastic_weight=0.0)
+        terms = objective(lambda _image, with_b: plain, labelled_patches, iteration=5)
+        assert set(terms) == {"supervised_a", "loss"}
+
+    def test_a_coarse_label_is_the_voxel_in_the_middle_of_each_cell(self):
+        label = torch.arange(6 * 4 * 3).reshape(1, 1, 6, 4, 3)
+        coarse = at_size(label, (2, 2, 3))
+        assert torch.equal(coarse, label[..., 1::3, 1::2, :])
+
+    def test_shares_are_halved_and_sum_to_one(self):
+        assert deep_shares(0) == [1.0]
+        assert deep_shares(2) == pytest.approx([4 / 7, 2 / 7, 1 / 7])
 
 
 class TestLosses:

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from aps_components.bundle.packaging.docs import with_notice
 from aps_components.files import sha256_of
-from aps_components.models import TRAINED_KEYS, CheckpointError, read_checkpoint, settings_file, without_folders
+from aps_components.models import (
+    SETTINGS_OF_BEFORE,
+    TRAINED_KEYS,
+    CheckpointError,
+    read_checkpoint,
+    settings_file,
+    without_folders,
+)
 
 MODEL, SETTINGS, LARGE_FILES = "models/model.pt", "models/model.json", "large_files.yml"
 PAGE, MODELS_PAGE, METADATA = "docs/README.md", "models/README.md", "configs/metadata.json"
@@ -50,7 +57,7 @@ def read_weights(path: Path) -> tuple[Weights | None, list[str]]:
     if faults:
         return None, faults
     settings = json.loads(settings_file(path).read_text(encoding="utf-8"))
-    return Weights(path=path, settings=without_folders(settings)), []
+    return Weights(path=path, settings=without_folders({**SETTINGS_OF_BEFORE, **settings})), []
 
 
 def _weight_faults(path: Path) -> Iterator[str]:
@@ -74,7 +81,7 @@ def _settings_faults(path: Path) -> Iterator[str]:
         yield f"{path}: missing; training writes it beside the checkpoint: copy both"
         return
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = {**SETTINGS_OF_BEFORE, **json.loads(path.read_text(encoding="utf-8"))}
         lacking = [key for key in (*TRAINED_KEYS, "labels") if key not in settings]
     except (TypeError, ValueError) as error:
         yield f"{path}: not valid JSON ({error}); copy it again from the training"

@@ -63,16 +63,16 @@ class Setting:
         return asdict(self)
 
     def inferer(
-        self, trained: PromptedSlidingWindowInferer, image_size: Sequence[int], *, stride: int
+        self, trained: PromptedSlidingWindowInferer, image_size: Sequence[int], *, stride: Sequence[int]
     ) -> PromptedSlidingWindowInferer:
         """The inferer for a volume (D, H, W).
 
         Args:
             trained: gives the window and the precision.
             image_size: of the volume.
-            stride: of the network, which divides the sizes of every window.
+            stride: of the network along each axis, which divides the sizes of every window.
         """
-        whole = [math.ceil(size / stride) * stride for size in image_size]
+        whole = [math.ceil(size / step) * step for size, step in zip(image_size, stride, strict=True)]
         return PromptedSlidingWindowInferer(
             whole if self.overlap is None else trained.roi_size,
             self.batch,

@@ -27,6 +27,7 @@ from aps_components.bundle.packaging.archive import write_archive
 from aps_components.bundle.packaging.contents import PACKAGE_DATA, bundle_files, code_files
 from aps_components.bundle.packaging.docs import PackagedPages, headings
 from aps_components.files import sha256_of
+from aps_components.models import SETTINGS_OF_BEFORE
 
 ROOT = Path(__file__).parents[3]
 NAMES = sorted(folder.name for folder in BUNDLES.iterdir() if (folder / "configs").is_dir())
@@ -86,7 +87,7 @@ class TestContents:
 
     def test_the_weights_are_as_they_were(self, files, bundle):
         assert files["small/models/model.pt"] == (bundle / "models" / "model.pt").read_bytes()
-        assert json.loads(files["small/models/model.json"]) == SETTINGS
+        assert json.loads(files["small/models/model.json"]) == SETTINGS_OF_BEFORE | SETTINGS
         page = files["small/models/README.md"].decode()
         assert hashlib.sha256(files["small/models/model.pt"]).hexdigest() in page
         assert "spacing [1.5, 1.5, 2.0], roi_size [32, 48, 32]" in page

@@ -24,13 +24,13 @@ def starts(size, inferer):
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.3, 0.5, 0.625, REFERENCE_OVERLAP])
 def test_windows_are_counted_as_the_inferer_moves_them(size, overlap):
     trained = PromptedSlidingWindowInferer((48, 32, 16), precision="fp32")
-    inferer = Setting(overlap=overlap, batch=3).inferer(trained, size, stride=16)
+    inferer = Setting(overlap=overlap, batch=3).inferer(trained, size, stride=(16, 16, 16))
     assert window_count(size, inferer) == len(starts(size, inferer))
 
 
 def test_the_reference_has_the_published_stride():
     trained = PromptedSlidingWindowInferer((112, 112, 80), precision="fp32")
-    inferer = REFERENCE.inferer(trained, (149, 131, 89), stride=16)
+    inferer = REFERENCE.inferer(trained, (149, 131, 89), stride=(16, 16, 16))
     found = starts((149, 131, 89), inferer)
     axes = [sorted({place[axis] for place in found}) for axis in range(3)]
     # The last window is moved back to the edge.
@@ -40,7 +40,7 @@ def test_the_reference_has_the_published_stride():
 
 def test_the_whole_scan_is_one_window_that_the_network_can_take():
     trained = PromptedSlidingWindowInferer((32, 32, 16), precision="bf16")
-    inferer = Setting(overlap=None).inferer(trained, (17, 64, 40), stride=16)
+    inferer = Setting(overlap=None).inferer(trained, (17, 64, 40), stride=(16, 16, 16))
     assert (list(inferer.roi_size), inferer.precision) == ([32, 64, 48], "bf16")
     assert window_count((17, 64, 40), inferer) == 1
 
@@ -54,7 +54,7 @@ def test_grid_holds_every_combination_once():
     mirrored = grid(overlaps=[0.5], batches=[1], blendings=["gaussian"], predictors=["a"], mirror_axes=[0, 2])
     assert [setting.window for setting in mirrored] == ["overlap 0.5", "overlap 0.5, 4 mirror images"]
     trained = PromptedSlidingWindowInferer((32, 32, 16), precision="bf16")
-    assert mirrored[1].inferer(trained, (32, 32, 16), stride=16).mirror_axes == [(0,), (2,)]
+    assert mirrored[1].inferer(trained, (32, 32, 16), stride=(16, 16, 16)).mirror_axes == [(0,), (2,)]
 
 
 @pytest.mark.parametrize(
