@@ -88,7 +88,7 @@ class DatasetBlock:
     balanced_crops: float = 0.33
     class_weights: list[float] | None = None
     largest_component: bool = True
-    fusion: FusionKind = "none"
+    fusion: FusionKind = "cafa"
     labeled_count: int | None = None
     validation_count: int = 0
 

@@ -37,7 +37,7 @@ def build_auto_prompt_seg(
     model_b: Literal["sam", "vnet"] = "sam",
     sam_variant: str = "compact",
     sam_checkpoint: str | Path | None = None,
-    fusion: FusionKind = "none",
+    fusion: FusionKind = "cafa",
     fusion_detached: bool = True,
     fusion_dropped: float = 0.5,
     fine_features: bool = True,
