@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from aps_components.label_map import likeliest_class
-from aps_components.networks.sam3d import ImageEmbedding, Prompts, Sam3d, point_maps
+from aps_components.networks.sam3d import ImageEmbedding, Prompts, Sam3d
 from aps_components.prompts import (
     PAD_LABEL,
     Click,
@@ -41,7 +42,7 @@ class Round(NamedTuple):
     changed: Tensor
     """bool, [R]: the target is not the label, and needs no truth."""
     nearness: Tensor
-    """[R, 1, D, H, W] in [0, 1]: 1 at what the user marked, falling with the distance."""
+    """[R, 1, D, H, W] in [0, 1]: 1 at what the user marked, falling to 0 where it reaches no further."""
 
 
 def as_tensors(given: Sequence[UserPrompts], *, device: torch.device | str) -> Prompts:
@@ -189,9 +190,12 @@ class InteractiveRounds:
                 self.given[row] = UserPrompts.none()
 
     def _start_of_corrections(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
-        """The automatic answer; in some patches, a weaker one."""
-        weaker = torch.from_numpy(self.rng.random(len(rows)) < self.user.weaker).to(logits.device)
-        return torch.where(weaker[:, None, None, None, None], self.weaker_logits[list(rows)], logits)
+        """The automatic answer, a weaker one, or the mean of both, which is what is corrected in use."""
+        drawn = torch.from_numpy(self.rng.random(len(rows))).to(logits.device)[:, None, None, None, None]
+        weaker = self.weaker_logits[list(rows)]
+        share = self.user.weaker
+        mean = (logits.softmax(dim=1) + weaker.softmax(dim=1)).div(2).clamp_min(1e-6).log()
+        return torch.where(drawn < share, weaker, torch.where(drawn < (1 + share) / 2, mean, logits))
 
     def _correct(self, logits: Tensor, rows: Sequence[int]) -> None:
         """The user looks at every second voxel, or so."""
@@ -219,12 +223,5 @@ class InteractiveRounds:
         return Round(index, output.logits, target.to(device), changed.to(device), self._nearness(given, image_size))
 
     def _nearness(self, given: Prompts, image_size: Sequence[int]) -> Tensor:
-        size = (int(image_size[0]), int(image_size[1]), int(image_size[2]))
-        maps = point_maps(
-            given.point_coords,
-            given.point_labels,
-            num_classes=self.model_b.num_classes,
-            size=size,
-            radius=self.model_b.ball,
-        )
-        return maps.amax(dim=1, keepdim=True)
+        far = self.model_b.far(given.point_coords, given.point_labels, size=image_size)
+        return F.interpolate(far.amax(dim=1, keepdim=True), size=tuple(image_size), mode="trilinear")

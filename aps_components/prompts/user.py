@@ -54,7 +54,8 @@ class SimulatedUser:
             about a third of Model A's step.
         clicks: most corrections a round.
         deepest: share of the corrections that lie deepest in the largest error; the others lie anywhere in an error.
-        weaker: share of the patches whose corrections begin from a weaker answer, Model A's under dropout.
+        weaker: share of the patches whose corrections begin from a weaker answer, Model A's under dropout; half of the
+            others begin from the mean of it and Model B's.
         targets: how targets are altered.
     """
 

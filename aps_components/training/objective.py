@@ -54,6 +54,8 @@ class TrainingPatches(NamedTuple):
     """Whether ``labeled`` is True everywhere, known without looking."""
     target: TeacherTarget | None = None
     """What the teacher sees there, where the objective compares the student with it."""
+    within: Tensor | None = None
+    """bool, [N, 1, D, H, W]: the voxels that count; all where None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +230,7 @@ class SemiSupervisedObjective:
             return {}
         corrected, clicked = [], []
         for each in rounds:
-            terms = self._losses(each.logits, _as_told(patches, each), rampup)
+            terms = self._losses(each.logits, _as_told(patches, each, within=each.nearness > 0), rampup)
             corrected.append(torch.stack(list(terms.values())).sum())
             losses = F.cross_entropy(each.logits.float(), each.target[:, 0], reduction="none")
             clicked.append((losses * each.nearness[:, 0]).sum() / each.nearness.sum().clamp_min(1))
@@ -245,6 +247,9 @@ class SemiSupervisedObjective:
         weights = {"supervised": 1.0}
         if self.uses_pseudo_labels and not patches.all_labeled:
             masks.append(~labeled)
+        if patches.within is not None:
+            masks = [patches.within if mask is None else mask & patches.within for mask in masks]
+        if len(masks) > len(weights):
             weights["pseudo_label"] = self.pseudo_label_weight * rampup
         losses = self.supervised.by_region(logits, label, masks)
         return {name: weight * loss for (name, weight), loss in zip(weights.items(), losses, strict=True)}
@@ -312,10 +317,16 @@ def _rows(chosen: Tensor) -> Tensor:
     return chosen[:, None, None, None, None]
 
 
-def _as_told(patches: TrainingPatches, answer: Round) -> TrainingPatches:
-    """The patches of one of Model B's answers, with its target: where that was altered, it is true by definition."""
+def _as_told(patches: TrainingPatches, answer: Round, *, within: Tensor | None = None) -> TrainingPatches:
+    """The patches of one of Model B's answers, with its target: where that was altered, it is true by definition.
+
+    Args:
+        patches: all of them.
+        answer: to some of them.
+        within: bool, [R, 1, D, H, W]: the voxels that count; all where None.
+    """
     labeled = patches.labeled[answer.rows] | _rows(answer.changed)
-    return patches._replace(image=patches.image[answer.rows], label=answer.target, labeled=labeled)
+    return patches._replace(image=patches.image[answer.rows], label=answer.target, labeled=labeled, within=within)
 
 
 def deep_shares(count: int) -> list[float]:

@@ -24,11 +24,12 @@ from .image_encoder import ImageEmbedding
 from .layer_norm import LayerNorm3d
 
 DILATION = 2
+GAIN = 4.0  # what a click adds to the logit of its class before anything is learned
 MAPS = 4  # of each class: a person's points, the model's own, boxes, the earlier answer
 
 
 class PromptMaps(NamedTuple):
-    """Prompts on the grid of the image; all [B, C, D, H, W] but for ``reach``."""
+    """Prompts on the grid of the image; all [B, C, D, H, W] but for ``far``."""
 
     points: Tensor
     """Balls around a person's points and scribbles, in [0, 1]."""
@@ -38,8 +39,8 @@ class PromptMaps(NamedTuple):
     """0 or 1."""
     previous: Tensor | None
     """Log probabilities of the earlier answer, which is corrected; None where there is none."""
-    reach: Tensor
-    """[B, 1, D, H, W] in [0, 1]: where a person's prompts may change the earlier answer."""
+    far: Tensor
+    """Wide balls around a person's points and scribbles at 1/2, [B, C, D/2, H/2, W/2], in [0, 1]."""
 
 
 class ClassMlps(nn.Module):
@@ -109,7 +110,7 @@ class FinePath(nn.Module):
         )
         self.refine = Refinement(in_channels, num_classes, refining_channels, kernel_sizes[0])
         self.corrector = nn.Sequential(
-            _convolution(half + (MAPS + 1) * num_classes, half, kernel_sizes[1]),
+            _convolution(half + (MAPS + 2) * num_classes, half, kernel_sizes[1]),
             LayerNorm3d(half),
             nn.ReLU(inplace=True),
             _convolution(half, half, kernel_sizes[1], dilation=DILATION),
@@ -117,6 +118,7 @@ class FinePath(nn.Module):
             nn.ReLU(inplace=True),
             nn.Conv3d(half, num_classes, kernel_size=1),
         )
+        self.gain = nn.Parameter(torch.tensor(GAIN))
         self.refine_correction = Refinement(in_channels, num_classes, refining_channels, kernel_sizes[0])
 
     def at_quarter(self, x: Tensor, quarter: Tensor) -> Tensor:
@@ -144,10 +146,17 @@ class FinePath(nn.Module):
         if maps.previous is None:
             logits = _upsampled(low_res_logits, image.shape[2:])
             return logits + self.refine(image, logits, maps.points)
-        at_half = [x, low_res_logits.detach().float().softmax(dim=1).to(x.dtype), _at(maps, x.shape[2:]).to(x.dtype)]
-        correction = _upsampled(self.corrector(torch.cat(at_half, dim=1)), image.shape[2:])
+        at_half = [x, low_res_logits.detach().float().softmax(dim=1), _at(maps, x.shape[2:]), maps.far]
+        correction = self.corrector(torch.cat([each.to(x.dtype) for each in at_half], dim=1))
+        correction = _upsampled(correction, image.shape[2:]) + self.gain * maps.points
         correction = correction + self.refine_correction(image, maps.previous + correction, maps.points)
-        return maps.previous + maps.reach * correction
+        return maps.previous + _upsampled(reach(maps), image.shape[2:]) * correction
+
+
+def reach(maps: PromptMaps) -> Tensor:
+    """Where a person's prompts may change an earlier answer, at 1/2: [B, 1, ...] in [0, 1], all of it in a box."""
+    boxes = F.adaptive_max_pool3d(maps.boxes, (maps.far.shape[2], maps.far.shape[3], maps.far.shape[4]))
+    return torch.maximum((2 * maps.far).clamp(max=1.0), boxes).amax(dim=1, keepdim=True)
 
 
 class Refinement(nn.Module):

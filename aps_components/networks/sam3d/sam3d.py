@@ -136,14 +136,29 @@ class Sam3d(nn.Module):
         else:
             boxes = box_maps(prompts.boxes, prompts.box_labels, num_classes=self.num_classes, size=size)
         own = balls(prompts.own_coords, prompts.own_labels, prompts.own_weights)
-        return PromptMaps(points, own, boxes, previous, self._reach(coords, labels, boxes, size=size))
+        return PromptMaps(points, own, boxes, previous, self.far(coords, labels, size=size))
 
-    def _reach(self, coords: Tensor, labels: Tensor, boxes: Tensor, *, size: Size3d) -> Tensor:
-        """1 near what a person marked, falling to 0; 1 in a box."""
-        radius = [max(REACH * step, 1.0) for step in self.stride]
-        anywhere = labels.clamp(max=0)  # one map for all classes
-        near = point_maps(coords, anywhere, num_classes=1, size=size, radius=radius)
-        return torch.maximum((2 * near).clamp(max=1.0), boxes.amax(dim=1, keepdim=True))
+    def far(self, coords: Tensor, labels: Tensor, *, size: Sequence[int]) -> Tensor:
+        """Wide balls around points at 1/2: as far as a click may change an earlier answer.
+
+        Args:
+            coords: [B, N, 3], voxel indices.
+            labels: [B, N], -1 pads.
+            size: (D, H, W), voxels.
+
+        Returns:
+            [B, C, D/2, H/2, W/2] in [0, 1].
+        """
+        step = torch.tensor(self.mask_stride, device=coords.device)
+        return point_maps(
+            torch.div(coords, step, rounding_mode="floor"),
+            labels,
+            num_classes=self.num_classes,
+            size=[extent // stride for extent, stride in zip(size, self.mask_stride, strict=True)],
+            radius=[
+                max(REACH * token / stride, 1.0) for token, stride in zip(self.stride, self.mask_stride, strict=True)
+            ],
+        )
 
     def forward(
         self,
