@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 Triple = tuple[int, int, int]
 
@@ -106,12 +106,10 @@ def checked_strides(strides: Sequence[Sequence[int]] | None, *, exactly: int | N
     """
     if strides is None:
         return ISOTROPIC_STRIDES
-    enough = len(strides) == exactly if exactly else len(strides) >= TOKEN_LEVELS
-    if not enough or not all(_is_triple(stride) for stride in strides):
-        count = exactly or f"{TOKEN_LEVELS} or more"
-        raise ValueError(
-            f"strides {listed_triples(strides)} must be {count} triples of whole numbers from 1 on, or null"
-        )
+    count = len(strides) if _are_triples(strides) else 0
+    if count != exactly if exactly else count < TOKEN_LEVELS:
+        wanted = exactly or f"{TOKEN_LEVELS} or more"
+        raise ValueError(f"strides {strides!r} must be {wanted} triples of whole numbers from 1 on, or null")
     return tuple((stride[0], stride[1], stride[2]) for stride in strides)
 
 
@@ -125,11 +123,10 @@ def checked_kernels(
     """
     if kernel_sizes is None:
         return isotropic_kernels(strides)
-    fitting = len(kernel_sizes) == len(strides) + 1 and all(_is_triple(kernel) for kernel in kernel_sizes)
+    levels = len(strides) + 1
+    fitting = _are_triples(kernel_sizes) and len(kernel_sizes) == levels
     if not fitting or not all(size % 2 for kernel in kernel_sizes for size in kernel):
-        raise ValueError(
-            f"kernel_sizes {listed_triples(kernel_sizes)} must be {len(strides) + 1} triples of odd numbers, or null"
-        )
+        raise ValueError(f"kernel_sizes {kernel_sizes!r} must be {levels} triples of odd numbers, or null")
     return tuple((kernel[0], kernel[1], kernel[2]) for kernel in kernel_sizes)
 
 
@@ -159,14 +156,20 @@ def by_axis(sizes: Sequence[int]) -> str:
     return str(sizes[0]) if len(set(sizes)) == 1 else " x ".join(map(str, sizes))
 
 
-def listed_triples(triples: Sequence[Sequence[int]]) -> list[list[int] | int]:
+def listed_triples(triples: Sequence[Sequence[int]]) -> list[list[int]]:
     """Triples as a configuration writes them."""
-    return [list(triple) if isinstance(triple, Sequence) else triple for triple in triples]
+    return [list(triple) for triple in triples]
 
 
-def _is_triple(value: object) -> bool:
-    return (
-        isinstance(value, Sequence)
-        and len(value) == 3
-        and all(isinstance(size, int) and not isinstance(size, bool) and size >= 1 for size in value)
+def _are_triples(value: object) -> bool:
+    return _is_listed(value) and all(
+        _is_listed(triple) and len(triple) == 3 and all(_is_count(size) for size in triple) for triple in value
     )
+
+
+def _is_listed(value: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from aps_components.models import (
+    SETTINGS_OF_BEFORE,
     TRAINED_KEYS,
     CheckpointError,
     Predictor,
@@ -167,7 +168,8 @@ class TrainingCheckpoint:
             )
 
     def _refuse_other_settings(self, found: Mapping[str, Any], path: Path) -> None:
-        if different := differences(found, self.settings):
+        of_before = {key: value for key, value in SETTINGS_OF_BEFORE.items() if key in self.settings}
+        if different := differences({**of_before, **found}, self.settings):
             raise CheckpointError(
                 f"{path} belongs to a run with other settings ({different}). "
                 "Give the same settings to go on with it, or another --ckpt_dir to start a new run"

@@ -10,6 +10,7 @@ from aps_components.models import TRAINED_KEYS
 from aps_components.networks.vnet import VNet
 
 LABELS = {"0": "background", "1": "tumour", "2": "Rückenmark"}
+THICK = [[2, 2, 1], [2, 2, 1], [2, 2, 1], [2, 2, 2]]
 
 
 def block(**changes):
@@ -31,6 +32,8 @@ def parsed(text):
         block(flip_axes=[[0, 1], 2]),
         block(intensity=None, flip_axes=[], largest_component=False, labeled_count=8, validation_count=3),
         block(fusion="cafa"),
+        block(strides=THICK, kernel_sizes=[[3, 3, 1]] * 5, roi_size=[144, 144, 8], augmentation="strong_in_plane"),
+        block(backbone="residual_encoder", strides=[[2, 2, 1]] * 5, roi_size=[64, 96, 5]),
         block(labels={str(value): f"class number {value}" for value in range(256)}),
     ],
 )
@@ -42,7 +45,7 @@ def test_text_holds_every_value_in_order(given):
 
 
 def test_inference_text_asks_the_checkpoint_first():
-    given = block(spacing=[0.5, 1.0, 2.5], roi_size=[160, 16, 80], intensity={"window": [-125, 275]})
+    given = block(spacing=[0.5, 0.5, 5.0], roi_size=[160, 16, 6], strides=THICK, intensity={"window": [-125, 275]})
     lines = parsed(given.inference_text())
     assert tuple(lines) == INFERENCE_KEYS
     for key, line in lines.items():
@@ -114,6 +117,14 @@ def test_a_faulty_block_names_its_file(tmp_path):
         ({"roi_size": [96, 100, 90]}, "roi_size [96, 100, 90] must be three sizes divisible by 16: try [96, 96, 96]"),
         ({"roi_size": [96, 96]}, "roi_size [96, 96] must be three sizes"),
         ({"roi_size": [16, 16, 16]}, "roi_size [16, 16, 16] leaves one voxel at the bottom"),
+        ({"roi_size": [96, 96, 9], "strides": THICK}, "divisible by 16 x 16 x 2: try [96, 96, 8]"),
+        ({"strides": [[2, 2, 2]] * 3}, "must be 4 triples of whole numbers from 1 on, or null"),
+        ({"strides": [[2, 2, 2]] * 2, "backbone": "residual_encoder"}, "must be 3 or more triples"),
+        ({"strides": 2}, "strides 2 must be 4 triples"),
+        ({"kernel_sizes": [[3, 3, 3]] * 4}, "must be 5 triples of odd numbers, or null"),
+        ({"kernel_sizes": [3, 3, 3, 3, 3]}, "must be 5 triples of odd numbers, or null"),
+        ({"backbone": "unet"}, "backbone 'unet' must be one of ['vnet', 'residual_encoder']"),
+        ({"augmentation": "more"}, "augmentation 'more' must be one of"),
         ({"intensity": "ct"}, "intensity 'ct' must be None"),
         ({"intensity": {"window": [3, 1]}}, "intensity {'window': [3, 1]} must be None"),
         ({"flip_axes": [1, 3]}, "flip_axes [1, 3] must be some of 0 (left-right)"),
@@ -145,9 +156,6 @@ def test_all_faults_are_named_at_once():
     ]
 
 
-def test_the_stride_is_that_of_the_network():
-    assert (
-        VNet(in_channels=1, num_classes=2).stride
-        == DatasetBlock(labels={"0": "background", "1": "a"}).stride
-        == (16, 16, 16)
-    )
+@pytest.mark.parametrize(("strides", "stride"), [(None, (16, 16, 16)), (THICK, (16, 16, 2))])
+def test_the_stride_is_that_of_the_network(strides, stride):
+    assert VNet(strides=strides).stride == block(strides=strides, roi_size=[32, 48, 16]).stride == stride

@@ -37,6 +37,13 @@ def test_channels_are_those_of_the_block():
     assert content["pred_classes"] == "3 channels: background, left kidney, right kidney"
 
 
+def test_sizes_are_those_that_the_network_divides():
+    content = rendered(strides=[[2, 2, 1]] * 3 + [[2, 2, 2]], roi_size=[144, 144, 8])["network_data_format"]
+    for volume in (content["inputs"]["image"], content["outputs"]["pred"]):
+        assert volume["spatial_shape"] == ["16*n", "16*n", "2*n"]
+    assert rendered()["network_data_format"]["inputs"]["image"]["spatial_shape"] == ["16*n"] * 3
+
+
 @pytest.mark.parametrize(
     ("changes", "channel_def", "value_range"),
     [
