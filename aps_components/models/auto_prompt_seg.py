@@ -295,9 +295,8 @@ class AutoPromptSeg(nn.Module):
             points=prompts,
             rng=np.random.default_rng(int(torch.randint(2**62, (1,)))),
         ).run(embedding, image_size=image.shape[2:])
-        return TrainingOutput(
-            *(first.logits, first.variance, rounds[0].logits, None, prompts, uncertainty), tuple(rounds)
-        )
+        automatic = rounds[0].logits, rounds[0].iou_predictions
+        return TrainingOutput(first.logits, first.variance, *automatic, prompts, uncertainty, tuple(rounds))
 
     def _prompts(self, samples: MonteCarloSamples) -> tuple[PointPrompts, DecoupledUncertainty]:
         """Point prompts, in voxels of the volume, from samples on every ``prompt_stride``-th voxel."""

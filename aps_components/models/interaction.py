@@ -36,6 +36,8 @@ class Round(NamedTuple):
     """Which patches these are, [R]."""
     logits: Tensor
     """[R, C, D, H, W]."""
+    iou_predictions: Tensor
+    """[R, C] in (0, 1), Model B's opinion of its own masks."""
     target: Tensor
     """Integers, [R, 1, D, H, W]."""
     changed: Tensor
@@ -213,7 +215,9 @@ class InteractiveRounds:
         )
         target = torch.from_numpy(np.stack([self.targets[row] for row in rows])[:, None].astype(np.int64))
         changed = torch.from_numpy(self.changed[list(rows)])
-        return Round(index, output.logits, target.to(device), changed.to(device), self._nearness(given, image_size))
+        return Round(
+            index, *output, target.to(device), changed.to(device), nearness=self._nearness(given, image_size)
+        )
 
     def _nearness(self, given: Prompts, image_size: Sequence[int]) -> Tensor:
         size = (int(image_size[0]), int(image_size[1]), int(image_size[2]))

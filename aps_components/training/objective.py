@@ -212,10 +212,9 @@ class SemiSupervisedObjective:
 
     def _label_terms(self, output: TrainingOutput, patches: TrainingPatches, rampup: float) -> dict[str, Tensor]:
         """Dice and cross entropy of A and B, against a person's labels and against the teacher's."""
-        of_b = patches if not output.rounds else _as_told(patches, output.rounds[0])
         terms = self._supervised_terms("a", output.logits_a, patches, rampup) if self.train_a else {}
         if output.logits_b is not None:
-            terms |= self._supervised_terms("b", output.logits_b, of_b, rampup)
+            terms |= self._supervised_terms("b", output.logits_b, _told_to_b(patches, output), rampup)
         return terms
 
     def _supervised_terms(
@@ -248,13 +247,14 @@ class SemiSupervisedObjective:
         }
 
     def _noise_and_iou_terms(self, output: TrainingOutput, patches: TrainingPatches) -> dict[str, Tensor]:
-        """A's noise head and B's IoU head, against a person's labels."""
+        """A's noise head and B's IoU head, where labels are true."""
         terms: dict[str, Tensor] = {}
         if self.heteroscedastic_weight and self.train_a:
             noise = self.heteroscedastic(output.logits_a, output.variance, patches.label, patches.labeled)
             terms["heteroscedastic"] = self.heteroscedastic_weight * noise
         if self.iou_weight and output.logits_b is not None and output.iou_predictions is not None:
-            iou = iou_loss(output.iou_predictions, output.logits_b.detach(), patches.label, patches.labeled)
+            told = _told_to_b(patches, output)
+            iou = iou_loss(output.iou_predictions, output.logits_b.detach(), told.label, told.labeled)
             terms["iou"] = self.iou_weight * iou
         return terms
 
@@ -299,6 +299,11 @@ def _as_told(patches: TrainingPatches, answer: Round) -> TrainingPatches:
     """The patches of one of Model B's answers, with its target: where that was altered, it is true by definition."""
     labeled = patches.labeled[answer.rows] | _rows(answer.changed)
     return patches._replace(image=patches.image[answer.rows], label=answer.target, labeled=labeled)
+
+
+def _told_to_b(patches: TrainingPatches, output: TrainingOutput) -> TrainingPatches:
+    """The patches of Model B's automatic answer."""
+    return _as_told(patches, output.rounds[0]) if output.rounds else patches
 
 
 def build_objective(
