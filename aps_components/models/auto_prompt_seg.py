@@ -265,6 +265,7 @@ class AutoPromptSeg(nn.Module):
         """
         if masks is None:
             masks = draw_masks(self.model_a, samples=self.mc_samples, items=image.shape[0])
+        self.model_a.train(with_a and self.training)  # where it stays as it is, so do batch norm's statistics
         with torch.set_grad_enabled(with_a and torch.is_grad_enabled()):
             features = self.model_a.encode(image)
             first = self.model_a.decode(

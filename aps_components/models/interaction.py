@@ -129,7 +129,8 @@ class InteractiveRounds:
         self.label = label
         labels = label[:, 0].cpu().numpy()
         self.other = likeliest_class(self.weaker_logits, dim=1)[:, 0].cpu().numpy()
-        self.flipped = rng.random(len(labels)) < user.flipped
+        told = (points.point_labels != PAD_LABEL).any(dim=1).cpu().numpy()
+        self.flipped = (rng.random(len(labels)) < user.flipped) & told
         self.targets = [
             exchanged_classes(each, rng, num_classes=model_b.num_classes) if flipped else each
             for each, flipped in zip(labels, self.flipped, strict=True)

@@ -120,8 +120,13 @@ class SemiSupervisedObjective:
 
     @property
     def uses_pseudo_labels(self) -> bool:
-        """Whether the teacher's labels are needed."""
+        """Whether the teacher's labels are a target."""
         return self.pseudo_label_weight > 0
+
+    @property
+    def asks_for_labels(self) -> bool:
+        """Whether the teacher's labels are needed: a simulated user corrects by them, too."""
+        return self.uses_pseudo_labels or (self.train_b and self.user is not None)
 
     def rampup(self, iteration: int) -> float:
         """Weight of everything unlabelled in iteration 0, 1, ..., in (0, 1]."""
@@ -147,8 +152,8 @@ class SemiSupervisedObjective:
         return patches._replace(target=target)
 
     def _joined(self, image: Tensor, label: Tensor, unlabeled: Tensor, teacher: SamplingTeacher) -> TrainingPatches:
-        """Labelled and unlabelled patches, mixed or side by side; the second have the teacher's labels, if wanted."""
-        if self.uses_pseudo_labels:
+        """Labelled and unlabelled patches, mixed or side by side; the second have the teacher's labels, if needed."""
+        if self.asks_for_labels:
             with torch.no_grad():
                 guess = pseudo_label(teacher(unlabeled), largest_component=self.largest_component)
         else:
@@ -202,11 +207,11 @@ class SemiSupervisedObjective:
         terms = self._label_terms(output, patches, rampup) | self._noise_and_iou_terms(output, patches)
         terms |= self._interaction_terms(output, patches, rampup)
         if not patches.all_labeled:
-            # Where classes are exchanged, Model B's answer is not Model A's.
+            # Where classes are exchanged, Model B's answer is neither Model A's nor the teacher's.
             alike = ~patches.labeled if not output.rounds else ~patches.labeled & ~_rows(output.rounds[0].changed)
             terms |= self._consistency_term(output, alike, rampup)
             terms |= self._cross_pseudo_terms(output, alike, rampup)
-            terms |= self._teacher_terms(output, patches, rampup)
+            terms |= self._teacher_terms(output, patches, rampup, alike=alike)
         terms["loss"] = torch.stack(list(terms.values())).sum()
         return terms
 
@@ -278,14 +283,17 @@ class SemiSupervisedObjective:
             terms[f"cross_pseudo_{name}"] = self.cross_pseudo_weight * rampup * mean
         return terms
 
-    def _teacher_terms(self, output: TrainingOutput, patches: TrainingPatches, rampup: float) -> dict[str, Tensor]:
+    def _teacher_terms(
+        self, output: TrainingOutput, patches: TrainingPatches, rampup: float, *, alike: Tensor
+    ) -> dict[str, Tensor]:
         """Agreement of A and B with the teacher, where there is no person's label."""
         if patches.target is None:
             return {}
         terms = {}
-        for name, logits in (("a", output.logits_a if self.train_a else None), ("b", output.logits_b)):
+        of_a = output.logits_a if self.train_a else None
+        for name, logits, where in (("a", of_a, ~patches.labeled), ("b", output.logits_b, alike)):
             if logits is not None:
-                difference = self.teacher_consistency.loss(logits, patches.target, unlabeled=~patches.labeled)
+                difference = self.teacher_consistency.loss(logits, patches.target, unlabeled=where)
                 terms[f"teacher_{name}"] = self.teacher_consistency.weight * rampup * difference
         return terms
 
