@@ -114,14 +114,17 @@ class TestCorrections:
         user = plain_user(rounds=4, corrected=1.0, weaker=weaker)
         answers, calls = run(model_b, user, image=image, label=label, points=points)
         weaker_logits = torch.randn(B, C, *SIZE, generator=torch.Generator().manual_seed(5))
+        said_in_all = 0
         for number in range(1, 4):
             former = weaker_logits if weaker and number == 1 else answers[number - 1].logits
             for row in range(B):
                 new = marked(calls[number]["prompts"], row) - marked(calls[number - 1]["prompts"], row)
-                assert 1 <= len(new) <= 4  # 3 clicks and the middle of a scribble
+                assert len(new) <= 4  # 3 clicks and the middle of a scribble
+                said_in_all += len(new)
                 for said, voxel in new:
                     assert label[(row, 0, *voxel)] == said
                     assert former[(row, slice(None), *voxel)].argmax() != said
+        assert said_in_all >= 2 * B
 
     def test_the_answer_before_is_the_mask_prompt(self, model_b, image, label, points):
         answers, calls = run(model_b, plain_user(rounds=3, corrected=0.5), image=image, label=label, points=points)
@@ -195,12 +198,12 @@ class TestFirstPrompts:
 
     def test_by_weight(self, model_b, image, label, points):
         begins = {"own": 0, "none": 0}
-        for seed in range(15):
+        for seed in range(8):
             user = plain_user(rounds=1, own=1, none=3)
             _, calls = run(model_b, user, image=image, label=label, points=points, seed=seed)
             for row in range(B):
                 begins["own" if (calls[0]["prompts"].point_labels[row] >= 0).any() else "none"] += 1
-        assert begins["own"] == pytest.approx(15, abs=9)
+        assert begins["own"] == pytest.approx(8, abs=7)
 
 
 class TestTargets:
@@ -292,13 +295,9 @@ class TestInTheModel:
         (_, first), (_, again), (_, other) = (self.forward(user, label, seed=seed) for seed in (7, 7, 8))
         for one, two in zip(first.rounds, again.rounds, strict=True):
             assert all(torch.equal(mine, theirs) for mine, theirs in zip(one, two, strict=True))
-        assert (
-            not all(
-                torch.equal(one.nearness, two.nearness) and torch.equal(one.target, two.target)
-                for one, two in zip(first.rounds[1:], other.rounds[1:], strict=True)
-                if torch.equal(one.rows, two.rows)
-            )
-            or first.rounds[1].rows.tolist() != other.rounds[1].rows.tolist()
+        assert not all(
+            torch.equal(one.nearness, two.nearness) and torch.equal(one.target, two.target)
+            for one, two in zip(first.rounds, other.rounds, strict=True)
         )
 
     def test_without_a_user_there_are_no_rounds(self, label):
