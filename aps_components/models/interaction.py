@@ -216,9 +216,7 @@ class InteractiveRounds:
         )
         target = torch.from_numpy(np.stack([self.targets[row] for row in rows])[:, None].astype(np.int64))
         changed = torch.from_numpy(self.changed[list(rows)])
-        return Round(
-            index, *output, target.to(device), changed.to(device), nearness=self._nearness(given, image_size)
-        )
+        return Round(index, *output, target.to(device), changed.to(device), nearness=self._nearness(given, image_size))
 
     def _nearness(self, given: Prompts, image_size: Sequence[int]) -> Tensor:
         size = (int(image_size[0]), int(image_size[1]), int(image_size[2]))
