@@ -18,7 +18,6 @@ SMALLEST = ["--roi", "32", "16", "16"]
             ["--repeats", "1", "--precisions", "fp32", "--threads", "1"],
             ["AutoPromptSeg, network", "AutoPromptSeg, whole step", "V-Net alone", "MONAI DynUNet"],
         ),
-        ("mask_decoder", ["--class-counts", "2"], ["decoder", "upsampled", "full-size decoder"]),
     ],
 )
 def test_a_benchmark_prints_its_table(script, options, rows):

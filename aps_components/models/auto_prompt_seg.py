@@ -272,6 +272,7 @@ class AutoPromptSeg(nn.Module):
         """
         if masks is None:
             masks = draw_masks(self.model_a, samples=self.mc_samples, items=image.shape[0])
+        self.model_a.train(with_a and self.training)  # where it stays as it is, so do batch norm's statistics
         with torch.set_grad_enabled(with_a and torch.is_grad_enabled()):
             features = self.model_a.encode(image)
             first = self.model_a.decode(
@@ -304,10 +305,9 @@ class AutoPromptSeg(nn.Module):
             points=prompts,
             rng=np.random.default_rng(int(torch.randint(2**62, (1,)))),
         ).run(embedding, image_size=image.shape[2:])
+        automatic = rounds[0].logits, rounds[0].iou_predictions
         return TrainingOutput(
-            *(first.logits, first.variance, rounds[0].logits, None, prompts, uncertainty),
-            first.deep_logits,
-            tuple(rounds),
+            *(first.logits, first.variance, *automatic, prompts, uncertainty), first.deep_logits, tuple(rounds)
         )
 
     def _prompts(self, samples: MonteCarloSamples) -> tuple[PointPrompts, DecoupledUncertainty]:

@@ -37,6 +37,8 @@ class Round(NamedTuple):
     """Which patches these are, [R]."""
     logits: Tensor
     """[R, C, D, H, W]."""
+    iou_predictions: Tensor
+    """[R, C] in (0, 1), Model B's opinion of its own masks."""
     target: Tensor
     """Integers, [R, 1, D, H, W]."""
     changed: Tensor
@@ -126,7 +128,8 @@ class InteractiveRounds:
         self.label = label
         labels = label[:, 0].cpu().numpy()
         self.other = likeliest_class(self.weaker_logits, dim=1)[:, 0].cpu().numpy()
-        self.flipped = rng.random(len(labels)) < user.flipped
+        told = (points.point_labels != PAD_LABEL).any(dim=1).cpu().numpy()
+        self.flipped = (rng.random(len(labels)) < user.flipped) & told
         self.targets = [
             exchanged_classes(each, rng, num_classes=model_b.num_classes) if flipped else each
             for each, flipped in zip(labels, self.flipped, strict=True)
@@ -220,7 +223,7 @@ class InteractiveRounds:
         output = self.model_b.decode(embedding, image_size=image_size, prompts=prompts, mask_inputs=mask_inputs)
         target = torch.from_numpy(np.stack([self.targets[row] for row in rows])[:, None].astype(np.int64))
         changed = torch.from_numpy(self.changed[list(rows)])
-        return Round(index, output.logits, target.to(device), changed.to(device), self._nearness(given, image_size))
+        return Round(index, *output, target.to(device), changed.to(device), nearness=self._nearness(given, image_size))
 
     def _nearness(self, given: Prompts, image_size: Sequence[int]) -> Tensor:
         far = self.model_b.far(given.point_coords, given.point_labels, size=image_size)

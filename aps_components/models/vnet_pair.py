@@ -50,8 +50,10 @@ class VNetPair(AutoPromptSeg):
         label: Tensor | None = None,
         user: SimulatedUser | None = None,
     ) -> TrainingOutput:
-        """One pass of each with dropout on; the other arguments have no meaning here."""
-        first = self.model_a(image)
+        """One pass of each with dropout on; ``masks``, ``label`` and ``user`` have no meaning here."""
+        self.model_a.train(with_a and self.training)
+        with torch.set_grad_enabled(with_a and torch.is_grad_enabled()):
+            first = self.model_a(image)
         logits_b = self.model_b(image).logits if with_b else None
         return TrainingOutput(first.logits, first.variance, logits_b, None, None, None, first.deep_logits)
 

@@ -47,8 +47,8 @@ class SimulatedUser:
             trains without a user.
         own, simulated, none: how often a patch begins with Model A's own points, with a user's, or with nothing;
             relative.
-        flipped: share of the patches whose classes are exchanged, in the target and in Model A's own points: the
-            answer follows from the points alone.
+        flipped: share of the patches whose classes are exchanged, in the target and in Model A's own points, if it has
+            any: the answer follows from the points alone.
         altered: share of the other patches whose target is altered before the corrections.
         corrected: share of the patches that go through the further rounds, at least one patch; a decoding of all costs
             about a third of Model A's step.

@@ -122,8 +122,13 @@ class SemiSupervisedObjective:
 
     @property
     def uses_pseudo_labels(self) -> bool:
-        """Whether the teacher's labels are needed."""
+        """Whether the teacher's labels are a target."""
         return self.pseudo_label_weight > 0
+
+    @property
+    def asks_for_labels(self) -> bool:
+        """Whether the teacher's labels are needed: a simulated user corrects by them, too."""
+        return self.uses_pseudo_labels or (self.train_b and self.user is not None)
 
     def rampup(self, iteration: int) -> float:
         """Weight of everything unlabelled in iteration 0, 1, ..., in (0, 1]."""
@@ -149,8 +154,8 @@ class SemiSupervisedObjective:
         return patches._replace(target=target)
 
     def _joined(self, image: Tensor, label: Tensor, unlabeled: Tensor, teacher: SamplingTeacher) -> TrainingPatches:
-        """Labelled and unlabelled patches, mixed or side by side; the second have the teacher's labels, if wanted."""
-        if self.uses_pseudo_labels:
+        """Labelled and unlabelled patches, mixed or side by side; the second have the teacher's labels, if needed."""
+        if self.asks_for_labels:
             with torch.no_grad():
                 guess = pseudo_label(teacher(unlabeled), largest_component=self.largest_component)
         else:
@@ -205,17 +210,17 @@ class SemiSupervisedObjective:
         terms |= self._interaction_terms(output, patches, rampup)
         terms |= self._deep_terms(terms, output, patches, rampup)
         if not patches.all_labeled:
-            # Where classes are exchanged, Model B's answer is not Model A's.
+            # Where classes are exchanged, Model B's answer is neither Model A's nor the teacher's.
             alike = ~patches.labeled if not output.rounds else ~patches.labeled & ~_rows(output.rounds[0].changed)
             terms |= self._consistency_term(output, alike, rampup)
             terms |= self._cross_pseudo_terms(output, alike, rampup)
-            terms |= self._teacher_terms(output, patches, rampup)
+            terms |= self._teacher_terms(output, patches, rampup, alike=alike)
         terms["loss"] = torch.stack(list(terms.values())).sum()
         return terms
 
     def _label_terms(self, output: TrainingOutput, patches: TrainingPatches, rampup: float) -> dict[str, Tensor]:
         """Dice and cross entropy of A and B, against a person's labels and against the teacher's."""
-        of_b = patches if not output.rounds else _as_told(patches, output.rounds[0])
+        of_b = _told_to_b(patches, output)
         terms: dict[str, Tensor] = {}
         if self.train_a:
             terms |= {f"{name}_a": loss for name, loss in self._losses(output.logits_a, patches, rampup).items()}
@@ -270,13 +275,14 @@ class SemiSupervisedObjective:
         return shared | {"deep_a": torch.stack(deep).sum()}
 
     def _noise_and_iou_terms(self, output: TrainingOutput, patches: TrainingPatches) -> dict[str, Tensor]:
-        """A's noise head and B's IoU head, against a person's labels."""
+        """A's noise head and B's IoU head, where labels are true."""
         terms: dict[str, Tensor] = {}
         if self.heteroscedastic_weight and self.train_a:
             noise = self.heteroscedastic(output.logits_a, output.variance, patches.label, patches.labeled)
             terms["heteroscedastic"] = self.heteroscedastic_weight * noise
         if self.iou_weight and output.logits_b is not None and output.iou_predictions is not None:
-            iou = iou_loss(output.iou_predictions, output.logits_b.detach(), patches.label, patches.labeled)
+            told = _told_to_b(patches, output)
+            iou = iou_loss(output.iou_predictions, output.logits_b.detach(), told.label, told.labeled)
             terms["iou"] = self.iou_weight * iou
         return terms
 
@@ -300,14 +306,17 @@ class SemiSupervisedObjective:
             terms[f"cross_pseudo_{name}"] = self.cross_pseudo_weight * rampup * mean
         return terms
 
-    def _teacher_terms(self, output: TrainingOutput, patches: TrainingPatches, rampup: float) -> dict[str, Tensor]:
+    def _teacher_terms(
+        self, output: TrainingOutput, patches: TrainingPatches, rampup: float, *, alike: Tensor
+    ) -> dict[str, Tensor]:
         """Agreement of A and B with the teacher, where there is no person's label."""
         if patches.target is None:
             return {}
         terms = {}
-        for name, logits in (("a", output.logits_a if self.train_a else None), ("b", output.logits_b)):
+        of_a = output.logits_a if self.train_a else None
+        for name, logits, where in (("a", of_a, ~patches.labeled), ("b", output.logits_b, alike)):
             if logits is not None:
-                difference = self.teacher_consistency.loss(logits, patches.target, unlabeled=~patches.labeled)
+                difference = self.teacher_consistency.loss(logits, patches.target, unlabeled=where)
                 terms[f"teacher_{name}"] = self.teacher_consistency.weight * rampup * difference
         return terms
 
@@ -347,6 +356,11 @@ def at_size(volume: Tensor, size: Sequence[int]) -> Tensor:
             middles = torch.arange(extent, device=volume.device) * step + step // 2
             volume = volume.index_select(dim, middles)
     return volume
+
+
+def _told_to_b(patches: TrainingPatches, output: TrainingOutput) -> TrainingPatches:
+    """The patches of Model B's automatic answer."""
+    return _as_told(patches, output.rounds[0]) if output.rounds else patches
 
 
 def build_objective(

@@ -158,6 +158,11 @@ class TestBundle:
         network = {key: value for key, value in training.get("network_def").items() if key != "sam_checkpoint"}
         assert network == inference.get("network_def")
 
+    def test_model_b_is_trained_with_a_user(self, name):
+        parser = merged(name, "train")
+        assert parser.get("objective")["user"] == "@simulated_user"
+        assert build_objective(user=parser.get("simulated_user")).user is not None
+
     def test_labels_agree_everywhere(self, name):
         labels = content(name, "train.json")["labels"]
         assert content(name, "inference.json")["labels"] == labels

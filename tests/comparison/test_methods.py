@@ -1,7 +1,9 @@
 import json
+import math
 
 import pytest
-from workflows import LA, TINY, make_workflow, training_options
+import torch
+from workflows import LA, TINY, make_workflow, train, training_options
 
 from aps_components.comparison import choose_methods, load_methods
 from aps_components.comparison.methods import in_equal_budget, read_from_reference, refuse_contradictions
@@ -52,7 +54,28 @@ def test_a_method_is_what_its_paper_says(phantoms, tmp_path):
         assert (objective.teacher_consistency.uncertainty_samples > 0) == (name == "ua_mt"), name
         assert (objective.cross_pseudo_weight > 0) == (name == "cps"), name
         assert objective.train_b == (name in ("cps", "autopromptseg", "ours")), name
+        assert (objective.user is not None and objective.train_b) == (name == "ours"), name
     assert isinstance(parsed(METHODS["cps"], phantoms, tmp_path).get_parsed_content("network_def"), VNetPair)
+
+
+def test_the_published_form_joins_a_and_b_by_the_fusion_alone(phantoms, tmp_path):
+    published = parsed(METHODS["autopromptseg"], phantoms, tmp_path).get_parsed_content("network_def")
+    assert published.model_b.mask_decoder.fine_path is None
+    assert (published.fusion_detached, published.fusion_dropped) == (False, 0.0)
+    output = published.train().training_forward(torch.randn(1, 1, 32, 32, 32))
+    output.logits_b.square().mean().backward()
+    assert published.model_a.encoder[0].layers[0].weight.grad.any()
+
+
+@pytest.mark.parametrize("method", ["autopromptseg", "cps", "ours"])
+def test_two_models_train_one_step(method, phantoms, tmp_path):
+    overrides = METHODS[method].overrides
+    options = training_options(phantoms, tmp_path, epochs=1, epoch_length=1, warmup_epochs=0, val_interval=2)
+    workflow = train(options | overrides)
+    terms = workflow.parser.get_parsed_content("train#trainer").state.output
+    assert {"supervised_a", "supervised_b"} <= set(terms)
+    assert ("interaction" in terms) == (method == "ours")
+    assert all(math.isfinite(value) for value in terms.values())
 
 
 def test_ours_is_the_bundle_as_it_is():

@@ -154,7 +154,7 @@ class TestInference:
         probabilities, variance = torch.full((1, 1, C, D, H, W), 0.1), torch.ones(1, 1, 1, D, H, W)
         probabilities[..., 1, 24, 40, 8] = probabilities[..., 0, 4, 16, 12] = 0.9
         for stride in (1, 2, 4):
-            model.prompt_stride = stride
+            model.prompt_stride = (stride,) * 3
             prompts, _ = model._prompts(MonteCarloSamples(every(probabilities, stride), every(variance, stride)))
             assert prompts.point_coords[0, [0, 6]].tolist() == [[4, 16, 12], [24, 40, 8]]
 
@@ -190,7 +190,7 @@ class TestTraining:
     @pytest.mark.parametrize(("samples", "stride"), [(1, 2), (2, 1), (4, 2)])
     def test_its_output_is_the_first_of_the_samples(self, samples, stride):
         model, image = make_model(mc_samples=samples).train(), make_image()
-        model.prompt_stride = stride
+        model.prompt_stride = (stride,) * 3
         a = model.model_a
         with (
             patch.object(a, "encode", wraps=a.encode) as encode,
@@ -215,7 +215,7 @@ class TestTraining:
         torch.testing.assert_close(generator.call_args.args[0], expected.probabilities.mean(0))
         assert generator.call_args.kwargs["epistemic"] is output.uncertainty.epistemic
         assert generator.call_args.kwargs["aleatoric"] is output.uncertainty.aleatoric
-        assert generator.call_args.kwargs["stride"] == stride
+        assert generator.call_args.kwargs["stride"] == (stride,) * 3
 
     def test_shapes(self):
         output = make_model().train().training_forward(make_image())
@@ -278,14 +278,56 @@ class TestTraining:
         assert model.model_a.logits_head.weight.grad.any()
         model.zero_grad()
         output.logits_b.square().sum().backward()
-        assert model.model_a.logits_head.weight.grad is None  # the prompts carry no gradient
-        assert model.model_a.encoder[0].layers[0].weight.grad.any()  # A's features do
+        assert all(p.grad is None for p in model.model_a.parameters())  # neither by prompts nor by features
 
-    @pytest.mark.parametrize("settings", [{"high_res_skips": False, "fusion": "cafa"}, {"fusion": "none"}])
-    def test_either_way_from_a_to_b_carries_gradients(self, settings):
-        model = make_model(**settings).train()
+    def test_a_fusion_that_is_not_detached_carries_gradients_to_a(self):
+        model = make_model(fusion="cafa", fusion_detached=False, fusion_dropped=0.0).train()
         model.training_forward(make_image()).logits_b.square().sum().backward()
         assert model.model_a.encoder[0].layers[0].weight.grad.any()
+        assert model.model_a.logits_head.weight.grad is None  # the prompts carry none
+
+    def test_some_patches_get_nothing_of_a(self):
+        """In training, a share of the patches; in inference none."""
+        model, image = make_model(fusion="cafa", fusion_dropped=0.5).train(), make_image(8, size=(32, 16, 16))
+        features = model.model_a.encode(image)
+        others = features._replace(level_3=features.level_3 + torch.randn_like(features.level_3))
+
+        def moved():
+            """Which patches' embeddings change with A's features."""
+            both = []
+            for each in (features, others):
+                torch.manual_seed(3)
+                both.append(model._embed(image, each).tokens)
+            return (both[0] != both[1]).flatten(1).any(dim=1)
+
+        with torch.no_grad():
+            assert 0 < moved().sum() < 8
+            model.fusion_dropped = 0.0
+            assert moved().all()
+            model.fusion_dropped = 1.0
+            assert not moved().any()
+            model.eval()
+            assert moved().all()
+
+    @pytest.mark.parametrize("norm", ["instance", "batch"])
+    def test_model_b_alone(self, norm):
+        """Model A is as in inference, but for its dropout: no gradients, no statistics of its own."""
+        model, image = make_model(norm=norm, fusion="cafa", fusion_detached=False, mc_samples=3).train(), make_image()
+        before = {key: value.clone() for key, value in model.model_a.state_dict().items()}
+        masks = draw_masks(model.model_a, samples=3, items=B)
+        output = model.training_forward(image, with_a=False, masks=masks)
+        assert not output.logits_a.requires_grad
+        assert not output.variance.requires_grad
+        output.logits_b.square().sum().backward()
+        assert all(p.grad is None for p in model.model_a.parameters())
+        assert model.fusion.project_a.weight.grad.any()
+        assert all(torch.equal(value, before[key]) for key, value in model.model_a.state_dict().items())
+        a = model.model_a.eval()
+        with torch.no_grad():
+            expected = monte_carlo_samples(a, a.encode(image), masks).probabilities[0]
+        torch.testing.assert_close(output.logits_a.softmax(1), expected)
+        model.train().training_forward(image)
+        assert model.model_a.training
 
     def test_bf16_has_finite_gradients(self):
         model = make_model()
@@ -306,16 +348,16 @@ class TestSettings:
         with torch.no_grad():
             assert model.eval()(make_image(channels=4)).shape == (B, 5, D, H, W)
 
-    @pytest.mark.parametrize("high_res_skips", [True, False])
+    @pytest.mark.parametrize("fine_features", [True, False])
     @pytest.mark.parametrize("fusion", ["none", "concatenation", "cafa"])
-    def test_model_b_with_and_without_what_a_gives(self, fusion, high_res_skips):
-        model, image = make_model(fusion=fusion, high_res_skips=high_res_skips), make_image()
+    def test_model_b_with_and_without_fine_features(self, fusion, fine_features):
+        model, image = make_model(fusion=fusion, fine_features=fine_features), make_image()
         train(model, image)
         expected = (*PROMPTS_NEVER_GIVEN, "not_a_point_embed", "class_embeddings")
         assert without_gradient(model, expected=expected) == []
         with torch.no_grad():
             assert model.eval()(image).isfinite().all()
-        assert any("high_res" in name for name, _ in model.named_parameters()) == high_res_skips
+        assert any("fine_path" in name for name, _ in model.named_parameters()) == fine_features
 
     def test_fusion_by_name(self):
         assert make_model().fusion is None
@@ -354,7 +396,7 @@ class TestSettings:
         assert model.model_a.dropout_probabilities == (0.3, 0.3)
         assert model.mc_samples == 5
         assert isinstance(model.model_a.encoder[0].layers[1], torch.nn.GroupNorm)
-        assert (model.prompt_generator.radius, model.prompt_generator.points_per_class) == (3, 20)
+        assert (model.prompt_generator.radius, model.prompt_generator.points_per_class) == ((3, 3, 3), 20)
 
     def test_weights_lie_channels_last(self):
         weight = make_model().model_a.encoder[2].layers[0].weight
@@ -372,7 +414,8 @@ class TestSettings:
             ({"num_classes": 1}, "num_classes 1"),
             ({"predictor": "c"}, "predictor 'c' must be"),
             ({"uncertainty_form": "std"}, "uncertainty_form 'std' must be"),
-            ({"mc_samples": 0}, "mc_samples 0 and prompt_stride 2 must be at least 1"),
+            ({"mc_samples": 0}, r"mc_samples 0 and prompt_stride \(2, 2, 2\) must be at least 1"),
+            ({"fusion": "cafa", "fusion_dropped": 1.5}, r"fusion_dropped 1\.5 must be a share"),
             ({"fusion": "sum"}, "fusion 'sum' must be"),
             ({"sam_variant": "huge"}, "variant 'huge' must be"),
             ({"norm": "layer"}, "norm 'layer' must be"),

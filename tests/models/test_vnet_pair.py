@@ -41,6 +41,16 @@ def test_model_a_alone(pair):
     assert output.logits_b is None
 
 
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_model_b_alone(norm):
+    pair = build_auto_prompt_seg(num_classes=3, roi_size=(32, 16, 48), filters=4, model_b="vnet", norm=norm).train()
+    before = {key: value.clone() for key, value in pair.model_a.state_dict().items()}
+    output = pair.training_forward(torch.randn(2, 1, 32, 16, 48), with_a=False)
+    assert not output.logits_a.requires_grad
+    assert output.logits_b.requires_grad
+    assert all(torch.equal(value, before[key]) for key, value in pair.model_a.state_dict().items())
+
+
 def test_an_unknown_model_b_is_refused():
     with pytest.raises(ValueError, match="model_b 'unet' must be 'sam' or 'vnet'"):
         build_auto_prompt_seg(num_classes=2, roi_size=(32, 32, 32), model_b="unet")

@@ -29,7 +29,15 @@ def test_a_cpu_trains_as_without(make_trainer):
     assert not isinstance(trainer.student_forward, GraphedStudent)
 
 
-@pytest.mark.parametrize(("options", "recordable"), [({}, True), ({"model_b": "vnet"}, False)])
+@pytest.mark.parametrize(
+    ("options", "recordable"),
+    [
+        ({}, True),
+        ({"model_b": "vnet"}, False),
+        ({"fusion": "cafa"}, False),  # which patches get nothing of A is drawn in the middle
+        ({"fusion": "cafa", "fusion_dropped": 0.0}, True),
+    ],
+)
 def test_which_networks_can_be_recorded(options, recordable):
     assert build_auto_prompt_seg(num_classes=2, roi_size=ROI, filters=4, **options).recordable is recordable
 

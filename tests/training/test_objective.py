@@ -5,7 +5,8 @@ import torch
 
 from aps_components.losses import HeteroscedasticCrossEntropy, iou_loss, sigmoid_rampup, softmax_mse
 from aps_components.losses.supervised import DiceCrossEntropy
-from aps_components.models import TrainingOutput
+from aps_components.models import Round, TrainingOutput
+from aps_components.prompts import AlteredTargets, SimulatedUser
 from aps_components.training import TrainingPatches, build_objective
 from aps_components.training.objective import at_size, deep_shares
 from aps_components.uncertainty import MonteCarloSamples
@@ -140,10 +141,30 @@ class Forward:
         self.logits_a, self.logits_b = leaf(C, D, H, W), leaf(C, D, H, W)
         self.variance, self.iou_predictions = leaf(1, D, H, W, positive=True), leaf(C, positive=True)
 
-    def __call__(self, image, *, with_b):
+    def __call__(self, image, *, with_a, with_b, label, user):
         assert image.shape == (4, 1, D, H, W)
+        self.asked = {"with_a": with_a, "with_b": with_b, "label": label, "user": user}
         b = (self.logits_b, self.iou_predictions) if with_b else (None, None)
-        return TrainingOutput(self.logits_a, self.variance, *b, None, None)
+        return TrainingOutput(self.logits_a, self.variance, *b, None, None, self.rounds(label) if user else ())
+
+    def rounds(self, label):
+        """The automatic answer, and two corrected ones of patches 3 and 1.
+
+        Classes are exchanged in patch 3; the target of patch 1 is altered before the corrections.
+        """
+        generator = torch.Generator().manual_seed(2)
+        target = label.clone()
+        target[3] = (target[3] + 1) % C
+        altered = torch.stack([target[3], (label[1] + 2) % C])
+        exchanged, nowhere = torch.tensor([False, False, False, True]), torch.zeros(4, 1, D, H, W)
+        rounds = [Round(torch.arange(4), self.logits_b, self.iou_predictions, target, exchanged, nowhere)]
+        for _ in range(2):
+            logits = torch.randn(2, C, D, H, W, generator=generator).requires_grad_()
+            nearness = torch.rand(2, 1, D, H, W, generator=generator)
+            rows = torch.tensor([3, 1])
+            iou_predictions, changed = self.iou_predictions[rows], torch.tensor([True, True])
+            rounds.append(Round(rows, logits, iou_predictions, altered, changed, nearness))
+        return tuple(rounds)
 
 
 @pytest.fixture
@@ -301,9 +322,114 @@ class TestLosses:
         assert forward.logits_b.grad is None
 
 
+class TestUser:
+    """Model B's answers to a simulated user; see ``Forward.rounds`` for what is altered."""
+
+    def test_it_is_handed_on_with_what_it_knows(self, patches):
+        forward, objective = Forward(), build_objective(user={"rounds": 2, "targets": {"cut": 1.0}})
+        objective(forward, patches, iteration=0)
+        assert forward.asked["user"] == SimulatedUser(rounds=2, targets=AlteredTargets(cut=1.0))
+        assert torch.equal(forward.asked["label"], patches.label)
+
+    @pytest.mark.parametrize("options", [{"user": None}, {"user": {}, "train_b": False}])
+    def test_without_one_nothing_is_said(self, patches, options):
+        forward = Forward()
+        terms = build_objective(**options)(forward, patches, iteration=0)
+        assert forward.asked["user"] is None
+        assert forward.asked["label"] is None
+        assert not {"interaction", "clicks"} & set(terms)
+
+    def test_what_was_changed_is_true_by_definition(self, patches):
+        forward = Forward()
+        terms = build_objective(user={}, pseudo_label_weight=0.9, iou_weight=0.7)(forward, patches, iteration=0)
+        supervised, target = DiceCrossEntropy(), patches.label.clone()
+        target[3] = (target[3] + 1) % C
+        labeled = patches.labeled.clone()
+        labeled[3] = True
+        expected = {
+            "supervised_a": supervised(forward.logits_a, patches.label, patches.labeled),
+            "pseudo_label_a": 0.9 * supervised(forward.logits_a, patches.label, ~patches.labeled),
+            "supervised_b": supervised(forward.logits_b, target, labeled),
+            "pseudo_label_b": 0.9 * supervised(forward.logits_b, target, ~labeled),
+            "iou": 0.7 * iou_loss(forward.iou_predictions, forward.logits_b, target, labeled),
+        }
+        for name, value in expected.items():
+            torch.testing.assert_close(terms[name], value, msg=lambda text, name=name: f"{name}: {text}")
+
+    @pytest.mark.parametrize("all_labeled", [False, True])
+    def test_corrected_answers_weigh_as_one(self, patches, labelled_patches, all_labeled):
+        """A mean over the rounds; in both of its patches the target was altered, so all of their voxels are true."""
+        forward, seen = Forward(), labelled_patches if all_labeled else patches
+        terms = build_objective(user={}, interaction_weight=0.8, click_weight=0.5)(forward, seen, iteration=0)
+        _, *later = forward.rounds(seen.label)
+        losses = [DiceCrossEntropy()(each.logits, each.target) for each in later]
+        torch.testing.assert_close(terms["interaction"], 0.8 * torch.stack(losses).mean())
+        near = []
+        for each in later:
+            likelihood = each.logits.log_softmax(1).gather(1, each.target)
+            near.append(-(likelihood * each.nearness).sum() / each.nearness.sum())
+        torch.testing.assert_close(terms["clicks"], 0.8 * 0.5 * torch.stack(near).mean())
+        torch.testing.assert_close(terms["loss"], sum(value for name, value in terms.items() if name != "loss"))
+
+    def test_an_interaction_weight_of_zero_removes_both(self, patches):
+        terms = build_objective(user={}, interaction_weight=0.0)(Forward(), patches, iteration=0)
+        assert set(terms) == ALL_TERMS
+
+    @pytest.mark.parametrize(
+        ("options", "names"),
+        [({}, ["consistency"]), ({"cross_pseudo_weight": 0.5}, ["cross_pseudo_a", "cross_pseudo_b"])],
+    )
+    def test_exchanged_classes_are_left_out_of_every_agreement(self, patches, options, names):
+        forward = Forward()
+        terms = build_objective(user={}, **options)(forward, patches, iteration=0)
+        sum(terms[name] for name in names).backward()
+        alike = ~patches.labeled
+        alike[3] = False
+        for logits in (forward.logits_a, forward.logits_b):
+            assert torch.equal(logits.grad.abs().amax(dim=1, keepdim=True) > 0, alike)
+
+    def test_the_teacher_draws_model_b_nowhere_where_classes_are_exchanged(self):
+        objective = build_objective(user={}, copy_paste=False, teacher_weight=0.7)
+        patches = objective.patches(make_batch(), teacher=teacher, iteration=0)
+        forward = Forward()
+        terms = objective(forward, patches, iteration=0)
+        (terms["teacher_a"] + terms["teacher_b"]).backward()
+        moved = [logits.grad.flatten(1).any(dim=1).tolist() for logits in (forward.logits_a, forward.logits_b)]
+        assert moved == [[False, False, True, True], [False, False, True, False]]
+
+    @pytest.mark.parametrize("copy_paste", [True, False])
+    def test_it_corrects_by_the_teachers_labels_even_where_they_are_no_target(self, copy_paste):
+        objective = build_objective(user={}, pseudo_label_weight=0.0, copy_paste=copy_paste)
+        patches = objective.patches(make_batch(), teacher=teacher, iteration=0)
+        assert torch.equal(patches.label, torch.where(patches.labeled, PERSON, TEACHER))
+        assert not any("pseudo" in name for name in objective(Forward(), patches, iteration=0))
+
+
+class TestModelBAlone:
+    def test_nothing_of_model_a_is_a_term(self, patches):
+        forward = Forward()
+        forward.logits_a, forward.variance = forward.logits_a.detach(), forward.variance.detach()
+        terms = build_objective(train_a=False)(forward, patches, iteration=0)
+        assert forward.asked["with_a"] is False
+        assert set(terms) == ALL_TERMS - {"supervised_a", "pseudo_label_a", "heteroscedastic"}
+        terms["loss"].backward()
+        assert forward.logits_b.grad.any()
+
+    def test_somebody_must_learn(self):
+        with pytest.raises(ValueError, match="train_a and train_b are both false"):
+            build_objective(train_a=False, train_b=False)
+
+
+@pytest.mark.parametrize(("options", "recordable"), [({}, True), ({"user": {}}, False), ({"train_a": False}, False)])
+def test_which_objectives_can_be_recorded(options, recordable):
+    assert build_objective(**options).recordable is recordable
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"click_weight": -1}, "click_weight -1 must not be negative"),
+        ({"user": {"rounds": 0}}, "rounds 0"),
         ({"consistency_target": "c"}, "consistency_target 'c' must be"),
         ({"iou_weight": -1}, "iou_weight -1 must not be negative"),
         ({"pseudo_label_weight": -0.5}, "pseudo_label_weight -0.5 must not be negative"),

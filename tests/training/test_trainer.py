@@ -1,4 +1,5 @@
 import copy
+import math
 import re
 
 import pytest
@@ -41,6 +42,36 @@ def test_trains_and_reports_every_loss(make_trainer, precision):
     changed = {key for key, value in trainer.network.state_dict().items() if not torch.equal(value, before[key])}
     assert {key.split(".")[0] for key in changed} == {"model_a", "model_b", "decision"}
     assert all(value.dtype == torch.float32 for value in trainer.network.parameters())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_trains_with_a_user(make_trainer, precision):
+    objective = {"user": {"simulated": 2.0, "corrected": 1.0}}
+    outputs = [output for output, _ in run_recording(make_trainer(precision=precision, epochs=1, objective=objective))]
+    of_users = {"interaction", "clicks"}
+    assert all(of_users | {"supervised_a", "supervised_b", "iou"} <= set(output) for output in outputs)
+    assert all(math.isfinite(value) for output in outputs for value in output.values())
+    assert all(output[name] > 0 for output in outputs for name in of_users)
+
+
+def test_same_seed_same_weights_with_a_user(make_trainer):
+    runs = [make_trainer(seed=seed, epochs=1, objective={"user": {}}) for seed in (0, 0, 1)]
+    records = [run_recording(trainer) for trainer in runs]
+    assert records[0] == records[1] != records[2]
+    assert same(weights_of(runs[0].network), weights_of(runs[1].network))
+
+
+@pytest.mark.parametrize("user", [None, {}])
+def test_model_b_learns_beside_a_model_a_that_stays(make_trainer, user):
+    """Weight decay does not move it, either."""
+    trainer = make_trainer(epochs=1, objective={"train_a": False, "user": user}, learning_rate=1e-2)
+    assert trainer.optimizer.param_groups[0]["weight_decay"] > 0
+    before = weights_of(trainer.network)
+    outputs = [output for output, _ in run_recording(trainer)]
+    assert not any(name.endswith("_a") for output in outputs for name in output)
+    changed = {key for key, value in trainer.network.state_dict().items() if not torch.equal(value, before[key])}
+    assert {key.split(".")[0] for key in changed} == {"model_b", "decision"}
+    assert all(parameter.grad is None for parameter in trainer.network.model_a.parameters())
 
 
 def test_precision_is_applied(make_trainer):

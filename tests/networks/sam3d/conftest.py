@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from aps_components.networks.sam3d import Sam3d, build_sam3d
+from aps_components.networks.sam3d import Prompts, Sam3d, build_sam3d
 
 SIZE = (24, 40, 16)  # 3 x 5 x 2 cells: no two axes alike
 CLASSES = 3
@@ -34,3 +34,12 @@ def points() -> tuple[torch.Tensor, torch.Tensor]:
 def boxes() -> tuple[torch.Tensor, torch.Tensor]:
     corners = torch.tensor([[[3.0, 5, 2], [20, 31, 13]], [[0, 0, 0], [23, 39, 15]]])
     return corners.expand(2, 2, 2, 3), torch.tensor([[1, -1], [2, 1]])
+
+
+@pytest.fixture
+def prompts(points, boxes) -> Prompts:
+    """Of all kinds; both have pads, and a line of the third class runs through the first volume."""
+    weights = torch.rand(2, 7)
+    strokes = torch.tensor([[[12.0, 20, 5 + step] for step in range(6)]]).expand(2, -1, -1)
+    labels = torch.tensor([[2] * 6, [-1] * 6])
+    return Prompts(*points, weights, *boxes, strokes, labels)

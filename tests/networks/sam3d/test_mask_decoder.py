@@ -1,26 +1,45 @@
 import pytest
 import torch
 from segment_anything.modeling.mask_decoder import MLP
+from torch.nn import functional as F
 
-from aps_components.networks.sam3d import MaskDecoder3d, TwoWayTransformer3d
-from aps_components.networks.sam3d.mask_decoder import ClassMlps
+from aps_components.networks.sam3d import ImageEmbedding, MaskDecoder3d, TwoWayTransformer3d
+from aps_components.networks.sam3d.grid import ISOTROPIC_KERNELS
+from aps_components.networks.sam3d.mask_decoder import ClassMlps, FinePath, PromptMaps
 
 B, C, E, GRID = 2, 3, 16, (3, 5, 2)
-QUARTER, HALF = (6, 10, 4), (12, 20, 8)
+QUARTER, HALF, SIZE = (6, 10, 4), (12, 20, 8), (24, 40, 16)
 
 
-def _decoder(high_res_channels=None) -> MaskDecoder3d:
+def _decoder(*, fine: bool = False) -> MaskDecoder3d:
     transformer = TwoWayTransformer3d(depth=2, embedding_dim=E, num_heads=2, mlp_dim=11)
-    return MaskDecoder3d(E, transformer, num_classes=C, high_res_channels=high_res_channels)
+    path = FinePath(
+        in_channels=1,
+        num_classes=C,
+        image_channels=(7, 5),
+        channels=(E // 8, E // 4),
+        refining_channels=6,
+        kernel_sizes=ISOTROPIC_KERNELS,
+    )
+    return MaskDecoder3d(E, transformer, num_classes=C, fine_path=path if fine else None)
 
 
-def _inputs() -> dict:
+def _inputs(*, grid=GRID) -> dict:
     return {
-        "image_embedding": torch.randn(B, E, *GRID),
-        "image_pe": torch.randn(1, E, *GRID),
+        "embedding": ImageEmbedding(torch.randn(B, E, *grid)),
+        "image_pe": torch.randn(1, E, *grid),
         "sparse_prompt_embeddings": torch.randn(B, 7, E),
-        "dense_prompt_embeddings": torch.randn(B, E, *GRID),
+        "dense_prompt_embeddings": torch.randn(B, E, *grid),
     }
+
+
+def _fine_inputs(*, grid=GRID) -> dict:
+    half, size = (tuple(factor * extent for extent in grid) for factor in (4, 8))
+    quarter = tuple(2 * extent for extent in grid)
+    inputs = _inputs(grid=grid)
+    fine = (torch.randn(B, 5, *quarter), torch.randn(B, 7, *half), torch.randn(B, 1, *size))
+    maps = PromptMaps(torch.rand(B, C, *size), torch.zeros(B, C, *size), torch.rand(B, C, *half))
+    return inputs | {"embedding": ImageEmbedding(inputs["embedding"].tokens, *fine), "maps": maps}
 
 
 def test_shapes_and_range():
@@ -52,33 +71,64 @@ def test_logits_are_the_product_of_hypernetwork_and_upscaled_embedding():
     torch.testing.assert_close(logits, expected)
 
 
-def test_high_res_features_are_added_at_both_scales():
-    decoder, inputs = _decoder((5, 7)), _inputs()
-    features = (torch.randn(B, 5, *QUARTER), torch.randn(B, 7, *HALF))
-    logits, _ = decoder(**inputs, high_res_features=features)
-    assert logits.shape == (B, C, *HALF)
-    for index in (0, 1):
-        changed = list(features)
-        changed[index] = changed[index] + torch.randn_like(changed[index])
-        other, _ = decoder(**inputs, high_res_features=tuple(changed))
-        assert not other.isclose(logits).all()
+def test_shapes_with_a_fine_path():
+    logits, iou = _decoder(fine=True)(**_fine_inputs())
+    assert logits.shape == (B, C, *SIZE)
+    assert logits.dtype == torch.float32
+    assert iou.shape == (B, C)
 
 
-def test_high_res_features_of_no_weight_change_nothing():
-    plain, fine, inputs = _decoder(), _decoder((5, 7)), _inputs()
-    assert len(fine.load_state_dict(plain.state_dict(), strict=False).missing_keys) == 4
-    features = (torch.randn(B, 5, *QUARTER), torch.randn(B, 7, *HALF))
-    for projection in fine.high_res_projections:
-        torch.nn.init.zeros_(projection.weight)
-        torch.nn.init.zeros_(projection.bias)
-    torch.testing.assert_close(fine(**inputs, high_res_features=features), plain(**inputs))
+@pytest.mark.parametrize(
+    ("holder", "part"),
+    [("embedding", "quarter"), ("embedding", "half"), ("embedding", "image")]
+    + [("maps", part) for part in PromptMaps._fields],
+)
+def test_every_fine_input_matters(holder, part):
+    decoder, inputs = _decoder(fine=True), _fine_inputs()
+    logits, _ = decoder(**inputs)
+    former = getattr(inputs[holder], part)
+    changed = inputs[holder]._replace(**{part: former + torch.rand_like(former)})
+    other, _ = decoder(**inputs | {holder: changed})
+    assert not other.isclose(logits).all()
+
+
+def test_a_fine_path_of_no_weight_interpolates():
+    plain, fine, inputs = _decoder(), _decoder(fine=True), _fine_inputs()
+    missing = fine.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert missing
+    assert all(name.startswith("fine_path.") for name in missing)
+    for parameter in fine.fine_path.parameters():
+        torch.nn.init.zeros_(parameter)
+    logits, iou = fine(**inputs)
+    low, expected_iou = plain(
+        **{key: value for key, value in inputs.items() if key != "maps"}
+        | {"embedding": ImageEmbedding(inputs["embedding"].tokens)}
+    )
+    torch.testing.assert_close(logits, F.interpolate(low, size=SIZE, mode="trilinear"))
+    torch.testing.assert_close(iou, expected_iou)
+
+
+def test_a_click_acts_where_it_is_on_the_fine_path():
+    """With the tokens held, a ball around one voxel changes the logits there and nowhere far away."""
+    decoder, inputs = _decoder(fine=True), _fine_inputs(grid=(3, 5, 7))
+    size = inputs["embedding"].image.shape[2:]
+    ball = inputs["maps"].points.clone()
+    ball[:, 1, 10:14, 11:15, 30:34] = 2.0  # higher than all that is there
+    logits, _ = decoder(**inputs)
+    clicked, _ = decoder(**inputs | {"maps": inputs["maps"]._replace(points=ball)})
+    moved = (clicked - logits).abs().amax(dim=(0, 1))
+    assert moved[12, 13, 32] > 1e-3
+    place = torch.meshgrid(*(torch.arange(extent) for extent in size), indexing="ij")
+    distance = torch.stack([(axis - middle).abs() for axis, middle in zip(place, (12, 13, 32), strict=True)]).amax(0)
+    assert (distance > 16).any()
+    assert (moved[distance > 16] == 0).all()
 
 
 @pytest.mark.parametrize("made_for_them", [False, True])
-def test_high_res_features_must_be_as_the_decoder_was_made(made_for_them):
-    features = None if made_for_them else (torch.zeros(B, 5, *QUARTER), torch.zeros(B, 7, *HALF))
-    with pytest.raises(ValueError, match="set high_res_channels to match"):
-        _decoder((5, 7) if made_for_them else None)(**_inputs(), high_res_features=features)
+def test_fine_features_must_be_as_the_decoder_was_made(made_for_them):
+    inputs = _inputs() if made_for_them else _fine_inputs()
+    with pytest.raises(ValueError, match="build both alike"):
+        _decoder(fine=made_for_them)(**inputs)
 
 
 def test_width_must_be_a_multiple_of_eight():

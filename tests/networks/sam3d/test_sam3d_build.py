@@ -10,7 +10,7 @@ def test_unknown_variant_is_named():
 
 
 def test_reference_size_must_be_divisible():
-    with pytest.raises(ValueError, match=r"\(112, 112, 81\) must be divisible by 8"):
+    with pytest.raises(ValueError, match=r"\(112, 112, 81\) must be divisible by \(8, 8, 8\)"):
         build_sam3d(num_classes=2, variant="tiny", reference_size=(112, 112, 81))
 
 

@@ -141,17 +141,29 @@ def test_report_accounts_for_every_tensor(inflated, official):
     assert "mask_decoder.transformer.layers.0.self_attn.q_proj.weight" in report.taken
     assert "image_encoder.blocks.1.attn.qkv.weight" in report.taken
     assert report.inflated["image_encoder.patch_embed.proj.weight"] == "patch embedding"
-    left = [name for name in report.left if "rel_pos_d" not in name]
-    assert left == []
+    left = {name for name in report.left if "rel_pos_d" not in name}
+    own = ("image_encoder.stem.", "mask_decoder.fine_path.")
+    assert left == {name for name in inflated.state_dict() if name.startswith(own)}
     text = str(report)
     assert "tensors taken" in text
-    assert "left: image_encoder.blocks.*.attn.rel_pos_d (2-D SAM has no " in text
-    assert text.endswith("x 2")
+    depth = next(line for line in text.splitlines() if "rel_pos_d" in line)
+    assert depth.startswith("  left: image_encoder.blocks.*.attn.rel_pos_d (2-D SAM has no ")
+    assert depth.endswith("x 2")
 
 
-def test_inflated_model_runs(inflated, points):
+@pytest.mark.parametrize("fine_features", [True, False])
+def test_inflated_model_runs(path, monkeypatch, prompts, fine_features):
+    monkeypatch.setitem(VARIANTS, "narrow", _NARROW)
+    inflated = build_sam3d(
+        num_classes=3,
+        in_channels=2,
+        variant="narrow",
+        reference_size=SIZE,
+        fine_features=fine_features,
+        checkpoint=path,
+    )
     with torch.no_grad():
-        assert inflated(torch.randn(2, 2, *SIZE), points=points).isfinite().all()
+        assert inflated(torch.randn(2, 2, *SIZE), prompts=prompts).isfinite().all()
 
 
 def test_small_takes_the_decoder_and_leaves_the_blocks(path):
@@ -159,14 +171,23 @@ def test_small_takes_the_decoder_and_leaves_the_blocks(path):
     report = model.inflation_report
     assert "(48, 48)" in report.left["image_encoder.blocks.0.attn.proj.weight"]
     assert report.left["image_encoder.blocks.4.norm1.weight"] == "2-D SAM has no image_encoder.blocks.*.norm1.weight"
-    assert not [name for name in report.left if name.startswith(("mask_decoder", "prompt_encoder"))]
+    parts = ("mask_decoder", "prompt_encoder")
+    assert all("fine_path" in name for name in report.left if name.startswith(parts))
 
 
-def test_high_res_projections_keep_their_own_start(path):
-    model = build_sam3d(num_classes=2, reference_size=SIZE, high_res_channels=(5, 7), checkpoint=path)
-    left = [name for name in model.inflation_report.left if name.startswith("mask_decoder")]
-    assert len(left) == 4
-    assert all("high_res_projections" in name for name in left)
+def test_the_fine_parts_keep_their_own_start(path):
+    def build(checkpoint):
+        torch.manual_seed(3)
+        return build_sam3d(num_classes=2, reference_size=SIZE, checkpoint=checkpoint)
+
+    model, fresh = build(path), build(None)
+    own, fresh_weights = ("image_encoder.stem.", "mask_decoder.fine_path."), fresh.state_dict()
+    fine = {name: value for name, value in model.state_dict().items() if name.startswith(own)}
+    assert len(fine) > 20
+    assert all(torch.equal(value, fresh_weights[name]) for name, value in fine.items())
+    assert fine.keys() <= model.inflation_report.left.keys()
+    token = "mask_decoder.iou_token.weight"
+    assert not torch.equal(model.state_dict()[token], fresh_weights[token])
 
 
 def test_missing_file(sam3d, tmp_path):
@@ -204,5 +225,6 @@ def test_official_vit_b_fits_vit_b(tmp_path):
     torch.save(build_sam_vit_b().state_dict(), path)
     report = build_sam3d(num_classes=2, variant="vit_b", checkpoint=path).inflation_report
     path.unlink()  # 375 MB
-    assert all("rel_pos_d" in name for name in report.left)
-    assert len(report.left) == 12
+    left = [name for name in report.left if "stem." not in name and "fine_path." not in name]
+    assert all("rel_pos_d" in name for name in left)
+    assert len(left) == 12
