@@ -3,10 +3,10 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from aps_components.evaluation.uncertainty.listening import PROMPTS, WrongClasses, answers_by_prompts, prompted_by
 from workflows import LA
 
 from aps_components.evaluation.trained import load_trained
-from aps_components.evaluation.uncertainty.listening import PROMPTS, WrongClasses, answers_by_prompts, prompted_by
 from aps_components.evaluation.uncertainty.scan import measure_scan
 from aps_components.prompts import PointPrompts, PromptGenerator
 
