@@ -193,18 +193,21 @@ class _Session:
             ],
         )
         self.named |= said.named()
-        self._update(former[0], self.volume.probabilities[0])
+        towards = {mark.label for mark in (*said.clicks, *said.scribbles)}
+        self._update(
+            former[0], self.volume.probabilities[0], towards=set(range(self.classes)) if said.boxes else towards
+        )
         for voxel, label in self.named.items():
             self.label_map[voxel] = label
 
-    def _update(self, former: Tensor, current: Tensor) -> None:
-        """The label map where the probabilities have changed, and nowhere else."""
+    def _update(self, former: Tensor, current: Tensor, *, towards: set[int]) -> None:
+        """The label map where the probabilities have changed, and nowhere else, towards some classes."""
         box = _box_of((former != current).any(dim=0))
         if box is None:
             return
         place = self.grid.scan_box(*box)
         before, after = (self.grid.label_map(maps, place) for maps in (former, current))
-        np.copyto(self.label_map[place], after, where=before != after)
+        np.copyto(self.label_map[place], after, where=(before != after) & np.isin(after, sorted(towards)))
 
     def answer(self, notes: list[str]) -> Answer:
         """As it is now."""
@@ -252,7 +255,7 @@ def _as_loaded(array: NDArray[Any], affine: NDArray[np.float64], in_channels: in
         raise DataError(f"{bad} voxels of the array are NaN or infinite; replace them, for instance by the minimum")
     values = values.movedim(-1, 0) if array.ndim == 4 else values[None]
     shape = np.array(array.shape[:3])
-    meta = {"original_affine": affine.copy(), "affine": torch.from_numpy(affine), "spatial_shape": shape}
+    meta = {"original_affine": affine.copy(), "spatial_shape": shape}
     return MetaTensor(values, affine=torch.from_numpy(affine), meta=meta)
 
 
