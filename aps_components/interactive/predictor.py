@@ -193,7 +193,7 @@ class _Session:
             ],
         )
         self.named |= said.named()
-        towards = {mark.label for mark in (*said.clicks, *said.scribbles)}
+        towards = set(said.named().values())
         self._update(
             former[0], self.volume.probabilities[0], towards=set(range(self.classes)) if said.boxes else towards
         )

@@ -55,7 +55,7 @@ def test_a_network_that_cannot_tell_classes_apart_does_not_notice_exchanged_ones
             return getattr(model, name)
 
         def answer(self, seen_window, prompts, **more):
-            return model.answer(seen_window, prompts._replace(point_labels=prompts.point_labels.clamp(max=0)), **more)
+            return model.answer(seen_window, prompts._replace(own_labels=prompts.own_labels.clamp(max=0)), **more)
 
     answers = answers_by_alteration(volume, Deaf(), inferer)
     assert torch.equal(answers["flipped"], answers["own"])

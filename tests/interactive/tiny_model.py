@@ -3,7 +3,7 @@
 import numpy as np
 
 ROI = [32, 32, 32]
-NETWORK = {"filters": 4, "sam_variant": "tiny"}
+NETWORK = {"filters": 4, "sam_variant": "tiny", "prompts": {"min_probability": 0.1, "radius": 4}}
 LABELS = {"0": "background", "1": "kidney", "2": "liver"}
 SETTINGS = {
     "labels": LABELS,
