@@ -16,15 +16,17 @@ LEAVES = {"__init__", "errors", "files", "label_map", "machine", "memory", "opti
 PARTS = {"networks", "uncertainty", "prompts", "losses", "data"}
 MAY_IMPORT: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
+    "__init__": {"interactive"},  # for type checkers; when it runs, not before it is asked for
     **dict.fromkeys(PARTS, LEAVES),
     "models": LEAVES | PARTS,
     "inference": LEAVES | PARTS | {"models"},
     "training": LEAVES | PARTS | {"models", "inference"},
-    "evaluation": LEAVES | PARTS | {"models", "inference", "training"},
+    "interactive": LEAVES | PARTS | {"models", "inference"},
+    "evaluation": LEAVES | PARTS | {"models", "inference", "training", "interactive"},
     "demo": LEAVES | PARTS | {"models", "inference", "training", "evaluation", "bundle"},
     "bundle": LEAVES | PARTS | {"models", "inference", "training", "evaluation"},
     "comparison": LEAVES | PARTS | {"models", "inference", "training", "evaluation", "bundle"},
-    "segmentation": LEAVES | PARTS | {"models", "inference", "training", "evaluation", "bundle"},
+    "segmentation": LEAVES | PARTS | {"models", "inference", "training", "interactive", "evaluation", "bundle"},
     "label_server": LEAVES | PARTS | {"models", "bundle"},
     "cli": LEAVES
     | PARTS

@@ -9,6 +9,7 @@ import fire
 
 from aps_components.cli.benchmark import benchmark
 from aps_components.cli.calibrate import calibrate
+from aps_components.cli.clicks import clicks
 from aps_components.cli.compare import compare
 from aps_components.cli.demo import demo
 from aps_components.cli.export import export
@@ -38,6 +39,7 @@ COMMANDS = {
     "compare": compare,
     "export": export,
     "uncertainty": uncertainty,
+    "clicks": clicks,
     "benchmark": benchmark,
 }
 

@@ -28,6 +28,8 @@ import numpy as np
 from monai.metrics.utils import get_mask_edges, get_surface_distance
 from numpy.typing import NDArray
 
+from aps_components.label_map import keep_largest_component
+
 Mask = NDArray[np.bool_]
 
 
@@ -165,6 +167,47 @@ def dice(prediction: Mask, truth: Mask) -> float:
     """2 |P n T| / (|P| + |T|); 1 if both are empty."""
     total = np.count_nonzero(prediction) + np.count_nonzero(truth)
     return float(2 * np.count_nonzero(prediction & truth) / total) if total else 1.0
+
+
+def mean_dice(
+    answer: NDArray[np.integer],
+    truth: NDArray[np.integer],
+    regions: Sequence[Region],
+    *,
+    largest_component: bool = False,
+) -> float:
+    """Of two label maps [D, H, W]: the mean over some regions.
+
+    Args:
+        answer: a model's.
+        truth: the label.
+        regions: see :func:`foreground_regions`.
+        largest_component: measure the largest connected component of each region of the answer alone.
+    """
+    values = []
+    for region in regions:
+        mask = region.mask(answer)
+        if largest_component:
+            mask = keep_largest_component(mask.astype(np.uint8), num_classes=2) > 0
+        values.append(dice(mask, region.mask(truth)))
+    return float(np.mean(values))
+
+
+def normalized_surface_dice(prediction: Mask, truth: Mask, *, spacing: Sequence[float], tolerance_mm: float) -> float:
+    """The share of both surfaces' voxels that lie within a tolerance of the other surface (NSD).
+
+    After Nikolov et al. 2021, doi:10.2196/26151; every surface voxel counts the same, as in MONAI. 1 if both masks are
+    empty, 0 if one is.
+
+    Args:
+        prediction: mask, [D, H, W].
+        truth: mask, [D, H, W].
+        spacing: of the voxels along D, H and W, mm.
+        tolerance_mm: the largest distance that counts as none.
+    """
+    distances = surface_distances(prediction, truth, spacing=spacing)
+    both = np.concatenate([distances.prediction_to_truth, distances.truth_to_prediction])
+    return float((both <= tolerance_mm).mean())  # NaN, where one is empty, is never within
 
 
 def jaccard(prediction: Mask, truth: Mask) -> float:

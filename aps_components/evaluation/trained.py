@@ -15,10 +15,9 @@ from monai.transforms import Compose
 from aps_components.data.datalist import Datalist
 from aps_components.data.label_values import LabelValues
 from aps_components.errors import plain_errors
-from aps_components.evaluation.metrics import dice, foreground_regions
+from aps_components.evaluation.metrics import foreground_regions, mean_dice
 from aps_components.files import sha256_of
 from aps_components.inference import PromptedSlidingWindowInferer
-from aps_components.label_map import keep_largest_component
 from aps_components.models import AutoPromptSeg, resolved_precision, trained_setting
 from aps_components.options import refuse_unknown
 
@@ -43,6 +42,7 @@ class TrainedModel:
     image_preprocessing: Compose
     """Of ``image`` alone, to be inverted."""
     labels: dict[int, str]
+    in_channels: int
     label_values: LabelValues
     regions: Mapping[str, Sequence[int]] | None
     largest_component: bool
@@ -53,13 +53,8 @@ class TrainedModel:
     def mean_dice(self, answer: np.ndarray, truth: np.ndarray) -> float:
         """Of two label maps [D, H, W]: mean over the foreground classes, or the regions, with the largest component
         if the bundle keeps that alone."""
-        values = []
-        for region in foreground_regions(self.labels, self.regions):
-            mask = region.mask(answer)
-            if self.largest_component:
-                mask = keep_largest_component(mask.astype(np.uint8), num_classes=2) > 0
-            values.append(dice(mask, region.mask(truth)))
-        return float(np.mean(values))
+        regions = foreground_regions(self.labels, self.regions)
+        return mean_dice(answer, truth, regions, largest_component=self.largest_component)
 
 
 def scans_of_split(
@@ -185,6 +180,7 @@ def _built(parser: ConfigParser, checkpoint: Path, split: str, options: dict[str
         preprocessing=value("validate#preprocessing"),
         image_preprocessing=value("evaluation#preprocessing"),
         labels={int(index): name for index, name in value("labels").items()},
+        in_channels=int(value("in_channels")),
         label_values=value("label_values"),
         regions=value("regions"),
         largest_component=bool(value("largest_component")),

@@ -194,6 +194,7 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         given: Callable[[Window], Prompts] | None = None,
         previous: Tensor | None = None,
         windows: Sequence[int] | None = None,
+        mirrored: bool = True,
     ) -> Tensor:
         """Model B's probabilities, [1, C, D, H, W] of the padded volume; 0 where no window was asked.
 
@@ -204,6 +205,7 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
             given: a user's prompts that lie in a window, in voxels of the window.
             previous: probabilities of the earlier answer, [1, C, D, H, W] of the padded volume.
             windows: which ones to ask; all by default.
+            mirrored: ask the mirror images of a window, too, as they were seen.
         """
         blend = self._blend(volume.image, network.num_classes)
         for index in range(len(volume.windows)) if windows is None else windows:
@@ -212,12 +214,13 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
             prompts = together(prompts, *_in_window(own, window, slots=network.own_slots, device=volume.image.device))
             earlier = None if previous is None else previous[(slice(None), slice(None), *window)].clamp_min(1e-6).log()
             size = [side.stop - side.start for side in window]
-            for flip, seen in zip(volume.flips, volume.seen[index], strict=True):
+            views = list(zip(volume.flips, volume.seen[index], strict=True))[: None if mirrored else 1]
+            for flip, seen in views:
                 dims = [2 + axis for axis in flip]
                 mask = None if earlier is None else earlier.flip(dims)
                 with autocast(volume.image.device, self.precision):
                     logits = network.answer(seen, mirrored_prompts(prompts, flip, size), mask_inputs=mask).logits
-                blend.add(logits.float().softmax(dim=1).flip(dims), window, share=1 / len(volume.flips))
+                blend.add(logits.float().softmax(dim=1).flip(dims), window, share=1 / len(views))
         return blend.mean()
 
     def _blend(self, image: Tensor, channels: int) -> Blend:

@@ -6,6 +6,7 @@ that holds the new prompt is taken, only towards the class that was said, and ne
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,21 +33,45 @@ class InteractiveVolume:
         inputs: [1, in_channels, D, H, W], as the network sees it.
         network: in eval mode.
         inferer: with its windows.
+        thorough: a prompt asks every window that holds it, and its mirror images where the inferer has some. Without,
+            it asks the window that holds it deepest, as it is: one decoding.
     """
 
-    def __init__(self, inputs: Tensor, network: AutoPromptSeg, inferer: PromptedSlidingWindowInferer) -> None:
-        self.network, self.inferer = network, inferer
+    def __init__(
+        self,
+        inputs: Tensor,
+        network: AutoPromptSeg,
+        inferer: PromptedSlidingWindowInferer,
+        *,
+        thorough: bool = True,
+    ) -> None:
+        self.network, self.inferer, self.thorough = network, inferer, thorough
         self.volume: SeenVolume = inferer.see(inputs, network)
         self.automatic: VolumePrediction = inferer.prediction(
             self.volume, inferer.answer(self.volume, network, own=self.volume.points), network
         )
         self.reset()
 
-    def reset(self) -> None:
-        """Back to the automatic answer; nothing was said."""
+    def reset(self, start: NDArray[np.integer] | None = None) -> None:
+        """Back to the automatic answer, or on to another one; nothing was said.
+
+        Args:
+            start: classes, [D, H, W]; the automatic answer by default.
+        """
         self.probabilities = self.automatic.probabilities.clone()
+        if start is not None:
+            classes = self.probabilities.shape[1]
+            self.probabilities.fill_((1 - CERTAIN) / (classes - 1))
+            self.probabilities.scatter_(
+                1, torch.from_numpy(start.astype(np.int64))[None, None].to(self.device), CERTAIN
+            )
         self.said = UserPrompts.none()
         self._named = np.full(self.volume.size, -1, dtype=np.int16)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network answers."""
+        return self.automatic.probabilities.device
 
     @property
     def label_map(self) -> Tensor:
@@ -103,10 +128,8 @@ class InteractiveVolume:
 
     def _ask(self, marks: Sequence[Click], boxes: Sequence[Box]) -> Tensor:
         """Model B's new answer in the windows that the new prompts touch, the present one elsewhere."""
-        places = [mark.voxel for mark in marks] + [
-            tuple((low + high) // 2 for low, high in zip(box.least, box.greatest, strict=True)) for box in boxes
-        ]
-        windows = [index for index, window in enumerate(self.volume.windows) if any(_holds(window, p) for p in places)]
+        places = [*(mark.voxel for mark in marks), *(place for box in boxes for place in _places(box))]
+        windows = sorted({index for place in places for index in self._windows_at(place)})
         answer = self.inferer.answer(
             self.volume,
             self.network,
@@ -114,10 +137,17 @@ class InteractiveVolume:
             given=self._said_in,
             previous=self._padded(self.probabilities),
             windows=windows,
+            mirrored=self.thorough,
         )
         d, h, w = self.volume.size
         answer = answer[:, :, :d, :h, :w]
         return torch.where(answer.sum(dim=1, keepdim=True) > 0, answer, self.probabilities)
+
+    def _windows_at(self, place: Sequence[int]) -> list[int]:
+        """Those that hold a voxel; the one that holds it deepest alone, unless it is to be thorough."""
+        windows = self.volume.windows
+        held = [index for index, window in enumerate(windows) if _holds(window, place)]
+        return held if self.thorough else [max(held, key=lambda index: _depth(windows[index], place))]
 
     def _said_in(self, window: Window) -> Prompts:
         """What was said within a window, in its voxels; a box counts with its part there."""
@@ -150,6 +180,7 @@ class InteractiveVolume:
     def _keep_said(self) -> None:
         """What a user has named has that class."""
         answered = self.label_map[0, 0].cpu().numpy()
+        self.probabilities = self.probabilities.clone()  # who keeps the former ones is not to see them change
         for voxel in np.argwhere((self._named >= 0) & (self._named != answered)).tolist():
             d, h, w = voxel
             classes = self.probabilities.shape[1]
@@ -178,3 +209,17 @@ def _pieces_at(mask: Mask, voxels: Sequence[tuple[int, int, int]]) -> Mask:
 
 def _holds(window: Window, voxel: Sequence[int]) -> bool:
     return all(side.start <= index < side.stop for index, side in zip(voxel, window, strict=True))
+
+
+def _depth(window: Window, voxel: Sequence[int]) -> float:
+    """How far a voxel is from the rim of a window, as a share of its sides."""
+    return min(
+        min(index - side.start, side.stop - 1 - index) / (side.stop - side.start)
+        for index, side in zip(voxel, window, strict=True)
+    )
+
+
+def _places(box: Box) -> list[tuple[int, ...]]:
+    """The corners of a box and its middle."""
+    middle = tuple((low + high) // 2 for low, high in zip(box.least, box.greatest, strict=True))
+    return [middle, *itertools.product(*zip(box.least, box.greatest, strict=True))]

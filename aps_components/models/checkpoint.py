@@ -169,7 +169,7 @@ def trained_setting(path: str | Path, name: str, *default: Any) -> Any:
     Raises:
         CheckpointError: there is nothing to give back.
     """
-    settings = _read_settings(path)
+    settings = read_settings(path)
     if name in settings:
         return settings[name]
     if default:
@@ -178,8 +178,12 @@ def trained_setting(path: str | Path, name: str, *default: Any) -> Any:
     raise CheckpointError(f"{settings_file(path)}, written in training, does not say {name!r}: give it with --{name}")
 
 
-def _read_settings(path: str | Path) -> dict[str, Any]:
-    """Empty where there are none."""
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings beside a checkpoint; empty where there are none.
+
+    Raises:
+        CheckpointError: they are damaged.
+    """
     file = settings_file(path)
     if not file.is_file():
         return {}
@@ -191,7 +195,7 @@ def _read_settings(path: str | Path) -> dict[str, Any]:
 
 def _refuse_other_settings(path: str | Path, settings: Mapping[str, Any]) -> None:
     """A network at another spacing or intensity gives plausible nonsense, which no shape reveals."""
-    trained, used = _read_settings(path), json.loads(json.dumps(dict(settings)))
+    trained, used = read_settings(path), json.loads(json.dumps(dict(settings)))
     different = [key for key in used if key in trained and trained[key] != used[key]]
     if different:
         raise CheckpointError(

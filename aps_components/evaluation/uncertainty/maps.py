@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,14 +12,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from aps_components.inference import PromptedSlidingWindowInferer, VolumePrediction
-from aps_components.models import AutoPromptSeg, Prediction
-from aps_components.uncertainty import (
-    DropoutMasks,
-    MonteCarloSamples,
-    decouple,
-    monte_carlo_samples,
-    propagated_variance,
-)
+from aps_components.models import AutoPromptSeg, Seen
+from aps_components.prompts import PointPrompts
+from aps_components.uncertainty import MonteCarloSamples, decouple, propagated_variance
 
 Kind = Literal["epistemic", "aleatoric", "total"]
 
@@ -71,7 +66,7 @@ def sampled_maps(samples: MonteCarloSamples, undropped: MonteCarloSamples) -> Te
 
 
 class WithEveryMap:
-    """Stands before the network in the inferer: its epistemic map holds all of :data:`SAMPLED` as channels.
+    """Stands before the network in the inferer: its epistemic map holds all of :data:`SAMPLED` as further channels.
 
     Args:
         network: gives everything else, and the thinned networks that all maps are drawn from.
@@ -80,15 +75,21 @@ class WithEveryMap:
     def __init__(self, network: AutoPromptSeg) -> None:
         self.network = network
 
-    def predict(self, image: Tensor) -> Prediction:
-        """As the network does, but for the epistemic map: [B, len(SAMPLED), D, H, W]."""
-        network = self.network
-        masks = DropoutMasks(*(network.get_buffer(f"inference_{part}_mask") for part in ("bottleneck", "head")))
-        features = network.model_a.encode(image)
-        samples = monte_carlo_samples(network.model_a, features, masks)
-        whole = network.model_a.decode(features)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.network, name)
+
+    def see(self, image: Tensor) -> Seen:
+        """As the network does, but for the epistemic map: [B, 1 + len(SAMPLED), D, H, W]."""
+        seen = self.network.see(image)
+        whole = self.network.model_a(image)
         undropped = MonteCarloSamples(whole.logits.float().softmax(dim=1)[None], whole.variance.float()[None])
-        return network.predict(image)._replace(epistemic=sampled_maps(samples, undropped))
+        own = seen.uncertainty.epistemic
+        maps = torch.cat([own, sampled_maps(seen.samples, undropped).to(own)], dim=1)
+        return seen._replace(uncertainty=seen.uncertainty._replace(epistemic=maps))
+
+    def prompt_generator(self, probabilities: Tensor, *, epistemic: Tensor, **maps: Any) -> PointPrompts:
+        """The network's own points, from its own map."""
+        return self.network.prompt_generator(probabilities, epistemic=epistemic[:, :1], **maps)
 
 
 def every_map(
@@ -96,9 +97,9 @@ def every_map(
 ) -> tuple[VolumePrediction, dict[str, NDArray[np.float32]]]:
     """Segment a volume [1, in_channels, D, H, W]; the prediction, and each of :data:`DEFINITIONS` as [D, H, W]."""
     prediction = inferer.predict(image, WithEveryMap(network))  # type: ignore[arg-type]
-    maps = {name: _array(prediction.epistemic[0, index]) for index, name in enumerate(SAMPLED)}
+    maps = {name: _array(prediction.epistemic[0, index]) for index, name in enumerate(SAMPLED, start=1)}
     maps["least_confidence"] = _array(1 - prediction.probabilities[0].amax(dim=0))
-    return prediction, maps
+    return prediction._replace(epistemic=prediction.epistemic[:, :1]), maps
 
 
 def surface_band(*label_maps: NDArray[np.integer], reach_mm: float, spacing: Sequence[float]) -> NDArray[np.bool_]:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aps_components.evaluation.listening import ALTERATIONS
 from aps_components.evaluation.markdown import markdown_table
 from aps_components.evaluation.report import json_ready
-from aps_components.evaluation.uncertainty.listening import PROMPTS
 from aps_components.evaluation.uncertainty.maps import DEFINITIONS
 from aps_components.evaluation.uncertainty.plots import plot_labels, plot_noise, plot_reliability, plot_risk
 from aps_components.evaluation.uncertainty.scan import COVERAGES
@@ -96,7 +96,7 @@ def markdown(
     else:
         parts.append("Not measured: give checkpoints that were trained with different numbers of labelled scans.\n")
     parts += ["## Do the prompts lie in their class?\n", PROMPTS_TEXT, _prompts(names, summaries)]
-    parts += ["## Does Model B listen to them?\n", LISTENING_TEXT, _listening(names, summaries)]
+    parts += ["## Does Model B listen to them, and look at the image?\n", LISTENING_TEXT, _listening(names, summaries)]
     return "\n".join(parts)
 
 
@@ -123,8 +123,10 @@ PROMPTS_TEXT = """\
 Points of all windows that lie in the class that they stand for; precision per scan, then mean ± standard deviation.
 """
 LISTENING_TEXT = """\
-Model B with the prompts that the model gives itself, without any, and with the same points but wrong classes. Changed:
-voxels of the band that it then gives another class than with its own. If wrong prompts change nothing, it ignores them.
+Model B with the points that the model gives itself, without any, with the same points but wrong classes, and without
+the image: its embedding zeroed, or the tokens in it alone. Changed: voxels of the band that it then gives another class
+than with its own points. If wrong points change nothing, it ignores them; if a zeroed image changes nothing, it does
+not look.
 """
 
 
@@ -215,10 +217,10 @@ def _prompts(names: Sequence[str], summaries: Sequence[Entry]) -> str:
 
 
 def _listening(names: Sequence[str], summaries: Sequence[Entry]) -> str:
-    rows = [["model", "prompts", "Dice of Model B %", "changed, band %"]]
+    rows = [["model", "Model B with", "Dice of Model B %", "changed, band %"]]
     for name, summary in zip(names, summaries, strict=True):
-        for prompts, title in PROMPTS.items():
-            figures = summary["listening"][prompts]
+        for altered, title in ALTERATIONS.items():
+            figures = summary["listening"][altered]
             rows.append([name, title, *(_text(figures[key], 100) for key in ("dice", "changed"))])
     return markdown_table(rows, names=2)
 

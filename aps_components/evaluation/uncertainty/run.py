@@ -9,9 +9,9 @@ from typing import Any
 from tqdm import tqdm
 
 from aps_components.data import case_name
+from aps_components.evaluation.listening import ALTERATIONS
 from aps_components.evaluation.records import Records
 from aps_components.evaluation.trained import TrainedModel, load_trained
-from aps_components.evaluation.uncertainty.listening import PROMPTS
 from aps_components.evaluation.uncertainty.maps import DEFINITIONS
 from aps_components.evaluation.uncertainty.report import write_report
 from aps_components.evaluation.uncertainty.scan import measure_scan
@@ -99,7 +99,7 @@ def _measured(
 ) -> dict[str, dict[str, Any]]:
     """The figures of each scan by its name, those that are in the folder already not anew."""
     file = folder / f"model_{settings['checkpoint_sha256'][:12]}.jsonl"
-    records = Records(file, settings={**settings, "maps": list(DEFINITIONS), "prompts": list(PROMPTS)})
+    records = Records(file, settings={**settings, "maps": list(DEFINITIONS), "prompts": list(ALTERATIONS)})
     scans = {}
     for index, item in enumerate(tqdm(model.items[:cases], desc=str(model.checkpoint), unit="scan")):
         name = case_name(item)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aps_components.evaluation.evaluate import PREDICTORS, prompt_precision
-from aps_components.evaluation.metrics import Region, dice, foreground_regions
+from aps_components.evaluation.listening import OWN, answers_by_alteration
+from aps_components.evaluation.metrics import Region, foreground_regions, mean_dice
 from aps_components.evaluation.trained import TrainedModel
-from aps_components.evaluation.uncertainty.listening import OWN, answers_by_prompts
 from aps_components.evaluation.uncertainty.maps import every_map, surface_band
 from aps_components.evaluation.uncertainty.measures import Calibration, ErrorRanking
 from aps_components.inference import PromptPoint, VolumePrediction
@@ -60,7 +60,7 @@ def measure_scan(
                 "detection": _detection(maps, answer != truth, band),
                 "calibration": _calibration(prediction, truth, band),
                 "prompts": _prompts(prediction.prompts, truth, model.labels),
-                "listening": _listening(image, prediction, truth, band, model),
+                "listening": _listening(image, truth, band, model),
             }
     return {"levels": levels, **figures}
 
@@ -70,8 +70,7 @@ def _label_map(probabilities: Tensor) -> NDArray[np.integer]:
 
 
 def _dice(answer: Volume, truth: Volume, model: TrainedModel) -> float:
-    regions = foreground_regions(model.labels, model.regions)
-    return float(np.mean([dice(region.mask(answer), region.mask(truth)) for region in regions]))
+    return mean_dice(answer, truth, foreground_regions(model.labels, model.regions))
 
 
 def _mean(values: Volume) -> float:
@@ -132,12 +131,11 @@ def _prompts(points: Sequence[PromptPoint], truth: Volume, labels: Mapping[int, 
     }
 
 
-def _listening(
-    image: Tensor, prediction: VolumePrediction, truth: Volume, band: Volume, model: TrainedModel
-) -> dict[str, Any]:
-    """Model B by the prompts it is given: Dice, and the share of the band that gets another class than with its own."""
-    answers = {OWN: prediction.probabilities_b}
-    answers |= answers_by_prompts(image.to(model.device), model.network, model.inferer)
+def _listening(image: Tensor, truth: Volume, band: Volume, model: TrainedModel) -> dict[str, Any]:
+    """Model B with other prompts or no image: Dice, and the share of the band that gets another class than with its
+    own points."""
+    volume = model.inferer.see(image.to(model.device), model.network)
+    answers = answers_by_alteration(volume, model.network, model.inferer)
     maps = {name: _label_map(probabilities) for name, probabilities in answers.items()}
     return {
         name: {"dice": _dice(answer, truth, model), "changed": _mean((answer != maps[OWN])[band])}

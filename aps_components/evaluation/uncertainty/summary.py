@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from aps_components.evaluation.evaluate import PREDICTORS
-from aps_components.evaluation.uncertainty.listening import PROMPTS
+from aps_components.evaluation.listening import ALTERATIONS
 from aps_components.evaluation.uncertainty.maps import DEFINITIONS
 from aps_components.evaluation.uncertainty.measures import BINS
 from aps_components.evaluation.uncertainty.scan import AREAS
@@ -49,7 +49,7 @@ def summarise(model: Mapping[str, Any]) -> Entry:
         "detection": {name: {area: _detection(scans, name, area) for area in AREAS} for name in DEFINITIONS},
         "calibration": {name: {area: _calibration(scans, name, area) for area in AREAS} for name in PREDICTORS},
         "prompts": {label: _spreads(scans, "prompts", label, ("points", "precision")) for label in model["labels"]},
-        "listening": {name: _spreads(scans, "listening", name, ("dice", "changed")) for name in PROMPTS},
+        "listening": {name: _spreads(scans, "listening", name, ("dice", "changed")) for name in ALTERATIONS},
     }
 
 

@@ -3,8 +3,8 @@ import math
 
 import numpy as np
 import pytest
-
 from aps_components.evaluation.uncertainty.listening import PROMPTS
+
 from aps_components.evaluation.uncertainty.maps import DEFINITIONS
 from aps_components.evaluation.uncertainty.report import model_names, write_report
 from aps_components.evaluation.uncertainty.summary import label_response, spread, summarise

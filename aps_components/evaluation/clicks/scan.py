@@ -1,0 +1,125 @@
+"""One scan and a simulated annotator, who clicks the deepest voxel of the largest error, again and again."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aps_components.data import LoadVolumed
+from aps_components.data.label_values import LabelValues
+from aps_components.evaluation.listening import OWN, answers_by_alteration, border_band
+from aps_components.evaluation.metrics import Region, mean_dice, normalized_surface_dice
+from aps_components.interactive import LoadedModel, Predictor
+from aps_components.label_map import likeliest_class
+from aps_components.prompts import Click, deepest_error
+
+BAND_VOXELS = 8
+HARM = 0.1  # percentage points of Dice that a click may cost
+
+Volume = NDArray[np.integer]
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotator:
+    """Who clicks, and how the answers are measured.
+
+    Args:
+        predictor: of the model.
+        regions: classes, or several as one, over which Dice is averaged.
+        clicks: the most for each scan.
+        tolerance_mm: of the surface Dice.
+        label_values: value in the label files to class.
+    """
+
+    predictor: Predictor
+    regions: Sequence[Region]
+    clicks: int = 10
+    tolerance_mm: float = 2.0
+    label_values: LabelValues = None
+
+    @property
+    def model(self) -> LoadedModel:
+        """Whose answers are corrected."""
+        return self.predictor.model
+
+    def correct(self, item: Mapping[str, Any]) -> Record:
+        """Correct one scan until nothing is wrong or the clicks are spent, and measure; of JSON's types.
+
+        Args:
+            item: ``image`` and ``label`` files.
+
+        Returns:
+            ``dice`` and ``nsd``, percent, before the first and after every click; of every click whether it was
+            ``obeyed`` at once, ``kept`` ever after and ``harmful``; ``first_ms`` and ``click_ms``; ``listening``.
+        """
+        loaded = LoadVolumed("label", num_classes=len(self.model.labels), label_values=self.label_values)
+        label = loaded({"label": item["label"]})["label"]
+        truth, spacing = np.asarray(label[0]), [float(size) for size in label.pixdim]
+        started = time.perf_counter()
+        self.predictor.set_image(item["image"])
+        answer = self.predictor.predict().label_map
+        first_ms = 1000 * (time.perf_counter() - started)
+        listening = self._listening(truth)
+        curve = [self._measured(answer, truth, spacing)]
+        said: list[Click] = []
+        obeyed: list[bool] = []
+        kept: list[bool] = []
+        click_ms: list[float] = []
+        while len(said) < self.clicks and (click := deepest_error(answer, truth, spacing=spacing)) is not None:
+            started = time.perf_counter()
+            answer = self.predictor.predict([(click.voxel, click.label)]).label_map
+            click_ms.append(1000 * (time.perf_counter() - started))
+            said.append(click)
+            obeyed.append(_holds(answer, click))
+            kept = [*(was and _holds(answer, one) for was, one in zip(kept, said, strict=False)), obeyed[-1]]
+            curve.append(self._measured(answer, truth, spacing))
+        dice, nsd = [part[0] for part in curve], [part[1] for part in curve]
+        return {
+            "dice": dice,
+            "nsd": nsd,
+            "obeyed": obeyed,
+            "kept": kept,
+            "harmful": [after < before - HARM for before, after in itertools.pairwise(dice)],
+            "first_ms": first_ms,
+            "click_ms": click_ms,
+            "listening": listening,
+        }
+
+    def _measured(self, answer: Volume, truth: Volume, spacing: Sequence[float]) -> tuple[float, float]:
+        """Dice and surface Dice in percent, on the scan's own grid."""
+        surface = [
+            normalized_surface_dice(
+                region.mask(answer), region.mask(truth), spacing=spacing, tolerance_mm=self.tolerance_mm
+            )
+            for region in self.regions
+        ]
+        return 100 * mean_dice(answer, truth, self.regions), 100 * float(np.mean(surface))
+
+    def _listening(self, truth: Volume) -> dict[str, dict[str, float]]:
+        """Model B's Dice in percent with each alteration, and the share of the border band that changes with it."""
+        session = self.predictor.session
+        on_network = session.grid.nearest(truth)
+        band = border_band(on_network, voxels=BAND_VOXELS)
+        answers = answers_by_alteration(session.volume.volume, self.model.network, self.model.inferer)
+        maps = {
+            name: likeliest_class(probabilities, dim=1)[0, 0].cpu().numpy() for name, probabilities in answers.items()
+        }
+        return {
+            name: {
+                "changed": float((found != maps[OWN])[band].mean()) if band.any() else 0.0,
+                "dice_b": 100
+                * mean_dice(found, on_network, self.regions, largest_component=self.model.largest_component),
+            }
+            for name, found in maps.items()
+        }
+
+
+def _holds(answer: Volume, click: Click) -> bool:
+    return bool(answer[click.voxel] == click.label)

@@ -1,0 +1,187 @@
+"""A trained model from its file alone."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.transforms import Compose
+
+from aps_components.data import evaluation_transforms
+from aps_components.inference import PromptedSlidingWindowInferer
+from aps_components.models import (
+    AutoPromptSeg,
+    CheckpointError,
+    build_auto_prompt_seg,
+    load_weights,
+    read_checkpoint,
+    read_settings,
+    settings_file,
+)
+from aps_components.options import refuse_unknown
+
+OVERLAP = 0.5
+UNTAUGHT = "was trained without prompts (no simulated_user in its settings) and does not know what a click means"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A network and all that inference needs beside it."""
+
+    checkpoint: Path
+    """``model.pt``."""
+    network: AutoPromptSeg
+    """With its weights, in eval mode, on the device."""
+    inferer: PromptedSlidingWindowInferer
+    preprocessing: Compose
+    """Of ``image`` alone, from its files to the network's grid."""
+    labels: dict[int, str]
+    """Class value to name, background included."""
+    in_channels: int
+    modalities: Sequence[str] | None = None
+    """The files of a scan, in channel order; None where a scan is a file."""
+    largest_component: bool = True
+    """Of each foreground class the largest connected component alone is kept."""
+    prompted: bool = True
+    """Whether training taught it what a person's prompts mean."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.network.decision.offsets.device
+
+    def class_value(self, label: int | str) -> int:
+        """The value of a class, from its value or its name.
+
+        Raises:
+            ValueError: there is no such class; which ones there are.
+        """
+        values = {name: value for value, name in self.labels.items()}
+        value = values.get(label) if isinstance(label, str) else int(label)
+        if value not in self.labels or isinstance(label, bool):
+            known = ", ".join(f"{value} {name!r}" for value, name in self.labels.items())
+            raise ValueError(f"there is no class {label!r}; there are: {known}")
+        return value
+
+    def require_prompted(self) -> None:
+        """Refuse a network that does not know what a click means.
+
+        Raises:
+            ValueError: it was trained without prompts; the mend.
+        """
+        if not self.prompted:
+            raise ValueError(f'{self.checkpoint} {UNTAUGHT}: train it further with --simulated_user "{{}}"')
+
+
+def load_model(
+    file: str | os.PathLike[str],
+    device: torch.device | str | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+) -> LoadedModel:
+    """Build and load a trained model; ``model.json`` beside the file says how it was built and trained.
+
+    Args:
+        file: ``model.pt`` of a training, or its folder.
+        device: ``cpu``, ``cuda``, ``cuda:1``; a GPU, if there is one, by default.
+        settings: what is to be other than ``model.json`` says, or what it does not say: its keys, and ``overlap``,
+            ``mirror_axes``, ``predictor``, ``precision``, ``largest_component``.
+
+    Raises:
+        CheckpointError: there is no such file, it is damaged, or ``model.json`` does not say how it was built.
+        ValueError: an unknown device or setting.
+    """
+    path = Path(file).expanduser()
+    path = path / "model.pt" if path.is_dir() else path
+    read_checkpoint(path)  # what is wrong with the weights comes before what is wrong beside them
+    known = _Settings(path, settings or {})
+    labels = known.labels()
+    network = _built(known, num_classes=len(labels))
+    load_weights(network, path)
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return LoadedModel(
+        checkpoint=path,
+        network=network.to(where).eval(),
+        inferer=PromptedSlidingWindowInferer(
+            known["roi_size"],
+            overlap=known.get("overlap", OVERLAP),
+            precision=known.get("precision", "auto"),
+            mirror_axes=known.get("mirror_axes", known.get("inference_mirror_axes", [])),
+        ),
+        preprocessing=evaluation_transforms(
+            keys="image",
+            spacing=known["spacing"],
+            intensity=known["intensity"],
+            in_channels=known.in_channels(),
+            num_classes=len(labels),
+        ),
+        labels=labels,
+        in_channels=known.in_channels(),
+        modalities=known.get("modalities", None),
+        largest_component=bool(known.get("largest_component", True)),
+        prompted=taught_prompts(known.merged),
+    )
+
+
+def taught_prompts(settings: Mapping[str, Any]) -> bool:
+    """Whether the settings of a training say that a simulated user prompted Model B in it."""
+    with_sam = (settings.get("network") or {}).get("model_b", "sam") == "sam"
+    return with_sam and settings.get("simulated_user") is not None
+
+
+class _Settings:
+    """What ``model.json`` says, and what the caller says besides."""
+
+    MORE = ("overlap", "mirror_axes", "predictor", "precision", "largest_component", "in_channels")
+
+    def __init__(self, path: Path, more: Mapping[str, Any]) -> None:
+        self.file, self.given = settings_file(path), dict(more)
+        found = read_settings(path)
+        refuse_unknown(self.given, {*found, *self.MORE, "network", "labels", "roi_size", "spacing", "intensity"})
+        if not found and not self.given:
+            raise CheckpointError(f"no {self.file}: put the one that training wrote beside {path.name}")
+        self.merged: dict[str, Any] = {**found, **self.given}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.merged:
+            raise CheckpointError(
+                f"{self.file} does not say {name!r}: put the one that training wrote beside the weights, or add it"
+            )
+        return self.merged[name]
+
+    def get(self, name: str, default: Any) -> Any:
+        return self.merged.get(name, default)
+
+    def labels(self) -> dict[int, str]:
+        return {int(value): str(name) for value, name in self["labels"].items()}
+
+    def in_channels(self) -> int:
+        modalities = self.get("modalities", None)
+        stored = self.get("network", {}).get("in_channels")
+        return int(self.get("in_channels", stored or (len(modalities) if modalities else 1)))
+
+
+def _built(known: _Settings, *, num_classes: int) -> AutoPromptSeg:
+    """With the arguments that training stored, or as the bundles build it where it stored none."""
+    stored = {key: value for key, value in known.get("network", {}).items() if not key.startswith("_")}
+    arguments = {
+        "in_channels": known.in_channels(),
+        "fusion": known.get("fusion", "none"),
+        "mc_samples": known.get("mc_samples", 2),
+        **stored,
+        "num_classes": num_classes,
+        "roi_size": known["roi_size"],
+        "predictor": known.given.get("predictor", known.get("inference_predictor", known.get("predictor", "average"))),
+        "sam_checkpoint": None,  # its weights are in the file
+    }
+    if unknown := sorted(set(arguments) - set(inspect.signature(build_auto_prompt_seg).parameters)):
+        raise CheckpointError(
+            f"{known.file}: 'network' has {unknown[0]!r}, which this version cannot build; install the version that "
+            "trained it, or remove the key"
+        )
+    return build_auto_prompt_seg(**arguments)

@@ -1,0 +1,303 @@
+"""A session with one scan: the image is seen once, and a person's prompts correct the answer, on the scan's own grid.
+
+After the predictor of Segment Anything (Kirillov et al. 2023, arXiv:2304.02643): ``set_image`` once, then ``predict``
+as often as there is something to say.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from aps_components.data import DataError
+from aps_components.inference import PromptPoint
+from aps_components.inference.interactive import CERTAIN, TOUCHING, InteractiveVolume
+from aps_components.interactive.grid import ScanGrid
+from aps_components.interactive.model import LoadedModel
+from aps_components.interactive.words import Corners, Frame, Line, Listener, Point, Words
+from aps_components.prompts import Box, Click, Scribble
+
+Voxel = tuple[int, int, int]
+Scan = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | tuple[NDArray[Any], NDArray[np.floating]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says after everything that was said so far, on the scan's own grid."""
+
+    label_map: NDArray[np.uint8]
+    """Class of each voxel, [X, Y, Z], the scan's own axes."""
+    affine: NDArray[np.float64]
+    """Of the scan, [4, 4], voxel to mm, RAS+."""
+    notes: list[str] = field(default_factory=list)
+    """What of the prompts was passed over, and why."""
+    _network_probabilities: Tensor | None = field(default=None, repr=False)
+    _grid: ScanGrid | None = field(default=None, repr=False)
+    _named: dict[Voxel, int] = field(default_factory=dict, repr=False)
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """[C, X, Y, Z], summing to 1 over C, on the scan's own grid; made when asked for."""
+        assert self._network_probabilities is not None
+        assert self._grid is not None
+        maps = self._grid.interpolated(self._network_probabilities, self._grid.whole).cpu().numpy().copy()
+        for voxel, label in self._named.items():
+            maps[(slice(None), *voxel)] = (1 - CERTAIN) / (len(maps) - 1)
+            maps[(label, *voxel)] = CERTAIN
+        return maps
+
+
+class Predictor:
+    """Segments a scan and takes corrections.
+
+    Args:
+        model: from :func:`load_model`.
+        thorough: a prompt asks all windows that hold it and their mirror images, not just the one that holds it
+            deepest: several times as slow.
+    """
+
+    def __init__(self, model: LoadedModel, *, thorough: bool = False) -> None:
+        self.model, self.thorough = model, thorough
+        self._session: _Session | None = None
+
+    def set_image(self, scan: Scan) -> None:
+        """See a scan: everything that does not depend on prompts.
+
+        Args:
+            scan: a NIfTI file; several, one for each modality, in channel order; or (array, affine): the scan's values,
+                [X, Y, Z] or [X, Y, Z, channels] as a NIfTI file holds them, and the affine [4, 4], voxel to mm, RAS+.
+
+        Raises:
+            DataError: the scan cannot be used; which file and the mend.
+        """
+        self._session = None  # an error is not to leave the scan before
+        self._session = _Session(self._preprocessed(scan), self.model, thorough=self.thorough)
+
+    @property
+    def session(self) -> _Session:
+        """Of the scan that was set."""
+        if self._session is None:
+            raise RuntimeError("there is no image yet: call set_image first")
+        return self._session
+
+    def predict(
+        self,
+        points: Sequence[Point | tuple[Sequence[float], int | str]] = (),
+        *,
+        boxes: Sequence[Corners | tuple[Sequence[Sequence[float]], int | str]] = (),
+        scribbles: Sequence[Line | tuple[Sequence[Sequence[float]], int | str]] = (),
+        mask: NDArray[np.integer] | None = None,
+        frame: Frame = "voxel",
+        reset: bool = False,
+    ) -> Answer:
+        """Take prompts into account, and give the whole answer; without any, the answer so far.
+
+        Prompts add up over the calls. The answer changes where it was asked to and nowhere else. Of two words on one
+        voxel the later one counts.
+
+        Args:
+            points: ``((x, y, z), class)`` each; the class by value or name, 0 for background.
+            boxes: ``((corner, opposite corner), class)`` each, both corners inside.
+            scribbles: ``(places along a line, class)`` each.
+            mask: an earlier label map to go on from, [X, Y, Z], integers, on the scan's own grid. What was said before
+                is forgotten.
+            frame: of all places: ``voxel``, of the scan's own grid, from 0; or ``world``, mm, RAS+ as NIfTI counts.
+            reset: forget what was said before, and begin with the automatic answer.
+
+        Raises:
+            ValueError: a place outside the scan, an unknown class, or a mask that is none of this scan. Nothing has
+                changed then.
+            RuntimeError: no image was set.
+        """
+        session = self.session
+        said = session.listener.words(points=points, boxes=boxes, scribbles=scribbles, frame=frame)
+        if said:
+            self.model.require_prompted()
+        start = None if mask is None else session.checked_mask(mask, self.model)
+        if reset or start is not None:
+            session.reset(start)
+        session.say(said)
+        return session.answer(said.notes)
+
+    def reset(self) -> None:
+        """Forget what was said; the image need not be seen again."""
+        self.session.reset()
+
+    @property
+    def own_points(self) -> list[PromptPoint]:
+        """The points that the model gave itself, in voxels of the scan's own grid, best first within a class."""
+        return self.session.own_points()
+
+    def _preprocessed(self, scan: Scan) -> MetaTensor:
+        whole = self.model.preprocessing
+        if isinstance(scan, str | os.PathLike):
+            return whole({"image": os.fspath(scan)})["image"]
+        if isinstance(scan[0], str | os.PathLike):
+            return whole({"image": [os.fspath(file) for file in scan]})["image"]  # type: ignore[arg-type]
+        array, affine = scan
+        image = _as_loaded(np.asarray(array), np.asarray(affine, dtype=np.float64), self.model.in_channels)
+        return Compose(whole.transforms[1:])({"image": image})["image"]
+
+
+class _Session:
+    """One scan, its answer on both grids, and what was said."""
+
+    def __init__(self, image: MetaTensor, model: LoadedModel, *, thorough: bool) -> None:
+        inputs = image.as_tensor()[None].to(model.device)
+        self.volume = InteractiveVolume(inputs, model.network, model.inferer, thorough=thorough)
+        affine = np.asarray(image.meta["original_affine"], dtype=np.float64)
+        self.grid = ScanGrid(
+            image.meta["spatial_shape"],
+            affine,
+            network_shape=inputs.shape[2:],
+            network_affine=np.asarray(image.affine, dtype=np.float64),
+        )
+        self.listener = Listener(self.grid.shape, affine, class_value=model.class_value)
+        self.classes = model.network.num_classes
+        self.one_piece = model.largest_component
+        self._automatic = self.grid.label_map(self.volume.automatic.probabilities[0], self.grid.whole)
+        self.reset()
+
+    def reset(self, start: NDArray[np.integer] | None = None) -> None:
+        """Back to the automatic answer, or on to another one."""
+        self.volume.reset(None if start is None else self.grid.nearest(start))
+        self.label_map = (self._automatic if start is None else start.astype(np.uint8)).copy()
+        self.in_pieces = start is not None  # a person's own map may be
+        self.named: dict[Voxel, int] = {}
+
+    def say(self, said: Words) -> None:
+        """Take what was said into account, on both grids."""
+        if not said:
+            return
+        former = self.volume.probabilities
+        clicks = {self.grid.network_voxel(click.voxel): click.label for click in said.clicks}
+        self.volume.prompt(
+            [Click(label, voxel) for voxel, label in clicks.items()],
+            boxes=[
+                Box(box.label, *_sorted(self.grid.network_voxel(box.least), self.grid.network_voxel(box.greatest)))
+                for box in said.boxes
+            ],
+            scribbles=[
+                Scribble(line.label, list(dict.fromkeys(self.grid.network_voxel(voxel) for voxel in line.voxels)))
+                for line in said.scribbles
+            ],
+        )
+        self.named |= said.named()
+        towards = set(said.named().values())
+        self._update(
+            former[0], self.volume.probabilities[0], towards=set(range(self.classes)) if said.boxes else towards
+        )
+        for voxel, label in self.named.items():
+            self.label_map[voxel] = label
+
+    def _update(self, former: Tensor, current: Tensor, *, towards: set[int]) -> None:
+        """The label map where the probabilities have changed, and nowhere else, towards some classes."""
+        box = _box_of((former != current).any(dim=0))
+        if box is None:
+            return
+        place = self.grid.scan_box(*box)
+        before, after = (self.grid.label_map(maps, place) for maps in (former, current))
+        np.copyto(self.label_map[place], after, where=(before != after) & np.isin(after, sorted(towards)))
+
+    def answer(self, notes: list[str]) -> Answer:
+        """As it is now."""
+        label_map = self.label_map.copy()
+        if self.one_piece and not self.in_pieces:
+            _drop_small_pieces(label_map, self.classes, self.named)
+        probabilities = self.volume.probabilities[0].clone()
+        return Answer(label_map, self.grid.affine, notes, probabilities, self.grid, dict(self.named))
+
+    def checked_mask(self, mask: NDArray[np.integer], model: LoadedModel) -> NDArray[np.integer]:
+        """A label map that fits the scan.
+
+        Raises:
+            ValueError: it has another shape, or values that are no class.
+        """
+        mask = np.asarray(mask)
+        if mask.shape != self.grid.shape:
+            raise ValueError(f"mask {mask.shape} must have the scan's own shape {self.grid.shape}")
+        values = np.unique(mask)
+        if strange := [value for value in values.tolist() if value not in model.labels]:
+            raise ValueError(f"mask holds {strange[0]!r}, which is no class; there are: {sorted(model.labels)}")
+        return mask
+
+    def own_points(self) -> list[PromptPoint]:
+        back, last = np.linalg.inv(self.grid.to_network), np.array(self.grid.shape) - 1
+        points = []
+        for point in self.volume.volume.points:
+            d, h, w = np.clip(np.rint((back @ [*point.voxel, 1.0])[:3]), 0, last).astype(int).tolist()
+            points.append(point._replace(voxel=(d, h, w)))
+        return points
+
+
+def _as_loaded(array: NDArray[Any], affine: NDArray[np.float64], in_channels: int) -> MetaTensor:
+    """What loading a file with these values gives, [C, X, Y, Z]."""
+    channels = array.shape[3] if array.ndim == 4 else 1
+    if array.ndim not in (3, 4) or channels != in_channels or min(array.shape) < 1:
+        raise DataError(
+            f"an array of shape {array.shape} where {in_channels} channel(s) are wanted; give [X, Y, Z], "
+            "or [X, Y, Z, channels]"
+        )
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise DataError(f"affine {affine.tolist()} must be an invertible 4 x 4 matrix from voxel to mm")
+    values = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    if bad := int((~torch.isfinite(values)).sum()):
+        raise DataError(f"{bad} voxels of the array are NaN or infinite; replace them, for instance by the minimum")
+    values = values.movedim(-1, 0) if array.ndim == 4 else values[None]
+    shape = np.array(array.shape[:3])
+    meta = {"original_affine": affine.copy(), "spatial_shape": shape}
+    return MetaTensor(values, affine=torch.from_numpy(affine), meta=meta)
+
+
+def _box_of(changed: Tensor) -> tuple[list[int], list[int]] | None:
+    """The least and greatest voxel of what has changed, [D, H, W]; None where nothing has."""
+    lines = [torch.nonzero(changed.any(dim=other[0]).any(dim=other[1])) for other in ((1, 1), (0, 1), (0, 0))]
+    if not len(lines[0]):
+        return None
+    return [int(line[0]) for line in lines], [int(line[-1]) for line in lines]
+
+
+def _sorted(one: Voxel, other: Voxel) -> tuple[Voxel, Voxel]:
+    (a, b, c), (d, e, f) = np.minimum(one, other).tolist(), np.maximum(one, other).tolist()
+    return (a, b, c), (d, e, f)
+
+
+def _drop_small_pieces(label_map: NDArray[np.uint8], classes: int, named: dict[Voxel, int]) -> None:
+    """In place: of each foreground class the largest piece stays, and every piece that a person has named."""
+    for label in range(1, classes):
+        mask = label_map == label
+        box = _bounds(mask)
+        if box is None:
+            continue
+        pieces, count = ndimage.label(mask[box], structure=TOUCHING)
+        if count < 2:
+            continue
+        kept = np.zeros(count + 1, dtype=bool)
+        kept[1 + np.bincount(pieces.ravel())[1:].argmax()] = True
+        for voxel, said in named.items():
+            if said == label:
+                kept[pieces[tuple(index - side.start for index, side in zip(voxel, box, strict=True))]] = True
+        kept[0] = True
+        label_map[box][~kept[pieces]] = 0
+
+
+def _bounds(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
+    """The box that holds a mask; None where it is empty."""
+    sides = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        filled = np.flatnonzero(mask.any(axis=others))
+        if not len(filled):
+            return None
+        sides.append(slice(int(filled[0]), int(filled[-1]) + 1))
+    return sides[0], sides[1], sides[2]

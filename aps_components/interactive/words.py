@@ -1,0 +1,168 @@
+"""What a person says about a scan, in its voxels or in mm, as voxels of its own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aps_components.prompts import Box, Click, Scribble
+
+Frame = Literal["voxel", "world"]
+Place = Sequence[float]
+Label = int | str
+HALF = 0.5 + 1e-6  # a voxel reaches half a voxel from its centre
+
+
+class Point(NamedTuple):
+    """A place and the class that it has: ``((x, y, z), "tumour")``."""
+
+    place: Place
+    label: Label
+
+
+class Corners(NamedTuple):
+    """Two opposite corners of a box, both inside, and its class."""
+
+    corners: tuple[Place, Place]
+    label: Label
+
+
+class Line(NamedTuple):
+    """Places along a line, and the class that they have."""
+
+    places: Sequence[Place]
+    label: Label
+
+
+@dataclass
+class Words:
+    """Everything that was said at once, in voxels of the scan's own grid."""
+
+    clicks: list[Click] = field(default_factory=list)
+    boxes: list[Box] = field(default_factory=list)
+    scribbles: list[Scribble] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What was passed over, and why, a sentence each."""
+
+    def __bool__(self) -> bool:
+        return bool(self.clicks or self.boxes or self.scribbles)
+
+    def named(self) -> dict[tuple[int, int, int], int]:
+        """Class of every voxel that was named; the later word counts, clicks after scribbles."""
+        marks = [(voxel, line.label) for line in self.scribbles for voxel in line.voxels]
+        return dict([*marks, *((click.voxel, click.label) for click in self.clicks)])
+
+
+class Listener:
+    """Understands what is said about one scan.
+
+    Args:
+        shape: (X, Y, Z) of the scan's own grid.
+        affine: of that grid, [4, 4], voxel to mm, RAS+.
+        class_value: class value from a value or a name; a ValueError where there is none.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], affine: NDArray[np.floating], *, class_value: Callable[[Label], int]
+    ) -> None:
+        self.shape, self.class_value = tuple(int(size) for size in shape), class_value
+        self.affine = np.asarray(affine, dtype=np.float64)
+        self.to_voxel = np.linalg.inv(self.affine)
+
+    def words(
+        self,
+        *,
+        points: Sequence[Any] = (),
+        boxes: Sequence[Any] = (),
+        scribbles: Sequence[Any] = (),
+        frame: Frame = "voxel",
+    ) -> Words:
+        """Prompts in voxels of the scan's own grid; the arguments are those of :meth:`Predictor.predict`."""
+        if frame not in get_args(Frame):
+            raise ValueError(f"frame {frame!r} must be 'voxel' or 'world'")
+        said = Words()
+        for index, entry in enumerate(points):
+            place, label = _pair(entry, f"points[{index}]", "((x, y, z), class)")
+            said.clicks.append(Click(self._class(label, f"points[{index}]"), self.voxel(place, frame=frame)))
+        for index, entry in enumerate(boxes):
+            corners, label = _pair(entry, f"boxes[{index}]", "((corner, opposite corner), class)")
+            said.boxes.append(self.box(corners, self._class(label, f"boxes[{index}]"), frame=frame))
+        for index, entry in enumerate(scribbles):
+            places, label = _pair(entry, f"scribbles[{index}]", "(places, class)")
+            voxels = [self.voxel(place, frame=frame) for place in places]
+            said.scribbles.append(Scribble(self._class(label, f"scribbles[{index}]"), list(dict.fromkeys(voxels))))
+        return without_contradictions(said)
+
+    def voxel(self, place: Place, *, frame: Frame) -> tuple[int, int, int]:
+        """The voxel that holds a place.
+
+        Raises:
+            ValueError: no voxel of the scan holds it, or it is no place.
+        """
+        numbers = np.asarray(place, dtype=np.float64)
+        if numbers.shape != (3,) or not np.isfinite(numbers).all():
+            raise ValueError(f"{_shown(place)} is no place: give three numbers")
+        where = numbers if frame == "voxel" else (self.to_voxel @ [*numbers, 1.0])[:3]
+        if (where < -HALF).any() or (where > np.array(self.shape) - 1 + HALF).any():
+            raise ValueError(self._outside(numbers, where, frame))
+        d, h, w = np.clip(np.rint(where), 0, np.array(self.shape) - 1).astype(int).tolist()
+        return d, h, w
+
+    def box(self, corners: Sequence[Place], label: int, *, frame: Frame) -> Box:
+        """The box between two corners, in whichever order."""
+        if len(corners) != 2:
+            raise ValueError(f"{_shown(corners)} is no box: give two opposite corners")
+        one, other = (np.array(self.voxel(corner, frame=frame)) for corner in corners)
+        (a, b, c), (d, e, f) = np.minimum(one, other).tolist(), np.maximum(one, other).tolist()
+        return Box(label, (a, b, c), (d, e, f))
+
+    def _class(self, label: Label, where: str) -> int:
+        try:
+            return self.class_value(label)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+
+    def _outside(self, given: NDArray[np.float64], where: NDArray[np.float64], frame: Frame) -> str:
+        reach = f"its voxels run from 0 to {[size - 1 for size in self.shape]}"
+        if frame == "voxel":
+            return f"voxel {_shown(given)} lies outside the scan: {reach}; if it is in mm, say so"
+        return (
+            f"{_shown(given)} mm lies outside the scan, at voxel {_shown(where)}: {reach}; "
+            "give mm, RAS+, or say that these are voxels"
+        )
+
+
+def without_contradictions(said: Words) -> Words:
+    """Of two words on one voxel the later one alone, and a note that says so."""
+    named = said.named()
+    for mark in said.clicks:
+        if named[mark.voxel] != mark.label:
+            said.notes.append(
+                f"voxel {list(mark.voxel)} was said to be class {mark.label} and later class {named[mark.voxel]}: "
+                "the later word counts"
+            )
+    clicks = [mark for mark in said.clicks if named[mark.voxel] == mark.label]
+    lines = [
+        line._replace(voxels=[voxel for voxel in line.voxels if named[voxel] == line.label]) for line in said.scribbles
+    ]
+    return Words(list(dict.fromkeys(clicks)), said.boxes, [line for line in lines if line.voxels], said.notes)
+
+
+def _pair(entry: Any, name: str, wanted: str) -> tuple[Any, Any]:
+    try:
+        place, label = entry
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} {entry!r} must be {wanted}") from error
+    return place, label
+
+
+def _shown(place: Any) -> str:
+    """Without the digits that nobody reads."""
+    try:
+        return str([round(float(value), 2) + 0.0 for value in place])
+    except (TypeError, ValueError):
+        return repr(place)

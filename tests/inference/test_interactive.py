@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+import torch
+
+from aps_components.inference import PromptedSlidingWindowInferer
+from aps_components.inference.interactive import InteractiveVolume
+from aps_components.models import build_auto_prompt_seg
+from aps_components.prompts import Box, Click, Scribble
+
+ROI = (32, 32, 32)
+SIZE = (40, 33, 61)  # windows start at 0 and 8, 0 and 1, and 0, 16 and 29
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return build_auto_prompt_seg(num_classes=3, roi_size=ROI, filters=4, sam_variant="tiny").eval()
+
+
+@pytest.fixture(scope="module")
+def volumes(model):
+    """One that asks a window, one that asks all that hold a prompt and their mirror images."""
+    image = torch.randn(1, 1, *SIZE, generator=torch.Generator().manual_seed(1))
+    inferer = PromptedSlidingWindowInferer(ROI, precision="fp32", mirror_axes=[[0, 1]])
+    return {thorough: InteractiveVolume(image, model, inferer, thorough=thorough) for thorough in (False, True)}
+
+
+@pytest.fixture(params=[False, True], ids=["quick", "thorough"])
+def volume(volumes, request):
+    volumes[request.param].reset()
+    return volumes[request.param]
+
+
+def answer(volume):
+    return volume.label_map[0, 0].numpy().copy()
+
+
+def wrong(volume, voxel):
+    """A class that the answer does not have at a voxel."""
+    return (int(answer(volume)[voxel]) + 1) % 3
+
+
+def test_a_clicked_voxel_has_its_class_and_probabilities_sum_to_one(volume):
+    voxel = (20, 11, 30)
+    click = Click(wrong(volume, voxel), voxel)
+    probabilities = volume.prompt([click])
+    assert answer(volume)[voxel] == click.label
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(1, *SIZE))
+
+
+def test_nothing_changes_but_towards_the_class_that_was_said_and_around_it(volume):
+    before, former = answer(volume), volume.probabilities.clone()
+    click = Click(wrong(volume, (4, 5, 6)), (4, 5, 6))
+    volume.prompt([click])
+    changed = answer(volume) != before
+    assert (answer(volume)[changed] == click.label).all()
+    far = torch.zeros(SIZE, dtype=torch.bool)
+    far[:, :, 32:] = True  # beyond every window that holds the click
+    assert torch.equal(volume.probabilities[0][:, far], former[0][:, far])
+
+
+def test_what_was_said_stays_whatever_is_said_later(volume):
+    rng = np.random.default_rng(0)
+    said = {}
+    for _ in range(6):
+        voxel = tuple(int(rng.integers(size)) for size in SIZE)
+        said[voxel] = wrong(volume, voxel)
+        volume.prompt([Click(said[voxel], voxel)])
+        assert {place: int(answer(volume)[place]) for place in said} == said
+
+
+def test_the_later_word_on_a_voxel_counts(volume):
+    volume.prompt([Click(1, (5, 6, 7))])
+    volume.prompt([Click(2, (5, 6, 7))])
+    assert answer(volume)[5, 6, 7] == 2
+    assert volume.said.clicks == [Click(2, (5, 6, 7))]
+
+
+def test_scribbles_and_boxes(volume):
+    line = Scribble(2, [(9, y, 40) for y in range(5, 15)])
+    box = Box(1, (20, 4, 10), (29, 20, 25))
+    before = answer(volume)
+    volume.prompt(boxes=[box], scribbles=[line])
+    assert all(answer(volume)[voxel] == 2 for voxel in line.voxels)
+    turned = (answer(volume) != before) & (answer(volume) != 2)
+    inside = np.zeros(SIZE, dtype=bool)
+    inside[20:30, 4:21, 10:26] = True
+    assert not (turned & ~inside).any()
+
+
+def test_reset_gives_the_automatic_answer_or_another_one(volume, model):
+    before = answer(volume)
+    volume.prompt([Click(wrong(volume, (3, 3, 3)), (3, 3, 3))])
+    volume.reset()
+    np.testing.assert_array_equal(answer(volume), before)
+    start = np.random.default_rng(0).integers(0, 3, SIZE)
+    volume.reset(start)
+    np.testing.assert_array_equal(answer(volume), start)
+    torch.testing.assert_close(volume.probabilities.sum(dim=1), torch.ones(1, *SIZE))
+    assert not volume.said.clicks
+
+
+def test_only_windows_that_a_prompt_touches_are_asked(volumes, model, monkeypatch):
+    asked = []
+    own = model.answer
+    monkeypatch.setattr(model, "answer", lambda seen, *a, **k: asked.append(seen) or own(seen, *a, **k))
+    for thorough, place, windows in ((True, (0, 0, 0), 1), (True, (20, 11, 30), 12), (False, (20, 11, 30), 1)):
+        volume = volumes[thorough]
+        volume.reset()
+        holding = sum(all(s.start <= i < s.stop for s, i in zip(w, place, strict=True)) for w in volume.volume.windows)
+        asked.clear()
+        volume.prompt([Click(1, place)])
+        assert len(asked) == (2 * holding if thorough else 1)
+        assert holding == windows or not thorough
+
+
+def test_the_one_window_holds_the_click_deepest(volumes):
+    volume = volumes[False]
+    starts = [tuple(side.start for side in volume.volume.windows[i]) for i in volume._windows_at((20, 17, 32))]
+    assert starts == [(8, 1, 16)] or starts == [(8, 0, 16)] or starts == [(0, 1, 16)]
+    (index,) = volume._windows_at((0, 0, 60))
+    assert [side.start for side in volume.volume.windows[index]] == [0, 0, 29]
+
+
+def test_the_former_probabilities_are_not_written_to(volume):
+    former = volume.probabilities
+    kept = former.clone()
+    volume.prompt([Click(wrong(volume, (8, 8, 8)), (8, 8, 8))])
+    assert torch.equal(former, kept)

@@ -1,0 +1,107 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny_model import NETWORK, ROI, SETTINGS
+
+import aps_components
+from aps_components.interactive import load_model
+from aps_components.models import CheckpointError, build_auto_prompt_seg, save_settings
+
+
+def copy(model_file, folder, **changes):
+    """The weights with other settings beside them; None removes one."""
+    file = folder / "model.pt"
+    shutil.copy(model_file, file)
+    settings = {key: value for key, value in (SETTINGS | changes).items() if value is not None}
+    save_settings(settings, file)
+    return file
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = "import sys, aps_components; print([name for name in ('torch', 'monai', 'numpy') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert aps_components.load_model is load_model
+    with pytest.raises(AttributeError):
+        _ = aps_components.no_such_thing
+
+
+def test_the_file_alone_says_how_it_was_built(model, model_file):
+    assert model.labels == {0: "background", 1: "kidney", 2: "liver"}
+    assert list(model.inferer.roi_size) == ROI
+    assert not model.largest_component
+    assert model.prompted
+    assert not model.network.training
+    state = torch.load(model_file, weights_only=True)
+    assert all(torch.equal(value, state[name]) for name, value in model.network.state_dict().items())
+    assert load_model(model_file.parent, "cpu").checkpoint == model_file
+
+
+def test_settings_of_a_training_that_stored_no_arguments(model_file, tmp_path):
+    """What a bundle builds by default, here with four modalities."""
+    torch.manual_seed(0)
+    network = build_auto_prompt_seg(num_classes=2, in_channels=4, roi_size=ROI, fusion="cafa")
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    settings = {"labels": {"0": "background", "1": "tumour"}, "fusion": "cafa", "modalities": ["a", "b", "c", "d"]}
+    settings |= {"roi_size": ROI, "spacing": None, "intensity": None, "inference_predictor": "a"}
+    save_settings(settings, tmp_path / "model.pt")
+    model = load_model(tmp_path / "model.pt", "cpu")
+    assert model.in_channels == 4
+    assert model.network.predictor == "a"
+    assert not model.prompted  # nothing says so
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"spacing": None}, "model.json does not say 'spacing'"),
+        ({"labels": None}, "model.json does not say 'labels'"),
+        ({"network": {**NETWORK, "no_such": 1}}, "'network' has 'no_such', which this version cannot build"),
+        ({"network": {"filters": 4}}, "checkpoint of another architecture"),
+    ],
+)
+def test_what_is_missing_is_named(model_file, tmp_path, changes, message):
+    with pytest.raises(CheckpointError, match=message):
+        load_model(copy(model_file, tmp_path, **changes), "cpu")
+
+
+def test_no_file_and_no_settings(model_file, tmp_path):
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*none\.pt"):
+        load_model(tmp_path / "none.pt")
+    file = shutil.copy(model_file, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=r"no .*model\.json: put the one that training wrote beside model\.pt"):
+        load_model(file)
+    (tmp_path / "model.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not valid JSON"):
+        load_model(file)
+
+
+def test_settings_can_be_changed_and_mistyped_ones_are_found(model_file):
+    model = load_model(model_file, "cpu", settings={"predictor": "b", "overlap": 0.25, "mirror_axes": [0]})
+    assert (model.network.predictor, model.inferer.overlap) == ("b", 0.25)
+    assert model.inferer.mirror_axes == [(0,)]
+    with pytest.raises(ValueError, match="did you mean --overlap"):
+        load_model(model_file, "cpu", settings={"overlp": 0.25})
+
+
+@pytest.mark.parametrize("changes", [{"simulated_user": None}, {"network": {**NETWORK, "model_b": "vnet"}}])
+def test_a_model_that_was_trained_without_prompts_says_so(model_file, tmp_path, changes):
+    file = copy(model_file, tmp_path, **changes)
+    if "network" in changes:
+        network = build_auto_prompt_seg(num_classes=3, roi_size=ROI, **changes["network"])
+        torch.save(network.state_dict(), file)
+    model = load_model(file, "cpu")
+    with pytest.raises(ValueError, match=r"model\.pt was trained without prompts .* --simulated_user"):
+        model.require_prompted()
+    assert "simulated_user" not in json.loads((tmp_path / "model.json").read_text()) or "network" in changes
+
+
+def test_a_class_has_a_value_and_a_name(model):
+    assert model.class_value("liver") == model.class_value(2) == 2
+    for wrong in ("lung", 3, -1, True):
+        with pytest.raises(ValueError, match=r"there is no class .*; there are: 0 'background', 1 'kidney', 2 'liver'"):
+            model.class_value(wrong)

@@ -1,0 +1,160 @@
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from tiny_model import AFFINE, SHAPE
+
+from aps_components.data import DataError
+from aps_components.inference import InvertToLabelMapd, inverted
+from aps_components.interactive import Predictor, load_model
+
+
+@pytest.fixture
+def predictor(model, scan):
+    predictor = Predictor(model)
+    predictor.set_image(scan)
+    return predictor
+
+
+def other(answer, voxel):
+    """A class that the answer does not have there."""
+    return (int(answer.label_map[voxel]) + 1) % 3
+
+
+def test_the_first_answer_is_that_of_inference(predictor, model, scan):
+    answer = predictor.predict()
+    data = model.preprocessing({"image": str(scan)})
+    probabilities = model.inferer(data["image"].as_tensor()[None], model.network)[0]
+    expected = InvertToLabelMapd("pred", model.preprocessing)({"pred": probabilities.clone(), "image": data["image"]})
+    assert answer.label_map.shape == SHAPE
+    assert (answer.label_map == expected["pred"][0].numpy()).mean() > 0.9999
+    own_grid = inverted(model.preprocessing, ("pred",))({"pred": probabilities, "image": data["image"]})["pred"]
+    np.testing.assert_allclose(answer.probabilities, own_grid.numpy(), atol=1e-4)
+    assert answer.probabilities.dtype == np.float32
+
+
+def test_an_array_is_the_same_as_its_file(predictor, model, scan):
+    again = Predictor(model)
+    again.set_image((np.asarray(nib.load(scan).dataobj), AFFINE))
+    np.testing.assert_array_equal(again.predict().label_map, predictor.predict().label_map)
+
+
+def test_a_click_is_obeyed_stays_and_leaves_the_rest_alone(predictor):
+    before = predictor.predict()
+    first, second = (5, 7, 3), (25, 36, 15)
+    once = predictor.predict([(first, other(before, first))])
+    assert once.label_map[first] == other(before, first)
+    assert once.probabilities[(other(before, first), *first)] > 0.9
+    twice = predictor.predict([(second, other(before, second))])
+    assert twice.label_map[first] == once.label_map[first]
+    assert twice.label_map[second] == other(before, second)
+    changed = once.label_map != before.label_map
+    assert (once.label_map[changed] == other(before, first)).all()
+    assert before.label_map[first] != once.label_map[first]  # an answer that was given stays as it was
+    np.testing.assert_array_equal(predictor.predict(reset=True).label_map, before.label_map)
+
+
+def test_neighbours_finer_than_the_networks_grid_can_be_of_different_classes(predictor):
+    """Along the first axis voxels are 0.75 mm, the network's 1.25: several fall into one of its voxels."""
+    voxels = [(10, 20, 9), (11, 20, 9), (12, 20, 9)]
+    answer = predictor.predict([(voxel, label) for voxel, label in zip(voxels, (1, 2, 0), strict=True)])
+    assert [int(answer.label_map[voxel]) for voxel in voxels] == [1, 2, 0]
+
+
+def test_words_in_mm_names_boxes_and_scribbles(predictor):
+    before = predictor.predict()
+    voxel = (20, 10, 8)
+    world = (AFFINE @ [*voxel, 1])[:3]
+    name = predictor.model.labels[other(before, voxel)]
+    assert predictor.predict([(world, name)], frame="world").label_map[voxel] == other(before, voxel)
+    line = [(4, 30, z) for z in range(5, 9)]
+    answer = predictor.predict(scribbles=[(line, "liver")], boxes=[(((2, 2, 2), (12, 12, 8)), 1)])
+    assert all(answer.label_map[place] == 2 for place in line)
+
+
+def test_going_on_from_a_label_map_keeps_it(predictor):
+    """Voxel for voxel, also where the network's grid is coarser, and in pieces."""
+    mask = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.int16)
+    mask[:, :, 10:] = 0
+    answer = predictor.predict(mask=mask)
+    np.testing.assert_array_equal(answer.label_map, mask)
+    voxel = (15, 20, 15)
+    clicked = predictor.predict([(voxel, 1)])
+    changed = clicked.label_map != mask
+    assert changed[voxel]
+    assert (clicked.label_map[changed] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ({"points": [((99, 0, 0), 1)]}, "outside the scan"),
+        ({"points": [((1, 2, 3), "lung")]}, "no class 'lung'"),
+        ({"mask": np.zeros((3, 4, 5), dtype=int)}, r"mask \(3, 4, 5\) must have the scan's own shape"),
+        ({"mask": np.full(SHAPE, 7)}, "mask holds 7, which is no class"),
+    ],
+)
+def test_what_does_not_fit_changes_nothing(predictor, prompts, message):
+    voxel = (5, 7, 3)
+    before = predictor.predict([(voxel, other(predictor.predict(), voxel))])
+    with pytest.raises(ValueError, match=message):
+        predictor.predict(**{"reset": True, **prompts})
+    np.testing.assert_array_equal(predictor.predict().label_map, before.label_map)
+
+
+def test_a_contradiction_is_said(predictor):
+    answer = predictor.predict([((1, 2, 3), 1), ((1, 2, 3), 2)])
+    assert answer.label_map[1, 2, 3] == 2
+    assert len(answer.notes) == 1
+
+
+def test_a_piece_that_a_person_named_is_kept_beside_the_largest(model_file, scan):
+    model = load_model(model_file, "cpu", settings={"largest_component": True})
+    predictor = Predictor(model)
+    predictor.set_image(scan)
+    mine = predictor.predict(points=[((2, 2, 2), 1), ((28, 40, 16), 1), ((2, 40, 2), 2)]).label_map
+    assert (mine[2, 2, 2], mine[28, 40, 16], mine[2, 40, 2]) == (1, 1, 2)
+
+
+def test_without_prompts_in_training_clicks_are_refused_and_the_answer_is_not(model_file, scan):
+    model = load_model(model_file, "cpu", settings={"simulated_user": None})
+    predictor = Predictor(model)
+    predictor.set_image(scan)
+    assert predictor.predict().label_map.shape == SHAPE
+    with pytest.raises(ValueError, match="trained without prompts"):
+        predictor.predict([((1, 2, 3), 1)])
+
+
+def test_own_points_lie_on_the_scans_grid(predictor):
+    assert predictor.own_points
+    for point in predictor.own_points:
+        assert all(0 <= index < size for index, size in zip(point.voxel, SHAPE, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("array", "affine", "message"),
+    [
+        (np.zeros((3, 4)), AFFINE, r"shape \(3, 4\) where 1 channel"),
+        (np.zeros((3, 4, 5, 2)), AFFINE, "1 channel"),
+        (np.full((3, 4, 5), np.nan), AFFINE, "NaN"),
+        (np.zeros((3, 4, 5)), np.zeros((4, 4)), "invertible"),
+    ],
+)
+def test_arrays_that_are_no_scan(model, array, affine, message):
+    predictor = Predictor(model)
+    with pytest.raises(DataError, match=message):
+        predictor.set_image((array, affine))
+    with pytest.raises(RuntimeError, match="call set_image first"):
+        predictor.predict()
+
+
+def test_a_click_decodes_one_window_and_nothing_is_encoded(predictor, model, monkeypatch):
+    decoded = []
+    decode = model.network.model_b.decode
+    monkeypatch.setattr(model.network.model_b, "decode", lambda *a, **k: decoded.append(1) or decode(*a, **k))
+    monkeypatch.setattr(model.network.model_b, "encode", lambda *_: pytest.fail("encoded again"))
+    predictor.predict([((5, 7, 3), 1)])
+    assert len(decoded) == 1
+    with torch.no_grad():
+        predictor.predict()
+    assert len(decoded) == 1
