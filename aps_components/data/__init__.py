@@ -12,6 +12,7 @@ from aps_components.data.datastore import (
     unlabeled_items,
 )
 from aps_components.data.errors import DataError, data_error_behind
+from aps_components.data.inference import ScansToSegment
 from aps_components.data.modalities import select_modalities
 from aps_components.data.sampling import (
     SampleKey,
@@ -36,6 +37,7 @@ __all__ = [
     "LoadVolumed",
     "Resampled",
     "SampleKey",
+    "ScansToSegment",
     "SeededCacheDataset",
     "TrainingDataset",
     "TwoStreamBatchSampler",

@@ -18,7 +18,7 @@ from aps_components.data.checks import check_cases
 from aps_components.data.datalist import Datalist, Item, case_name, files_of, load_datalist, scans_in
 from aps_components.data.errors import DataError
 from aps_components.data.label_values import LabelValues
-from aps_components.data.modalities import SUFFIXES, stem
+from aps_components.data.modalities import is_nifti_name, stem
 from aps_components.data.sampling import SeededCacheDataset
 from aps_components.data.transforms import IMAGE, LABEL, LoadVolumed
 from aps_components.files import sha256_of
@@ -158,7 +158,7 @@ def _real_image(item: Mapping[str, Any]) -> str:
 
 def _stem(name: str) -> str:
     """Of labels in other formats than NIfTI, too."""
-    return stem(name) if name.endswith(SUFFIXES) else Path(name).stem
+    return stem(name) if is_nifti_name(name) else Path(name).stem
 
 
 def _fingerprint(parts: Sequence[Sequence[Item]]) -> str:

@@ -31,8 +31,10 @@ SIZES = {348: (Nifti1Header, Nifti1Image), 540: (Nifti2Header, Nifti2Image)}  # 
 GZIP = b"\x1f\x8b"
 MOST_PACKED = 1032  # bytes out of one, the most that deflate can do
 COMPRESSION = 1  # as nibabel has it; more takes long and gains little
-GEOMETRY = ("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d")
-GEOMETRY += ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")
+GEOMETRY = (
+    *("pixdim", "xyzt_units", "qform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "sform_code", "srow_x", "srow_y", "srow_z"),
+)
 
 
 class Scan(NamedTuple):
@@ -114,7 +116,7 @@ def channels_of(scan: Scan) -> NDArray[Any]:
     return np.moveaxis(scan.voxels, 3, 0) if scan.voxels.ndim == 4 else scan.voxels[None]
 
 
-def write_like(path: File, voxels: NDArray[Any], header: Any) -> None:
+def write_like(path: File, voxels: NDArray[Any], header: Any, *, description: str = "") -> None:
     """Write a map of a scan, whole or not at all, with all that the scan's header says of its geometry.
 
     Nothing else of the header is kept: its texts may name a person.
@@ -123,6 +125,7 @@ def write_like(path: File, voxels: NDArray[Any], header: Any) -> None:
         path: ends in ``.nii`` or ``.nii.gz``.
         voxels: [X, Y, Z] or [X, Y, Z, C], on the scan's grid.
         header: of the scan, by `read_header`.
+        description: for the header, 79 characters at most.
     """
     own = header.as_byteswapped(native_code)
     new = type(own)()
@@ -130,6 +133,7 @@ def write_like(path: File, voxels: NDArray[Any], header: Any) -> None:
         new[field] = own[field]
     new["dim"] = [voxels.ndim, *voxels.shape, *[1] * (7 - voxels.ndim)]
     new.set_data_dtype(voxels.dtype)
+    new["descrip"] = description.encode("ascii")
     new["scl_slope"], new["scl_inter"] = 1.0, 0.0
     new["magic"] = new.single_magic
     new["vox_offset"] = new.single_vox_offset
@@ -140,20 +144,20 @@ def write_like(path: File, voxels: NDArray[Any], header: Any) -> None:
         stream.write(content.tobytes(order="F"))
 
 
-def write_nifti(path: File, voxels: NDArray[Any], affine: NDArray[np.float64], *, code: int = 1) -> None:
+def write_nifti(path: File, voxels: NDArray[Any], affine: NDArray[np.float64], *, description: str = "") -> None:
     """Write a volume, whole or not at all.
 
     Args:
         path: ends in ``.nii`` or ``.nii.gz``.
         voxels: [X, Y, Z] or [X, Y, Z, C].
-        affine: [4, 4], voxel to mm, RAS+; qform and sform both say it.
-        code: of both; 1 is the scanner's own space.
+        affine: [4, 4], voxel to mm, RAS+; qform and sform both say it, of the scanner's own space.
+        description: for the header, 79 characters at most.
     """
     header = Nifti1Header()
-    header.set_qform(affine, code=code)
-    header.set_sform(affine, code=code)
+    header.set_qform(affine, code="scanner")
+    header.set_sform(affine, code="scanner")
     header.set_xyzt_units("mm")
-    write_like(path, voxels, header)
+    write_like(path, voxels, header, description=description)
 
 
 def unreadable(file: File, error: Exception) -> str:

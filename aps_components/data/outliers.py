@@ -47,10 +47,10 @@ class RefuseDrownedd(MapTransform):
             for number, channel in enumerate(channels):
                 if (times := widened(channel)) > DROWNED:
                     where = f"channel {number} of it" if len(channels) > 1 else "it"
+                    ends = f"{channel.min():.4g} to {channel.max():.4g}"
                     raise DataError(
-                        f"{file}: a few voxels of {where} reach from {channel.min():.4g} to {channel.max():.4g} and make "
-                        f"the standard deviation {times:.3g} times that of all others, so that these would look alike; "
-                        "clip the scan's values"
+                        f"{file}: a few voxels of {where} reach from {ends}, which makes the standard deviation "
+                        f"{times:.3g} times that of the others, so that these would look alike; clip the scan's values"
                     )
         return dict(data)
 

@@ -35,9 +35,10 @@ from monai.utils import ensure_tuple
 
 from aps_components.data.checks import header_faults, label_faults
 from aps_components.data.cropping import crop_transforms
-from aps_components.data.datalist import SUFFIXES, case_name, files_of
+from aps_components.data.datalist import case_name, files_of
 from aps_components.data.errors import DataError, data_error_behind
 from aps_components.data.label_values import LabelValues, map_values, parsed_label_values
+from aps_components.data.modalities import SUFFIXES
 from aps_components.data.nifti import channels_of, read_scan
 from aps_components.data.outliers import RefuseDrownedd
 from aps_components.options import Axes, axis_groups

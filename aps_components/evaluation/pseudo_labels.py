@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,9 +22,10 @@ from tqdm import tqdm
 from aps_components.data import LoadVolumed, case_name
 from aps_components.data.datalist import LABEL_BY, MODELS, Datalist, files_of
 from aps_components.data.label_values import map_values, parsed_label_values
+from aps_components.data.nifti import read_header, write_like
 from aps_components.evaluation.calibrate import MOST_VALUES, fit_offsets, thinned
 from aps_components.evaluation.trained import TrainedModel, load_trained
-from aps_components.files import replace_text, replacing
+from aps_components.files import replace_text
 from aps_components.inference import LabelMapd, inverted
 from aps_components.models import ensure_writable, trained_setting
 from aps_components.models.decision import Decision
@@ -160,9 +160,7 @@ def _log_probabilities(models: Sequence[TrainedModel], item: Mapping[str, Any]) 
 def _save(file: Path, label_map: np.ndarray, *, like: str, model: TrainedModel) -> None:
     """With the numbers that the dataset's own label files have."""
     values = {of_class: value for value, of_class in parsed_label_values(model.label_values).items()}
-    image = nib.load(like)
-    with replacing(file) as unfinished:
-        nib.save(nib.Nifti1Image(map_values(label_map, values), image.affine), unfinished)
+    write_like(file, map_values(label_map, values), read_header(like))
 
 
 def _label_file(folder: Path, item: Mapping[str, Any]) -> Path:

@@ -18,11 +18,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from aps_components.data import DataError
+from aps_components.data import DataError, nifti
 
 TAGS = [
     *["SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "NumberOfFrames", "SamplesPerPixel"],
@@ -138,11 +137,7 @@ def read_series(series: Series) -> tuple[NDArray[Any], NDArray[np.float64]]:
 def write_nifti(series: Series, path: str | os.PathLike[str]) -> None:
     """The series as a NIfTI file; its header holds the geometry alone."""
     volume, affine = read_series(series)
-    image = nib.Nifti1Image(volume, affine)
-    image.set_sform(affine, code="scanner")
-    image.set_qform(affine, code="scanner")
-    image.header.set_xyzt_units("mm")
-    nib.save(image, path)
+    nifti.write_nifti(path, volume, affine)
 
 
 def geometry(series: Series) -> tuple[list[Slice], NDArray[np.float64]]:

@@ -7,11 +7,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from aps_components.data.nifti import write_nifti
 from aps_components.data.phantoms.anatomy import draw_phantom
 from aps_components.data.phantoms.rendering import check_grid, render_phantom
 
@@ -65,4 +65,4 @@ def write_phantoms(
 
 
 def _save(path: Path, volume: NDArray[np.int16] | NDArray[np.uint8], spacing: Sequence[float]) -> None:
-    nib.save(nib.Nifti1Image(volume, np.diag([*spacing, 1.0])), path)
+    write_nifti(path, volume, np.diag([*spacing, 1.0]))
