@@ -121,7 +121,7 @@ def _affine(header: Any, shape: tuple[int, int, int], file: str) -> tuple[Affine
         return _sform(header), "sform"
     if int(header["qform_code"]):
         return _qform(header, file), "qform"
-    sizes = _pixdim(header)
+    sizes = _true_sizes(header, file)
     # nibabel's and FSL's choice where nothing is stated: left, anterior, superior, about the volume's centre.
     affine = np.diag([-sizes[0], sizes[1], sizes[2], 1.0])
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
@@ -132,16 +132,22 @@ def _pixdim(header: Any) -> NDArray[np.float64]:
     return np.asarray(header["pixdim"][1:4], dtype=float)
 
 
+def _true_sizes(header: Any, file: str) -> NDArray[np.float64]:
+    """Where they count, they must be some: nibabel takes 0 for 1 and -2 for 2, ITK both for 1."""
+    sizes = _pixdim(header)
+    if not (np.isfinite(sizes).all() and (sizes > 0).all()):
+        raise DataError(f"{file}: its voxel sizes, pixdim, are {sizes.tolist()}; set the true ones in the header")
+    return sizes
+
+
 def _sform(header: Any) -> Affine:
     rows = [np.asarray(header[f"srow_{axis}"], dtype=float) for axis in "xyz"]
     return np.vstack([*rows, [0.0, 0.0, 0.0, 1.0]])
 
 
 def _qform(header: Any, file: str) -> Affine:
-    sizes, turn = _pixdim(header), float(header["pixdim"][0])
-    if not (np.isfinite(sizes).all() and (sizes > 0).all()):
-        raise DataError(f"{file}: its voxel sizes, pixdim, are {sizes.tolist()}; set the true ones in the header")
-    if turn not in (-1.0, 1.0):
+    _true_sizes(header, file)
+    if (turn := float(header["pixdim"][0])) not in (-1.0, 1.0):
         if not turn >= 0:
             raise DataError(f"{file}: its pixdim[0] is {turn:g}, which must be 1 or -1; convert the scan again")
         header = header.copy()
@@ -156,9 +162,6 @@ def _refuse_affine(affine: Affine, states: str, unit: int, file: str) -> None:
     if not np.isfinite(affine).all():
         raise DataError(f"{file}: its {states} holds {affine[:3].tolist()}; set the voxel sizes and the place anew")
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    if states == "pixdim" and (np.diag(affine)[:3] * (-1, 1, 1) <= 0).any():
-        given = (np.diag(affine)[:3] * (-1, 1, 1)).tolist()
-        raise DataError(f"{file}: its voxel sizes, pixdim, are {given}; set the true ones in the header")
     if abs(np.linalg.det(affine[:3, :3])) <= FLATTEST * np.prod(sizes):
         raise DataError(
             f"{file}: its affine {affine[:3].tolist()} has no inverse; set the voxel sizes in the header, or "
