@@ -41,8 +41,9 @@ class VolumePrediction(NamedTuple):
 class PromptedSlidingWindowInferer(SlidingWindowInferer):
     """MONAI's sliding window over windows that prompt themselves.
 
-    Windows are blended as probabilities, not as logits. Volumes smaller than the window are padded at their far ends.
-    The answer does not depend on ``sw_batch_size``: all windows share the networks that one ``mc_seed`` thinned.
+    Windows are blended as probabilities, not as logits. Volumes smaller than the window are padded on both sides, as in
+    training. The answer does not depend on ``sw_batch_size``: all windows share the networks that one ``mc_seed``
+    thinned.
 
     With ``mirror_axes`` every window is seen in all its mirror images, and the maps are averaged, as nnU-Net does in
     inference (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z); 2, 4 or 8 times the work. The prompts are those of
@@ -96,11 +97,15 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         if inputs.shape[0] != 1:
             raise ValueError(f"predict takes one volume at a time, not a batch of {inputs.shape[0]}")
         points: list[PromptPoint] = []
+        padding = [missing // 2 for missing in self._missing(inputs)]
 
         def window(patch: Tensor, positions: Sequence[Sequence[slice]]) -> dict[str, Tensor]:
             prompts: list[PointPrompts] = []
             averages = self._mirrored(patch, lambda mirrored: maps_of(mirrored, prompts))
-            starts = [[axis.start for axis in position[-3:]] for position in positions]
+            starts = [
+                [axis.start - before for axis, before in zip(position[-3:], padding, strict=True)]
+                for position in positions
+            ]
             points.extend(_in_volume(prompts[0], starts))
             return averages
 
@@ -146,17 +151,22 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
                 maps[name] = maps[name] + mirrored.flip(dims)
         return {name: total / (1 + len(flips)) for name, total in maps.items()} if flips else maps
 
+    def _missing(self, inputs: Tensor) -> list[int]:
+        """By how much each axis is smaller than the window."""
+        return [max(0, roi - size) for roi, size in zip(self.roi_size, inputs.shape[2:], strict=True)]
+
     def _padded(self, inputs: Tensor) -> Tensor:
-        """At least as large as the window; with 0, as in training."""
-        missing = [max(0, roi - size) for roi, size in zip(self.roi_size, inputs.shape[2:], strict=True)]
+        """At least as large as the window; with 0 on both sides, as MONAI's SpatialPad in training."""
+        missing = self._missing(inputs)
         if not any(missing):
             return inputs
-        pad = [amount for axis in reversed(missing) for amount in (0, axis)]
+        pad = [amount for axis in reversed(missing) for amount in (axis // 2, axis - axis // 2)]
         return F.pad(inputs, pad)
 
     def _cropped(self, volume: Any, inputs: Tensor) -> Tensor:
-        d, h, w = inputs.shape[2:]
-        return torch.as_tensor(volume)[:, :, :d, :h, :w]
+        starts = [missing // 2 for missing in self._missing(inputs)]
+        inside = [slice(start, start + size) for start, size in zip(starts, inputs.shape[2:], strict=True)]
+        return torch.as_tensor(volume)[:, :, inside[0], inside[1], inside[2]]
 
 
 def _in_volume(prompts: PointPrompts, starts: Sequence[Sequence[int]]) -> list[PromptPoint]:
@@ -175,6 +185,6 @@ def _unique(points: Sequence[PromptPoint], size: Sequence[int]) -> list[PromptPo
     """Each (class, voxel) once, by class and then best first; points in the padding are dropped."""
     best: dict[tuple[int, tuple[int, int, int]], PromptPoint] = {}
     for point in sorted(points, key=lambda point: point.score):
-        if all(index < length for index, length in zip(point.voxel, size, strict=True)):
+        if all(0 <= index < length for index, length in zip(point.voxel, size, strict=True)):
             best[point.label, point.voxel] = point
     return sorted(best.values(), key=lambda point: (point.label, -point.score, point.voxel))
