@@ -64,5 +64,5 @@ def _array_if_there(file: Path) -> NDArray[np.float32] | None:
 
 def _points(file: Path) -> list[tuple[int, float, float, float]]:
     """(class, d, h, w) of every prompt point, on the scan's own grid."""
-    points = json.loads(file.read_text())["points"]
+    points = json.loads(file.read_text(encoding="utf-8"))["points"]
     return [(point["label"], *point["voxel"]) for point in points]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def pseudo_label(
             f"{len(datalist.unlabeled)} scans labelled by {len(models)} model(s)",
             *volumes,
             f"written: {folder / 'datalist.json'}",
-            f"train on it with --dataset_dir {folder} --labeled_count {count} --labeled_batch 4 --unlabeled_batch 0",
+            f"train on it with --dataset_dir {shlex.quote(str(folder))} --labeled_count {count} --labeled_batch 4 --unlabeled_batch 0",
         ]
     )
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from aps_components.files import replacing
+from aps_components.pictures import save_figure
 
 Volume = NDArray[Any]
 
@@ -34,7 +33,6 @@ COLOURS = (
     *("#4fb3a9", "#dcbeff", "#b9793a", "#fffac8", "#c2404a", "#aaffc3", "#a8a832", "#ffd8b1", "#7fa8e8", "#b0b0b0"),
 )
 BACKGROUND, TEXT, FAINT = "#0b0c10", "#f2f2f2", "#9aa0a6"
-PICTURE_OF = b"AutoPromptSeg"  # in a picture's file, which tells it from those of others
 HEIGHT, WIDTH = 3.8, 10.5  # inches, of the highest plane and of all planes together, at most
 GAP, MARGIN, HEADING, FOOT = 0.14, 0.2, 0.4, 0.3  # inches
 LEGEND_WIDTH, LINE, SWATCH = 3.0, 0.24, 0.13  # inches: of the legend, of its lines, of its squares
@@ -105,14 +103,12 @@ def save_preview(
         _draw_plane(axes, plane, image, label_map, places[plane.axis], window=window, aspect=aspect)
     _draw_scale(figure.axes[0], layout.extent[0])
     width, height = layout.size
-    _write(figure, MARGIN / width, 1 - 0.16 / height, title, color=TEXT, fontsize=12, va="top", weight="bold")
-    _write(figure, MARGIN / width, 0.14 / height, note, color=FAINT, fontsize=8, va="bottom")
+    figure.text(MARGIN / width, 1 - 0.16 / height, title, color=TEXT, fontsize=12, va="top", weight="bold")
+    figure.text(MARGIN / width, 0.14 / height, note, color=FAINT, fontsize=8, va="bottom")
     _draw_legend(figure, layout, volumes)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target) as unfinished, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # of a letter that no font here has
-        figure.savefig(unfinished, dpi=130, facecolor=BACKGROUND, metadata={"Software": PICTURE_OF.decode()})
+    save_figure(figure, target, dpi=130, facecolor=BACKGROUND)
     return target
 
 
@@ -224,7 +220,7 @@ def _draw_legend(figure: Any, layout: _Layout, volumes: Mapping[int, tuple[str, 
         )
         short = name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}\N{HORIZONTAL ELLIPSIS}"
         left = (layout.legend_left + SWATCH + 0.1) / width
-        _write(figure, left, y / height, short, color=colour, fontsize=10, va="center")
+        figure.text(left, y / height, short, color=colour, fontsize=10, va="center")
         amount = millilitres(volume) if volume > 0 else "\N{EN DASH}"
         figure.text(right / width, y / height, amount, color=colour, fontsize=10, ha="right", va="center")
 
@@ -232,12 +228,6 @@ def _draw_legend(figure: Any, layout: _Layout, volumes: Mapping[int, tuple[str, 
 def millilitres(volume: float) -> str:
     """Three figures that count or one behind the point, whichever is more."""
     return f"{volume:.1f}" if volume >= 10 or volume == 0 else f"{volume:.3g}"
-
-
-def _write(figure: Any, x: float, y: float, text: str, **style: Any) -> None:
-    """A user's own words, which are no formula, in whatever letters; what cannot be shown is a question mark."""
-    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
-    figure.text(x, y, shown, parse_math=False, **style)
 
 
 def _write_on(axes: Any, x: float, y: float, text: str, *, ha: str, va: str, size: float = 9) -> None:

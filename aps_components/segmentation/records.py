@@ -12,9 +12,9 @@ from aps_components.data import DataError
 from aps_components.data.marks import Mark, maker_hash, mark_of, read_mark, scan_hash
 from aps_components.data.nifti import read_header, read_scan, write_like
 from aps_components.files import sha256_of
+from aps_components.pictures import MADE_HERE
 from aps_components.segmentation.inputs import Case
 from aps_components.segmentation.outputs import NIFTI, Outputs
-from aps_components.segmentation.preview import PICTURE_OF
 from aps_components.segmentation.statistics import BEGINNING, POSTFIX, TABLE_BEGINNING, read_statistics
 
 PNG, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
@@ -160,7 +160,7 @@ def _is_own(file: Path) -> bool:
         return _is_unreadable(file) or read_mark(file) is not None
     if file.name.endswith(".png"):
         with file.open("rb") as stream:
-            return PICTURE_OF in stream.read(HEAD) or not is_picture(file)
+            return MADE_HERE.encode() in stream.read(HEAD) or not is_picture(file)
     return _starts(file, BEGINNING)
 
 

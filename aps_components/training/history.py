@@ -96,4 +96,4 @@ def _summary(line: Mapping[str, Any], max_epochs: int) -> str:
 def read_history(path: str | Path) -> list[dict[str, Any]]:
     """The epochs of a ``history.jsonl``, in order; none if there is no file."""
     path = Path(path)
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []

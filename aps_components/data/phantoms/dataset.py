@@ -14,6 +14,7 @@ from tqdm import tqdm
 from aps_components.data.nifti import write_nifti
 from aps_components.data.phantoms.anatomy import draw_phantom
 from aps_components.data.phantoms.rendering import check_grid, render_phantom
+from aps_components.files import replace_text
 
 
 def write_phantoms(
@@ -60,7 +61,7 @@ def write_phantoms(
 
     datalist = {"name": "phantoms", "labels": {"0": "background", "1": "left atrium"}, **cases}
     path = folder / "datalist.json"
-    path.write_text(json.dumps(datalist, indent=2) + "\n", encoding="utf-8")
+    replace_text(path, json.dumps(datalist, indent=2) + "\n")
     return path
 
 
