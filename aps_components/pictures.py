@@ -29,11 +29,11 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int, **opt
     """
     for text in figure.findobj(Text):
         if isinstance(text, Text) and OF_TICKS not in text.get_text():
+            letters = text.get_text()
             text.set_parse_math(False)
-            text.set_text(
-                "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text.get_text())
-            )
-    software = {"metadata": {"Software": MADE_HERE}} if os.fspath(path).endswith(".png") else {}
+            text.set_text("".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in letters))
+    if os.fspath(path).endswith(".png"):
+        options["metadata"] = {"Software": MADE_HERE}
     with replacing(path) as unfinished, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")
-        figure.savefig(unfinished, dpi=dpi, **software, **options)
+        figure.savefig(unfinished, dpi=dpi, **options)

@@ -91,7 +91,8 @@ def pseudo_label(
             f"{len(datalist.unlabeled)} scans labelled by {len(models)} model(s)",
             *volumes,
             f"written: {folder / 'datalist.json'}",
-            f"train on it with --dataset_dir {shlex.quote(str(folder))} --labeled_count {count} --labeled_batch 4 --unlabeled_batch 0",
+            f"train on it with --dataset_dir {shlex.quote(str(folder))} --labeled_count {count} --labeled_batch 4 "
+            "--unlabeled_batch 0",
         ]
     )
 
