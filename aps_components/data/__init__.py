@@ -10,6 +10,7 @@ from aps_components.data.datastore import (
     studies_folder,
     training_dataset,
     unlabeled_items,
+    validation_dataset,
 )
 from aps_components.data.errors import DataError, data_error_behind
 from aps_components.data.inference import ScansToSegment
@@ -58,4 +59,5 @@ __all__ = [
     "training_transforms",
     "two_stream_loader",
     "unlabeled_items",
+    "validation_dataset",
 ]
