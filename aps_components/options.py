@@ -36,6 +36,14 @@ def has_comment(text: str) -> bool:
         return "#" in text
 
 
+def literal(text: str) -> str:
+    """A text for MONAI's configurations: one with a "#" in it as an expression, since MONAI puts "::" in its place."""
+    if "#" not in text:
+        return text
+    parts = [" + chr(64) + ".join(repr(piece) for piece in part.split("@")) for part in text.split("#")]
+    return "$" + " + chr(35) + ".join(parts)
+
+
 def axis_groups(name: str, axes: Axes) -> list[tuple[int, ...]]:
     """Axes that are flipped, in groups that are flipped together: ``[[0, 1], 2]`` is ``[(0, 1), (2,)]``.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aps_components.options import has_comment
+from aps_components.options import literal
 
 
 def workflow_command(
@@ -42,4 +42,4 @@ def _typed(value: Any) -> str:
         return "$None"
     if not isinstance(value, str | Path):
         return repr(value)
-    return repr(str(value)) if has_comment(str(value)) else str(value)
+    return literal(str(value))

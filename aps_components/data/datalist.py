@@ -173,7 +173,7 @@ def inference_items(
         leave_out: of several cases, give one that lacks a file the reason under "fault" instead of raising it.
     """
     if image:
-        files = [Path(file).expanduser() for file in files_of(image)]
+        files = [Path(with_hash(file)).expanduser() for file in files_of(image)]
         cases = _cases(files[0], modalities) if len(files) == 1 else [[_scan(file) for file in files]]
     elif dataset_dir:
         place = _folder(dataset_dir)
@@ -198,6 +198,13 @@ def files_of(entry: File | Sequence[File]) -> list[str]:
     """The files of an item's entry, which is one file or a list of them."""
     entries = [entry] if isinstance(entry, str | os.PathLike) else entry
     return [os.fspath(file) for file in entries]
+
+
+def with_hash(path: File) -> str:
+    """A path as it was typed: in every text of a configuration MONAI puts "::" in the place of "#"."""
+    text = os.fspath(path)
+    typed = text.replace("::", "#")
+    return typed if os.path.exists(typed) and not os.path.exists(text) else text
 
 
 def case_name(item: Mapping[str, Any]) -> str:
@@ -253,7 +260,7 @@ def _scan(file: Path) -> str:
 
 
 def _mend(file: Path) -> str:
-    """A shell takes "#" for what it is, Python Fire for the beginning of a comment."""
+    """A shell takes "#" for what it is, MONAI's command line for the beginning of a comment."""
     cut = sorted(file.parent.glob(f"{glob.escape(file.name)}#*")) if file.parent.is_dir() else []
     return f"""write '"{cut[0]}"', as MONAI's command line cuts at #""" if cut else "check the path"
 
@@ -270,7 +277,7 @@ def _refuse_same_names(items: Sequence[Item]) -> None:
 
 
 def _folder(dataset_dir: str | os.PathLike[str]) -> Path:
-    root = Path(os.path.abspath(Path(dataset_dir).expanduser()))
+    root = Path(os.path.abspath(Path(with_hash(dataset_dir)).expanduser()))
     if not root.is_dir():
         raise DataError(f"{root}: no such dataset folder; set dataset_dir to the folder of the scans")
     return root

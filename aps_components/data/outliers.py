@@ -70,9 +70,6 @@ def widened(values: NDArray[np.float32]) -> float:
     if values.size == 0 or values.min() == values.max():
         return 1.0
     low, high = np.quantile(values[:: 1 + values.size // SAMPLED], (TAILS, 1 - TAILS))
-    few = np.count_nonzero((values < low) | (values > high)) <= 2 * TAILS * values.size
     clipped = float(np.clip(values, low, high).std(dtype=np.float64))
-    if not few:
-        return 1.0
     whole = float(values.std(dtype=np.float64))
     return whole / clipped if clipped > 0 else float("inf")

@@ -3,7 +3,7 @@ import gzip
 import nibabel as nib
 import numpy as np
 import pytest
-from headers import ORIGIN, SHAPE, SPACING, TURN, VARIANTS, affine_of, oriented, voxels, write
+from nifti_headers import ORIGIN, SHAPE, SPACING, TURN, VARIANTS, affine_of, oriented, voxels, write
 
 from aps_components.data import DataError, LoadVolumed, check_cases
 from aps_components.data.checks import header_faults
