@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 from monai.data import MetaTensor
 from monai.transforms import SaveImaged
 
-from aps_components.data.marks import MADE_HERE
+from aps_components.data import DataError
+from aps_components.data.marks import MADE_HERE, read_mark
 from aps_components.data.nifti import read_header, write_like
 from aps_components.data.transforms import HEADER_FILE
 
@@ -58,7 +60,11 @@ class SaveOnScansGridd(SaveImaged):
         self.dtype = np.dtype(dtype)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the file; the data go through unchanged."""
+        """Write the file; the data go through unchanged.
+
+        Raises:
+            DataError: a file of that name is there, and was not made here; it may be the scan itself.
+        """
         if self.saver.output_ext not in NIFTI:
             return super().__call__(data)
         for key in self.key_iterator(dict(data)):
@@ -66,5 +72,16 @@ class SaveOnScansGridd(SaveImaged):
             voxels = np.moveaxis(np.asarray(volume.as_tensor().cpu()), 0, 3).astype(self.dtype, copy=False)
             target = self.saver.folder_layout.filename(subject=volume.meta["filename_or_obj"])
             voxels = voxels if voxels.shape[3] > 1 else voxels[..., 0]
+            _refuse_foreign(target)
             write_like(target, voxels, read_header(volume.meta[HEADER_FILE]), description=MADE_HERE)
         return dict(data)
+
+
+def _refuse_foreign(target: str | os.PathLike[str]) -> None:
+    """What cannot be read at all is no loss."""
+    try:
+        foreign = os.path.exists(target) and read_mark(target) is None
+    except DataError:
+        return
+    if foreign:
+        raise DataError(f"{target} is there, and was not made here: give another --output_dir, or move it away")

@@ -266,3 +266,15 @@ def test_what_a_killed_process_left_is_cleared_and_what_another_works_in_is_not(
         assert not list(tmp_path.rglob("patient.nii"))
     assert list(tmp_path.iterdir()) == []
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("postfix", ["", "manual"])
+def test_inference_replaces_no_file_of_others_and_no_scan(la, tmp_path, postfix):
+    scan = write(tmp_path / "a.nii.gz", sform=affine_of(), scode=1)
+    shutil.copy(scan, tmp_path / "a_manual.nii.gz")
+    before = contents(tmp_path)
+    options = {"bundle_root": str(la), "output_dir": str(tmp_path), "output_postfix": postfix, "device": "cpu"}
+    with pytest.raises(RuntimeError) as error:
+        run_workflow("inference.json", kind="infer", options={**options, "image": scan})
+    assert "is there, and was not made here" in str(root_cause(error.value))
+    assert contents(tmp_path) == before
