@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from monai.transforms import SpatialPad
 from torch import nn
 
 from aps_components.inference import PromptedSlidingWindowInferer, PromptPoint
@@ -122,8 +123,8 @@ def test_prompts_lie_where_the_windows_saw_them_and_stand_once(sw_batch_size):
     assert [point.score for point in prompts] == sorted((point.score for point in prompts), reverse=True)
     # Windows start at 0 and 1 along d, at 0 along h and at 0, 16 and 29 along w: the earliest sees it farthest in.
     best = {point.voxel: point.score for point in prompts}
-    assert best[16, 10, 30] == pytest.approx(0.5 + (16 + 10 + 30) / 1000)
-    assert best[1, 12, 47] == pytest.approx(0.5 + (1 + 12 + 31) / 1000)
+    assert best[16, 10, 30] == pytest.approx(0.5 + (16 + 6 + 10 + 30) / 1000)  # 6 rows of padding lie before h
+    assert best[1, 12, 47] == pytest.approx(0.5 + (1 + 6 + 12 + 31) / 1000)
 
 
 def test_prompts_in_the_padding_are_dropped():
@@ -136,7 +137,7 @@ def test_prompts_in_the_padding_are_dropped():
     network = Pointwise()
     network.predict = lambda patch: Pointwise().predict(patch)._replace(prompts=slots)
     prompts = make_inferer().predict(volume, network).prompts
-    assert prompts == [PromptPoint(1, (16, 23, 5), 0.5)]
+    assert prompts == [PromptPoint(1, (16 - 7, 23 - 4, 5), 0.5)]
 
 
 def test_windows_are_blended_as_probabilities():
@@ -197,12 +198,16 @@ def test_one_window_is_the_network_itself(model):
     }
 
 
-def test_small_volume_is_padded_with_zeros_at_its_far_ends(model):
+def test_small_volume_is_padded_as_in_training(model):
     volume = make_volume((17, 24, 29))
-    padded = nn.functional.pad(volume, (0, 3, 0, 8, 0, 15))
+    padded = SpatialPad((32, 32, 32))(volume[0])[None].as_tensor()
     small, large = make_inferer().predict(volume, model), make_inferer().predict(padded, model)
-    torch.testing.assert_close(small.probabilities, large.probabilities[:, :, :17, :24, :29])
-    assert all(all(i < n for i, n in zip(point.voxel, (17, 24, 29), strict=True)) for point in small.prompts)
+    torch.testing.assert_close(small.probabilities, large.probabilities[:, :, 7:24, 4:28, 1:30])
+    moved = {
+        tuple(index - before for index, before in zip(point.voxel, (7, 4, 1), strict=True)) for point in large.prompts
+    }
+    inside = {voxel for voxel in moved if all(0 <= i < n for i, n in zip(voxel, (17, 24, 29), strict=True))}
+    assert {point.voxel for point in small.prompts} == inside
 
 
 def test_real_prompts_are_unique_and_inside(model):
