@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, combinations
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from aps_components.models import AutoPromptSeg, Precision, Seen, autocast, together
 from aps_components.networks.sam3d import Prompts
@@ -120,8 +121,9 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         def window(patch: Tensor) -> Tensor:
             return self._mirrored(patch, probabilities)["probabilities"]
 
-        if isinstance(network, AutoPromptSeg) and network.predictor != "a":
-            return torch.cat([self.predict(each, network).probabilities for each in inputs.split(1)])
+        if getattr(network, "predictor", "a") != "a":
+            own = cast(AutoPromptSeg, network)
+            return torch.cat([self.predict(each, own).probabilities for each in inputs.split(1)])
         padded = self._padded(inputs)
         return self._cropped(super().__call__(padded, window), inputs.shape[2:])
 
@@ -166,18 +168,21 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         windows = self._windows(image)
         blended: dict[str, Blend] = {}
         kept: list[list[Seen]] = []
-        for window in self._progressing(windows):
-            patch = image[(slice(None), slice(None), *window)]
-            views = []
+        chunks = [windows[first : first + self.sw_batch_size] for first in range(0, len(windows), self.sw_batch_size)]
+        for chunk in self._progressing(chunks):
+            patches = torch.cat([image[(slice(None), slice(None), *window)] for window in chunk])
+            views: list[list[Seen]] = [[] for _ in chunk]
             for flip in flips:
                 dims = [2 + axis for axis in flip]
-                with autocast(patch.device, self.precision):
-                    seen = network.see(patch.flip(dims))
-                for name, maps in _maps_of(seen).items():
-                    blend = blended.setdefault(name, self._blend(image, maps.shape[1]))
-                    blend.add(maps.flip(dims), window, share=1 / len(flips))
-                views.append(_without_maps(seen))
-            kept.append(views)
+                with autocast(patches.device, self.precision):
+                    together_seen = network.see(patches.flip(dims))
+                for row, window in enumerate(chunk):
+                    seen = together_seen.of(row)
+                    for name, maps in _maps_of(seen).items():
+                        blend = blended.setdefault(name, self._blend(image, maps.shape[1]))
+                        blend.add(maps.flip(dims), window, share=1 / len(flips))
+                    views[row].append(_without_maps(seen))
+            kept.extend(views)
         means = {name: blend.mean() for name, blend in blended.items()}
         size = (inputs.shape[2], inputs.shape[3], inputs.shape[4])
         points, padding = self._points(means, network, size), self._padding(size)
@@ -257,12 +262,8 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         some = (combinations(groups, count) for count in range(len(groups) + 1))
         return [tuple(chain.from_iterable(flip)) for flip in chain.from_iterable(some)]
 
-    def _progressing(self, windows: Sequence[Window]) -> Iterator[Window]:
-        if not self.progress:
-            return iter(windows)
-        from tqdm import tqdm
-
-        return iter(tqdm(windows))
+    def _progressing(self, chunks: Sequence[list[Window]]) -> Iterator[list[Window]]:
+        return iter(tqdm(chunks, disable=not self.progress))
 
     def _mirrored(self, patch: Tensor, maps_of: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The mean of the maps of all mirror images, each turned back; the first is of the patch as it is."""
