@@ -46,7 +46,7 @@ def overview_from_files(
         epistemic=_array_if_there(folder / f"{name}_epistemic.nii.gz"),
         aleatoric=_array_if_there(folder / f"{name}_aleatoric.nii.gz"),
         points=_points(prompts) if prompts.is_file() else None,
-        spacing=read_geometry(image).spacing,
+        spacing=list(read_geometry(image).spacing),
         title=name,
         epistemic_unit=uncertainty_unit,
         aleatoric_unit=uncertainty_unit,
