@@ -63,7 +63,8 @@ def run_demo(output_dir: str | Path, *, bundle: str | Path, epochs: int = 12, se
     print("\nNext, on your own scans (how to lay them out: docs/how-to/train-on-your-scans.md):\n")
     print(
         f"  {Path(sys.executable).name} -m monai.bundle run training "
-        f"--config_file {bundle / 'configs' / 'train.json'} --bundle_root {bundle} --dataset_dir DIR"
+        f"--config_file {shlex.quote(str(bundle / 'configs' / 'train.json'))} --bundle_root {shlex.quote(str(bundle))} "
+        "--dataset_dir DIR"
     )
     return picture
 

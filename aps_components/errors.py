@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,12 +37,20 @@ def _raised_here(error: BaseException) -> bool:
     return bool(frames) and frames[-1].f_globals.get("__name__", "").startswith(f"{__package__}.")
 
 
+def print_anything() -> None:
+    """Names that the terminal has no letters for are printed with escapes, instead of ending the run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def explain_errors() -> None:
     """Print the root cause, in one line of its own, after the traceback of an uncaught exception.
 
     MONAI's config parser wraps an error in several others, and Python prints the outermost last: "Failed to evaluate
     ConfigExpression". The bundles call this first, so that the message that names the file and the mend stands last.
     """
+    print_anything()
     sys.excepthook = _explain
 
 

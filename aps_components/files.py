@@ -28,9 +28,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def replace_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text, UTF-8, whole or not at all."""
+    """Write a text, UTF-8, whole or not at all; of a file name that is no UTF-8 the odd bytes become ``\\udcff``."""
     with replacing(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

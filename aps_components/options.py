@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import io
+import tokenize
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +26,22 @@ def switch(value: bool | str) -> bool:
     if str(value).lower() not in words:
         raise ValueError(f"{value!r} must be true or false")
     return words[str(value).lower()]
+
+
+def has_comment(text: str) -> bool:
+    """Whether Python would cut a text off at a "#": Python Fire reads ``results#2`` as ``results``."""
+    try:
+        return any(token.type == tokenize.COMMENT for token in tokenize.generate_tokens(io.StringIO(text).readline))
+    except (tokenize.TokenError, SyntaxError):
+        return "#" in text
+
+
+def literal(text: str) -> str:
+    """A text for MONAI's configurations: one with a "#" in it as an expression, since MONAI puts "::" in its place."""
+    if "#" not in text:
+        return text
+    parts = [" + chr(64) + ".join(repr(piece) for piece in part.split("@")) for part in text.split("#")]
+    return "$" + " + chr(35) + ".join(parts)
 
 
 def axis_groups(name: str, axes: Axes) -> list[tuple[int, ...]]:

@@ -12,11 +12,12 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "aps_components"
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
-LEAVES = {"__init__", "errors", "files", "label_map", "machine", "memory", "options"}
+LEAVES = {"__init__", "errors", "files", "label_map", "machine", "memory", "options", "pictures"}
 PARTS = {"networks", "uncertainty", "prompts", "losses", "data"}
 MAY_IMPORT: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
     "__init__": {"interactive"},  # for type checkers; when it runs, not before it is asked for
+    "pictures": {"files"},
     **dict.fromkeys(PARTS, LEAVES),
     "models": LEAVES | PARTS,
     "inference": LEAVES | PARTS | {"models"},

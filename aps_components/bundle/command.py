@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aps_components.options import literal
+
 
 def workflow_command(
     bundle: str | Path, run_id: str, files: Sequence[str], options: Mapping[str, Any] | None = None
@@ -38,4 +40,6 @@ def _typed(value: Any) -> str:
     """As the command line of MONAI reads it: Python's literals. It passes over None, so that is an expression."""
     if value is None:
         return "$None"
-    return str(value) if isinstance(value, str | Path) else repr(value)
+    if not isinstance(value, str | Path):
+        return repr(value)
+    return literal(str(value))

@@ -79,7 +79,7 @@ def commands(
     root = f" --bundle_root {shlex.quote(bundle)}" if bundle else ""
     folder, batch = shlex.quote(data), batch_options(labelled, unlabelled)
     training = f"--config_file {configs}/train.json{root} --dataset_dir {folder}" + (f" {batch}" if batch else "")
-    several = f"\"['{configs}/train.json','{configs}/{{}}.json']\"{root} --dataset_dir {folder}"
+    several = f"{{}}{root} --dataset_dir {folder}"
     size = "".join(f" --{key} {_option(value)}" for key, value in plan.cpu.items())
     coarse = ", smaller: give the other commands the same options" if size else ""
     judged = "Evaluate on the validation scans" if validation else "Evaluate, once the datalist has validation cases"
@@ -87,11 +87,19 @@ def commands(
     steps = {
         "Train on a GPU; the same command goes on after an interruption": f"{run} training {training}",
         f"Train on a CPU{coarse}": f"{run} training {training}{size} {CPU_SCHEDULE}",
-        judged: f"{run} evaluating --config_file {several.format('evaluate')}",
+        judged: f"{run} evaluating --config_file {several.format(_config_list(bundle, 'train.json', 'evaluate.json'))}",
         "Segment a scan or a folder of scans": f"{run} inference --config_file {configs}/inference.json{root} "
         "--image SCANS --save_maps true",
     }
     return {title: _broken(command) for title, command in steps.items()}
+
+
+def _config_list(bundle: str | None, *files: str) -> str:
+    """As a shell hands it to MONAI, whatever the folder is named."""
+    folder = f"{bundle}/configs" if bundle else "configs"
+    if re.fullmatch(r"[\w./-]+", folder, re.ASCII):
+        return '"[' + ",".join(f"'{folder}/{file}'" for file in files) + ']"'
+    return shlex.quote("[" + ",".join(repr(f"{folder}/{file}") for file in files) + "]")
 
 
 def readme(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
 import tempfile
@@ -62,13 +63,13 @@ def require_weights(root: str | os.PathLike[str]) -> Path:
     root = Path(root)
     if (weights := root / WEIGHTS).is_file():
         return weights
-    download = f"python -m monai.bundle download_large_files --bundle_path {root}\n  "
+    download = f"python -m monai.bundle download_large_files --bundle_path {shlex.quote(str(root))}\n  "
     raise FileNotFoundError(
         f"the bundle {root.name!r} has no weights ({weights} is missing). Give trained ones with --checkpoint FILE, "
         "give a bundle zip that holds them, or train:\n  "
         + (download if (root / "large_files.yml").is_file() else "")
-        + f"python -m monai.bundle run training --config_file {root / 'configs' / 'train.json'} "
-        f"--bundle_root {root} --dataset_dir DIR"
+        + f"python -m monai.bundle run training --config_file {shlex.quote(str(root / 'configs' / 'train.json'))} "
+        f"--bundle_root {shlex.quote(str(root))} --dataset_dir DIR"
     )
 
 
@@ -110,12 +111,19 @@ def unpack_bundle(file: str | os.PathLike[str], cache_dir: str | os.PathLike[str
     try:
         with zipfile.ZipFile(file) as archive:
             top = _checked(archive, file)
-            place = Path(cache_dir).expanduser() / sha256_of(file)[:16]
+            place = _cache(cache_dir) / sha256_of(file)[:16]
             if not (place / top).is_dir():
                 _unpack(archive, place)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ValueError(f"{file}: not a zip, or a damaged one ({error}); download it again") from error
     return place / top
+
+
+def _cache(folder: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: no home folder is known to unpack a zip into; give --cache_dir FOLDER") from error
 
 
 def _is_bundle(path: Path) -> bool:

@@ -24,6 +24,7 @@ from aps_components.bundle.writer import write_bundle
 from aps_components.data.case_folder import declared_labels, find_cases
 from aps_components.data.errors import DataError
 from aps_components.data.fingerprint import CaseFacts, Fingerprint, take_fingerprint
+from aps_components.files import replace_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 VALIDATION_SHARE, VALIDATED_FROM = 0.2, 5  # of the labelled cases; fewer than 5 are all trained on
@@ -97,7 +98,7 @@ def new_bundle(
             "data_license.txt": data_license(name),
         },
     )
-    (bundle / "configs" / "fingerprint.json").write_text(_fingerprint_json(fingerprint), encoding="utf-8")
+    replace_text(bundle / "configs" / "fingerprint.json", _fingerprint_json(fingerprint))
     unlabelled = len(datalist["unlabeled"])
     print(
         f"\nWritten: {out}. Training has {training} labelled and {unlabelled} unlabelled cases, validation {kept}. "

@@ -6,7 +6,9 @@ import signal
 import sys
 
 import fire
+from fire.decorators import SetParseFn
 
+from aps_components.cli.arguments import parsed
 from aps_components.cli.benchmark import benchmark
 from aps_components.cli.calibrate import calibrate
 from aps_components.cli.clicks import clicks
@@ -23,6 +25,7 @@ from aps_components.cli.prepare import prepare
 from aps_components.cli.pseudo_label import pseudo_label
 from aps_components.cli.segment import segment
 from aps_components.cli.uncertainty import uncertainty
+from aps_components.errors import print_anything
 
 COMMANDS = {
     "segment": segment,
@@ -49,6 +52,9 @@ def main() -> None:
     # As Ctrl-C does, `kill` ends the processes that the command started, too: a training left behind would write
     # on into the folder in which the next call carries on.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    print_anything()
+    for command in COMMANDS.values():
+        SetParseFn(parsed)(command)
     try:
         fire.Fire(COMMANDS, name="aps")
     except (ValueError, OSError, RuntimeError) as error:

@@ -72,4 +72,4 @@ def benchmark(
         seed=seed,
         options=options,
     )
-    print(f"\n{table.read_text()}\nwritten: {table}, table.csv and speed.png beside it")
+    print(f"\n{table.read_text(encoding='utf-8')}\nwritten: {table}, table.csv and speed.png beside it")

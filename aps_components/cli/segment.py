@@ -22,6 +22,7 @@ def segment(
     overlap: float | None = None,
     config: str | None = None,
     series: str | None = None,
+    cache_dir: str | None = None,
     **settings: Any,
 ) -> None:
     """Segment scans: label maps on the scans' own grids, volumes and intensities, a picture of each.
@@ -39,6 +40,7 @@ def segment(
         overlap: of neighbouring windows, in [0, 1), 0.5 by default; 0.25 is faster.
         config: override files of the bundle, names or paths, with commas between them.
         series: only the DICOM series of this number, name or description.
+        cache_dir: where a zip is unpacked; ~/.cache/aps/bundles by default.
         settings: any further key of the bundle's inference.json.
     """
     from aps_components.options import switch
@@ -58,7 +60,7 @@ def segment(
         configs=[] if config is None else several(config),
         series=None if series is None else str(series),
         settings={**settings, **{key: value for key, value in given.items() if value is not None}},
-        cache_dir=os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "aps", "bundles"),
+        cache_dir=cache_dir or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "aps", "bundles"),
     )
     print(f"\n{summary(result)}")
     if result.failed:

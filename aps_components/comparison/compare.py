@@ -115,7 +115,8 @@ def compare(
                     failed.append(error)
                 _write(chosen, every, results, variant)
     table = _write(chosen, every, results, variant)
-    print(f"\n{table.read_text()}\nwritten: {table}, {table.with_suffix('.csv')}, {table.with_suffix('.png')}")
+    print(f"\n{table.read_text(encoding='utf-8')}")
+    print(f"written: {table}, {table.with_suffix('.csv')}, {table.with_suffix('.png')}")
     if failed:
         raise RunError(f"{len(failed)} of {len(todo)} runs failed: " + "; ".join(str(error) for error in failed))
     return table
@@ -156,7 +157,8 @@ def _alone_in(out: Path) -> Iterator[None]:
 def _keep_settings(file: Path, settings: Mapping[str, Any]) -> None:
     """Figures of different budgets or data must not meet in one table; how fast they were made is another matter."""
     settings = _with_effect(json.loads(json.dumps(dict(settings), default=str)))
-    if file.is_file() and (different := differences(_with_effect(json.loads(file.read_text())), settings)):
+    there = _with_effect(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else settings
+    if different := differences(there, settings):
         raise ValueError(
             f"{file.parent} holds a comparison with other settings ({different}): give the same, or another --out"
         )
@@ -170,8 +172,8 @@ def _with_effect(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _write(chosen: Sequence[Method], runs: dict[tuple[str, int], Run], results: Path, variant: str) -> Path:
     lines = lines_of(chosen, runs, variant=variant)
     table = results / "table.md"
-    table.write_text(markdown(lines))
-    table.with_suffix(".csv").write_text(comma_separated(lines))
+    replace_text(table, markdown(lines))
+    replace_text(table.with_suffix(".csv"), comma_separated(lines))
     if lines:
         plot(lines, table.with_suffix(".png"))
     return table

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from aps_components.comparison.methods import REFERENCE, Method, load_methods
 from aps_components.comparison.runs import CHECKPOINTS, Run, of_all_classes
 from aps_components.evaluation.markdown import markdown_table
+from aps_components.pictures import save_figure
 
 METRICS = {
     "dice": ("Dice %", 100.0),
@@ -167,4 +168,4 @@ def plot(lines: Sequence[Line], path: Path) -> None:
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel("Dice, %: a dot for each seed, a line for their mean")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)

@@ -10,8 +10,10 @@ from aps_components.data.datastore import (
     studies_folder,
     training_dataset,
     unlabeled_items,
+    validation_dataset,
 )
 from aps_components.data.errors import DataError, data_error_behind
+from aps_components.data.inference import ScansToSegment
 from aps_components.data.modalities import select_modalities
 from aps_components.data.sampling import (
     SampleKey,
@@ -38,6 +40,7 @@ __all__ = [
     "LoadVolumed",
     "Resampled",
     "SampleKey",
+    "ScansToSegment",
     "SeededCacheDataset",
     "TrainingDataset",
     "TwoStreamBatchSampler",
@@ -58,4 +61,5 @@ __all__ = [
     "training_transforms",
     "two_stream_loader",
     "unlabeled_items",
+    "validation_dataset",
 ]

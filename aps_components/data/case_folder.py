@@ -16,8 +16,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from aps_components.data.datalist import SUFFIXES, Item, scans_in
+from aps_components.data.datalist import Item, scans_in
 from aps_components.data.errors import DataError
+from aps_components.data.modalities import stem
 
 LAYOUTS = (("images", "labels"), ("imagesTr", "labelsTr"))
 CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -143,11 +144,10 @@ def _scans(root: Path, folder: str) -> list[str]:
 def _by_stem(files: Iterable[str]) -> dict[str, str]:
     stems: dict[str, str] = {}
     for file in files:
-        stem = os.path.basename(file)
-        stem = next(stem.removesuffix(suffix) for suffix in SUFFIXES if stem.endswith(suffix))
-        if stem in stems:
-            raise DataError(f"{stems[stem]} and {file} have the same name; remove one of them")
-        stems[stem] = file
+        name = stem(file)
+        if name in stems:
+            raise DataError(f"{stems[name]} and {file} have the same name; remove one of them")
+        stems[name] = file
     return stems
 
 
@@ -156,16 +156,16 @@ def _group(
 ) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...], list[str]]:
     """Image files by case, the channel numbers that they end in, and what is wrong with them."""
     numbered: defaultdict[str, dict[str, str]] = defaultdict(dict)
-    for stem, file in images.items():
-        if found := CHANNEL.fullmatch(stem):
+    for name, file in images.items():
+        if found := CHANNEL.fullmatch(name):
             numbered[found[1]][found[2]] = file
     if len(labels & numbered.keys()) <= len(labels & images.keys()):
-        return {stem: (file,) for stem, file in images.items()}, (), []
+        return {name: (file,) for name, file in images.items()}, (), []
 
     faults = [
-        f"{stem}: {file} ends in no channel number while others in {folder}/ do; name it {stem}_0000"
-        for stem, file in images.items()
-        if not CHANNEL.fullmatch(stem)
+        f"{name}: {file} ends in no channel number while others in {folder}/ do; name it {name}_0000"
+        for name, file in images.items()
+        if not CHANNEL.fullmatch(name)
     ]
     tokens = Counter(tuple(sorted(files)) for files in numbered.values()).most_common(1)[0][0]
     for name, files in numbered.items():

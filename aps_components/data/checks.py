@@ -4,16 +4,16 @@ A fault is one line: the file, what is wrong with it, how to mend it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
 from aps_components.data.datalist import files_of
 from aps_components.data.errors import DataError
+from aps_components.data.geometry import Geometry
 from aps_components.data.label_values import LabelValues, map_values, parsed_label_values
+from aps_components.data.nifti import read_geometry, read_scan
 
 GRID_TOLERANCE = 1e-3  # mm, in every entry of the affine
 INTEGER_TOLERANCE = 1e-3  # labels stored with a slope come back as 0.99999
@@ -24,12 +24,10 @@ Items = TypeVar("Items", bound=Sequence[Mapping[str, Any]])
 
 
 class Grid(NamedTuple):
-    """Where a scan's voxels lie; `channels` is 1 for a 3-D file."""
+    """Where the voxels of a file lie."""
 
     file: str
-    shape: tuple[int, ...]
-    channels: int
-    affine: np.ndarray
+    geometry: Geometry
 
 
 def check_cases(
@@ -65,11 +63,11 @@ def header_faults(item: Mapping[str, Any], *, in_channels: int, label_key: str =
     grids: list[Grid] = []
     for key, entry in item.items():
         try:
-            files = [_grid(file) for file in files_of(entry)]
+            files = [Grid(file, read_geometry(file)) for file in files_of(entry)]
         except DataError as error:
             yield str(error)
             continue
-        channels, wanted = sum(grid.channels for grid in files), 1 if key == label_key else in_channels
+        channels, wanted = sum(grid.geometry.channels for grid in files), 1 if key == label_key else in_channels
         if channels != wanted:
             yield f"{files[0].file}: {channels} channel(s) where {wanted} are wanted; {_channel_mend(key == label_key)}"
         grids += files
@@ -99,14 +97,6 @@ def label_faults(
         )
 
 
-def unreadable(file: str, error: Exception) -> str:
-    """The fault of a file whose voxels cannot be read."""
-    return (
-        f"{file}: cannot be read as NIfTI ({type(error).__name__}: {str(error).strip()[:200]}); "
-        "it looks truncated or is another format: copy, download or convert it again"
-    )
-
-
 def _case_faults(
     item: Mapping[str, Any], in_channels: int, num_classes: int | None, label_values: Mapping[int, int]
 ) -> Iterator[str]:
@@ -117,39 +107,19 @@ def _case_faults(
         return
     file = files_of(item["label"])[0]
     try:
-        values = np.asanyarray(nib.load(file).dataobj)
-    except Exception as error:
-        yield unreadable(file, error)
+        values = read_scan(file).voxels
+    except DataError as error:
+        yield str(error)
     else:
         yield from label_faults(file, values, num_classes, label_values)
 
 
-def _grid(file: str) -> Grid:
-    """Read one file's header."""
-    if not Path(file).is_file():
-        raise DataError(f"{file}: no such file; put the scan there or mend its path in the datalist")
-    try:
-        scan = nib.load(file)
-        shape, affine = scan.shape, np.asarray(scan.affine, dtype=float)
-    except Exception as error:
-        raise DataError(unreadable(file, error)) from error
-    if len(shape) not in (3, 4):
-        raise DataError(
-            f"{file}: a {len(shape)}-D image of shape {shape}; a 3-D scan is wanted, or a 4-D file whose "
-            "last axis is the channels: stack the slices into one volume"
-        )
-    if min(shape) < 1:
-        raise DataError(f"{file}: empty, its shape is {shape}; export the scan again")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise DataError(f"{file}: its affine {affine[:3].tolist()} has no inverse; set the voxel sizes in the header")
-    return Grid(file, shape[:3], shape[3] if len(shape) == 4 else 1, affine)
-
-
 def _grid_faults(first: Grid, other: Grid) -> Iterator[str]:
     mend = "check that the two belong together, or resample one onto the other's grid"
-    if first.shape != other.shape:
-        yield f"{other.file}: shape {other.shape} but {first.file} has {first.shape}; {mend}"
-    elif (distance := np.abs(first.affine - other.affine).max()) > GRID_TOLERANCE:
+    one, two = first.geometry, other.geometry
+    if one.shape != two.shape:
+        yield f"{other.file}: shape {two.shape} but {first.file} has {one.shape}; {mend}"
+    elif (distance := np.abs(one.affine - two.affine).max()) > GRID_TOLERANCE:
         yield f"{other.file}: its affine differs from that of {first.file} by up to {distance:.4g} mm; {mend}"
 
 

@@ -15,6 +15,7 @@ A dataset is a folder and a datalist, a JSON file whose paths are relative to th
 Only file names are looked at here, never a scan.
 """
 
+import glob
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -23,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from aps_components.data.errors import DataError
+from aps_components.data.marks import is_result
 from aps_components.data.modalities import (
-    SUFFIXES,
     common_name,
     group_by_case,
+    is_nifti_name,
     names_modality,
     select_modalities,
     stem,
@@ -36,6 +38,7 @@ Item = dict[str, Any]
 File = str | os.PathLike[str]
 
 PARTS = ("training", "unlabeled", "validation", "test")
+FAULT = "fault"  # of an item that cannot be used: why
 LABEL_BY, HAND, MODELS = "label_by", "hand", "models"
 
 
@@ -158,17 +161,19 @@ def inference_items(
     image: File | Sequence[File] | None = None,
     dataset_dir: File | None = None,
     modalities: Sequence[str] | None = None,
+    leave_out: bool = False,
 ) -> list[Item]:
-    """The scans to segment, sorted by name.
+    """The scans to segment, sorted by name. Results of earlier calls in the same folder are none.
 
     Args:
         image: a NIfTI file, a list with the files of one case, or a folder; comes before `dataset_dir`.
         dataset_dir: a dataset's folder: the scans of its images/ folder, or else its own.
         modalities: which files of a case to use, in channel order. The files of a folder and of the folders in it are
             then put together by case, see `group_by_case`. None takes every file of the folder as a case.
+        leave_out: of several cases, give one that lacks a file the reason under "fault" instead of raising it.
     """
     if image:
-        files = [Path(file).expanduser() for file in files_of(image)]
+        files = [Path(with_hash(file)).expanduser() for file in files_of(image)]
         cases = _cases(files[0], modalities) if len(files) == 1 else [[_scan(file) for file in files]]
     elif dataset_dir:
         place = _folder(dataset_dir)
@@ -176,7 +181,9 @@ def inference_items(
     else:
         raise DataError("nothing to segment: give image (a NIfTI file, a list of them or a folder) or dataset_dir")
     items: list[Item] = [{"image": case if len(case) > 1 else case[0]} for case in cases]
-    items = items if modalities is None else [_with_modalities(item, modalities) for item in items]
+    if modalities is not None:
+        choose = _chosen_or_fault if leave_out and len(items) > 1 else _with_modalities
+        items = [choose(item, modalities) for item in items]
     _refuse_same_names(items)
     return items
 
@@ -184,13 +191,20 @@ def inference_items(
 def scans_in(folder: Path) -> list[Path]:
     """The NIfTI files of a folder, sorted; hidden files, such as macOS's `._a.nii.gz`, are left out."""
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    return [folder / name for name in names if name.endswith(SUFFIXES) and not name.startswith(".")]
+    return [folder / name for name in names if is_nifti_name(name) and not name.startswith(".")]
 
 
 def files_of(entry: File | Sequence[File]) -> list[str]:
     """The files of an item's entry, which is one file or a list of them."""
     entries = [entry] if isinstance(entry, str | os.PathLike) else entry
     return [os.fspath(file) for file in entries]
+
+
+def with_hash(path: File) -> str:
+    """A path as it was typed: in every text of a configuration MONAI puts "::" in the place of "#"."""
+    text = os.fspath(path)
+    typed = text.replace("::", "#")
+    return typed if os.path.exists(typed) and not os.path.exists(text) else text
 
 
 def case_name(item: Mapping[str, Any]) -> str:
@@ -208,16 +222,23 @@ def _with_modalities(item: Item, modalities: Sequence[str]) -> Item:
     return {**item, "image": chosen if len(chosen) > 1 else chosen[0]}
 
 
+def _chosen_or_fault(item: Item, modalities: Sequence[str]) -> Item:
+    try:
+        return _with_modalities(item, modalities)
+    except DataError as error:
+        return {**item, FAULT: str(error)}
+
+
 def _cases(place: Path, modalities: Sequence[str] | None) -> list[list[str]]:
     """The files of every case of a folder, or of the one that a file is."""
     if not place.is_dir():
         return [[_scan(place)]]
-    files = [os.path.abspath(file) for file in scans_in(place)]
+    files = _no_results(scans_in(place))
     if modalities is None:
         cases = [[file] for file in files]
     else:
         inner = sorted(folder for folder in place.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-        files += [os.path.abspath(file) for folder in inner for file in scans_in(folder)]
+        files += [file for folder in inner for file in _no_results(scans_in(folder))]
         cases = group_by_case(files, modalities)
     if not files:
         raise DataError(f"{place}: no .nii or .nii.gz file in this folder; put the scans there")
@@ -226,12 +247,22 @@ def _cases(place: Path, modalities: Sequence[str] | None) -> list[list[str]]:
     return cases
 
 
+def _no_results(files: Sequence[Path]) -> list[str]:
+    return [os.path.abspath(file) for file in files if not is_result(file)]
+
+
 def _scan(file: Path) -> str:
     if not file.exists():
-        raise DataError(f"{file}: no such file or folder; check the path")
-    if not file.name.endswith(SUFFIXES):
+        raise DataError(f"{file}: no such file or folder; {_mend(file)}")
+    if not is_nifti_name(file):
         raise DataError(f"{file}: not a .nii or .nii.gz file; convert the scan to NIfTI")
     return os.path.abspath(file)
+
+
+def _mend(file: Path) -> str:
+    """A shell takes "#" for what it is, MONAI's command line for the beginning of a comment."""
+    cut = sorted(file.parent.glob(f"{glob.escape(file.name)}#*")) if file.parent.is_dir() else []
+    return f"""write '"{cut[0]}"', as MONAI's command line cuts at #""" if cut else "check the path"
 
 
 def _refuse_same_names(items: Sequence[Item]) -> None:
@@ -246,7 +277,7 @@ def _refuse_same_names(items: Sequence[Item]) -> None:
 
 
 def _folder(dataset_dir: str | os.PathLike[str]) -> Path:
-    root = Path(os.path.abspath(Path(dataset_dir).expanduser()))
+    root = Path(os.path.abspath(Path(with_hash(dataset_dir)).expanduser()))
     if not root.is_dir():
         raise DataError(f"{root}: no such dataset folder; set dataset_dir to the folder of the scans")
     return root

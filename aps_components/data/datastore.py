@@ -14,16 +14,18 @@ from functools import cached_property, partial, wraps
 from pathlib import Path
 from typing import Any
 
-from aps_components.data.checks import check_cases
+from monai.data import CacheDataset
+
 from aps_components.data.datalist import Datalist, Item, case_name, files_of, load_datalist, scans_in
 from aps_components.data.errors import DataError
 from aps_components.data.label_values import LabelValues
-from aps_components.data.modalities import SUFFIXES, stem
+from aps_components.data.modalities import is_nifti_name, stem
 from aps_components.data.sampling import SeededCacheDataset
 from aps_components.data.transforms import IMAGE, LABEL, LoadVolumed
 from aps_components.files import sha256_of
 
 LABEL_FOLDER = ("labels", "final")
+MOST_CLASSES = 256  # that a label can have
 READERS = 4  # threads; most of the time goes into unpacking, which runs beside others
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,8 @@ def training_dataset(
 ) -> TrainingDataset:
     """The cases to train on; those of a MONAI Label datastore together with the scans there that have no label.
 
-    How many of each are taken is logged. A scan without a label that cannot be used is named in the log and left out.
+    How many of each are taken is logged. A scan or a label of a datastore that cannot be used is named in the log and
+    left out.
 
     Args:
         data: items with "image" and, where there is one, "label", of a datalist or from MONAI Label.
@@ -69,7 +72,7 @@ def training_dataset(
     folder = studies_folder(data)
     items = list(data)
     if folder is not None:
-        check_cases(items, in_channels=in_channels, label_values=label_values, progress=progress)
+        items = usable_items(items, load=_loader(transform, in_channels, label_values))
         added = unlabeled_items(folder, known=[*items, *validation], in_channels=in_channels) if unlabeled else []
         logger.info("%s: training on %d labelled and %d unlabelled scans", folder, len(items), len(added))
         items += added
@@ -77,6 +80,54 @@ def training_dataset(
     if folder is not None:
         dataset.fingerprint = _fingerprint([items, validation])
     return dataset
+
+
+def validation_dataset(
+    data: Sequence[Item],
+    transform: Sequence[Callable] | Callable,
+    *,
+    cache_rate: float = 1.0,
+) -> CacheDataset:
+    """MONAI's CacheDataset of the cases to validate on; of a MONAI Label datastore those that can be used.
+
+    Args:
+        data: items with "image" and "label".
+        transform: see `training_dataset`; it begins with the loading.
+        cache_rate: the share of the items to cache.
+    """
+    items = list(data)
+    if studies_folder(items) is not None:
+        items = usable_items(items, load=_loader(transform), least=0)
+    return CacheDataset(items, transform, cache_rate=cache_rate)
+
+
+def usable_items(items: Sequence[Item], *, load: LoadVolumed, least: int = 1) -> list[Item]:
+    """The items that can be loaded; the others are named in the log.
+
+    Args:
+        items: with "image" and, where there is one, "label".
+        load: reads both, and refuses what cannot be used.
+        least: so many must be left.
+
+    Raises:
+        DataError: fewer are left; what is wrong with the others.
+    """
+    with ThreadPoolExecutor(READERS) as pool:
+        faults = list(pool.map(lambda item: _fault(item, load), items))
+    for fault in filter(None, faults):
+        logger.warning("left out: %s", fault)
+    usable = [item for item, fault in zip(items, faults, strict=True) if fault is None]
+    if len(usable) < least:
+        raise DataError("no labelled scan can be used:\n" + "\n".join(filter(None, faults)))
+    return usable
+
+
+def _loader(transform: Any, in_channels: int = 1, label_values: LabelValues = None) -> LoadVolumed:
+    """The one at the head of a pipeline, which knows the number of classes; one of its own where there is none."""
+    first = next(iter(getattr(transform, "transforms", ())), None)
+    if isinstance(first, LoadVolumed):
+        return first
+    return LoadVolumed((IMAGE, LABEL), in_channels=in_channels, num_classes=MOST_CLASSES, label_values=label_values)
 
 
 def dataset_name(dataset_dir: str | os.PathLike[str], *, default: str | os.PathLike[str]) -> str | None:
@@ -136,17 +187,13 @@ def unlabeled_items(folder: Path, *, known: Iterable[Item], in_channels: int = 1
         for scan in scans_in(folder)
         if _stem(scan.name) not in labelled and os.path.realpath(scan) not in taken
     ]
-    with ThreadPoolExecutor(READERS) as pool:
-        faults = list(pool.map(lambda item: _fault(item, in_channels), scans))
-    for fault in filter(None, faults):
-        logger.warning("left out: %s", fault)
-    return [item for item, fault in zip(scans, faults, strict=True) if fault is None]
+    return usable_items(scans, load=LoadVolumed((IMAGE,), in_channels=in_channels), least=0)
 
 
-def _fault(item: Mapping[Any, Any], in_channels: int) -> str | None:
-    """What is wrong with a scan, found by reading it: a header says nothing of a file that was cut short."""
+def _fault(item: Mapping[Any, Any], load: LoadVolumed) -> str | None:
+    """What is wrong with a case, found by reading it: a header says nothing of a file that was cut short."""
     try:
-        LoadVolumed((IMAGE,), in_channels=in_channels)(item)
+        load(item)
     except DataError as error:
         return str(error)
     return None
@@ -158,7 +205,7 @@ def _real_image(item: Mapping[str, Any]) -> str:
 
 def _stem(name: str) -> str:
     """Of labels in other formats than NIfTI, too."""
-    return stem(name) if name.endswith(SUFFIXES) else Path(name).stem
+    return stem(name) if is_nifti_name(name) else Path(name).stem
 
 
 def _fingerprint(parts: Sequence[Sequence[Item]]) -> str:

@@ -8,21 +8,22 @@ names it; the others go on.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
+from nibabel import io_orientation
 from numpy.typing import NDArray
 from scipy import ndimage
 from tqdm import tqdm
 
 from aps_components.data.case_folder import Case, CaseFolder
-from aps_components.data.checks import header_faults, label_faults, unreadable
+from aps_components.data.checks import header_faults, label_faults
 from aps_components.data.errors import DataError
+from aps_components.data.nifti import channels_of, read_geometry, read_scan
 
 PERCENTILES = (0.5, 50.0, 99.5)
 SAMPLES = 10_000  # voxels per case and channel for the percentiles, as in nnU-Net
@@ -199,10 +200,9 @@ def take_fingerprint(
 def _channels(root: Path, case: Case) -> int:
     """Of a case's image files together; 0 where one cannot be read."""
     try:
-        shapes = [nib.load(root / file).shape for file in case.images]
-    except Exception:
+        return sum(read_geometry(root / file).channels for file in case.images)
+    except DataError:
         return 0  # header_faults says what is wrong with it
-    return sum(shape[3] if len(shape) == 4 else 1 for shape in shapes)
 
 
 def _look(root: Path, case: Case, channels: int, *, in_full: bool) -> CaseFacts | list[str]:
@@ -220,11 +220,11 @@ def _look(root: Path, case: Case, channels: int, *, in_full: bool) -> CaseFacts 
 
 
 def _facts(root: Path, case: Case, *, in_full: bool) -> CaseFacts:
-    scan = nib.load(root / case.images[0])
-    axes = nib.io_orientation(scan.affine).astype(int)  # file axis -> axis in RAS, and whether it is turned round
+    geometry = read_geometry(root / case.images[0])
+    axes = io_orientation(geometry.affine).astype(int)  # file axis -> axis in RAS, and whether it is turned round
     order = np.argsort(axes[:, 0])
-    shape = np.array(scan.shape[:3])[order].tolist()
-    spacing = np.linalg.norm(scan.affine[:3, :3], axis=0)[order].round(6).tolist()
+    shape = np.array(geometry.shape)[order].tolist()
+    spacing = np.array(geometry.spacing)[order].round(6).tolist()
     labels = _read_label(root, case.label) if case.label else None
     return CaseFacts(
         case=case,
@@ -237,7 +237,7 @@ def _facts(root: Path, case: Case, *, in_full: bool) -> CaseFacts:
 
 def _read_label(root: Path, file: str) -> NDArray[np.int32]:
     """A label's values, [X, Y, Z] in the file's own axes."""
-    values = _read(root, file, lambda scan: np.asanyarray(scan.dataobj))
+    values = read_scan(root / file).voxels
     top = float(values.max())
     with np.errstate(invalid="ignore"):
         faults = list(label_faults(file, values, max(int(top), 0) + 1 if np.isfinite(top) else 1))
@@ -274,16 +274,9 @@ def _intensity(root: Path, case: Case, labels: NDArray[np.int32] | None) -> Inte
 def _image_channels(root: Path, case: Case) -> Iterator[tuple[str, NDArray[np.float32]]]:
     for file in case.images:
         with np.errstate(over="ignore"):  # beyond float32: becomes infinite, which is reported as such
-            image = _read(root, file, lambda scan: scan.get_fdata(dtype=np.float32, caching="unchanged"))
-        for index in range(image.shape[3] if image.ndim == 4 else 1):
-            yield file, np.ascontiguousarray(image[..., index] if image.ndim == 4 else image)
-
-
-def _read(root: Path, file: str, voxels: Callable[[Any], NDArray[Any]]) -> NDArray[Any]:
-    try:
-        return voxels(nib.load(root / file))
-    except Exception as error:
-        raise DataError(unreadable(file, error)) from error
+            image = channels_of(read_scan(root / file)).astype(np.float32)
+        for channel in image:
+            yield file, np.ascontiguousarray(channel)
 
 
 def _drawn(count: int, rng: np.random.Generator) -> NDArray[np.int_]:

@@ -23,7 +23,12 @@ File = str | os.PathLike[str]
 def stem(file: File) -> str:
     """A file's name without its folder and without .nii or .nii.gz."""
     name = os.path.basename(os.fspath(file))
-    return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
+    return next((name[: -len(suffix)] for suffix in SUFFIXES if name.lower().endswith(suffix)), name)
+
+
+def is_nifti_name(file: File) -> bool:
+    """Whether a file's name ends in .nii or .nii.gz, in capitals, too."""
+    return os.fspath(file).lower().endswith(SUFFIXES)
 
 
 def common_name(files: Sequence[File]) -> str:
@@ -60,7 +65,8 @@ def group_by_case(files: Sequence[File], modalities: Sequence[str]) -> list[list
 
     Files of one folder whose names differ in the modality alone are one case; a file whose name ends in no modality
     is one by itself, with its channels inside. Files ending in "seg" are left out. With a single modality every file
-    of it is a case, or, where no name ends in a modality, every file.
+    of it is a case, or, where no name ends in a modality, every file. A case without one of its modalities is there
+    with all its files, for `select_modalities` to refuse.
 
     Args:
         files: of any number of cases.
@@ -73,7 +79,15 @@ def group_by_case(files: Sequence[File], modalities: Sequence[str]) -> list[list
     cases: dict[str, list[str]] = {}
     for file in images:
         cases.setdefault(_without_modality(file) if names_modality(file, modalities) else file, []).append(file)
-    return [[case] if [case] == group else select_modalities(group, modalities) for case, group in cases.items()]
+    return [[case] if [case] == group else _in_order(group, modalities) for case, group in cases.items()]
+
+
+def _in_order(files: list[str], modalities: Sequence[str]) -> list[str]:
+    """Of a case that lacks one as they are: whoever uses it says so, and other cases go on."""
+    try:
+        return select_modalities(files, modalities)
+    except DataError:
+        return files
 
 
 def _wanted(modalities: Sequence[str]) -> list[str]:

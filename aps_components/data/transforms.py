@@ -6,7 +6,6 @@ skips a missing "label", so labelled and unlabelled cases go through one pipelin
 
 import logging
 import os
-import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,6 @@ from monai.data import MetaTensor
 from monai.transforms import (
     Compose,
     EnsureTyped,
-    LoadImage,
     MapTransform,
     NormalizeIntensityd,
     Orientationd,
@@ -36,18 +34,24 @@ from monai.transforms import (
 from monai.utils import ensure_tuple
 
 from aps_components.data.augmentation import larger_patch, strong_moves, strong_shades
-from aps_components.data.checks import header_faults, label_faults, unreadable
+from aps_components.data.checks import header_faults, label_faults
 from aps_components.data.cropping import crop_transforms
-from aps_components.data.datalist import SUFFIXES, case_name, files_of
+from aps_components.data.datalist import case_name, files_of
 from aps_components.data.errors import DataError, data_error_behind
 from aps_components.data.label_values import LabelValues, map_values, parsed_label_values
+from aps_components.data.modalities import SUFFIXES
+from aps_components.data.nifti import channels_of, read_scan
+from aps_components.data.outliers import RefuseDrownedd
 from aps_components.options import Axes, axis_groups
 
 IMAGE, LABEL = "image", "label"
+HEADER_FILE = "header_file"  # in the meta data: whose header the files have that are made of a scan
 AUGMENTATIONS = ("strong", "strong_in_plane", "affine", "full", "flips", "none")
 MOST_ROTATION = np.pi / 12
 MOST_SCALING = 0.15
 RAS_AXES = (("L", "R"), ("P", "A"), ("I", "S"))
+
+logger = logging.getLogger(__name__)
 
 Intensity = str | Mapping[str, Sequence[float]] | None
 
@@ -94,8 +98,7 @@ class LoadVolumed(MapTransform):
         self.in_channels = in_channels
         self.num_classes = num_classes
         self.label_values = parsed_label_values(label_values, num_classes=num_classes)
-        # One loader each: MONAI's reader remembers how many files it read last, and threads share it.
-        self.load_image, self.load_label = _nifti_loader(), _nifti_loader()
+        self.noted: set[str] = set()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace the file names under the keys by volumes."""
@@ -110,22 +113,50 @@ class LoadVolumed(MapTransform):
         return d
 
     def _image(self, files: list[str]) -> MetaTensor:
-        image = _load(self.load_image, files)
+        image = self._load(files)
         bad = int((~torch.isfinite(image)).sum())
         if bad:
             raise DataError(f"{files[0]}: {bad} voxels are NaN or infinite; replace them, for instance by the minimum")
-        if len(files) > 1:
-            name = case_name({IMAGE: files}) + SUFFIXES[0]
-            image.meta["filename_or_obj"] = os.path.join(os.path.dirname(files[0]), name)
+        if image.amin() == image.amax():
+            self._note(f"{files[0]}: every voxel is {float(image.amin()):g}; is it the right scan?")
         return image
 
     def _label(self, files: list[str]) -> MetaTensor:
-        label = _load(self.load_label, files)
+        label = self._load(files)
         _refuse(label_faults(files[0], label.numpy(), self.num_classes, self.label_values))
         label = label.round()
         if self.label_values:
             label.copy_(torch.from_numpy(map_values(label.numpy(), self.label_values)))
         return label.to(torch.uint8)
+
+    def _load(self, files: list[str]) -> MetaTensor:
+        """[C, D, H, W], float32; what is beyond it becomes infinite, which is reported as such."""
+        scans = [read_scan(file) for file in files]
+        counts = [scan.geometry.channels for scan in scans]
+        volume = np.empty((sum(counts), *scans[0].geometry.shape), dtype=np.float32)
+        with np.errstate(over="ignore"):
+            for part, scan in zip(np.split(volume, np.cumsum(counts)[:-1]), scans, strict=True):
+                part[:] = channels_of(scan)
+        self._note(*(note for scan in scans for note in scan.geometry.notes))
+        affine, name = torch.from_numpy(scans[0].geometry.affine), os.fspath(files[0])
+        if len(files) > 1 or not name.endswith(SUFFIXES):
+            name = os.path.join(os.path.dirname(name), case_name({IMAGE: files}) + SUFFIXES[0])
+        meta = {
+            "filename_or_obj": name,
+            HEADER_FILE: os.fspath(files[0]),
+            "original_affine": affine.numpy().copy(),
+            "spatial_shape": np.array(scans[0].geometry.shape),
+            "original_channel_dim": 0,
+            "space": "RAS",
+        }
+        return MetaTensor(torch.from_numpy(volume), affine=affine, meta=meta)
+
+    def _note(self, *notes: str) -> None:
+        """What is doubtful in a header, once."""
+        for note in notes:
+            if note not in self.noted:
+                self.noted.add(note)
+                logger.warning(note)
 
 
 class Resampled(Spacingd):
@@ -244,7 +275,11 @@ def intensity_transforms(keys: KeysCollection, intensity: Intensity) -> list[Tra
     if intensity is None:
         return []
     if intensity in ("zscore", "zscore_nonzero"):
-        return [NormalizeIntensityd(keys, nonzero=intensity == "zscore_nonzero", channel_wise=True)]
+        nonzero = intensity == "zscore_nonzero"
+        return [
+            RefuseDrownedd(keys, nonzero=nonzero),
+            NormalizeIntensityd(keys, nonzero=nonzero, channel_wise=True),
+        ]
     if isinstance(intensity, Mapping) and set(intensity) == {"window"} and len(intensity["window"]) == 2:
         low, high = intensity["window"]
         if low < high:
@@ -318,22 +353,6 @@ def _random_shades() -> list[Transform]:
         RandAdjustContrastd(IMAGE, gamma=(0.7, 1.5), prob=0.3),
         RandGaussianNoised(IMAGE, std=0.05, prob=0.15),
     ]
-
-
-def _nifti_loader() -> LoadImage:
-    # MONAI makes its DICOM readers as well, one of which misses a decoder that nothing here needs.
-    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
-        return LoadImage(reader="NibabelReader", image_only=True, ensure_channel_first=True)
-
-
-def _load(loader: LoadImage, files: list[str]) -> MetaTensor:
-    try:
-        with np.errstate(over="ignore"):  # beyond float32: becomes infinite, which is reported as such
-            return loader(files if len(files) > 1 else files[0])
-    except Exception as error:
-        raise DataError(unreadable(os.fspath(files[0]), error)) from error
 
 
 def _refuse(faults: Iterable[str]) -> None:

@@ -22,6 +22,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from aps_components.pictures import save_figure
+
 Volume = NDArray[Any]
 Point = tuple[int, float, float, float]  # class, d, h, w
 Draw = Callable[[Any, "Plane"], Any]  # draws a plane on axes; what it returns feeds the colour bar
@@ -137,7 +139,7 @@ def save_overview(
 
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=150)
+    save_figure(figure, target, dpi=150)
     return target
 
 

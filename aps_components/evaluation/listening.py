@@ -36,10 +36,9 @@ def answers_by_alteration(
         inferer: over the whole scan.
     """
     flipped = [point._replace(label=(point.label + 1) % network.num_classes) for point in volume.points]
-    d, h, w = volume.size
 
     def answer(seen: SeenVolume, points: Sequence[PromptPoint]) -> Tensor:
-        return inferer.answer(seen, network, own=points)[:, :, :d, :h, :w]
+        return inferer.answer(seen, network, own=points)[volume.inside]
 
     return {
         OWN: answer(volume, volume.points),

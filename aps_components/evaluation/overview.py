@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from aps_components.data import case_name
+from aps_components.data.nifti import channels_of, read_geometry, read_scan
 from aps_components.evaluation.figure import save_overview
 
 
@@ -37,7 +37,6 @@ def overview_from_files(
     segmentation = folder / f"{name}_seg.nii.gz"
     if not segmentation.is_file():
         raise FileNotFoundError(f"{segmentation} is missing: segment {image} into {folder} first (run inference)")
-    volume = nib.load(image)
     prompts = folder / f"{name}_prompts.json"
     return save_overview(
         path,
@@ -47,7 +46,7 @@ def overview_from_files(
         epistemic=_array_if_there(folder / f"{name}_epistemic.nii.gz"),
         aleatoric=_array_if_there(folder / f"{name}_aleatoric.nii.gz"),
         points=_points(prompts) if prompts.is_file() else None,
-        spacing=[float(size) for size in volume.header.get_zooms()[:3]],
+        spacing=list(read_geometry(image).spacing),
         title=name,
         epistemic_unit=uncertainty_unit,
         aleatoric_unit=uncertainty_unit,
@@ -56,8 +55,7 @@ def overview_from_files(
 
 def _array(file: str | Path) -> NDArray[np.float32]:
     """The first channel of a scan, [D, H, W]."""
-    data = np.asarray(nib.load(file).dataobj, dtype=np.float32)
-    return data[..., 0] if data.ndim == 4 else data
+    return channels_of(read_scan(file))[0].astype(np.float32)
 
 
 def _array_if_there(file: Path) -> NDArray[np.float32] | None:
@@ -66,5 +64,5 @@ def _array_if_there(file: Path) -> NDArray[np.float32] | None:
 
 def _points(file: Path) -> list[tuple[int, float, float, float]]:
     """(class, d, h, w) of every prompt point, on the scan's own grid."""
-    points = json.loads(file.read_text())["points"]
+    points = json.loads(file.read_text(encoding="utf-8"))["points"]
     return [(point["label"], *point["voxel"]) for point in points]

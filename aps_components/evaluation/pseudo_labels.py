@@ -10,22 +10,24 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from aps_components.data import LoadVolumed, case_name
-from aps_components.data.datalist import LABEL_BY, MODELS, Datalist, files_of
+from aps_components.data import DataError, LoadVolumed, case_name
+from aps_components.data.datalist import LABEL_BY, MODELS, Datalist, files_of, scans_in
 from aps_components.data.label_values import map_values, parsed_label_values
+from aps_components.data.marks import Mark, maker_hash, mark_of, read_mark, scan_hash
+from aps_components.data.nifti import read_header, read_scan, write_like
 from aps_components.evaluation.calibrate import MOST_VALUES, fit_offsets, thinned
 from aps_components.evaluation.trained import TrainedModel, load_trained
-from aps_components.files import replace_text, replacing
+from aps_components.files import replace_text
 from aps_components.inference import LabelMapd, inverted
 from aps_components.models import ensure_writable, trained_setting
 from aps_components.models.decision import Decision
@@ -61,8 +63,10 @@ def pseudo_label(
         What was found, and what to do with it.
 
     Raises:
-        ValueError: no checkpoint, no unlabelled scan, trainings on other scans, or a folder with labels of others.
+        ValueError: no checkpoint, no unlabelled scan, trainings on other scans, or a folder that is the dataset's or
+            holds labels or a datalist of others.
     """
+    _refuse_target(Path(target), Path(dataset_dir))
     if not checkpoints:
         raise ValueError("no checkpoint to label the scans with: give the model.pt of one or more trainings")
     models = [
@@ -78,11 +82,12 @@ def pseudo_label(
     datalist = _common_datalist(models)
     folder = ensure_writable(target)
     ensure_writable(folder / LABELS)
-    _refuse_labels_of_others(folder, models)
+    maker = maker_hash(_refuse_labels_of_others(folder, models))
     decision, volumes = _decision(models, datalist)
     for item in tqdm(datalist.unlabeled, desc="labelling", unit="scan"):
-        if not (file := _label_file(folder, item)).is_file():
-            _save(file, _label_map(models, item, decision), like=files_of(item["image"])[0], model=models[0])
+        mark = mark_of(scan=scan_hash(files_of(item["image"])), maker=maker)
+        if not _is_labelled(file := _label_file(folder, item), mark):
+            _save(file, _label_map(models, item, decision), item=item, model=models[0], mark=mark)
     _write_datalist(folder, datalist)
     count = len(datalist.labeled) + len(datalist.unlabeled)
     return "\n".join(
@@ -90,7 +95,8 @@ def pseudo_label(
             f"{len(datalist.unlabeled)} scans labelled by {len(models)} model(s)",
             *volumes,
             f"written: {folder / 'datalist.json'}",
-            f"train on it with --dataset_dir {folder} --labeled_count {count} --labeled_batch 4 --unlabeled_batch 0",
+            f"train on it with --dataset_dir {shlex.quote(str(folder))} --labeled_count {count} --labeled_batch 4 "
+            "--unlabeled_batch 0",
         ]
     )
 
@@ -114,13 +120,36 @@ def _common_datalist(models: Sequence[TrainedModel]) -> Datalist:
     return first.datalist
 
 
-def _refuse_labels_of_others(folder: Path, models: Sequence[TrainedModel]) -> None:
-    """Some scans labelled by one ensemble and some by another are no dataset."""
+def _refuse_target(folder: Path, dataset: Path) -> None:
+    """A datalist that is not of this command would be lost, and labels lying there be taken for the models'."""
+    if folder.exists() and dataset.exists() and folder.samefile(dataset):
+        raise ValueError(f"--target {folder} is the dataset's own folder: give another one")
+    if (folder / MADE_BY).is_file():
+        return
+    there = [folder / "datalist.json", *scans_in(folder / LABELS)]
+    if found := [file for file in there if file.exists()]:
+        raise ValueError(f"{found[0]} is there, and not of aps pseudo-label: give another --target")
+
+
+def _is_labelled(file: Path, mark: Mark) -> bool:
+    """By these models, this very scan, and whole."""
+    try:
+        if not file.is_file() or read_mark(file) != mark:
+            return False
+        read_scan(file)
+    except DataError:
+        return False
+    return True
+
+
+def _refuse_labels_of_others(folder: Path, models: Sequence[TrainedModel]) -> str:
+    """Some scans labelled by one ensemble and some by another are no dataset; what made them is given back."""
     made_by = json.dumps([model.settings for model in models], indent=1, default=str) + "\n"
     note = folder / MADE_BY
     if note.is_file() and note.read_text(encoding="utf-8") != made_by:
         raise ValueError(f"{folder} holds labels of other models or settings ({note}): give another --target")
     replace_text(note, made_by)
+    return made_by
 
 
 def _decision(models: Sequence[TrainedModel], datalist: Datalist) -> tuple[Decision, list[str]]:
@@ -157,12 +186,11 @@ def _log_probabilities(models: Sequence[TrainedModel], item: Mapping[str, Any]) 
     return (total / len(models)).clamp_min(1e-6).log()
 
 
-def _save(file: Path, label_map: np.ndarray, *, like: str, model: TrainedModel) -> None:
+def _save(file: Path, label_map: np.ndarray, *, item: Mapping[str, Any], model: TrainedModel, mark: Mark) -> None:
     """With the numbers that the dataset's own label files have."""
     values = {of_class: value for value, of_class in parsed_label_values(model.label_values).items()}
-    image = nib.load(like)
-    with replacing(file) as unfinished:
-        nib.save(nib.Nifti1Image(map_values(label_map, values), image.affine), unfinished)
+    header = read_header(files_of(item["image"])[0])
+    write_like(file, map_values(label_map, values), header, description=mark.text)
 
 
 def _label_file(folder: Path, item: Mapping[str, Any]) -> Path:

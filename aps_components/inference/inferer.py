@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, combinations
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from aps_components.models import AutoPromptSeg, Precision, Seen, autocast, together
 from aps_components.networks.sam3d import Prompts
@@ -51,7 +52,10 @@ class SeenVolume(NamedTuple):
     """[1, in_channels, D, H, W], padded to at least a window."""
     size: tuple[int, int, int]
     """Before padding."""
+    padding: tuple[int, int, int]
+    """Before the first voxel of each axis."""
     windows: list[Window]
+    """In voxels of the volume; they begin before its first voxel where it is padded."""
     seen: list[list[Seen]]
     """Of each window: as it is, then each of its mirror images."""
     flips: list[Flip]
@@ -60,12 +64,19 @@ class SeenVolume(NamedTuple):
     aleatoric: Tensor
     points: list[PromptPoint]
 
+    @property
+    def inside(self) -> tuple[slice, ...]:
+        """The volume itself in maps [1, C, D, H, W] of the padded one."""
+        sides = zip(self.padding, self.size, strict=True)
+        return (slice(None), slice(None), *(slice(first, first + extent) for first, extent in sides))
+
 
 class PromptedSlidingWindowInferer(SlidingWindowInferer):
     """MONAI's sliding window over windows that prompt themselves.
 
-    Windows are blended as probabilities, not as logits. Volumes smaller than the window are padded at their far ends.
-    The answer does not depend on ``sw_batch_size``: all windows share the networks that one ``mc_seed`` thinned.
+    Windows are blended as probabilities, not as logits. Volumes smaller than the window are padded on both sides, as in
+    training. The answer does not depend on ``sw_batch_size``: all windows share the networks that one ``mc_seed``
+    thinned.
 
     With ``mirror_axes`` every window is seen in all its mirror images, and the maps are averaged, as nnU-Net does in
     inference (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z); 2, 4 or 8 times the work. The prompts are those of
@@ -110,8 +121,9 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         def window(patch: Tensor) -> Tensor:
             return self._mirrored(patch, probabilities)["probabilities"]
 
-        if isinstance(network, AutoPromptSeg) and network.predictor != "a":
-            return torch.cat([self.predict(each, network).probabilities for each in inputs.split(1)])
+        if getattr(network, "predictor", "a") != "a":
+            own = cast(AutoPromptSeg, network)
+            return torch.cat([self.predict(each, own).probabilities for each in inputs.split(1)])
         padded = self._padded(inputs)
         return self._cropped(super().__call__(padded, window), inputs.shape[2:])
 
@@ -156,23 +168,26 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         windows = self._windows(image)
         blended: dict[str, Blend] = {}
         kept: list[list[Seen]] = []
-        for window in self._progressing(windows):
-            patch = image[(slice(None), slice(None), *window)]
-            views = []
+        chunks = [windows[first : first + self.sw_batch_size] for first in range(0, len(windows), self.sw_batch_size)]
+        for chunk in self._progressing(chunks):
+            patches = torch.cat([image[(slice(None), slice(None), *window)] for window in chunk])
+            views: list[list[Seen]] = [[] for _ in chunk]
             for flip in flips:
                 dims = [2 + axis for axis in flip]
-                with autocast(patch.device, self.precision):
-                    seen = network.see(patch.flip(dims))
-                for name, maps in _maps_of(seen).items():
-                    blend = blended.setdefault(name, self._blend(image, maps.shape[1]))
-                    blend.add(maps.flip(dims), window, share=1 / len(flips))
-                views.append(_without_maps(seen))
-            kept.append(views)
+                with autocast(patches.device, self.precision):
+                    together_seen = network.see(patches.flip(dims))
+                for row, window in enumerate(chunk):
+                    seen = together_seen.of(row)
+                    for name, maps in _maps_of(seen).items():
+                        blend = blended.setdefault(name, self._blend(image, maps.shape[1]))
+                        blend.add(maps.flip(dims), window, share=1 / len(flips))
+                    views[row].append(_without_maps(seen))
+            kept.extend(views)
         means = {name: blend.mean() for name, blend in blended.items()}
         size = (inputs.shape[2], inputs.shape[3], inputs.shape[4])
-        points = self._points(means, network, size)
+        points, padding = self._points(means, network, size), self._padding(size)
         return SeenVolume(
-            *(image, size, windows, kept, flips),
+            *(image, size, padding, [_moved(window, padding) for window in windows], kept, flips),
             *(means["probabilities_a"], means["epistemic"], means["aleatoric"], points),
         )
 
@@ -202,16 +217,17 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
             volume: what was seen.
             network: whose Model B answers.
             own: Model A's points, in voxels of the volume.
-            given: a user's prompts that lie in a window, in voxels of the window.
+            given: a user's prompts that lie in a window of the volume, in voxels of that window.
             previous: probabilities of the earlier answer, [1, C, D, H, W] of the padded volume.
             windows: which ones to ask; all by default.
             mirrored: ask the mirror images of a window, too, as they were seen.
         """
         blend = self._blend(volume.image, network.num_classes)
         for index in range(len(volume.windows)) if windows is None else windows:
-            window = volume.windows[index]
-            prompts = Prompts.none(1, device=volume.image.device) if given is None else given(window)
-            prompts = together(prompts, *_in_window(own, window, slots=network.own_slots, device=volume.image.device))
+            frame = volume.windows[index]
+            window = _moved(frame, [-before for before in volume.padding])
+            prompts = Prompts.none(1, device=volume.image.device) if given is None else given(frame)
+            prompts = together(prompts, *_in_window(own, frame, slots=network.own_slots, device=volume.image.device))
             earlier = None if previous is None else previous[(slice(None), slice(None), *window)].clamp_min(1e-6).log()
             size = [side.stop - side.start for side in window]
             views = list(zip(volume.flips, volume.seen[index], strict=True))[: None if mirrored else 1]
@@ -246,12 +262,8 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         some = (combinations(groups, count) for count in range(len(groups) + 1))
         return [tuple(chain.from_iterable(flip)) for flip in chain.from_iterable(some)]
 
-    def _progressing(self, windows: Sequence[Window]) -> Iterator[Window]:
-        if not self.progress:
-            return iter(windows)
-        from tqdm import tqdm
-
-        return iter(tqdm(windows))
+    def _progressing(self, chunks: Sequence[list[Window]]) -> Iterator[list[Window]]:
+        return iter(tqdm(chunks, disable=not self.progress))
 
     def _mirrored(self, patch: Tensor, maps_of: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The mean of the maps of all mirror images, each turned back; the first is of the patch as it is."""
@@ -262,17 +274,27 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
                 maps[name] = maps[name] + mirrored.flip(dims)
         return {name: total / (1 + len(flips)) for name, total in maps.items()} if flips else maps
 
+    def _missing(self, size: Sequence[int]) -> list[int]:
+        """By how much each axis is smaller than the window."""
+        return [max(0, roi - extent) for roi, extent in zip(self.roi_size, size, strict=True)]
+
+    def _padding(self, size: Sequence[int]) -> tuple[int, int, int]:
+        """Before the first voxel of each axis."""
+        d, h, w = (missing // 2 for missing in self._missing(size))
+        return d, h, w
+
     def _padded(self, inputs: Tensor) -> Tensor:
-        """At least as large as the window; with 0, as in training."""
-        missing = [max(0, roi - size) for roi, size in zip(self.roi_size, inputs.shape[2:], strict=True)]
+        """At least as large as the window; with 0 on both sides, as MONAI's SpatialPad in training."""
+        missing = self._missing(inputs.shape[2:])
         if not any(missing):
             return inputs
-        pad = [amount for axis in reversed(missing) for amount in (0, axis)]
+        pad = [amount for axis in reversed(missing) for amount in (axis // 2, axis - axis // 2)]
         return F.pad(inputs, pad)
 
     def _cropped(self, volume: Any, size: Sequence[int]) -> Tensor:
-        d, h, w = size
-        return torch.as_tensor(volume)[:, :, :d, :h, :w]
+        """Without the padding of a volume of this size."""
+        inside = [slice(start, start + extent) for start, extent in zip(self._padding(size), size, strict=True)]
+        return torch.as_tensor(volume)[:, :, inside[0], inside[1], inside[2]]
 
 
 class Blend:
@@ -298,6 +320,12 @@ class Blend:
     def mean(self) -> Tensor:
         """0 where no window was added."""
         return self.total / self.weight.clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _moved(window: Window, by: Sequence[int]) -> Window:
+    """The same window in a frame whose origin lies further on."""
+    d, h, w = (slice(side.start - first, side.stop - first) for side, first in zip(window, by, strict=True))
+    return d, h, w
 
 
 def _maps_of(seen: Seen) -> dict[str, Tensor]:

@@ -139,8 +139,7 @@ class InteractiveVolume:
             windows=windows,
             mirrored=self.thorough,
         )
-        d, h, w = self.volume.size
-        answer = answer[:, :, :d, :h, :w]
+        answer = answer[self.volume.inside]
         return torch.where(answer.sum(dim=1, keepdim=True) > 0, answer, self.probabilities)
 
     def _windows_at(self, place: Sequence[int]) -> list[int]:
@@ -192,8 +191,7 @@ class InteractiveVolume:
         size = self.volume.image.shape[2:]
         padded = torch.zeros(1, maps.shape[1], *size, device=maps.device)
         padded[:, 0] = 1
-        d, h, w = self.volume.size
-        padded[:, :, :d, :h, :w] = maps
+        padded[self.volume.inside] = maps
         return padded
 
 

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, EnsureTyped, Invertd, InvertibleTransform, MapTransform, SaveImaged, Transform
+from monai.transforms import Compose, EnsureTyped, Invertd, InvertibleTransform, MapTransform, Transform
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aps_components.files import replace_text
 from aps_components.inference.inferer import PromptPoint
+from aps_components.inference.saving import SaveOnScansGridd
 from aps_components.label_map import keep_largest_component, likeliest_class
 
 PRED = "pred"
@@ -118,7 +120,7 @@ class SavePromptsd(Transform):
                     labels=self.labels,
                 ),
             }
-            (self.output_dir / f"{name}_prompts.json").write_text(json.dumps(content, indent=1) + "\n")
+            replace_text(self.output_dir / f"{name}_prompts.json", json.dumps(content, indent=1) + "\n")
         return d
 
 
@@ -201,18 +203,14 @@ def output_transforms(
         save_maps: write the further files, too.
     """
 
-    def save(key: str, postfix: str, dtype: str) -> SaveImaged:
-        return SaveImaged(
-            keys=key,
-            meta_keys=f"{key}_meta_dict",
+    def save(key: str, postfix: str, dtype: str) -> SaveOnScansGridd:
+        return SaveOnScansGridd(
+            key,
             output_dir=output_dir,
-            output_postfix=postfix,
+            postfix=postfix,
             output_ext=output_ext,
-            output_dtype=np.dtype(dtype),
-            resample=False,
+            dtype=dtype,
             separate_folder=separate_folder,
-            print_log=False,
-            allow_missing_keys=True,
         )
 
     save_label_map = save(PRED, output_postfix, output_dtype)

@@ -71,6 +71,17 @@ class Seen(NamedTuple):
     embedding: ImageEmbedding
     """Model B's, joined with A's features where there is a fusion."""
 
+    def of(self, row: int) -> Seen:
+        """One of the B images, as a batch of one."""
+        one = slice(row, row + 1)
+        return Seen(
+            self.image_size,
+            self.logits_a[one],
+            MonteCarloSamples(*(maps[:, one] for maps in self.samples)),
+            DecoupledUncertainty(*(maps[one] for maps in self.uncertainty)),
+            self.embedding.of(torch.arange(row, row + 1, device=self.logits_a.device)),
+        )
+
 
 class Prediction(NamedTuple):
     """Everything that is known of a volume after inference."""

@@ -43,6 +43,8 @@ def ensure_writable(directory: str | Path) -> Path:
     Raises:
         PermissionError: naming the directory.
     """
+    if "::" in str(directory):
+        raise ValueError(f"{directory}: MONAI puts :: in the place of # in a path; give a folder without it")
     directory = Path(directory)
     probe = directory / f".writable.{os.getpid()}"
     try:

@@ -17,7 +17,7 @@ from aps_components.bundle import require_weights
 from aps_components.data import DataError
 from aps_components.errors import plain_errors
 from aps_components.models import CheckpointError, ensure_writable
-from aps_components.options import refuse_unknown
+from aps_components.options import literal, refuse_unknown
 
 NEEDED = (
     "labels",
@@ -160,7 +160,9 @@ class BundleInference:
             return self._built(key)
 
     def _change(self, pairs: Mapping[str, Any]) -> None:
-        self.parser.update(pairs=dict(pairs))
+        self.parser.update(
+            pairs={key: literal(value) if isinstance(value, str) else value for key, value in pairs.items()}
+        )
         self.parser.parse(reset=True)
 
     def _known(self, settings: Mapping[str, Any]) -> dict[str, Any]:

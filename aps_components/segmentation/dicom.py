@@ -12,17 +12,16 @@ import importlib
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from aps_components.data import DataError
+from aps_components.data import DataError, nifti
 
 TAGS = [
     *["SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "NumberOfFrames", "SamplesPerPixel"],
@@ -57,6 +56,7 @@ class Series:
     number: int | None
     description: str
     slices: tuple[Slice, ...]
+    fault: str = ""  # a damaged file lies in a folder of these slices, and may be one of them
 
     @property
     def name(self) -> str:
@@ -69,6 +69,8 @@ class Series:
     def no_volume(self) -> str | None:
         """Why this was never meant as a volume, such as a localizer or a screenshot; None for all others."""
         first = self.slices[0]
+        if self.fault:
+            return None
         if any(part.samples != 1 for part in self.slices):
             return "colour pictures"
         if all(part.frames == 1 and part.position is None for part in self.slices):
@@ -93,20 +95,39 @@ def is_dicom(file: str | os.PathLike[str]) -> bool:
 def find_series(folder: str | os.PathLike[str]) -> list[Series]:
     """All series of images in a folder and the folders in it, by number; each has a name of its own for `series_names`.
 
+    A damaged file is the fault of the series beside it, and of no other one.
+
     Raises:
-        DataError: a file is damaged.
+        DataError: a file is damaged, and no series lies elsewhere.
         RuntimeError: pydicom is not installed.
     """
     groups: dict[str, list[Any]] = {}
+    damaged: dict[str, str] = {}  # folder to the first damaged file in it
     for file, header in _headers(folder):
-        groups.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((file, header))
-    found = []
-    for uid, members in groups.items():
-        first = members[0][1]
-        number = _whole(first.get("SeriesNumber"), None)
-        description = str(first.get("SeriesDescription") or "")
-        found.append(Series(uid, number, description, tuple(_slice(file, header) for file, header in members)))
+        if isinstance(header, DataError):
+            damaged.setdefault(os.path.dirname(file), str(header))
+        else:
+            groups.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((file, header))
+    found = [_series(uid, members, damaged) for uid, members in groups.items()]
+    if damaged and all(series.fault for series in found):
+        raise DataError(next(iter(damaged.values())))
     return sorted(found, key=lambda series: (series.number is None, series.number or 0, series.name, series.uid))
+
+
+def _series(uid: str, members: Sequence[tuple[str, Any]], damaged: Mapping[str, str]) -> Series:
+    first, slices = members[0][1], []
+    faults = [damaged[place] for file, _ in members if (place := os.path.dirname(file)) in damaged]
+    for file, header in members:
+        try:
+            slices.append(_slice(file, header))
+        except DataError as error:
+            faults.append(str(error))
+            slices.append(Slice(file, 1, 1, (0, 0), None, None, None))
+    try:
+        number = _whole(first.get("SeriesNumber"), None)
+    except (TypeError, ValueError):
+        number = None
+    return Series(uid, number, str(first.get("SeriesDescription") or ""), tuple(slices), next(iter(faults), ""))
 
 
 def series_names(series: Sequence[Series]) -> list[str]:
@@ -138,16 +159,14 @@ def read_series(series: Series) -> tuple[NDArray[Any], NDArray[np.float64]]:
 def write_nifti(series: Series, path: str | os.PathLike[str]) -> None:
     """The series as a NIfTI file; its header holds the geometry alone."""
     volume, affine = read_series(series)
-    image = nib.Nifti1Image(volume, affine)
-    image.set_sform(affine, code="scanner")
-    image.set_qform(affine, code="scanner")
-    image.header.set_xyzt_units("mm")
-    nib.save(image, path)
+    nifti.write_nifti(path, volume, affine)
 
 
 def geometry(series: Series) -> tuple[list[Slice], NDArray[np.float64]]:
     """The slices from the first to the last along their normal, and the affine, RAS+; errors as of `read_series`."""
     parts = series.slices
+    if series.fault:
+        raise DataError(f"{_said(series)}: {series.fault}")
     if any(part.frames > 1 for part in parts):
         raise DataError(f"{_said(series)}: a multi-frame file, which is not read here; {CONVERT}")
     if any(None in (part.position, part.orientation, part.spacing) for part in parts):
@@ -206,14 +225,18 @@ def _refuse_uneven(series: Series, positions: NDArray[np.float64], normal: NDArr
 
 
 def _headers(folder: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
-    """File and header of every image, in the order of their paths; other DICOM objects are passed over."""
+    """File and header of every image, in the order of their paths, or what is wrong with it.
+
+    Other DICOM objects are passed over.
+    """
     pydicom = _package("pydicom")
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for file in (os.path.join(place, name) for name in sorted(files) if not name.startswith(".")):
             if not is_dicom(file):
                 if file.lower().endswith(ENDINGS):
-                    raise DataError(f"{file}: not DICOM in spite of its name, or damaged; copy it again, or remove it")
+                    fault = f"{file}: not DICOM in spite of its name, or damaged; copy it again, or remove it"
+                    yield file, DataError(fault)
                 continue
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of values that a header may not have, in places not read here
@@ -221,7 +244,10 @@ def _headers(folder: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
                     header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS)
                     image = "Rows" in header and "Columns" in header
                 except Exception as error:  # a damaged header makes pydicom raise almost anything
-                    raise DataError(f"{file}: a damaged DICOM file ({error}); copy it again, or remove it") from error
+                    header, image = (
+                        DataError(f"{file}: a damaged DICOM file ({error}); copy it again, or remove it"),
+                        True,
+                    )
             if image:
                 yield file, header
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aps_components.data import DataError, case_name, inference_items
-from aps_components.data.datalist import files_of, scans_in
-from aps_components.data.modalities import SUFFIXES
+from aps_components.data.datalist import FAULT, files_of, scans_in
+from aps_components.data.marks import is_result
+from aps_components.data.modalities import SUFFIXES, is_nifti_name, stem
 from aps_components.segmentation.dicom import Series, find_series, is_dicom, series_names, write_nifti
 
 LABEL_MAP = "seg"
@@ -24,6 +25,12 @@ class Case:
     name: str
     files: tuple[str, ...] = ()
     series: Series | None = None
+    fault: str = ""  # why it cannot be segmented, where that is known already
+
+    @property
+    def sources(self) -> list[str]:
+        """The files that the scan is in."""
+        return list(self.files) if self.series is None else [part.file for part in self.series.slices]
 
     def nifti(self, folder: Path) -> list[str]:
         """The scan's NIfTI files; a DICOM series is written into ``folder`` first."""
@@ -58,13 +65,14 @@ def find_cases(
     path = Path(source).expanduser()
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; check the path")
-    if path.is_file() and not path.name.endswith(SUFFIXES):
+    if path.is_file() and not is_nifti_name(path):
         raise DataError(f"{path}: {_wanted(path)}")
     if series is not None and path.is_file():
         raise DataError(f"{path}: --series chooses among the DICOM series of a folder, this is a NIfTI file")
     if path.is_file() or (series is None and _has_nifti(path, modalities)):
-        items = inference_items(image=path, modalities=modalities)
-        return _without_written([Case(case_name(item), tuple(files_of(item["image"]))) for item in items])
+        items = inference_items(image=path, modalities=modalities, leave_out=True)
+        cases = [Case(case_name(item), tuple(files_of(item["image"])), fault=item.get(FAULT, "")) for item in items]
+        return _without_written(cases, [] if path.is_file() else _results(path))
     return _series_cases(path, series)
 
 
@@ -77,16 +85,20 @@ def _wanted(file: Path) -> str:
 def _has_nifti(folder: Path, modalities: Sequence[str] | None) -> bool:
     """Of several modalities each case may have a folder of its own."""
     inner = [] if modalities is None else [place for place in folder.iterdir() if place.is_dir()]
-    return any(scans_in(place) for place in (folder, *inner))
+    return any(not is_result(file) for place in (folder, *inner) for file in scans_in(place))
 
 
-def _without_written(cases: list[Case]) -> Inputs:
+def _results(folder: Path) -> list[str]:
+    return [f"{stem(file)}: a result of an earlier call" for file in scans_in(folder) if is_result(file)]
+
+
+def _without_written(cases: list[Case], left_out: list[str]) -> Inputs:
     """A folder that results were written into holds ``a_seg.nii.gz`` beside ``a.nii.gz``: no scans of their own."""
     names = {case.name for case in cases}
     results = [
         case for case in cases if any(case.name.removesuffix(f"_{part}") in names - {case.name} for part in WRITTEN)
     ]
-    left_out = [f"{case.name}: lies beside the scan it is named after, as results do" for case in results]
+    left_out = left_out + [f"{case.name}: lies beside the scan it is named after, as results do" for case in results]
     return Inputs([case for case in cases if case not in results], left_out)
 
 

@@ -50,9 +50,13 @@ class Outputs:
             files += [self.file(case, name, NIFTI) for name in MAPS] + [self.file(case, "prompts", ".json")]
         return files
 
+    def label_map_in(self, work: Path, case: Case) -> Path:
+        """Where the bundle writes it."""
+        return work / f"{case.name}_{LABEL_MAP}{NIFTI}"
+
     def take(self, case: Case, work: Path) -> None:
         """Move what the bundle wrote of a scan from a folder on the same disk; the label map, which counts, last."""
-        moves = {work / f"{case.name}_{LABEL_MAP}{NIFTI}": self.label_map(case)}
+        moves = {self.label_map_in(work, case): self.label_map(case)}
         if case.series is not None:
             moves = {work / f"{case.name}{NIFTI}": self.scan(case)} | moves
         for written in work.iterdir():
@@ -75,12 +79,12 @@ def choose_outputs(output: str | os.PathLike[str], cases: Iterable[Case]) -> Out
         PermissionError: its folder cannot be written into.
     """
     path, cases = Path(output).expanduser(), list(cases)
-    if not path.name.endswith(NIFTI) or path.is_dir():
+    if not path.name.lower().endswith(NIFTI) or path.is_dir():
         if path.is_file() or path.suffix in (".nii", ".gz", ".dcm", ".zip"):
             raise DataError(f"OUTPUT {path} must be a folder, or for one scan a file that ends in {NIFTI}")
         outputs = Outputs(path)
     elif len(cases) == 1:
-        outputs = Outputs(path.parent, path.name.removesuffix(NIFTI))
+        outputs = Outputs(path.parent, path.name[: -len(NIFTI)])
     else:
         raise DataError(f"OUTPUT {path} is one file, but there are {len(cases)} scans; give a folder")
     inputs = {os.path.realpath(file) for case in cases for file in case.files}

@@ -23,6 +23,8 @@ from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from aps_components.pictures import save_figure
+
 Volume = NDArray[Any]
 
 # Twenty that differ from each other on black, after Sasha Trubetskoy, "20 simple, distinct colors" (2017).
@@ -106,7 +108,7 @@ def save_preview(
     _draw_legend(figure, layout, volumes)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=130, facecolor=BACKGROUND)
+    save_figure(figure, target, dpi=130, facecolor=BACKGROUND)
     return target
 
 

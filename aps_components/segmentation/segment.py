@@ -5,32 +5,44 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from aps_components.bundle import bundle_metadata, locate_bundle, version_differences
 from aps_components.bundle.locate import CACHE_DIR
+from aps_components.data import DataError
+from aps_components.data.nifti import read_geometry, read_scan
 from aps_components.files import sha256_of
+from aps_components.models import settings_file
 from aps_components.segmentation.bundle_inference import BundleInference
 from aps_components.segmentation.inputs import Case, find_cases
 from aps_components.segmentation.outputs import Outputs, choose_outputs
 from aps_components.segmentation.preview import save_preview
+from aps_components.segmentation.records import (
+    Claim,
+    Found,
+    is_picture,
+    look,
+    preview_file,
+    refuse_foreign_table,
+    sign,
+    statistics_file,
+)
 from aps_components.segmentation.statistics import (
+    CUBIC_MM_PER_ML,
     POSTFIX,
     class_statistics,
     load_channels,
     read_statistics,
-    voxel_volume_ml,
     write_statistics,
     write_table,
 )
+from aps_components.segmentation.workspace import work_folder
 
 RESEARCH_ONLY = "For research only. Not a medical device; not for diagnosis or treatment."
 FEW_VALUES = 16  # a scan has more different ones
@@ -109,36 +121,46 @@ def segment(
         "bundle": root.name,
         "version": bundle_metadata(root).get("version"),
         "weights_sha256": sha256_of(weights),
+        "weights_settings_sha256": sha256_of(beside) if (beside := settings_file(weights)).is_file() else None,
         "settings": {key: value for key, value in changes.items() if key != "checkpoint"},
         "configs": [file.name for file in inference.overrides],
     }
     for line in (*(f"Note: {line}" for line in version_differences(root)), *(f"Left out {x}" for x in inputs.left_out)):
         print(line)
-    return _Run(inference, outputs, made_by, preview=preview).every(
-        inputs.cases, maps=maps, overwrite=overwrite, device=device
-    )
+    run = _Run(inference, outputs, made_by, maps=maps, preview=preview, overwrite=overwrite)
+    return run.every(inputs.cases, device=device)
 
 
 class _Run:
     """What all scans of one call share."""
 
     def __init__(
-        self, inference: BundleInference, outputs: Outputs, made_by: Mapping[str, Any], *, preview: bool
+        self,
+        inference: BundleInference,
+        outputs: Outputs,
+        made_by: Mapping[str, Any],
+        *,
+        maps: bool,
+        preview: bool,
+        overwrite: bool,
     ) -> None:
-        self.inference, self.outputs, self.made_by, self.preview = inference, outputs, made_by, preview
+        self.inference, self.outputs, self.made_by = inference, outputs, made_by
+        self.maps, self.preview, self.overwrite = maps, preview, overwrite
         self.result = Segmentation(outputs)
 
-    def every(self, cases: Sequence[Case], *, maps: bool, overwrite: bool, device: str | None) -> Segmentation:
-        waiting = [case for case in cases if overwrite or not self._is_there(case, maps=maps)]
-        with tempfile.TemporaryDirectory(prefix=".segmenting-", dir=self.outputs.folder) as folder:
-            work = Path(folder)
+    def every(self, cases: Sequence[Case], *, device: str | None) -> Segmentation:
+        if not self.overwrite:
+            refuse_foreign_table(self.outputs)
+        found = {case.name: self._found(case) for case in cases}
+        waiting = [name for name, there in found.items() if isinstance(there, Found) and not there.complete]
+        with work_folder(self.outputs.folder) as work:
             if waiting:
                 where = self.inference.load(work, device=device, progress=sys.stderr.isatty())
                 print(f"{len(waiting)} scan(s) to segment with {self.made_by['bundle']} on {where}", flush=True)
             for number, case in enumerate(cases, start=1):
                 print(f"[{number}/{len(cases)}] {case.name}", end="", flush=True)
                 try:
-                    self._one(case, work, again=case in waiting)
+                    self._one(case, work, found[case.name])
                 except Exception as error:  # whatever is wrong with one scan, the others can be right
                     self.result.failed[case.name] = _in_a_line(error)
                     print(f"  failed: {self.result.failed[case.name]}", flush=True)
@@ -146,72 +168,101 @@ class _Run:
         self._write_table()
         return self.result
 
-    def _one(self, case: Case, work: Path, *, again: bool) -> None:
+    def _found(self, case: Case) -> Found | Exception:
+        """What there is of a scan, or why it cannot be used."""
+        try:
+            if case.fault:
+                raise DataError(case.fault)
+            if self.overwrite:
+                return Found(complete=False)
+            return look(self.outputs, case, Claim.of(case, self.made_by), maps=self.maps)
+        except (ValueError, OSError) as error:
+            return error
+
+    def _one(self, case: Case, work: Path, found: Found | Exception) -> None:
+        if isinstance(found, Exception):
+            raise found
         started = time.monotonic()
-        if again:
+        claim = Claim.of(case, self.made_by)
+        statistics = found.statistics
+        if not found.complete:
             if sys.stderr.isatty():
                 print(flush=True)  # the bar of the windows has a line of its own
-            self.inference.segment(case.nifti(work))
-            earlier = [file for file in self.outputs.wanted(case, maps=True) if file != self.outputs.label_map(case)]
-            for stale in (self._statistics_file(case), self._preview_file(case), *earlier):
-                stale.unlink(missing_ok=True)
-            self.outputs.take(case, work)
-        files = list(case.files) or [str(self.outputs.scan(case))]
-        statistics = read_statistics(self._statistics_file(case))
-        if statistics is None:
-            statistics = self._measure(case, files)
-            write_statistics(self._statistics_file(case), statistics)
-        if self.preview and not self._preview_file(case).is_file():
-            self._draw(case, files, statistics)
+            statistics = self._segment(case, work, claim)
+        elif statistics is None:
+            statistics = self._measure(case, self.outputs.label_map(case), self._files(case), claim)
+            write_statistics(statistics_file(self.outputs, case), statistics)
+            if found.remark:  # the picture shows what it was before
+                preview_file(self.outputs, case).unlink(missing_ok=True)
+        if self.preview and not is_picture(preview_file(self.outputs, case)):
+            self._draw(case, statistics)
         self.result.statistics.append(statistics)
-        (self.result.done if again else self.result.skipped).append(case.name)
-        if again:
-            print(f"  {time.monotonic() - started:.0f} s", flush=True)
-        elif statistics.get("made_by") == self.made_by:
-            print("  is there already", flush=True)
+        (self.result.skipped if found.complete else self.result.done).append(case.name)
+        if found.complete:
+            print("  is there already" + (f"; {found.remark}" if found.remark else ""), flush=True)
         else:
-            print("  is there already, from another model or other settings; --overwrite makes it again", flush=True)
+            print(f"  {time.monotonic() - started:.0f} s", flush=True)
 
-    def _measure(self, case: Case, files: Sequence[str]) -> dict[str, Any]:
-        label_map = nib.load(self.outputs.label_map(case))
+    def _segment(self, case: Case, work: Path, claim: Claim) -> dict[str, Any]:
+        """Everything is made in the work folder; the old label map goes first and the new one comes last."""
+        files = case.nifti(work)
+        for note in (note for file in files for note in read_geometry(file).notes):
+            print(f"  (note: {note.partition(': ')[2]})", end="", flush=True)
+        self.inference.segment(files)
+        label_map = self.outputs.label_map_in(work, case)
+        sign(label_map, claim)
+        statistics = self._measure(case, label_map, files, claim)
+        earlier = (preview_file(self.outputs, case), *self.outputs.wanted(case, maps=True)[1:])
+        for stale in (self.outputs.label_map(case), *earlier):
+            stale.unlink(missing_ok=True)
+        write_statistics(statistics_file(self.outputs, case), statistics)
+        self.outputs.take(case, work)
+        return statistics
+
+    def _files(self, case: Case) -> list[str]:
+        """The scan as NIfTI."""
+        return list(case.files) or [str(self.outputs.scan(case))]
+
+    def _measure(self, case: Case, label_map: Path, files: Sequence[str], claim: Claim) -> dict[str, Any]:
+        geometry = read_geometry(files[0])
         channels = load_channels(files, self.inference.modalities)
         first = next(iter(channels.values()))[::SAMPLED, ::SAMPLED, ::SAMPLED]
         if len(np.unique(first)) <= FEW_VALUES and np.array_equal(first, np.rint(first)):
             print("  (few different values: is this a scan, or a label map?)", end="", flush=True)
-        voxel_ml = voxel_volume_ml(label_map.affine)
+        voxel_ml = geometry.voxel_mm3 / CUBIC_MM_PER_ML
         return {
             "scan": case.name,
+            "scan_sha256": claim.scan,
+            "shape": list(geometry.shape),
+            "affine": geometry.affine.round(6).tolist(),
+            "notes": [note.partition(": ")[2] for note in geometry.notes],
+            "label_map_sha256": sha256_of(label_map),
             "voxel_ml": voxel_ml,
             "classes": class_statistics(
-                np.asarray(label_map.dataobj), channels, voxel_ml=voxel_ml, labels=self.inference.labels
+                read_scan(label_map).voxels, channels, voxel_ml=voxel_ml, labels=self.inference.labels
             ),
-            "made_by": self.made_by,
+            "made_by": claim.made_by,
         }
 
-    def _draw(self, case: Case, files: Sequence[str], statistics: Mapping[str, Any]) -> None:
-        label_map = nib.load(self.outputs.label_map(case))
+    def _draw(self, case: Case, statistics: Mapping[str, Any]) -> None:
+        """A picture is a help: where it fails, the scan does not."""
+        files = self._files(case)
         name, image = next(iter(load_channels(files[:1], None).items()))
         if modalities := self.inference.modalities:
             name = modalities[0]
         made_by = statistics.get("made_by", self.made_by)
-        save_preview(
-            self._preview_file(case),
-            image=image,
-            label_map=np.asarray(label_map.dataobj),
-            affine=label_map.affine,
-            volumes={entry["label"]: (entry["name"], entry["volume_ml"]) for entry in statistics["classes"]},
-            title=case.name if name == "image" else f"{case.name}, {name}",
-            note=f"{made_by['bundle']} {made_by['version'] or ''}. {RESEARCH_ONLY}",
-        )
-
-    def _is_there(self, case: Case, *, maps: bool) -> bool:
-        return all(file.is_file() for file in self.outputs.wanted(case, maps=maps))
-
-    def _statistics_file(self, case: Case) -> Path:
-        return self.outputs.file(case, POSTFIX, ".json")
-
-    def _preview_file(self, case: Case) -> Path:
-        return self.outputs.file(case, "preview", ".png")
+        try:
+            save_preview(
+                preview_file(self.outputs, case),
+                image=image,
+                label_map=read_scan(self.outputs.label_map(case)).voxels,
+                affine=read_geometry(files[0]).affine,
+                volumes={entry["label"]: (entry["name"], entry["volume_ml"]) for entry in statistics["classes"]},
+                title=case.name if name == "image" else f"{case.name}, {name}",
+                note=f"{made_by['bundle']} {made_by['version'] or ''}. {RESEARCH_ONLY}",
+            )
+        except Exception as error:
+            print(f"  (no picture: {_in_a_line(error)})", end="", flush=True)
 
     def _write_table(self) -> None:
         """Of every scan in the folder, those of earlier calls too."""

@@ -9,15 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from aps_components.data.nifti import channels_of, read_geometry, read_scan
 from aps_components.files import replace_text
 
 CUBIC_MM_PER_ML = 1000.0
 MEASURES = ("mean", "std", "min", "max")
 POSTFIX = "statistics"
+COLUMNS = ("scan", "label", "class", "voxels", "volume_ml")
+BEGINNING, TABLE_BEGINNING = '{\n "scan": ', ",".join(COLUMNS)  # by which own files are known
 
 
 def class_statistics(
@@ -56,14 +58,9 @@ def class_statistics(
     return entries
 
 
-def voxel_volume_ml(affine: NDArray[np.floating]) -> float:
-    """Volume of a voxel in ml, of an affine [4, 4] in mm."""
-    return abs(float(np.linalg.det(np.asarray(affine, dtype=float)[:3, :3]))) / CUBIC_MM_PER_ML
-
-
 def channel_names(files: Sequence[str], modalities: Sequence[str] | None) -> list[str]:
     """Of the channels of a scan: its modalities, or "image", or "channel 0" and so on."""
-    count = sum(shape[3] if len(shape := nib.load(file).shape) == 4 else 1 for file in files)
+    count = sum(read_geometry(file).channels for file in files)
     if modalities is not None and len(modalities) == count:
         return [str(name) for name in modalities]
     return ["image"] if count == 1 else [f"channel {index}" for index in range(count)]
@@ -71,8 +68,7 @@ def channel_names(files: Sequence[str], modalities: Sequence[str] | None) -> lis
 
 def load_channels(files: Sequence[str], modalities: Sequence[str] | None) -> dict[str, NDArray[np.float32]]:
     """The scan's channels by name, [D, H, W] each: 3-D files one after another, or the last axis of a 4-D one."""
-    volumes = [np.asarray(nib.load(file).dataobj, dtype=np.float32) for file in files]
-    channels = [part for volume in volumes for part in (np.moveaxis(volume, 3, 0) if volume.ndim == 4 else [volume])]
+    channels = [channel for file in files for channel in channels_of(read_scan(file)).astype(np.float32)]
     return dict(zip(channel_names(files, modalities), channels, strict=True))
 
 
@@ -85,9 +81,9 @@ def read_statistics(path: Path) -> dict[str, Any] | None:
     """What `write_statistics` wrote; None where there is nothing of the kind."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return content if isinstance(content, dict) and isinstance(content.get("classes"), list) else None
+    return content if _is_statistics(content) else None
 
 
 def write_table(path: Path, scans: Iterable[Mapping[str, Any]]) -> None:
@@ -98,12 +94,22 @@ def write_table(path: Path, scans: Iterable[Mapping[str, Any]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     heads = [measure if channels == ["image"] else f"{measure} {channel}" for channel, measure in columns]
-    writer.writerow(["scan", "label", "class", "voxels", "volume_ml", *heads])
+    writer.writerow([*COLUMNS, *heads])
     for scan in scans:
         for entry in scan["classes"]:
             values = [entry["intensity"].get(channel, {}).get(measure) for channel, measure in columns]
             writer.writerow([scan["scan"], *(entry[key] for key in ("label", "name", "voxels", "volume_ml")), *values])
     replace_text(path, text.getvalue())
+
+
+def _is_statistics(content: Any) -> bool:
+    if not isinstance(content, dict) or "scan" not in content or not isinstance(content.get("classes"), list):
+        return False
+    keys = {"label", "name", "voxels", "volume_ml", "intensity"}
+    return all(
+        isinstance(entry, dict) and keys <= entry.keys() and isinstance(entry["intensity"], dict)
+        for entry in content["classes"]
+    )
 
 
 def _intensity(values: NDArray[Any]) -> dict[str, float | None]:

@@ -84,6 +84,7 @@ class TrainingCheckpoint:
         """
         path = self.directory / STATE_FILE
         state = self._state(path, max_epochs=engine.state.max_epochs) if path.is_file() else None
+        engine.ckpt_dir = str(self.directory)
         if state is None:
             return
         engine.network.load_state_dict(state["student"])

@@ -16,6 +16,8 @@ from monai.networks import one_hot
 from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
+from aps_components.data import DataError
+from aps_components.data.datalist import FAULT
 from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.label_map import likeliest_class
 from aps_components.models import AutoPromptSeg
@@ -34,7 +36,7 @@ class PromptedEvaluator(SupervisedEvaluator):
 
     Volumes go through one at a time. ``engine.state.output`` is a list of one dictionary: ``pred``, ``pred_a`` and
     ``pred_b`` (probabilities, [C, D, H, W]), ``epistemic`` and ``aleatoric`` ([1, D, H, W]), ``prompts``, and ``label``
-    if there is one.
+    if there is one. A batch that is a "fault", of ``aps_components.data.ScansToSegment``, is passed over.
 
     Args:
         device: to run on.
@@ -65,8 +67,24 @@ class PromptedEvaluator(SupervisedEvaluator):
             **kwargs,
         )
 
+    def run(self, global_epoch: int = 1) -> None:
+        """Run on every volume.
+
+        Raises:
+            DataError: some could not be used, and all others are done; a line for each.
+        """
+        self.faults: list[str] = []
+        super().run(global_epoch)
+        if self.faults:
+            scans = len(self.state.dataloader) if self.state.dataloader is not None else len(self.faults)
+            heads = [f"{len(self.faults)} of {scans} scans were not segmented, all others were:"] if scans > 1 else []
+            raise DataError("\n".join([*heads, *self.faults]))
+
     @torch.inference_mode()
     def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> list[dict[str, Any]]:
+        if FAULT in batchdata:
+            self.faults += batchdata[FAULT]
+            return []
         image = convert_to_tensor(batchdata["image"], track_meta=False).to(self.state.device)
         self.network.eval()
         if self.everything:

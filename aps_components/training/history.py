@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +27,7 @@ class TrainingHistory:
     """Ignite handler that appends a line per epoch to ``history.jsonl``: mean losses, validation, seconds an iteration.
 
     ``progress.png`` shows them all. A resumed run goes on in the same file; the lines of epochs that it repeats are
-    dropped.
+    dropped. What another run wrote there is kept under a name with a number, ``history_1.jsonl``.
 
     Args:
         output_dir: made if missing.
@@ -45,12 +47,32 @@ class TrainingHistory:
         if engine.state.rank != 0:
             return
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._keep_others)
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._start_iteration)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
 
     def _start_epoch(self) -> None:
         self._sums, self._iterations, self._seconds = {}, 0, 0.0
+
+    def _keep_others(self, engine: SemiSupervisedTrainer) -> None:
+        """Lines of another run go to a file of their own, those of this one come back from theirs."""
+        own = self._run_of(engine)
+        lines = read_history(self.path)
+        if not own or not lines or lines[-1].get("ckpt_dir", own) == own:
+            return
+        numbered = (self.path.with_stem(f"{self.path.stem}_{number}") for number in itertools.count(1))
+        kept = next(file for file in numbered if not file.exists())
+        logger.warning("%s is of another run, and was moved to %s", self.path, kept.name)
+        os.replace(self.path, kept)
+        for file in sorted(self.path.parent.glob(f"{self.path.stem}_*{self.path.suffix}")):
+            if (earlier := read_history(file)) and earlier[-1].get("ckpt_dir") == own:
+                os.replace(file, self.path)
+
+    def _run_of(self, engine: Engine) -> str:
+        """Where its checkpoints are, seen from here: both folders may be moved together."""
+        folder = getattr(engine, "ckpt_dir", "")
+        return Path(os.path.relpath(folder, self.path.parent)).as_posix() if folder else ""
 
     def _start_iteration(self) -> None:
         self._iteration_started = time.perf_counter()
@@ -63,6 +85,7 @@ class TrainingHistory:
 
     def _write(self, engine: SemiSupervisedTrainer) -> None:
         line: dict[str, Any] = {
+            **({"ckpt_dir": own} if (own := self._run_of(engine)) else {}),
             "epoch": engine.state.epoch,
             "iteration": engine.state.iteration,
             "seconds_per_iteration": round(self._seconds / self._iterations, 4),
@@ -96,4 +119,4 @@ def _summary(line: Mapping[str, Any], max_epochs: int) -> str:
 def read_history(path: str | Path) -> list[dict[str, Any]]:
     """The epochs of a ``history.jsonl``, in order; none if there is no file."""
     path = Path(path)
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []

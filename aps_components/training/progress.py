@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from aps_components.files import replacing
+from aps_components.pictures import save_figure
 
 PROGRESS_FILE = "progress.png"
 NOT_A_LOSS = "gradient_norm"
@@ -38,8 +38,7 @@ def plot_progress(history: Sequence[Mapping[str, Any]], path: str | Path) -> Non
     rate.set(ylabel="learning rate (red)", ylim=(0, None))
     for axes in (losses, validation, pace):
         axes.grid(alpha=0.3)
-    with replacing(path) as unfinished:
-        figure.savefig(unfinished, dpi=100, format="png")
+    save_figure(figure, path, dpi=100, format="png")
 
 
 def _lines(

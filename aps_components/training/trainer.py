@@ -73,6 +73,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         inferer: unused in training; MONAI's workflows want one named.
     """
 
+    ckpt_dir = ""  # tells a training from others; TrainingCheckpoint says it
+
     def __init__(
         self,
         *,

@@ -8,12 +8,14 @@ from scans import random_image, random_label, truncate, write
 from aps_components.data import (
     DataError,
     dataset_name,
+    evaluation_transforms,
     lazy_datalist,
     load_datalist,
     studies_folder,
     training_dataset,
     training_transforms,
     unlabeled_items,
+    validation_dataset,
 )
 
 TRANSFORMS = training_transforms(roi_size=(11, 11, 13), num_classes=3)
@@ -81,10 +83,18 @@ def test_unusable_scans_are_named_and_left_out(store, caplog):
     assert "e.nii.gz: 2 channel(s) where 1 are wanted" in caplog.text
 
 
-def test_broken_labelled_scan_is_refused(store):
+def test_a_broken_label_is_named_and_left_out(store, caplog):
+    """The one that is left is trained on; without any there is nothing to train on."""
     truncate(str(store / "labels" / "final" / "b.nii.gz"))
-    with pytest.raises(DataError, match=r"b\.nii\.gz: cannot be read"):
-        training_dataset(labelled(store), TRANSFORMS, **QUIET)
+    dataset = training_dataset(labelled(store), TRANSFORMS, **QUIET)
+    assert names(dataset.data) == ["a", "c", "d", "e", "f"]
+    assert "labels/final/b.nii.gz: cannot be read as NIfTI" in caplog.text
+    assert names(validation_dataset(labelled(store), TRANSFORMS).data) == ["a"]
+    write(store / "labels" / "final" / "a.nii.gz", random_label() + 200)
+    with pytest.raises(
+        DataError, match=r"no labelled scan can be used:\n.*a\.nii\.gz: label values 20.*\n.*b\.nii\.gz"
+    ):
+        training_dataset(labelled(store), evaluation_transforms(num_classes=3), **QUIET)
 
 
 def test_links_are_followed(store, tmp_path_factory):

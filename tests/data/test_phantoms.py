@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from aps_components.data import DataError
 from aps_components.data.phantoms import (
     REFERENCE_FIELD,
     Ellipsoid,
@@ -198,3 +199,14 @@ def test_negative_number_of_cases_is_refused(tmp_path):
 
 def test_default_grid_is_the_reference_field():
     assert tuple(size * step for size, step in zip(SHAPE, SPACING, strict=True)) == REFERENCE_FIELD
+
+
+@pytest.mark.parametrize("name", ["datalist.json", "images/patient.nii.gz", "labels/patient.nii"])
+def test_files_of_others_are_never_replaced(tmp_path, name):
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text('{"name": "mine"}')
+    sizes = {"labeled": 1, "unlabeled": 0, "validation": 0, "test": 0}
+    with pytest.raises(DataError, match=f"{name} is there, and"):
+        write_phantoms(tmp_path, shape=SMALL_SHAPE, spacing=SMALL_SPACING, progress=False, **sizes)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]

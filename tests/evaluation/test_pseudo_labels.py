@@ -145,3 +145,27 @@ def test_what_cannot_be_is_refused(arguments, tiny_checkpoint, phantoms, tmp_pat
     (folder / "datalist.json").write_text(json.dumps({**content, "training": cases, "validation": [], "unlabeled": []}))
     with pytest.raises(ValueError, match="no unlabelled training scan"):
         cli.pseudo_label(**arguments | {"dataset_dir": str(folder)})
+
+
+@pytest.mark.parametrize("there", ["datalist.json", "labels/phantom_001.nii.gz", "the dataset"])
+def test_a_folder_of_others_is_refused_and_left_as_it_is(arguments, phantoms, tmp_path, there):
+    target = tmp_path / "second_round"
+    if there == "the dataset":
+        (target := tmp_path / "link").symlink_to(phantoms)
+    else:
+        (target / there).parent.mkdir(parents=True)
+        (target / there).write_text("mine")
+    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="give another"):
+        cli.pseudo_label(**{**arguments, "target": str(target)})
+    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
+
+
+def test_a_label_that_is_cut_off_or_of_another_scan_is_made_again(arguments, tmp_path):
+    cli.pseudo_label(**arguments)
+    files = sorted((tmp_path / "second_round" / "labels").iterdir())
+    before = [file.read_bytes() for file in files]
+    files[0].write_bytes(before[0][:-20])
+    files[1].write_bytes(before[2])
+    cli.pseudo_label(**arguments)
+    assert [file.read_bytes() for file in files] == before

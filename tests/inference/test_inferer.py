@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from monai.transforms import SpatialPad
 from torch import nn
 
-from aps_components.inference import PromptedSlidingWindowInferer, PromptPoint
-from aps_components.models import Prediction, build_auto_prompt_seg
-from aps_components.prompts import PAD_LABEL, PointPrompts
+from aps_components.inference import PromptedSlidingWindowInferer
+from aps_components.models import Seen, build_auto_prompt_seg
+from aps_components.networks.sam3d import ImageEmbedding, Sam3dOutput
+from aps_components.prompts import PAD_LABEL, PromptGenerator
+from aps_components.uncertainty import DecoupledUncertainty, MonteCarloSamples
 
 ROI = (32, 32, 32)
 ODD = (17, 24, 40)  # two axes smaller than the window, one larger
@@ -15,7 +18,7 @@ ODD = (17, 24, 40)  # two axes smaller than the window, one larger
 def model():
     torch.manual_seed(0)
     model = build_auto_prompt_seg(
-        num_classes=2, roi_size=ROI, filters=4, sam_variant="tiny", prompts={"points_per_class": 6, "radius": 4}
+        num_classes=2, roi_size=ROI, filters=4, sam_variant="tiny", prompts={"points_per_class": 6, "radius": 4, "min_probability": 0.4}
     )
     return model.eval()
 
@@ -29,35 +32,39 @@ def make_inferer(**options):
 
 
 class Pointwise(nn.Module):
-    """Knows each voxel's class from its own value alone: the same in every window.
+    """Knows each voxel's class from its own value alone: the same in every window. Model B is twice as sure as A.
 
-    The prompts are the voxels above 4.9, of class 1, scored by how much lies before them in the window.
+    Its own points are the brightest voxels.
     """
 
-    stride = 16
+    num_classes = 2
+    predictor = "average"
+    prompt_stride = (1, 1, 1)
+    own_slots = 8
+
+    def __init__(self):
+        super().__init__()
+        self.prompt_generator = PromptGenerator(points_per_class=4, radius=2, min_probability=0.9)
+        self.asked = []
 
     def forward(self, patch):
         return torch.cat([torch.zeros_like(patch), 2 * patch], dim=1)
 
-    def predict(self, patch):
-        slots = 4
-        coords = torch.zeros(len(patch), slots, 3)
-        labels = torch.full((len(patch), slots), PAD_LABEL)
-        scores = torch.zeros(len(patch), slots)
-        for case, window in enumerate(patch[:, 0]):
-            for slot, voxel in enumerate((window > 4.9).nonzero()):
-                coords[case, slot], labels[case, slot] = voxel.float(), 1
-                scores[case, slot] = 0.5 + voxel.sum() / 1000
+    def see(self, patch):
         logits = self(patch)
-        return Prediction(
-            logits,
-            -logits,
-            2 * logits,
-            1 * patch,  # a copy: MONAI weighs what it is given in place
-            3 * patch,
-            torch.zeros(len(patch), 2),
-            PointPrompts(coords, labels, scores),
-        )
+        samples = MonteCarloSamples(logits.softmax(1)[None], torch.zeros_like(patch)[None])
+        uncertainty = DecoupledUncertainty(1 * patch, -3 * patch)
+        return Seen(tuple(patch.shape[2:]), logits, samples, uncertainty, ImageEmbedding(logits))
+
+    def answer(self, seen, prompts, *, mask_inputs=None):
+        self.asked.append(prompts)
+        return Sam3dOutput(2 * seen.embedding.tokens, torch.zeros(1, 2))
+
+
+def answers(logits):
+    """Of A, of B and of both, from A's logits."""
+    a, b = logits.softmax(1), (2 * logits).softmax(1)
+    return a, b, (a + b) / 2
 
 
 @pytest.mark.parametrize("size", [ODD, ROI, (33, 40, 61)])
@@ -65,14 +72,14 @@ class Pointwise(nn.Module):
 def test_every_voxel_comes_back_at_its_place(size, overlap):
     volume = make_volume(size)
     inferer = make_inferer(overlap=overlap)
-    expected = torch.cat([torch.zeros_like(volume), 2 * volume], dim=1)
+    a, b, both = answers(Pointwise()(volume))
     prediction = inferer.predict(volume, Pointwise())
-    torch.testing.assert_close(inferer(volume, Pointwise()), expected.softmax(1))
-    torch.testing.assert_close(prediction.probabilities, expected.softmax(1))
-    torch.testing.assert_close(prediction.probabilities_a, (-expected).softmax(1))
-    torch.testing.assert_close(prediction.probabilities_b, (2 * expected).softmax(1))
+    torch.testing.assert_close(inferer(volume, Pointwise()), both)
+    torch.testing.assert_close(prediction.probabilities, both)
+    torch.testing.assert_close(prediction.probabilities_a, a)
+    torch.testing.assert_close(prediction.probabilities_b, b)
     torch.testing.assert_close(prediction.epistemic, volume, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(prediction.aleatoric, 3 * volume, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(prediction.aleatoric, -3 * volume, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("axes", [(0,), (1, 2), (0, 1, 2), ([0, 1],), ([0, 2], 1)])
@@ -90,18 +97,21 @@ def test_mirror_images_are_turned_back_and_averaged(axes):
     logits, groups = Ramp()(volume), [np.atleast_1d(group) + 2 for group in axes]
     chosen = [[group for bit, group in enumerate(groups) if number >> bit & 1] for number in range(2 ** len(groups))]
     subsets = [[int(dim) for group in some for dim in group] for some in chosen]
-    expected = torch.stack([logits.flip(subset).softmax(1) for subset in subsets]).mean(0)
+    expected = torch.stack([answers(logits.flip(subset))[2] for subset in subsets]).mean(0)
     torch.testing.assert_close(inferer(volume, Ramp()), expected)
     prediction = inferer.predict(volume, Ramp())
     assert torch.equal(prediction.probabilities, inferer(volume, Ramp()))
     torch.testing.assert_close(prediction.epistemic, volume)  # of each voxel's own value: the flips cancel
 
 
-def test_prompts_are_those_of_the_window_as_it_is():
-    volume = torch.zeros(1, 1, *ROI)
+def test_points_are_mirrored_with_the_window():
+    volume, network = torch.zeros(1, 1, *ROI), Pointwise()
     volume[0, 0, 3, 4, 5] = 5.0
-    prompts = make_inferer(mirror_axes=(0, 1, 2)).predict(volume, Pointwise()).prompts
+    prompts = make_inferer(mirror_axes=(0, 2)).predict(volume, network).prompts
     assert [point.voxel for point in prompts] == [(3, 4, 5)]
+    told = [asked.own_coords[0, 0].tolist() for asked in network.asked]
+    assert told == [[3, 4, 5], [28, 4, 5], [3, 4, 26], [28, 4, 26]]
+    assert all(asked.own_labels.tolist() == [[1, *[PAD_LABEL] * 7]] for asked in network.asked)
 
 
 @pytest.mark.parametrize("axes", [(3,), (0, 0), (-1,), ([0, 1], 1), ([],)])
@@ -111,32 +121,36 @@ def test_wrong_mirror_axes_are_named(axes):
 
 
 @pytest.mark.parametrize("sw_batch_size", [1, 3])
-def test_prompts_lie_where_the_windows_saw_them_and_stand_once(sw_batch_size):
+def test_points_are_chosen_once_over_the_whole_volume(sw_batch_size):
     volume = torch.zeros(1, 1, 33, 20, 61)
     bright = [(0, 0, 0), (32, 19, 60), (16, 10, 30), (1, 12, 47)]
     for voxel in bright:
         volume[(0, 0, *voxel)] = 5.0
     prompts = make_inferer(sw_batch_size=sw_batch_size).predict(volume, Pointwise()).prompts
-    assert {(point.label, point.voxel) for point in prompts} == {(1, voxel) for voxel in bright}
-    assert len(prompts) == len(bright)
-    assert [point.score for point in prompts] == sorted((point.score for point in prompts), reverse=True)
-    # Windows start at 0 and 1 along d, at 0 along h and at 0, 16 and 29 along w: the earliest sees it farthest in.
-    best = {point.voxel: point.score for point in prompts}
-    assert best[16, 10, 30] == pytest.approx(0.5 + (16 + 10 + 30) / 1000)
-    assert best[1, 12, 47] == pytest.approx(0.5 + (1 + 12 + 31) / 1000)
+    assert sorted(point.voxel for point in prompts) == sorted(bright)
+    assert {point.label for point in prompts} == {1}
 
 
-def test_prompts_in_the_padding_are_dropped():
-    volume = torch.zeros(1, 1, ODD[0], ODD[1], 32)
-    slots = PointPrompts(
-        torch.tensor([[[16.0, 23.0, 5.0], [17.0, 3.0, 5.0], [3.0, 24.0, 5.0]]]),
-        torch.tensor([[1, 1, 0]]),
-        torch.tensor([[0.5, 0.9, 0.8]]),
-    )
-    network = Pointwise()
-    network.predict = lambda patch: Pointwise().predict(patch)._replace(prompts=slots)
-    prompts = make_inferer().predict(volume, network).prompts
-    assert prompts == [PromptPoint(1, (16, 23, 5), 0.5)]
+def test_a_window_is_told_of_the_points_in_it():
+    volume, network = torch.zeros(1, 1, ODD[0], 32, 61), Pointwise()  # padded by 7 before d; windows along w
+    volume[0, 0, 2, 3, 1] = volume[0, 0, 10, 20, 59] = 5.0
+    make_inferer(overlap=0.0).predict(volume, network)
+    told = [
+        [tuple(c) for c, label in zip(p.own_coords[0].tolist(), p.own_labels[0], strict=True) if label >= 0]
+        for p in network.asked
+    ]
+    assert told == [[(9, 3, 1)], [(17, 20, 30)]]
+
+
+def test_padding_has_no_points():
+    class Dark(Pointwise):
+        """Takes the padding for the object."""
+
+        def forward(self, patch):
+            return torch.cat([torch.where(patch == 0, -9.0, 9.0), torch.where(patch == 0, 9.0, -9.0)], dim=1)
+
+    volume = torch.ones(1, 1, *ODD)
+    assert {point.label for point in make_inferer().predict(volume, Dark()).prompts} == {0}
 
 
 def test_windows_are_blended_as_probabilities():
@@ -197,12 +211,12 @@ def test_one_window_is_the_network_itself(model):
     }
 
 
-def test_small_volume_is_padded_with_zeros_at_its_far_ends(model):
+def test_small_volume_is_padded_as_in_training(model):
     volume = make_volume((17, 24, 29))
-    padded = nn.functional.pad(volume, (0, 3, 0, 8, 0, 15))
+    padded = SpatialPad((32, 32, 32))(volume[0])[None].as_tensor()
     small, large = make_inferer().predict(volume, model), make_inferer().predict(padded, model)
-    torch.testing.assert_close(small.probabilities, large.probabilities[:, :, :17, :24, :29])
-    assert all(all(i < n for i, n in zip(point.voxel, (17, 24, 29), strict=True)) for point in small.prompts)
+    torch.testing.assert_close(small.probabilities_a, large.probabilities_a[:, :, 7:24, 4:28, 1:30])
+    torch.testing.assert_close(small.epistemic, large.epistemic[:, :, 7:24, 4:28, 1:30])
 
 
 def test_real_prompts_are_unique_and_inside(model):

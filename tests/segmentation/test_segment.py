@@ -142,13 +142,12 @@ def test_what_is_there_is_not_made_again(la, scans, results, tmp_path, capsys):
     assert (out / "statistics.csv").read_text() == (results / "statistics.csv").read_text()
 
 
-def test_results_of_other_settings_are_told_and_replaced_on_request(la, scans, results, tmp_path, capsys):
+def test_results_of_other_settings_are_refused_and_replaced_on_request(la, scans, results, tmp_path, capsys):
     out = shutil.copytree(results, tmp_path / "out")
     arguments = (scans / "a.nii.gz", out, "--bundle", la, "--device=cpu", "--predictor=a")
-    aps(*arguments)
-    assert "a  is there already, from another model or other settings; --overwrite makes it again" in (
-        capsys.readouterr().out
-    )
+    assert refusal(*arguments) == "1 of 1 scan(s) failed: a"
+    said = capsys.readouterr().out
+    assert "a_seg.nii.gz is by another model or other settings (settings); give another OUTPUT, or --overwrite" in said
     np.testing.assert_array_equal(voxels(out / "a_seg.nii.gz"), voxels(results / "a_seg.nii.gz"))
     aps(*arguments, "--overwrite")
     reference(la, tmp_path / "ref", image=str(scans / "a.nii.gz"), predictor="a")

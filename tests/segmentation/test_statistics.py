@@ -5,8 +5,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from aps_components.data.geometry import Geometry
 from aps_components.segmentation import class_statistics
-from aps_components.segmentation.statistics import load_channels, read_statistics, voxel_volume_ml, write_table
+from aps_components.segmentation.statistics import load_channels, read_statistics, write_table
 
 SHAPE, SPACING = (17, 24, 40), (0.7, 0.9, 3.0)
 VOXEL_ML = 0.7 * 0.9 * 3.0 / 1000
@@ -65,7 +66,7 @@ def test_a_voxel_has_the_volume_of_its_edges_whatever_its_direction(turned):
     turn = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, -1]]) if turned else np.diag([-1.0, -1.0, 1.0])
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = turn * SPACING, (5, -7, 11)
-    assert voxel_volume_ml(affine) == pytest.approx(VOXEL_ML)
+    assert Geometry(SHAPE, 1, affine).voxel_mm3 / 1000 == pytest.approx(VOXEL_ML)
 
 
 def save(path, array):

@@ -91,3 +91,34 @@ def test_folder_that_cannot_be_written_is_refused_at_once(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(PermissionError, match=r"cannot write into .*file/eval"):
         TrainingHistory(tmp_path / "file" / "eval")
+
+
+def run_in(folder, ckpt_dir, *, epochs=2, after=0):
+    engine = make_engine(outputs=[{"loss": 1.0}] * 2 * epochs)
+    engine.ckpt_dir = str(ckpt_dir)
+    TrainingHistory(folder).attach(engine)
+
+    @engine.on(Events.STARTED)
+    def _resume():
+        engine.state.epoch, engine.state.iteration = after, 2 * after
+
+    run(engine)
+
+
+def test_a_run_with_other_checkpoints_keeps_the_lines_of_the_one_before(tmp_path):
+    out = tmp_path / "out"
+    for models in ("a", "b", "c"):
+        run_in(out, tmp_path / models)
+    kept = {file.name: read_history(file)[-1]["ckpt_dir"] for file in out.glob("*.jsonl")}
+    assert kept == {"history.jsonl": "../c", "history_1.jsonl": "../a", "history_2.jsonl": "../b"}
+    run_in(out, tmp_path / "a", epochs=3, after=2)  # goes on
+    lines = read_history(out / "history.jsonl")
+    assert [(line["ckpt_dir"], line["epoch"]) for line in lines] == [("../a", 1), ("../a", 2), ("../a", 3)]
+
+
+def test_the_same_run_goes_on_in_its_file_wherever_both_folders_lie(tmp_path):
+    run_in(tmp_path / "x" / "out", tmp_path / "x" / "models")
+    (tmp_path / "x").rename(tmp_path / "y")
+    run_in(tmp_path / "y" / "out", tmp_path / "y" / "models", epochs=3, after=2)
+    assert [line["epoch"] for line in read_history(tmp_path / "y" / "out" / "history.jsonl")] == [1, 2, 3]
+    assert not (tmp_path / "y" / "out" / "history_1.jsonl").exists()

@@ -75,8 +75,10 @@ def trained(user):
 class Examined:
     """A trained Model B on scans that it never saw, prompted with points in the true classes."""
 
+    @torch.no_grad()
     def __init__(self, user):
-        self.model_b = trained(user)
+        with torch.enable_grad():
+            self.model_b = trained(user)
         image, label = scans(SCANS, seed=1)
         self.truth = label[:, 0]
         self.embedding = self.model_b.encode(image)
@@ -138,9 +140,8 @@ def _all_but(voxel):
 @pytest.mark.slow
 @torch.no_grad()
 def test_a_model_that_is_trained_with_a_user_obeys():
-    with torch.enable_grad():
-        user = {"rounds": 2, "own": 1.0, "simulated": 0.2, "none": 0.2, "flipped": 0.2}
-        taught, untaught = Examined(user), Examined(None)
+    user = {"rounds": 2, "own": 1.0, "simulated": 0.2, "none": 0.2, "flipped": 0.2}
+    taught, untaught = Examined(user), Examined(None)
     assert taught.dice(taught.answer) > 0.8
     assert taught.dice(taught.answer) - taught.dice(taught.without_image()) > 0.05
     (turned, elsewhere), (turned_untaught, _) = taught.clicked(), untaught.clicked()

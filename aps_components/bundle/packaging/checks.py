@@ -12,11 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from monai.bundle import ConfigWorkflow, verify_net_in_out
 
 from aps_components.bundle.block import DatasetBlock
+from aps_components.data.nifti import write_nifti
 from aps_components.errors import root_cause
 from aps_components.models import load_weights
 
@@ -128,4 +128,4 @@ def _write_scans(folder: Path, block: DatasetBlock) -> Path:
 
 def _save(path: Path, voxels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(voxels, np.eye(4)), path)
+    write_nifti(path, voxels, np.eye(4))

@@ -7,13 +7,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from aps_components.data.datalist import scans_in
+from aps_components.data.errors import DataError
+from aps_components.data.nifti import write_nifti
 from aps_components.data.phantoms.anatomy import draw_phantom
 from aps_components.data.phantoms.rendering import check_grid, render_phantom
+from aps_components.files import replace_text
+
+NAME, PREFIX = "phantoms", "phantom_"
 
 
 def write_phantoms(
@@ -35,6 +40,9 @@ def write_phantoms(
 
     Returns:
         The path of datalist.json, whose own paths are relative to `out_dir`.
+
+    Raises:
+        DataError: the folder holds scans or a datalist of others.
     """
     sizes = {"training": labeled, "unlabeled": unlabeled, "validation": validation, "test": test}
     for part, size in sizes.items():
@@ -42,6 +50,7 @@ def write_phantoms(
             raise ValueError(f"number of {part} cases must not be negative, got {size}")
     check_grid(shape, spacing)
     folder = Path(out_dir)
+    _refuse_foreign(folder)
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True, exist_ok=True)
 
@@ -50,7 +59,7 @@ def write_phantoms(
     for index, part in enumerate(tqdm(parts, desc="phantoms", unit="scan", disable=not progress)):
         parameters = draw_phantom(np.random.default_rng([seed, index]))
         image, label = render_phantom(parameters, shape=shape, spacing=spacing)
-        case = {"image": f"images/phantom_{index:03d}.nii.gz", "label": f"labels/phantom_{index:03d}.nii.gz"}
+        case = {"image": f"images/{PREFIX}{index:03d}.nii.gz", "label": f"labels/{PREFIX}{index:03d}.nii.gz"}
         if part == "unlabeled":
             (folder / case.pop("label")).unlink(missing_ok=True)  # left by an earlier run with other sizes
         else:
@@ -58,11 +67,25 @@ def write_phantoms(
         _save(folder / case["image"], image.round().astype(np.int16), spacing)
         cases[part].append(case)
 
-    datalist = {"name": "phantoms", "labels": {"0": "background", "1": "left atrium"}, **cases}
+    datalist = {"name": NAME, "labels": {"0": "background", "1": "left atrium"}, **cases}
     path = folder / "datalist.json"
-    path.write_text(json.dumps(datalist, indent=2) + "\n", encoding="utf-8")
+    replace_text(path, json.dumps(datalist, indent=2) + "\n")
     return path
 
 
+def _refuse_foreign(folder: Path) -> None:
+    """Phantoms replace phantoms, and nothing else."""
+    if (listing := folder / "datalist.json").exists():
+        try:
+            if json.loads(listing.read_text(encoding="utf-8"))["name"] == NAME:
+                return
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        raise DataError(f"{listing} is there, and of no phantoms: give another folder")
+    for place in (folder / "images", folder / "labels"):
+        if other := [file for file in scans_in(place) if not file.name.startswith(PREFIX)]:
+            raise DataError(f"{other[0]} is there, and no phantom: give another folder")
+
+
 def _save(path: Path, volume: NDArray[np.int16] | NDArray[np.uint8], spacing: Sequence[float]) -> None:
-    nib.save(nib.Nifti1Image(volume, np.diag([*spacing, 1.0])), path)
+    write_nifti(path, volume, np.diag([*spacing, 1.0]))

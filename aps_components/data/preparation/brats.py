@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from aps_components.data.datalist import SUFFIXES
+from aps_components.data.modalities import is_nifti_name
 from aps_components.data.preparation.cases import Findings, Outcome, RawCase, Split, nothing_found, stem_of, walk
 from aps_components.data.preparation.split import divide
 from aps_components.data.preparation.volumes import check_nifti
@@ -106,17 +106,17 @@ def _groups(folder: Path, folders: list[str], files: list[str]) -> dict[str, Gro
 
 def _scans(folder: Path, folders: list[str], files: list[str]) -> Iterator[tuple[str, str]]:
     """NIfTI files by the name that tells what they are; `X_t1.nii/` with one scan in it stands for `X_t1.nii`."""
-    if folder.name.endswith(SUFFIXES):
+    if is_nifti_name(folder):
         return
     for name in files:
-        if name.endswith(SUFFIXES):
+        if is_nifti_name(name):
             yield name, str(folder / name)
     for name in folders:
-        if name.endswith(SUFFIXES):
+        if is_nifti_name(name):
             inside = [file for file in sorted(os.listdir(folder / name)) if _is_scan(folder / name / file)]
             if len(inside) == 1:
                 yield name, str(folder / name / inside[0])
 
 
 def _is_scan(path: Path) -> bool:
-    return path.name.endswith(SUFFIXES) and not path.name.startswith(".") and path.is_file()
+    return is_nifti_name(path) and not path.name.startswith(".") and path.is_file()

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from aps_components.data.datalist import SUFFIXES
 from aps_components.data.errors import DataError
+from aps_components.data.modalities import stem
 
 ENTRIES_SHOWN = 8
 
@@ -137,8 +137,7 @@ def walk(raw: Path, *, skip: Path) -> Iterator[tuple[Path, list[str], list[str]]
 
 def stem_of(file: str) -> str:
     """A file's name without .nii or .nii.gz."""
-    name = os.path.basename(file)
-    return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
+    return stem(file)
 
 
 def nothing_found(raw: Path, looked_for: str) -> DataError:

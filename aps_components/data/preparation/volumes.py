@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import importlib
 import os
 from collections.abc import Iterator, Mapping
@@ -10,14 +9,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from aps_components.data.checks import GRID_TOLERANCE, header_faults, label_faults, unreadable
+from aps_components.data.checks import GRID_TOLERANCE, header_faults, label_faults
 from aps_components.data.errors import DataError
+from aps_components.data.nifti import Scan, read_scan
+from aps_components.data.nifti import write_nifti as write_volume
 from aps_components.data.preparation.cases import Outcome, RawCase
-from aps_components.files import replacing
 
 # NRRD names its directions; NIfTI's are right, anterior, superior.
 TO_RAS = {
@@ -27,7 +26,6 @@ TO_RAS = {
 }
 TO_RAS |= {"ras": TO_RAS["right-anterior-superior"], "las": TO_RAS["left-anterior-superior"]}
 TO_RAS |= {"lps": TO_RAS["left-posterior-superior"]}
-BLOCK = 1 << 20  # bytes
 
 
 class Volume(NamedTuple):
@@ -120,16 +118,13 @@ def check_nifti(case: RawCase, out: Path, *, num_classes: int, rename: Mapping[i
     item |= {"label": case.label} if case.label else {}
     _refuse(header_faults(item, in_channels=len(case.images)))
     for file in case.images:
-        voxels, scan = read_nifti(file)
-        slope, intercept = scan.dataobj.slope, scan.dataobj.inter
-        _refuse([image_fault(file, voxels, slope=slope, intercept=intercept)])
-    spacing = [round(float(size), 4) for size in np.linalg.norm(scan.affine[:3, :3], axis=0)]
-    facts: dict[str, Any] = {"shape": list(scan.shape[:3]), "spacing": spacing}
+        scan = read_scan(file, scaled=False)
+        _refuse([image_fault(file, scan.voxels, slope=scan.slope, intercept=scan.intercept)])
+    spacing = [round(size, 4) for size in scan.geometry.spacing]
+    facts: dict[str, Any] = {"shape": list(scan.geometry.shape), "spacing": spacing}
     notes = []
     if case.label:
-        voxels, scan = read_nifti(case.label)
-        slope, intercept = scan.dataobj.slope, scan.dataobj.inter
-        values = np.unique(voxels if (slope, intercept) == (1.0, 0.0) else voxels * slope + intercept)
+        values = np.unique(_scaled_label(read_scan(case.label, scaled=False)))
         _refuse(_label_values_faults(case.label, values, num_classes, rename or {}))
         facts["label_values"] = [int(np.rint(value)) for value in values]
         if not np.any(values > 0.5):
@@ -138,29 +133,10 @@ def check_nifti(case: RawCase, out: Path, *, num_classes: int, rename: Mapping[i
     return Outcome(relative, facts=facts, notes=notes)
 
 
-def read_nifti(file: str) -> tuple[NDArray[Any], Any]:
-    """Stored voxels, unscaled, and the scan; a compressed file is read to its end, where its checksum stands."""
-    try:
-        kind = type(nib.load(file))
-        with gzip.open(file) if file.endswith(".gz") else open(file, "rb") as stream:
-            scan = kind.from_stream(stream)
-            voxels = np.asanyarray(scan.dataobj.get_unscaled())
-            while stream.read(BLOCK):
-                pass
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise DataError(unreadable(file, error)) from error
-    return voxels, scan
-
-
 def write_nifti(path: Path, voxels: NDArray[Any], affine: NDArray[np.float64]) -> int:
     """Write a file that is there in full or not at all. Returns its size."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scan = nib.Nifti1Image(np.ascontiguousarray(voxels), affine)
-    scan.header.set_xyzt_units("mm")
-    with replacing(path) as unfinished:
-        nib.save(scan, unfinished)
+    write_volume(path, voxels, affine)
     return path.stat().st_size
 
 
@@ -219,6 +195,11 @@ def _label_values_faults(file: str, values: NDArray[Any], num_classes: int, rena
             yield f"{file}: label values {target} and {value} stand for the same class; use one of the two"
         renamed[np.isclose(values, value)] = target
     yield from label_faults(file, renamed, num_classes)
+
+
+def _scaled_label(scan: Scan) -> NDArray[Any]:
+    plain = (scan.slope, scan.intercept) == (1.0, 0.0)
+    return scan.voxels if plain else scan.voxels * scan.slope + scan.intercept
 
 
 def _scaled(values: NDArray[Any], slope: float, intercept: float) -> NDArray[np.float32]:

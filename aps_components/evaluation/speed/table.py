@@ -17,6 +17,8 @@ from matplotlib.lines import Line2D
 
 from aps_components.evaluation.markdown import markdown_table
 from aps_components.evaluation.speed.settings import Setting
+from aps_components.files import replace_text
+from aps_components.pictures import save_figure
 
 TOLERANCE, SHARE = 0.1, 20  # Dice in percent, and the part of the reference's time, to look for
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -66,8 +68,8 @@ def write_table(folder: Path, lines: Sequence[Line], *, context: Mapping[str, An
         ``table.md``.
     """
     table = folder / "table.md"
-    table.write_text(markdown(lines, context=context), encoding="utf-8")
-    (folder / "table.csv").write_text(comma_separated(lines), encoding="utf-8")
+    replace_text(table, markdown(lines, context=context))
+    replace_text(folder / "table.csv", comma_separated(lines))
     plot(lines, folder / "speed.png")
     return table
 
@@ -133,7 +135,7 @@ def plot(lines: Sequence[Line], path: Path) -> None:
     axes.grid(alpha=0.3, which="both")
     axes.set(xlabel="seconds a scan", ylabel=f"Dice %, mean of {len(names)} scans")
     figure.legend(handles=_handles(lines, colours), loc="outside right upper", fontsize=8, frameon=False)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
 
 
 def _handles(lines: Sequence[Line], colours: Mapping[str, str]) -> list[Line2D]:

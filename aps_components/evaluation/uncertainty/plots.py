@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from aps_components.evaluation.uncertainty.maps import DEFINITIONS
 from aps_components.evaluation.uncertainty.scan import COVERAGES
 from aps_components.evaluation.uncertainty.summary import Entry
+from aps_components.pictures import save_figure
 
 # Of Wong 2011 (doi:10.1038/nmeth.1618), which colour-blind readers can tell apart, and two more.
 COLOURS = {
@@ -144,4 +145,4 @@ def _legend(figure: Figure, *more: Line2D) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=DPI)
+    save_figure(figure, path, dpi=DPI)

@@ -15,6 +15,7 @@ from aps_components.evaluation.uncertainty.maps import DEFINITIONS
 from aps_components.evaluation.uncertainty.plots import plot_labels, plot_noise, plot_reliability, plot_risk
 from aps_components.evaluation.uncertainty.scan import COVERAGES
 from aps_components.evaluation.uncertainty.summary import Entry, Spread, label_response, summarise
+from aps_components.files import replace_text
 
 EXPECTED = {
     "epistemic": ("little", "falls"),
@@ -51,9 +52,9 @@ def write_report(folder: Path, models: Sequence[Mapping[str, Any]]) -> Path:
         ],
         "label_response": relative,
     }
-    (folder / "report.json").write_text(json.dumps(json_ready(content), indent=1, allow_nan=False) + "\n")
+    replace_text(folder / "report.json", json.dumps(json_ready(content), indent=1, allow_nan=False) + "\n")
     report = folder / "report.md"
-    report.write_text(markdown(models, names, summaries, relative), encoding="utf-8")
+    replace_text(report, markdown(models, names, summaries, relative))
     return report
 
 

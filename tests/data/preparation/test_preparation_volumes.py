@@ -11,7 +11,7 @@ from official_trees import AFFINE, SHAPE, image_of, truncate, write_h5, write_ni
 from aps_components.data import DataError
 from aps_components.data.preparation import volumes
 from aps_components.data.preparation.cases import RawCase
-from aps_components.data.preparation.volumes import check_nifti, read_h5, read_nifti, read_nrrd, storable
+from aps_components.data.preparation.volumes import check_nifti, read_h5, read_nrrd, storable
 
 TURN = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])  # a rotation by 36.87 degrees about z
 OBLIQUE = (TURN * [0.5, 0.75, 1.25]).T  # a row per axis
@@ -75,24 +75,6 @@ def test_a_truncated_file_is_named(tmp_path, kind):
         file = truncate(write_h5(tmp_path, ["a"]) / "a" / "mri_norm2.h5")
         with pytest.raises(DataError, match=r"mri_norm2.h5: cannot be read as HDF5"):
             read_h5(str(file), "image", spacing=1)
-
-
-def test_a_compressed_scan_is_checked_to_its_checksum(tmp_path):
-    file = write_nifti(tmp_path / "a.nii.gz", image_of("a"))
-    content = bytearray(file.read_bytes())
-    content[-8] ^= 1  # the CRC-32; every voxel still comes out
-    file.write_bytes(content)
-    np.testing.assert_array_equal(np.asanyarray(nib.load(file).dataobj), image_of("a"))
-    with pytest.raises(DataError, match=r"a.nii.gz: cannot be read as NIfTI .*CRC"):
-        read_nifti(str(file))
-
-
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-def test_stored_voxels_come_back(tmp_path, suffix):
-    file = write_nifti(tmp_path / f"a{suffix}", image_of("a"))
-    voxels, scan = read_nifti(str(file))
-    np.testing.assert_array_equal(voxels, image_of("a"))
-    np.testing.assert_array_equal(scan.affine, AFFINE)
 
 
 def _image_with(value: float, dtype: type = np.float32) -> np.ndarray:
@@ -162,11 +144,11 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
     path = write_nifti(tmp_path / "images" / "a.nii.gz", image_of("old"))
     before = path.read_bytes()
 
-    def fail(scan, file):
-        file.write_bytes(b"half")
+    def fail(stream, content):
+        stream.fileobj.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(volumes.nib, "save", fail)
+    monkeypatch.setattr(gzip.GzipFile, "write", fail)
     with pytest.raises(OSError, match="No space left"):
         volumes.write_nifti(path, image_of("new"), AFFINE)
     assert path.read_bytes() == before

@@ -1,0 +1,201 @@
+"""NIfTI files: the one place that reads and writes them.
+
+A file is read to its end, so that the checksum of a compressed one is compared: nibabel stops where the voxels end, and
+would take altered ones. What is written lies where its scan lies for every reader: it carries the scan's own qform,
+sform, their codes, pixdim and units, whatever they say.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import numpy as np
+from nibabel.nifti1 import Nifti1Header, Nifti1Image
+from nibabel.nifti2 import Nifti2Header, Nifti2Image
+from nibabel.volumeutils import native_code
+from numpy.typing import NDArray
+
+from aps_components.data.errors import DataError
+from aps_components.data.geometry import Geometry, geometry_of
+from aps_components.files import replacing
+
+File = str | os.PathLike[str]
+
+BLOCK = 1 << 20  # bytes
+SIZES = {348: (Nifti1Header, Nifti1Image), 540: (Nifti2Header, Nifti2Image)}  # of a header, which its first field says
+GZIP = b"\x1f\x8b"
+MOST_PACKED = 1032  # bytes out of one, the most that deflate can do
+COMPRESSION = 1  # as nibabel has it; more takes long and gains little
+GEOMETRY = (
+    *("pixdim", "xyzt_units", "qform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "sform_code", "srow_x", "srow_y", "srow_z"),
+)
+
+
+class Scan(NamedTuple):
+    """A file that was read whole.
+
+    Attributes:
+        voxels: [X, Y, Z] or [X, Y, Z, C], in the file's own axes; scaled, unless asked for otherwise.
+        geometry: where they lie.
+        slope, intercept: of the scaling; 1 and 0 where there is none.
+    """
+
+    voxels: NDArray[Any]
+    geometry: Geometry
+    slope: float = 1.0
+    intercept: float = 0.0
+
+
+def read_header(file: File) -> Any:
+    """nibabel's header, as the file has it: nothing is checked or mended.
+
+    Raises:
+        DataError: there is no such file, or it is no NIfTI file.
+    """
+    if not Path(file).is_file():
+        raise DataError(f"{file}: no such file; put the scan there or mend its path in the datalist")
+    try:
+        with _opened(file) as stream:
+            start = stream.read(max(SIZES))
+    except Exception as error:
+        raise DataError(unreadable(file, error)) from error
+    first = np.frombuffer(start[:4], dtype="<i4")
+    size = next((size for size in SIZES if first.size and first[0] in (size, np.int32(size).byteswap())), 0)
+    if not size or len(start) < size:
+        raise DataError(unreadable(file, ValueError("its header is none of NIfTI's")))
+    header = SIZES[size][0](start[:size], check=False)
+    if bytes(header["magic"].tobytes()[:3]) not in (b"n+1", b"n+2"):
+        raise DataError(unreadable(file, ValueError("its header does not say that the voxels follow in the same file")))
+    return header
+
+
+def read_geometry(file: File) -> Geometry:
+    """Where the voxels of a file lie, by its header alone.
+
+    Raises:
+        DataError: it cannot be read, or its header states nothing that a scan can be.
+    """
+    return geometry_of(read_header(file), os.fspath(file))
+
+
+def read_scan(file: File, *, scaled: bool = True) -> Scan:
+    """Read a file whole.
+
+    Args:
+        file: ``.nii`` or ``.nii.gz``.
+        scaled: False leaves the numbers as they are stored.
+
+    Raises:
+        DataError: it cannot be read, was altered or cut short, or is none that a scan can be.
+    """
+    header = read_header(file)
+    geometry = geometry_of(header, os.fspath(file))
+    _refuse_short(file, header)
+    try:
+        with _opened(file) as stream:
+            scan = SIZES[int(header["sizeof_hdr"])][1].from_stream(stream)
+            voxels = np.asanyarray(scan.dataobj if scaled else scan.dataobj.get_unscaled())
+            while stream.read(BLOCK):
+                pass
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise DataError(unreadable(file, error)) from error
+    shape = geometry.shape if voxels.ndim == 3 else (*geometry.shape, geometry.channels)
+    return Scan(voxels.reshape(shape), geometry, scan.dataobj.slope, scan.dataobj.inter)
+
+
+def channels_of(scan: Scan) -> NDArray[Any]:
+    """The scan's voxels with the channels first, [C, X, Y, Z]."""
+    return np.moveaxis(scan.voxels, 3, 0) if scan.voxels.ndim == 4 else scan.voxels[None]
+
+
+def write_like(path: File, voxels: NDArray[Any], header: Any, *, description: str = "") -> None:
+    """Write a map of a scan, whole or not at all, with all that the scan's header says of its geometry.
+
+    Nothing else of the header is kept: its texts may name a person.
+
+    Args:
+        path: ends in ``.nii`` or ``.nii.gz``.
+        voxels: [X, Y, Z] or [X, Y, Z, C], on the scan's grid.
+        header: of the scan, by `read_header`.
+        description: for the header, 79 characters at most.
+    """
+    own = header.as_byteswapped(native_code)
+    new = type(own)()
+    for field in GEOMETRY:
+        new[field] = own[field]
+    new["dim"] = [voxels.ndim, *voxels.shape, *[1] * (7 - voxels.ndim)]
+    new.set_data_dtype(voxels.dtype)
+    new["descrip"] = description.encode("ascii")
+    new["scl_slope"], new["scl_inter"] = 1.0, 0.0
+    new["magic"] = new.single_magic
+    new["vox_offset"] = new.single_vox_offset
+    padding = bytes(new.single_vox_offset - int(new["sizeof_hdr"]))  # which says that no extension follows
+    content = np.asarray(voxels, dtype=new.get_data_dtype())
+    with replacing(path) as unfinished, _written(unfinished) as stream:
+        stream.write(new.binaryblock + padding)
+        stream.write(content.tobytes(order="F"))
+
+
+def write_nifti(path: File, voxels: NDArray[Any], affine: NDArray[np.float64], *, description: str = "") -> None:
+    """Write a volume, whole or not at all.
+
+    Args:
+        path: ends in ``.nii`` or ``.nii.gz``.
+        voxels: [X, Y, Z] or [X, Y, Z, C].
+        affine: [4, 4], voxel to mm, RAS+; qform and sform both say it, of the scanner's own space.
+        description: for the header, 79 characters at most.
+    """
+    header = Nifti1Header()
+    header.set_qform(affine, code="scanner")
+    header.set_sform(affine, code="scanner")
+    header.set_xyzt_units("mm")
+    write_like(path, voxels, header, description=description)
+
+
+def unreadable(file: File, error: Exception) -> str:
+    """The fault of a file whose voxels cannot be read."""
+    return (
+        f"{os.fspath(file)}: cannot be read as NIfTI ({type(error).__name__}: {str(error).strip()[:200]}); "
+        "it looks truncated, damaged or is another format: copy, download or convert it again"
+    )
+
+
+def _refuse_short(file: File, header: Any) -> None:
+    """A few bytes that declare gigabytes are not worth the memory to find out."""
+    sizes = [int(size) for size in header["dim"][1 : 1 + int(header["dim"][0])]]
+    declared = int(np.prod(sizes, dtype=object)) * header.get_data_dtype().itemsize
+    with open(file, "rb") as stream:
+        most = os.path.getsize(file) * (MOST_PACKED if stream.read(2) == GZIP else 1)
+    if declared > most:
+        raise DataError(unreadable(file, EOFError(f"it declares {declared} bytes and can hold {most} at most")))
+
+
+@contextmanager
+def _opened(file: File) -> Iterator[BinaryIO]:
+    """By what the file is, not by its name."""
+    with open(file, "rb") as stream:
+        packed = stream.read(2) == GZIP
+        stream.seek(0)
+        if not packed:
+            yield stream
+            return
+        with gzip.GzipFile(fileobj=stream) as unpacked:
+            yield cast(BinaryIO, unpacked)
+
+
+@contextmanager
+def _written(file: Path) -> Iterator[BinaryIO]:
+    with open(file, "wb") as stream:
+        if not file.name.lower().endswith(".gz"):
+            yield stream
+            return
+        with gzip.GzipFile(filename="", fileobj=stream, mode="wb", compresslevel=COMPRESSION, mtime=0) as packed:
+            yield cast(BinaryIO, packed)
