@@ -18,11 +18,7 @@ ODD = (17, 24, 40)  # two axes smaller than the window, one larger
 def model():
     torch.manual_seed(0)
     model = build_auto_prompt_seg(
-        num_classes=2,
-        roi_size=ROI,
-        filters=4,
-        sam_variant="tiny",
-        prompts={"points_per_class": 6, "radius": 4, "min_probability": 0.4},
+        num_classes=2, roi_size=ROI, filters=4, sam_variant="tiny", prompts={"points_per_class": 6, "radius": 4, "min_probability": 0.4}
     )
     return model.eval()
 
