@@ -61,7 +61,8 @@ def trained(user):
                 return TrainingOutput(*of_a, *output, points, None)
             settings = {"label": label, "weaker_logits": logits_a, "points": points, "rng": rng}
             rounds = InteractiveRounds(model_b, user, **settings).run(embedding, image_size=SIZE)
-            return TrainingOutput(*of_a, rounds[0].logits, rounds[0].iou_predictions, points, None, tuple(rounds))
+            automatic = rounds[0].logits, rounds[0].iou_predictions
+            return TrainingOutput(*of_a, *automatic, points, None, rounds=tuple(rounds))
 
         patches = TrainingPatches(image, label, torch.ones_like(label, dtype=torch.bool), all_labeled=True)
         optimizer.zero_grad()
