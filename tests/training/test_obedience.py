@@ -18,7 +18,7 @@ from aps_components.prompts.simulated import inner_point
 from aps_components.training import TrainingPatches, build_objective
 
 SIZE, ITERATIONS, POINTS, SCANS = (32, 32, 16), 120, 10, 8
-NEAR, FAR, BAND = 2, 12, 4  # voxels
+NEAR, FAR, BAND = 4, 12, 4  # voxels
 
 
 def scans(count, *, seed):
