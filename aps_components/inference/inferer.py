@@ -194,8 +194,10 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
     def _points(self, maps: dict[str, Tensor], network: AutoPromptSeg, size: tuple[int, int, int]) -> list[PromptPoint]:
         stride = network.prompt_stride
         cut = {name: every(self._cropped(each, size), stride) for name, each in maps.items()}
+        # What only the thinned networks are sure of is no place to point to.
+        sure = torch.minimum(cut["samples"], cut["probabilities_a"])
         prompts = network.prompt_generator(
-            cut["samples"], epistemic=cut["epistemic"], aleatoric=cut["aleatoric"], stride=stride
+            sure, epistemic=cut["epistemic"], aleatoric=cut["aleatoric"], stride=stride
         )
         return _listed(prompts)
 

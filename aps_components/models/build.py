@@ -42,7 +42,7 @@ def build_auto_prompt_seg(
     fusion_dropped: float = 0.5,
     fine_features: bool = True,
     prompts: Mapping[str, Any] | None = None,
-    uncertainty_form: UncertaintyForm = "variance",
+    uncertainty_form: UncertaintyForm = "entropy",
     mc_samples: int = 2,
     predictor: Predictor = "average",
 ) -> AutoPromptSeg:

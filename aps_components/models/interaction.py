@@ -174,6 +174,7 @@ class InteractiveRounds:
                 told = torch.from_numpy(target[d, h, w].astype(np.int64)).to(labels.device)
                 labels[row] = torch.where(labels[row] == PAD_LABEL, labels[row], told)
             elif source == "own":
+                labels[row] = self._with_errors(labels[row])
                 dropped = torch.from_numpy(self.rng.random(labels.shape[1]) < self.rng.random())
                 labels[row] = labels[row].masked_fill(dropped.to(labels.device), PAD_LABEL)
             else:
@@ -181,6 +182,13 @@ class InteractiveRounds:
             if source == "simulated":
                 self.given[row] = self.user.first_prompts(target, self.rng)
         self.points = self.points._replace(point_labels=labels)
+
+    def _with_errors(self, labels: Tensor) -> Tensor:
+        """Some points, [K], of another class each; pads stay."""
+        classes = self.model_b.num_classes
+        wrong = torch.from_numpy(self.rng.random(len(labels)) < self.user.wrong).to(labels.device)
+        shift = torch.from_numpy(self.rng.integers(1, classes, size=len(labels))).to(labels.device)
+        return torch.where(wrong & (labels != PAD_LABEL), (labels + shift) % classes, labels)
 
     def _alter_targets(self, rows: Sequence[int]) -> None:
         for row in rows:
