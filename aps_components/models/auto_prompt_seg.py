@@ -248,7 +248,7 @@ class AutoPromptSeg(nn.Module):
         Args:
             seen: of B images.
             prompts: for each of them.
-            mask_inputs: an earlier answer; see ``Sam3d.as_mask_inputs``.
+            mask_inputs: logits of an earlier answer, [B, C, D, H, W]; see ``Sam3d.decode``.
         """
         output = self.model_b.decode(
             seen.embedding, image_size=seen.image_size, prompts=prompts, mask_inputs=mask_inputs

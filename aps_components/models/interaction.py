@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aps_components.label_map import likeliest_class
-from aps_components.networks.sam3d import ImageEmbedding, Prompts, Sam3d
+from aps_components.networks.sam3d import ImageEmbedding, Prompts, Sam3d, box_maps
 from aps_components.prompts import (
     PAD_LABEL,
     Click,
@@ -45,6 +45,8 @@ class Round(NamedTuple):
     """bool, [R]: the target is not the label, and needs no truth."""
     nearness: Tensor
     """[R, 1, D, H, W] in [0, 1]: 1 at what the user marked, falling to 0 where it reaches no further."""
+    within: Tensor
+    """bool, [R, 1, D, H, W]: where an earlier answer may change: near what the user marked, and in boxes."""
 
 
 def as_tensors(given: Sequence[UserPrompts], *, device: torch.device | str) -> Prompts:
@@ -231,8 +233,14 @@ class InteractiveRounds:
         output = self.model_b.decode(embedding, image_size=image_size, prompts=prompts, mask_inputs=mask_inputs)
         target = torch.from_numpy(np.stack([self.targets[row] for row in rows])[:, None].astype(np.int64))
         changed = torch.from_numpy(self.changed[list(rows)])
-        return Round(index, *output, target.to(device), changed.to(device), nearness=self._nearness(given, image_size))
+        return Round(index, *output, target.to(device), changed.to(device), *self._reached(given, image_size))
 
-    def _nearness(self, given: Prompts, image_size: Sequence[int]) -> Tensor:
-        far = self.model_b.far(given.point_coords, given.point_labels, size=image_size)
-        return F.interpolate(far.amax(dim=1, keepdim=True), size=tuple(image_size), mode="trilinear")
+    def _reached(self, given: Prompts, image_size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """``nearness`` and ``within``."""
+        far = self.model_b.far(*given.marks, size=image_size).amax(dim=1, keepdim=True)
+        nearness = F.interpolate(far, size=tuple(image_size), mode="trilinear")
+        if given.boxes is None or given.box_labels is None:
+            return nearness, nearness > 0
+        boxes = box_maps(given.boxes, given.box_labels, num_classes=self.model_b.num_classes, size=image_size)
+        cells = F.adaptive_max_pool3d(boxes.amax(dim=1, keepdim=True), (far.shape[2], far.shape[3], far.shape[4]))
+        return nearness, F.interpolate(far + cells, size=tuple(image_size), mode="trilinear") > 0

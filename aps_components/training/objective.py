@@ -235,7 +235,7 @@ class SemiSupervisedObjective:
             return {}
         corrected, clicked = [], []
         for each in rounds:
-            terms = self._losses(each.logits, _as_told(patches, each, within=each.nearness > 0), rampup)
+            terms = self._losses(each.logits, _as_told(patches, each, within=each.within), rampup)
             corrected.append(torch.stack(list(terms.values())).sum())
             losses = F.cross_entropy(each.logits.float(), each.target[:, 0], reduction="none")
             clicked.append((losses * each.nearness[:, 0]).sum() / each.nearness.sum().clamp_min(1))

@@ -18,7 +18,9 @@ def _seed():
 
 def make_model(**changes):
     settings = {"num_classes": C, "roi_size": (D, H, W), "filters": 4, "sam_variant": "tiny"}
-    return build_auto_prompt_seg(**settings | {"prompts": {"points_per_class": 6, "radius": 4}} | changes)
+    # An untrained Model A is sure of nothing: what is a candidate has to be less than usual.
+    prompts = {"points_per_class": 6, "radius": 4, "min_probability": 0.5} | changes.pop("prompts", {})
+    return build_auto_prompt_seg(**settings | {"prompts": prompts} | changes)
 
 
 def make_image(batch=B, channels=1, size=(D, H, W)):
@@ -50,8 +52,9 @@ def without_gradient(model, *, expected=()):
     ]
 
 
-UNEQUAL_WEIGHTS = {"points_per_class": 6, "radius": 4, "epistemic_weight": 0.9, "aleatoric_weight": 0.1}
-PROMPTS_NEVER_GIVEN = ("corner_embeddings", "mask_downscaling")
+UNEQUAL_WEIGHTS = {"epistemic_weight": 0.9, "aleatoric_weight": 0.1}
+# Boxes, and an earlier answer to correct.
+PROMPTS_NEVER_GIVEN = ("corner_embeddings", "mask_downscaling", "corrector", "refine_correction", "fine_path.gain")
 
 
 class TestInference:
@@ -251,7 +254,7 @@ class TestTraining:
             alone = model.training_forward(image, with_b=False)
         assert of_b.call_count == 0
         assert decode.call_count == 1
-        assert alone[2:] == (None, None, None, None, ())
+        assert alone[2:] == (None, None, None, None, (), ())
         torch.manual_seed(7)
         together = model.training_forward(image)
         assert torch.equal(alone.logits_a, together.logits_a)
@@ -263,7 +266,8 @@ class TestTraining:
     @pytest.mark.parametrize("fusion", ["cafa", "concatenation"])
     def test_gradients_reach_every_parameter(self, fusion):
         # 40 slots and a wide radius: some are padded, which teaches the padding's embedding
-        model = make_model(fusion=fusion, prompts={"points_per_class": 40, "radius": 7, "min_probability": 0.01})
+        prompts = {"points_per_class": 40, "radius": 7, "min_probability": 0.01}
+        model = make_model(fusion=fusion, fusion_dropped=0.0, prompts=prompts)
         labels = train(model, make_image()).prompts.point_labels
         assert set(labels.unique().tolist()) == {-1, 0, 1}
         assert without_gradient(model, expected=PROMPTS_NEVER_GIVEN) == []
@@ -290,7 +294,7 @@ class TestTraining:
         """In training, a share of the patches; in inference none."""
         model, image = make_model(fusion="cafa", fusion_dropped=0.5).train(), make_image(8, size=(32, 16, 16))
         features = model.model_a.encode(image)
-        others = features._replace(level_3=features.level_3 + torch.randn_like(features.level_3))
+        others = [feature + torch.randn_like(feature) for feature in features]
 
         def moved():
             """Which patches' embeddings change with A's features."""
@@ -360,10 +364,9 @@ class TestSettings:
         assert any("fine_path" in name for name, _ in model.named_parameters()) == fine_features
 
     def test_fusion_by_name(self):
-        assert make_model().fusion is None
         assert make_model(fusion="none").fusion is None
         assert isinstance(make_model(fusion="concatenation").fusion, ConcatenationFusion)
-        cafa = make_model(fusion="cafa").fusion
+        cafa = make_model().fusion  # by default
         assert (cafa.project_a.in_channels, cafa.project_b.in_channels) == (8 * 4, 32)
 
     @torch.no_grad()
@@ -392,11 +395,13 @@ class TestSettings:
         torch.testing.assert_close(prediction.logits_a, published.predict(image).logits_a)
 
     def test_dropout_and_samples_reach_the_model(self):
-        model = make_model(dropout=0.3, mc_samples=5, norm="group", prompts={"radius": 3})
+        settings = {"num_classes": C, "roi_size": (D, H, W), "filters": 4, "sam_variant": "tiny"}
+        model = build_auto_prompt_seg(**settings, dropout=0.3, mc_samples=5, norm="group", prompts={"radius": 3})
         assert model.model_a.dropout_probabilities == (0.3, 0.3)
         assert model.mc_samples == 5
         assert isinstance(model.model_a.encoder[0].layers[1], torch.nn.GroupNorm)
         assert (model.prompt_generator.radius, model.prompt_generator.points_per_class) == ((3, 3, 3), 20)
+        assert model.own_slots == C * 20
 
     def test_weights_lie_channels_last(self):
         weight = make_model().model_a.encoder[2].layers[0].weight

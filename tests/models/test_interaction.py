@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aps_components.models import as_tensors, build_auto_prompt_seg, together
-from aps_components.models.interaction import InteractiveRounds
+from aps_components.models.interaction import InteractiveRounds, own_prompts
 from aps_components.networks.sam3d import Prompts, build_sam3d
 from aps_components.prompts import AlteredTargets, Box, Click, PointPrompts, Scribble, SimulatedUser, UserPrompts
 
@@ -58,7 +58,7 @@ def run(model_b, user, *, image, label, points, seed=0, size=SIZE):
         model_b,
         user,
         label=label,
-        weaker_logits=torch.randn(len(label), C, *size, generator=torch.Generator().manual_seed(5)),
+        weaker_logits=weaker_answer(len(label), size),
         points=points,
         rng=np.random.default_rng(seed),
     )
@@ -67,13 +67,28 @@ def run(model_b, user, *, image, label, points, seed=0, size=SIZE):
     return answers, [call.kwargs for call in decode.call_args_list]
 
 
-def marked(prompts, row):
-    """The points of one patch that are none of Model A's and no pads, as (class, voxel)."""
-    real = prompts.point_labels[row] >= 0
+def weaker_answer(batch=B, size=SIZE):
+    """What ``run`` gives as Model A's under dropout."""
+    return torch.randn(batch, C, *size, generator=torch.Generator().manual_seed(5))
+
+
+def marked(prompts, row, *, of="point"):
+    """The points of one patch that are no pads, as (class, voxel): a user's, or Model A's ``own``."""
+    coords, labels = (getattr(prompts, f"{of}_{part}")[row] for part in ("coords", "labels"))
     return {
         (int(label), tuple(int(value) for value in voxel))
-        for label, voxel in zip(prompts.point_labels[row][real], prompts.point_coords[row][real], strict=True)
+        for label, voxel in zip(labels[labels >= 0], coords[labels >= 0], strict=True)
     }
+
+
+def mean_answer(*logits):
+    """Log of the mean of the probabilities."""
+    return sum(each.softmax(dim=1) for each in logits).div(len(logits)).log()
+
+
+def as_earlier(logits):
+    """What an earlier answer counts for; see ``Sam3d.decode``."""
+    return logits.log_softmax(dim=1).clamp(min=-3)
 
 
 class TestRows:
@@ -107,16 +122,24 @@ class TestRows:
         assert calls[0]["mask_inputs"] is None
         assert not answers[0].nearness.any()
 
+    def test_patches_with_exchanged_classes_are_corrected_last(self, model_b, image, label, points):
+        user, counts = plain_user(corrected=0.5, flipped=0.5, rounds=2), set()
+        for seed in range(8):
+            answers, _ = run(model_b, user, image=image, label=label, points=points, seed=seed)
+            exchanged, corrected = int(answers[0].changed.sum()), answers[0].changed[answers[1].rows]
+            assert int(corrected.sum()) == max(0, 2 - (B - exchanged))
+            counts.add(exchanged)
+        assert len(counts) > 2
+
 
 class TestCorrections:
     @pytest.mark.parametrize("weaker", [0.0, 1.0])
     def test_clicks_lie_in_errors_of_the_answer_before_and_say_the_truth(self, model_b, image, label, points, weaker):
         user = plain_user(rounds=4, corrected=1.0, weaker=weaker)
-        answers, calls = run(model_b, user, image=image, label=label, points=points)
-        weaker_logits = torch.randn(B, C, *SIZE, generator=torch.Generator().manual_seed(5))
+        _, calls = run(model_b, user, image=image, label=label, points=points)
         said_in_all = 0
         for number in range(1, 4):
-            former = weaker_logits if weaker and number == 1 else answers[number - 1].logits
+            former = calls[number]["mask_inputs"]
             for row in range(B):
                 new = marked(calls[number]["prompts"], row) - marked(calls[number - 1]["prompts"], row)
                 assert len(new) <= 4  # 3 clicks and the middle of a scribble
@@ -129,27 +152,76 @@ class TestCorrections:
     def test_the_answer_before_is_the_mask_prompt(self, model_b, image, label, points):
         answers, calls = run(model_b, plain_user(rounds=3, corrected=0.5), image=image, label=label, points=points)
         assert calls[0]["mask_inputs"] is None
-        rows = answers[1].rows
-        torch.testing.assert_close(calls[1]["mask_inputs"], model_b.as_mask_inputs(answers[0].logits[rows]))
-        torch.testing.assert_close(calls[2]["mask_inputs"], model_b.as_mask_inputs(answers[1].logits))
+        own, weaker = answers[0].logits[answers[1].rows], weaker_answer()[answers[1].rows]
+        for start, *possible in zip(calls[1]["mask_inputs"], own, mean_answer(own, weaker), strict=True):
+            assert any(torch.allclose(start, each, atol=1e-5) for each in possible)
+        assert torch.equal(calls[2]["mask_inputs"], answers[1].logits)
+
+    @pytest.mark.parametrize("weaker", [0.0, 0.4, 1.0])
+    def test_corrections_begin_from_a_weaker_answer_the_mean_or_its_own(self, model_b, image, label, points, weaker):
+        """In use the mean of A's and B's answers is corrected; half of what is not weaker begins there."""
+        user, begun = plain_user(rounds=2, corrected=1.0, weaker=weaker), {"weaker": 0, "mean": 0, "own": 0}
+        for seed in range(6):
+            answers, calls = run(model_b, user, image=image, label=label, points=points, seed=seed)
+            own = answers[0].logits
+            starts = {"weaker": weaker_answer(), "mean": mean_answer(own, weaker_answer()), "own": own}
+            for row, start in enumerate(calls[1]["mask_inputs"].softmax(dim=1)):
+                (name,) = [
+                    name for name, each in starts.items() if torch.allclose(each[row].softmax(dim=0), start, atol=1e-4)
+                ]
+                begun[name] += 1
+        rest = 24 * (1 - weaker) / 2
+        assert begun["weaker"] == pytest.approx(24 * weaker, abs=0 if weaker in (0, 1) else 8)
+        for name in ("mean", "own"):
+            assert begun[name] == pytest.approx(rest, abs=8 if rest else 0)
 
     def test_it_is_near_where_the_user_marked(self, model_b, image, label, points):
+        """Up to two tokens, 16 voxels; to half a voxel of the grid at 1/2, on which it is reckoned."""
         answers, calls = run(model_b, plain_user(rounds=2, corrected=1.0), image=image, label=label, points=points)
         for row in range(B):
-            of_user = marked(calls[1]["prompts"], row) - marked(calls[0]["prompts"], row)
+            of_user, strokes = marked(calls[1]["prompts"], row), calls[1]["prompts"].stroke_coords
+            assert of_user
+            voxels = torch.tensor([voxel for _, voxel in of_user]).float()
+            if strokes is not None:
+                voxels = torch.cat([voxels, strokes[row][calls[1]["prompts"].stroke_labels[row] >= 0]])
             near = answers[1].nearness[row, 0]
-            assert near.max() == 1
-            assert {tuple(voxel) for voxel in (near == 1).nonzero().tolist()} == {voxel for _, voxel in of_user}
             place = torch.stack(torch.meshgrid(*map(torch.arange, SIZE), indexing="ij"), dim=-1)
-            distance = torch.stack([(place - torch.tensor(voxel)).float().norm(dim=-1) for _, voxel in of_user])
-            torch.testing.assert_close(near, (1 - distance.amin(dim=0) / 4).clamp_min(0))
+            distance = torch.stack([(place - voxel).norm(dim=-1) for voxel in voxels]).amin(dim=0)
+            torch.testing.assert_close(near, (1 - distance / 16).clamp_min(0), atol=0.15, rtol=0)
+            assert near[distance == 0].min() > 0.85
+            assert not near[distance > 16 + 4].any()
+
+    def test_what_counts_is_where_an_answer_may_change(self, model_b, image, label, points):
+        """Clicks, scribbles and boxes are among the prompts; everything else stays exactly as it was."""
+        user, kinds = plain_user(rounds=3, corrected=1.0, own=0, simulated=1), set()
+        for seed in range(3):
+            answers, calls = run(model_b, user, image=image, label=label, points=points, seed=seed)
+            for answer, call in zip(answers[1:], calls[1:], strict=True):
+                former = as_earlier(call["mask_inputs"])
+                changed = (answer.logits != former).any(dim=1, keepdim=True)
+                assert not (changed & ~answer.within).any()
+                assert changed[answer.within].float().mean() > 0.99
+                assert answer.within[answer.nearness > 0].all()
+                assert 0 < answer.within.float().mean() < 1
+                given = call["prompts"]
+                for row, voxels in enumerate(given.stroke_coords if given.stroke_coords is not None else []):
+                    d, h, w = voxels[given.stroke_labels[row] >= 0].long().T
+                    assert (answer.nearness[row, 0, d, h, w] > 0.85).all()
+                for row, boxes in enumerate(given.boxes if given.boxes is not None else []):
+                    for (low, high), said in zip(boxes.long(), given.box_labels[row], strict=True):
+                        inside = tuple(slice(a, b + 1) for a, b in zip(low.tolist(), high.tolist(), strict=True))
+                        assert said < 0 or answer.within[(row, 0, *inside)].all()
+                kinds |= {name for name in ("boxes", "stroke_coords") if getattr(given, name) is not None}
+        assert kinds == {"boxes", "stroke_coords"}
 
     def test_nothing_is_said_of_an_answer_that_is_right(self, model_b, image, points):
         user = plain_user(rounds=2, corrected=1.0, weaker=1.0)
-        right = torch.randn(B, C, *SIZE, generator=torch.Generator().manual_seed(5)).argmax(dim=1, keepdim=True)
+        right = weaker_answer().argmax(dim=1, keepdim=True)
         answers, calls = run(model_b, user, image=image, label=right, points=points)
         assert not answers[1].nearness.any()
-        assert marked(calls[1]["prompts"], 0) == marked(calls[0]["prompts"], 0)
+        assert not answers[1].within.any()
+        assert not any(marked(calls[1]["prompts"], row) for row in range(B))
+        assert torch.equal(answers[1].logits, as_earlier(weaker_answer()))
 
     def test_thick_slices(self):
         """Clicks are where an axis that is not halved is looked at in full."""
@@ -174,15 +246,28 @@ class TestFirstPrompts:
     def test_own_points_as_sure_as_their_scores(self, model_b, image, label, points):
         _, calls = run(model_b, plain_user(rounds=1), image=image, label=label, points=points)
         given = calls[0]["prompts"]
-        assert torch.equal(given.point_coords, points.point_coords)
-        assert torch.equal(given.point_labels, points.point_labels)
-        assert torch.equal(given.point_weights, points.scores)
+        assert torch.equal(given.own_coords, points.point_coords)
+        assert torch.equal(given.own_weights, points.scores)
+        assert not any(marked(given, row) for row in range(B))
         assert given.boxes is None
         assert given.stroke_coords is None
 
+    def test_a_random_part_of_own_points(self, model_b, image, label, points):
+        """Many would be the answer itself: any share of them, each patch its own, the same in every round."""
+        many = PointPrompts(*(part.repeat_interleave(20, dim=1) for part in points))
+        answers, calls = run(model_b, plain_user(rounds=2, corrected=1.0), image=image, label=label, points=many)
+        first, second = (call["prompts"].own_labels for call in calls)
+        assert torch.equal(first, second)
+        assert ((first == many.point_labels) | (first == -1)).all()
+        shares = (first >= 0).float().mean(dim=1) / 0.75
+        assert len(set(shares.tolist())) == B
+        assert shares.max() - shares.min() > 0.2
+        assert torch.equal(answers[0].target, label)
+
     def test_nothing(self, model_b, image, label, points):
         _, calls = run(model_b, plain_user(rounds=1, own=0, none=1), image=image, label=label, points=points)
-        assert (calls[0]["prompts"].point_labels == -1).all()
+        given = calls[0]["prompts"]
+        assert not any(marked(given, row) | marked(given, row, of="own") for row in range(B))
 
     def test_a_user_in_the_place_of_own_points(self, model_b, image, label, points):
         kinds = set()
@@ -193,16 +278,17 @@ class TestFirstPrompts:
             for row in range(B):
                 for said, voxel in marked(given, row):
                     assert label[(row, 0, *voxel)] == said
-            kinds |= {name for name, part in given._asdict().items() if part is not None and "labels" in name}
+            labels = {name: part for name, part in given._asdict().items() if "labels" in name and part is not None}
+            kinds |= {name for name, part in labels.items() if (part >= 0).any()}
         assert kinds == {"point_labels", "box_labels", "stroke_labels"}
 
     def test_by_weight(self, model_b, image, label, points):
-        begins = {"own": 0, "none": 0}
+        begins, many = {"own": 0, "none": 0}, PointPrompts(*(part.repeat_interleave(20, dim=1) for part in points))
         for seed in range(8):
             user = plain_user(rounds=1, own=1, none=3)
-            _, calls = run(model_b, user, image=image, label=label, points=points, seed=seed)
+            _, calls = run(model_b, user, image=image, label=label, points=many, seed=seed)
             for row in range(B):
-                begins["own" if (calls[0]["prompts"].point_labels[row] >= 0).any() else "none"] += 1
+                begins["own" if marked(calls[0]["prompts"], row, of="own") else "none"] += 1
         assert begins["own"] == pytest.approx(8, abs=7)
 
 
@@ -216,10 +302,10 @@ class TestTargets:
             assert sorted(table) == [[0], [1], [2]]
             assert all(new != [old] for old, new in enumerate(table))
         given = calls[0]["prompts"]
-        assert torch.equal(given.point_coords, points.point_coords)
-        assert torch.equal(given.point_labels == -1, points.point_labels == -1)
+        assert torch.equal(given.own_coords, points.point_coords)
+        assert torch.equal(given.own_labels == -1, points.point_labels == -1)
         for row in range(B):
-            for said, voxel in marked(given, row):
+            for said, voxel in marked(given, row, of="own"):
                 assert answers[0].target[(row, 0, *voxel)] == said
         for answer in answers:
             assert answer.changed.all()
@@ -267,20 +353,20 @@ class TestTargets:
         ways = AlteredTargets(shifted_border=0, ellipsoid=0, cut=0)
         user = plain_user(rounds=2, corrected=1.0, altered=1.0, targets=ways)
         answers, _ = run(model_b, user, image=image, label=label, points=points)
-        other = torch.randn(B, C, *SIZE, generator=torch.Generator().manual_seed(5)).argmax(dim=1, keepdim=True)
+        other = weaker_answer().argmax(dim=1, keepdim=True)
         assert ((answers[1].target == label) | (answers[1].target == other)).all()
 
 
 class TestInTheModel:
     @staticmethod
-    def forward(user, label, *, seed=7, **settings):
+    def forward(user, label, *, seed=7, points_per_class=4, **settings):
         torch.manual_seed(1)
         model = build_auto_prompt_seg(
             num_classes=C,
             roi_size=SIZE,
             filters=4,
             sam_variant="tiny",
-            prompts={"points_per_class": 4, "radius": 4, "min_probability": 0.01},
+            prompts={"points_per_class": points_per_class, "radius": 4, "min_probability": 0.01},
             **settings,
         ).train()
         image = torch.randn(B, 1, *SIZE)
@@ -310,8 +396,9 @@ class TestInTheModel:
         _, output = self.forward(plain_user(), label)
         assert output.logits_b is output.rounds[0].logits
         assert output.iou_predictions is output.rounds[0].iou_predictions
-        _, plain = self.forward(None, label)
-        torch.testing.assert_close(output.logits_b, plain.logits_b)
+        # Of its own points a user takes some away; without any, the answer is that of a training without a user.
+        (_, with_user), (_, plain) = (self.forward(user, label, points_per_class=0) for user in (plain_user(), None))
+        torch.testing.assert_close(with_user.logits_b, plain.logits_b)
 
     @pytest.mark.parametrize("fusion", ["none", "cafa"])
     def test_gradients_reach_every_parameter_of_b_and_none_of_a(self, label, fusion):
@@ -344,7 +431,7 @@ def test_what_a_user_gave_as_tensors():
     prompts = as_tensors(given_prompts(), device="cpu")
     assert prompts.point_labels.tolist() == [[1, 0], [2, -1], [-1, -1]]
     assert prompts.point_coords[:2].tolist() == [[[5, 6, 7], [8, 9, 10]], [[1, 2, 4], [0, 0, 0]]]
-    assert prompts.point_weights.tolist() == [[1, 1], [1, 0], [0, 0]]
+    assert prompts.own_coords.shape == (3, 0, 3)
     assert prompts.box_labels.tolist() == [[2], [-1], [-1]]
     assert prompts.boxes[0, 0].tolist() == [[1, 2, 3], [11, 12, 13]]
     assert prompts.stroke_labels.tolist() == [[-1] * 3, [2] * 3, [-1] * 3]
@@ -354,14 +441,25 @@ def test_what_a_user_gave_as_tensors():
 def test_nothing_as_tensors():
     prompts = as_tensors([UserPrompts.none()] * 2, device="cpu")
     assert prompts.point_coords.shape == (2, 0, 3)
-    assert prompts[3:] == (None,) * 4
+    assert prompts[5:] == (None,) * 4
 
 
-def test_own_points_come_before_those_of_a_user():
+def test_own_points_are_kept_apart_from_those_of_a_user():
     given = as_tensors(given_prompts(), device="cpu")
-    own = Prompts(torch.ones(3, 1, 3), torch.tensor([[0], [1], [-1]]), torch.full((3, 1), 0.25))
-    both = together(own, given)
-    assert both.point_labels.tolist() == [[0, 1, 0], [1, 2, -1], [-1, -1, -1]]
-    assert both.point_weights[0].tolist() == [0.25, 1, 1]
-    assert both.boxes is given.boxes
-    assert both.stroke_coords is given.stroke_coords
+    own = torch.ones(3, 1, 3), torch.tensor([[0], [1], [-1]]), torch.full((3, 1), 0.25, dtype=torch.float64)
+    both = together(given, *own)
+    assert torch.equal(both.own_coords, own[0])
+    assert both.own_labels.tolist() == [[0], [1], [-1]]
+    assert both.own_weights.tolist() == [[0.25]] * 3
+    assert both.own_weights.dtype == torch.float32
+    for name in set(Prompts._fields) - {"own_coords", "own_labels", "own_weights"}:
+        assert getattr(both, name) is getattr(given, name)
+    assert both.tokens[1].tolist() == [[1, 0, 0], [2, -1, 1], [-1, -1, -1]]
+
+
+def test_a_models_own_points_are_as_sure_as_their_scores():
+    points = PointPrompts(torch.ones(2, 3, 3), torch.tensor([[0, 1, -1]] * 2), torch.tensor([[0.9, 0.5, 0]] * 2))
+    prompts = own_prompts(points)
+    assert torch.equal(prompts.own_weights, points.scores)
+    assert torch.equal(prompts.own_labels, points.point_labels)
+    assert prompts.point_labels.shape == (2, 0)

@@ -130,7 +130,7 @@ class TestSuitability:
     def test_scores_by_hand(self):
         # one class, radius 0: every voxel above the least probability is a peak, ordered by PSS * p
         probability = torch.tensor([0.9, 0.8, 0.4, 0.6]).view(1, 1, 1, 2, 2)
-        generator = PromptGenerator(points_per_class=4, radius=0)
+        generator = PromptGenerator(points_per_class=4, radius=0, min_probability=0.5)
         prompts = generator(
             torch.cat([probability, 1 - probability], dim=1),
             epistemic=torch.tensor([2.0, 4.0, 6.0, 3.0]).view(1, 1, 1, 2, 2),
@@ -154,7 +154,8 @@ class TestSuitability:
         probabilities = torch.full((1, 2, *SIZE), 0.5)
         maps = certain()
         maps["epistemic"][..., :20] = 1.0  # the left half is unsure
-        prompts = PromptGenerator(points_per_class=2, radius=7)(probabilities, **maps)
+        prompts = PromptGenerator(points_per_class=2, radius=7, min_probability=0.5)(probabilities, **maps)
+        assert (prompts.point_labels >= 0).all()
         assert (prompts.point_coords[..., 2] >= 20).all()
 
 
@@ -189,7 +190,7 @@ class TestPromptGenerator:
 
     def test_best_come_first_and_are_the_best_peaks(self):
         probabilities, maps = smooth_probabilities(), uncertainties()
-        generator = PromptGenerator(points_per_class=6, radius=2)
+        generator = PromptGenerator(points_per_class=6, radius=2, min_probability=0.5)
         prompts = generator(probabilities, **maps)
         scores = generator.suitability(**maps) * probabilities * (probabilities >= 0.5)
         peaks = scores * (scores == F.max_pool3d(scores, kernel_size=5, stride=1, padding=2))
@@ -204,7 +205,7 @@ class TestPromptGenerator:
 
     def test_class_that_is_not_there_gets_no_made_up_point(self):
         probabilities = smooth_probabilities(classes=3)
-        probabilities[:, 1] = 0.49
+        probabilities[:, 1] = 0.89
         prompts = PromptGenerator(points_per_class=4, radius=2)(probabilities, **uncertainties())
         assert (prompts.point_labels[:, 4:8] == PAD_LABEL).all()
         assert (prompts.point_coords[:, 4:8] == 0).all()
@@ -213,13 +214,13 @@ class TestPromptGenerator:
 
     def test_fewer_peaks_than_slots_are_padded(self):
         probabilities = torch.zeros(1, 1, *SIZE)
-        probabilities[0, 0, 4, 5, 6] = 0.8
+        probabilities[0, 0, 4, 5, 6] = 0.95
         prompts = PromptGenerator(points_per_class=3, radius=2)(probabilities, **certain())
         assert prompts.point_labels.tolist() == [[0, PAD_LABEL, PAD_LABEL]]
         assert prompts.point_coords.tolist() == [[[4, 5, 6], [0, 0, 0], [0, 0, 0]]]
 
     def test_more_slots_than_voxels(self):
-        prompts = PromptGenerator(points_per_class=20, radius=0)(
+        prompts = PromptGenerator(points_per_class=20, radius=0, min_probability=0.5)(
             torch.full((1, 2, 1, 2, 3), 0.5), **certain(1, (1, 2, 3))
         )
         assert (prompts.point_labels >= 0).sum() == 12
@@ -253,7 +254,7 @@ class TestPromptGenerator:
         size = (16, 40, 24)
         owner = torch.randint(0, 16, (2, 1, 2, 5, 3))
         label = owner.repeat_interleave(8, 2).repeat_interleave(8, 3).repeat_interleave(8, 4)
-        probabilities = torch.zeros(2, 16, *size).scatter_(1, label, 0.8)
+        probabilities = torch.zeros(2, 16, *size).scatter_(1, label, 0.95)
         prompts = PromptGenerator(points_per_class=3, radius=4)(probabilities, **certain(2, size))
         assert prompts.point_coords.shape == (2, 48, 3)
         for case in range(2):

@@ -47,12 +47,12 @@ def make_trainer(dataset):
         learning_rate=1e-3,
         objective=None,
         device="cpu",
+        network=None,
         **options,
     ):
         torch.manual_seed(seed)
-        network = build_auto_prompt_seg(
-            num_classes=2, roi_size=ROI, filters=4, sam_variant="tiny", prompts={"points_per_class": 4}
-        ).to(device)
+        tiny = {"filters": 4, "sam_variant": "tiny", "prompts": {"points_per_class": 4, "min_probability": 0.5}}
+        network = build_auto_prompt_seg(num_classes=2, roi_size=ROI, **tiny | (network or {})).to(device)
         optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate)
         handlers = list(handlers)
         if ckpt_dir is not None:

@@ -61,7 +61,8 @@ def trained(user):
                 return TrainingOutput(*of_a, *output, points, None)
             settings = {"label": label, "weaker_logits": logits_a, "points": points, "rng": rng}
             rounds = InteractiveRounds(model_b, user, **settings).run(embedding, image_size=SIZE)
-            return TrainingOutput(*of_a, rounds[0].logits, rounds[0].iou_predictions, points, None, tuple(rounds))
+            automatic = rounds[0].logits, rounds[0].iou_predictions
+            return TrainingOutput(*of_a, *automatic, points, None, rounds=tuple(rounds))
 
         patches = TrainingPatches(image, label, torch.ones_like(label, dtype=torch.bool), all_labeled=True)
         optimizer.zero_grad()
@@ -104,8 +105,9 @@ class Examined:
             target, _ = altered.draw(truth, rng, num_classes=2)
             clicks.append(deepest_error(answer, target))
             given.append(UserPrompts([clicks[-1]], [], []))
-        prompts = together(self.own, as_tensors(given, device="cpu"))
-        after = self.decode(prompts, mask_inputs=self.model_b.as_mask_inputs(self.logits)).argmax(dim=1).numpy()
+        own = self.own.own_coords, self.own.own_labels, self.own.own_weights
+        prompts = together(as_tensors(given, device="cpu"), *own)
+        after = self.decode(prompts, mask_inputs=self.logits).argmax(dim=1).numpy()
         turned, elsewhere = [], []
         for click, before, now in zip(clicks, self.answer.numpy(), after, strict=True):
             distance = ndimage.distance_transform_edt(_all_but(click.voxel))
@@ -116,7 +118,7 @@ class Examined:
 
     def flipped(self):
         """Share of the voxels near the true border that change when every point says the other class."""
-        flipped = self.own._replace(point_labels=1 - self.own.point_labels)
+        flipped = self.own._replace(own_labels=1 - self.own.own_labels)
         band = [
             ndimage.distance_transform_edt(each) + ndimage.distance_transform_edt(1 - each) <= BAND
             for each in self.truth.numpy()

@@ -144,8 +144,12 @@ class Forward:
     def __call__(self, image, *, with_a, with_b, label, user):
         assert image.shape == (4, 1, D, H, W)
         self.asked = {"with_a": with_a, "with_b": with_b, "label": label, "user": user}
-        b = (self.logits_b, self.iou_predictions) if with_b else (None, None)
-        return TrainingOutput(self.logits_a, self.variance, *b, None, None, self.rounds(label) if user else ())
+        output = self.output(self.rounds(label) if user else ())
+        return output if with_b else output._replace(logits_b=None, iou_predictions=None)
+
+    def output(self, rounds):
+        of_models = self.logits_a, self.variance, self.logits_b, self.iou_predictions
+        return TrainingOutput(*of_models, None, None, rounds=tuple(rounds))
 
     def rounds(self, label):
         """The automatic answer, and two corrected ones of patches 3 and 1.
@@ -157,13 +161,15 @@ class Forward:
         target[3] = (target[3] + 1) % C
         altered = torch.stack([target[3], (label[1] + 2) % C])
         exchanged, nowhere = torch.tensor([False, False, False, True]), torch.zeros(4, 1, D, H, W)
-        rounds = [Round(torch.arange(4), self.logits_b, self.iou_predictions, target, exchanged, nowhere)]
+        automatic = torch.arange(4), self.logits_b, self.iou_predictions, target, exchanged
+        rounds = [Round(*automatic, nowhere, nowhere > 0)]
         for _ in range(2):
             logits = torch.randn(2, C, D, H, W, generator=generator).requires_grad_()
-            nearness = torch.rand(2, 1, D, H, W, generator=generator)
+            nearness = (torch.rand(2, 1, D, H, W, generator=generator) - 0.5).clamp_min(0)
+            within = (nearness > 0) | (torch.rand(2, 1, D, H, W, generator=generator) > 0.7)
             rows = torch.tensor([3, 1])
             iou_predictions, changed = self.iou_predictions[rows], torch.tensor([True, True])
-            rounds.append(Round(rows, logits, iou_predictions, altered, changed, nearness))
+            rounds.append(Round(rows, logits, iou_predictions, altered, changed, nearness, within))
         return tuple(rounds)
 
 
@@ -207,7 +213,7 @@ class TestDeepSupervision:
 
     def test_every_level_learns_from_its_share(self, patches, deep):
         objective = build_objective(train_b=False, heteroscedastic_weight=0.0, pseudo_label_weight=0.9)
-        terms = objective(lambda _image, with_b: deep, patches, iteration=5)
+        terms = objective(lambda _image, **_: deep, patches, iteration=5)
         supervised, expected = DiceCrossEntropy(), {}
         for name, mask, weight in (("supervised_a", patches.labeled, 1.0), ("pseudo_label_a", ~patches.labeled, 0.9)):
             expected[name] = 4 / 7 * weight * supervised(deep.logits_a, patches.label, mask)
@@ -223,7 +229,7 @@ class TestDeepSupervision:
     def test_without_levels_nothing_changes(self, labelled_patches, deep):
         plain = deep._replace(deep_logits=())
         objective = build_objective(train_b=False, heteroscedastic_weight=0.0)
-        terms = objective(lambda _image, with_b: plain, labelled_patches, iteration=5)
+        terms = objective(lambda _image, **_: plain, labelled_patches, iteration=5)
         assert set(terms) == {"supervised_a", "loss"}
 
     def test_a_coarse_label_is_the_voxel_in_the_middle_of_each_cell(self):
@@ -358,11 +364,13 @@ class TestUser:
 
     @pytest.mark.parametrize("all_labeled", [False, True])
     def test_corrected_answers_weigh_as_one(self, patches, labelled_patches, all_labeled):
-        """A mean over the rounds; in both of its patches the target was altered, so all of their voxels are true."""
+        """A mean over the rounds, of the voxels that could change; the targets of both patches were altered, so all of
+        these are true.
+        """
         forward, seen = Forward(), labelled_patches if all_labeled else patches
         terms = build_objective(user={}, interaction_weight=0.8, click_weight=0.5)(forward, seen, iteration=0)
         _, *later = forward.rounds(seen.label)
-        losses = [DiceCrossEntropy()(each.logits, each.target) for each in later]
+        losses = [DiceCrossEntropy()(each.logits, each.target, each.within) for each in later]
         torch.testing.assert_close(terms["interaction"], 0.8 * torch.stack(losses).mean())
         near = []
         for each in later:
@@ -370,6 +378,36 @@ class TestUser:
             near.append(-(likelihood * each.nearness).sum() / each.nearness.sum())
         torch.testing.assert_close(terms["clicks"], 0.8 * 0.5 * torch.stack(near).mean())
         torch.testing.assert_close(terms["loss"], sum(value for name, value in terms.items() if name != "loss"))
+
+    def test_of_a_corrected_answer_only_what_could_change_learns(self, patches):
+        forward = Forward()
+        rounds = forward.rounds(patches.label)
+        output = forward.output(rounds)
+        build_objective(user={})(lambda *_, **__: output, patches, iteration=0)["interaction"].backward()
+        for each in rounds[1:]:
+            assert torch.equal(each.logits.grad.abs().amax(dim=1, keepdim=True) > 0, each.within)
+        assert forward.logits_b.grad is None
+
+    @pytest.mark.parametrize("unlabeled", [False, True])
+    def test_where_nothing_was_altered_labels_are_a_persons_or_a_teachers(self, patches, unlabeled):
+        """Of the teacher's with the weight of pseudo-labels; nothing counts twice."""
+        forward = Forward()
+        changed = torch.tensor([False, False])
+        first, *later = forward.rounds(patches.label)
+        later = [each._replace(changed=changed, target=patches.label[each.rows]) for each in later]
+        labeled = torch.zeros_like(patches.labeled) if unlabeled else patches.labeled
+        output = forward.output((first, *later))
+        terms = build_objective(user={}, pseudo_label_weight=0.9)(
+            lambda *_, **__: output, patches._replace(labeled=labeled), iteration=0
+        )
+        supervised, expected = DiceCrossEntropy(), []
+        for each in later:
+            told = labeled[each.rows]
+            by_person, by_teacher = (
+                supervised(each.logits, each.target, where & each.within) for where in (told, ~told)
+            )
+            expected.append(by_person + 0.9 * by_teacher)
+        torch.testing.assert_close(terms["interaction"], torch.stack(expected).mean())
 
     def test_an_interaction_weight_of_zero_removes_both(self, patches):
         terms = build_objective(user={}, interaction_weight=0.0)(Forward(), patches, iteration=0)

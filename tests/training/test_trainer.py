@@ -40,7 +40,7 @@ def test_trains_and_reports_every_loss(make_trainer, precision):
     assert all(terms == warm_up | {"pseudo_label_a", "pseudo_label_b", "consistency"} for terms in mixed)
     assert all(isinstance(value, float) for output, _ in outputs for value in output.values())
     changed = {key for key, value in trainer.network.state_dict().items() if not torch.equal(value, before[key])}
-    assert {key.split(".")[0] for key in changed} == {"model_a", "model_b", "decision"}
+    assert {key.split(".")[0] for key in changed} == {"model_a", "model_b", "fusion", "decision"}
     assert all(value.dtype == torch.float32 for value in trainer.network.parameters())
 
 
@@ -70,7 +70,7 @@ def test_model_b_learns_beside_a_model_a_that_stays(make_trainer, user):
     outputs = [output for output, _ in run_recording(trainer)]
     assert not any(name.endswith("_a") for output in outputs for name in output)
     changed = {key for key, value in trainer.network.state_dict().items() if not torch.equal(value, before[key])}
-    assert {key.split(".")[0] for key in changed} == {"model_b", "decision"}
+    assert {key.split(".")[0] for key in changed} == {"model_b", "fusion", "decision"}
     assert all(parameter.grad is None for parameter in trainer.network.model_a.parameters())
 
 

@@ -209,7 +209,11 @@ def test_a_pretrained_model_goes_on_with_patches_of_another_size(make_trainer, t
     trainer.run()
     coarse = trainer.teacher.module.eval()
     fine = build_auto_prompt_seg(
-        num_classes=2, roi_size=(48, 32, 64), filters=4, sam_variant="tiny", prompts={"points_per_class": 4}
+        num_classes=2,
+        roi_size=(48, 32, 64),
+        filters=4,
+        sam_variant="tiny",
+        prompts={"points_per_class": 4, "min_probability": 0.5},
     ).eval()
     load_pretrained(fine, tmp_path / "model.pt", part="all")
     volume = torch.randn(1, 1, 48, 32, 64)

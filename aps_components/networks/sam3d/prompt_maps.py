@@ -54,6 +54,14 @@ class Prompts(NamedTuple):
         coords = torch.cat([self.point_coords.float(), self.own_coords.float()], dim=1)
         return coords, torch.cat([self.point_labels, self.own_labels], dim=1)
 
+    @property
+    def marks(self) -> tuple[Tensor, Tensor]:
+        """Coordinates [B, N + S, 3] and labels [B, N + S] of all voxels that a person named: points and scribbles."""
+        if self.stroke_coords is None or self.stroke_labels is None:
+            return self.point_coords, self.point_labels
+        coords = torch.cat([self.point_coords, self.stroke_coords], dim=1)
+        return coords, torch.cat([self.point_labels, self.stroke_labels], dim=1)
+
 
 @lru_cache(maxsize=16)
 def _ball(radius: tuple[float, float, float]) -> tuple[list[Size3d], list[float]]:

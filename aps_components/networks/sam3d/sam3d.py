@@ -88,13 +88,17 @@ class Sam3d(nn.Module):
             mask_inputs: logits of an earlier answer, [B, C, D, H, W], which is corrected where the prompts are.
 
         Raises:
-            ValueError: image_size is not divisible by the stride or is not the embedding's, or a prompt does
-                not fit (see PromptEncoder3d).
+            ValueError: image_size is not divisible by the stride or is not the embedding's, mask_inputs are not of
+                that size, or a prompt does not fit (see PromptEncoder3d).
         """
         size = (int(image_size[0]), int(image_size[1]), int(image_size[2]))
         grid = embedding_grid(size, self.stride)
         if tuple(embedding.tokens.shape[2:]) != grid:
             raise ValueError(f"embedding {tuple(embedding.tokens.shape[2:])} must be {grid} for {size}")
+        if mask_inputs is not None and tuple(mask_inputs.shape[1:]) != (self.num_classes, *size):
+            raise ValueError(
+                f"mask_inputs {tuple(mask_inputs.shape[1:])} must be {(self.num_classes, *size)}: C, D, H, W"
+            )
         batch = embedding.tokens.shape[0]
         given = Prompts.none(batch, device=embedding.tokens.device) if prompts is None else prompts
         previous = None if mask_inputs is None else _log_probabilities(mask_inputs)
@@ -125,10 +129,7 @@ class Sam3d(nn.Module):
             previous: log probabilities of the earlier answer, [B, C, D, H, W].
             size: (D, H, W), voxels.
         """
-        marks = [(prompts.point_coords, prompts.point_labels)]
-        if prompts.stroke_coords is not None and prompts.stroke_labels is not None:
-            marks.append((prompts.stroke_coords, prompts.stroke_labels))
-        coords, labels = (torch.cat(parts, dim=1) for parts in zip(*marks, strict=True))
+        coords, labels = prompts.marks
         balls = partial(point_maps, num_classes=self.num_classes, size=size, radius=self.ball)
         points = balls(coords, labels)
         if prompts.boxes is None or prompts.box_labels is None:

@@ -37,9 +37,15 @@ def boxes() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.fixture
-def prompts(points, boxes) -> Prompts:
+def own() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The model's own points."""
+    coords = torch.stack([torch.randint(0, extent, (2, 5)) for extent in SIZE], dim=-1).float()
+    return coords, torch.tensor([[1, 0, 2, -1, 1], [0, 2, -1, -1, -1]]), torch.rand(2, 5)
+
+
+@pytest.fixture
+def prompts(points, own, boxes) -> Prompts:
     """Of all kinds; both have pads, and a line of the third class runs through the first volume."""
-    weights = torch.rand(2, 7)
     strokes = torch.tensor([[[12.0, 20, 5 + step] for step in range(6)]]).expand(2, -1, -1)
     labels = torch.tensor([[2] * 6, [-1] * 6])
-    return Prompts(*points, weights, *boxes, strokes, labels)
+    return Prompts(*points, *own, *boxes, strokes, labels)

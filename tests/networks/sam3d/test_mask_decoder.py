@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from aps_components.networks.sam3d import ImageEmbedding, MaskDecoder3d, TwoWayTransformer3d
 from aps_components.networks.sam3d.grid import ISOTROPIC_KERNELS
-from aps_components.networks.sam3d.mask_decoder import ClassMlps, FinePath, PromptMaps
+from aps_components.networks.sam3d.mask_decoder import GAIN, ClassMlps, FinePath, PromptMaps, reach
 
 B, C, E, GRID = 2, 3, 16, (3, 5, 2)
 QUARTER, HALF, SIZE = (6, 10, 4), (12, 20, 8), (24, 40, 16)
@@ -33,12 +33,16 @@ def _inputs(*, grid=GRID) -> dict:
     }
 
 
-def _fine_inputs(*, grid=GRID) -> dict:
+def _fine_inputs(*, grid=GRID, earlier=False) -> dict:
+    """With prompts everywhere, and an earlier answer or none."""
     half, size = (tuple(factor * extent for extent in grid) for factor in (4, 8))
     quarter = tuple(2 * extent for extent in grid)
     inputs = _inputs(grid=grid)
     fine = (torch.randn(B, 5, *quarter), torch.randn(B, 7, *half), torch.randn(B, 1, *size))
-    maps = PromptMaps(torch.rand(B, C, *size), torch.zeros(B, C, *size), torch.rand(B, C, *half))
+    points, own = torch.rand(2, B, C, *size)
+    boxes = (torch.rand(B, C, *size) > 0.5).float()
+    previous = torch.randn(B, C, *size).log_softmax(dim=1) if earlier else None
+    maps = PromptMaps(points, own, boxes, previous, torch.rand(B, C, *half))
     return inputs | {"embedding": ImageEmbedding(inputs["embedding"].tokens, *fine), "maps": maps}
 
 
@@ -71,20 +75,31 @@ def test_logits_are_the_product_of_hypernetwork_and_upscaled_embedding():
     torch.testing.assert_close(logits, expected)
 
 
-def test_shapes_with_a_fine_path():
-    logits, iou = _decoder(fine=True)(**_fine_inputs())
+def _without_weight(decoder: MaskDecoder3d) -> MaskDecoder3d:
+    """Its fine path gives nothing of its own."""
+    for parameter in decoder.fine_path.parameters():
+        torch.nn.init.zeros_(parameter)
+    return decoder
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_shapes_with_a_fine_path(earlier):
+    logits, iou = _decoder(fine=True)(**_fine_inputs(earlier=earlier))
     assert logits.shape == (B, C, *SIZE)
     assert logits.dtype == torch.float32
     assert iou.shape == (B, C)
 
 
+@pytest.mark.parametrize("earlier", [False, True])
 @pytest.mark.parametrize(
     ("holder", "part"),
     [("embedding", "quarter"), ("embedding", "half"), ("embedding", "image")]
     + [("maps", part) for part in PromptMaps._fields],
 )
-def test_every_fine_input_matters(holder, part):
-    decoder, inputs = _decoder(fine=True), _fine_inputs()
+def test_every_fine_input_matters(holder, part, earlier):
+    if part in ("previous", "far") and not earlier:
+        pytest.skip("an earlier answer and how far it may change come together")
+    decoder, inputs = _decoder(fine=True), _fine_inputs(earlier=earlier)
     logits, _ = decoder(**inputs)
     former = getattr(inputs[holder], part)
     changed = inputs[holder]._replace(**{part: former + torch.rand_like(former)})
@@ -97,9 +112,7 @@ def test_a_fine_path_of_no_weight_interpolates():
     missing = fine.load_state_dict(plain.state_dict(), strict=False).missing_keys
     assert missing
     assert all(name.startswith("fine_path.") for name in missing)
-    for parameter in fine.fine_path.parameters():
-        torch.nn.init.zeros_(parameter)
-    logits, iou = fine(**inputs)
+    logits, iou = _without_weight(fine)(**inputs)
     low, expected_iou = plain(
         **{key: value for key, value in inputs.items() if key != "maps"}
         | {"embedding": ImageEmbedding(inputs["embedding"].tokens)}
@@ -108,9 +121,61 @@ def test_a_fine_path_of_no_weight_interpolates():
     torch.testing.assert_close(iou, expected_iou)
 
 
-def test_a_click_acts_where_it_is_on_the_fine_path():
+def test_an_earlier_answer_stays_where_there_is_nothing_to_correct():
+    inputs = _fine_inputs(earlier=True)
+    logits, _ = _without_weight(_decoder(fine=True))(**inputs)
+    assert torch.equal(logits, inputs["maps"].previous)
+
+
+@pytest.mark.parametrize(("near", "share"), [(0.0, 0.0), (0.25, 0.5), (0.5, 1.0), (1.0, 1.0)])
+def test_a_click_raises_the_logit_of_its_class_by_the_gain(near, share):
+    decoder, inputs = _without_weight(_decoder(fine=True)), _fine_inputs(earlier=True)
+    torch.nn.init.constant_(decoder.fine_path.gain, GAIN)
+    maps = inputs["maps"]
+    maps = maps._replace(far=torch.full_like(maps.far, near), boxes=torch.zeros_like(maps.boxes))
+    logits, _ = decoder(**inputs | {"maps": maps})
+    torch.testing.assert_close(logits, maps.previous + share * GAIN * maps.points)
+
+
+def test_a_correction_reaches_as_far_as_points_and_boxes_do():
+    far, boxes = torch.zeros(1, C, *HALF), torch.zeros(1, C, *SIZE)
+    far[0, 1, 3, 4, 5], far[0, 2, 3, 4, 5], far[0, 0, 3, 4, 6], far[0, 0, 3, 4, 7] = 0.1, 0.3, 0.5, 0.9
+    boxes[0, 2, 8:11, 20, 14] = 1  # the last cell has one voxel of it
+    expected = torch.zeros(1, 1, *HALF)
+    expected[0, 0, 3, 4, 5:8] = torch.tensor([0.6, 1, 1])
+    expected[0, 0, 4:6, 10, 7] = 1
+    nothing = torch.zeros(1, C, *SIZE)
+    torch.testing.assert_close(reach(PromptMaps(nothing, nothing, boxes, None, far)), expected)
+
+
+def test_nothing_changes_beyond_the_reach():
+    """Exactly; a cell at 1/2 acts on its two voxels and, as it is interpolated, on one more at either side."""
+    decoder, inputs = _decoder(fine=True), _fine_inputs(earlier=True)
+    maps, far = inputs["maps"], torch.zeros(B, C, *HALF)
+    far[0, 1, 4:7, 10:12, 3:5] = 0.6
+    logits, _ = decoder(**inputs | {"maps": maps._replace(far=far, boxes=torch.zeros_like(maps.boxes))})
+    moved = (logits != maps.previous).any(dim=1)
+    near = torch.zeros_like(moved)
+    near[0, 7:15, 19:25, 5:11] = True
+    assert moved[near].all()
+    assert not moved[~near].any()
+
+
+def test_no_gradient_reaches_the_earlier_answer_by_way_of_the_refinement():
+    """What is added to the logits is no function of them that is learned through."""
+    decoder, inputs = _decoder(fine=True), _fine_inputs()
+    refine = decoder.fine_path.refine
+    logits = torch.randn(B, C, *SIZE, requires_grad=True)
+    added = refine(inputs["embedding"].image, logits, inputs["maps"].points)
+    assert added.requires_grad
+    added.sum().backward()
+    assert logits.grad is None
+
+
+@pytest.mark.parametrize(("earlier", "limit"), [(False, 16), (True, 22)])
+def test_a_click_acts_where_it_is_on_the_fine_path(earlier, limit):
     """With the tokens held, a ball around one voxel changes the logits there and nowhere far away."""
-    decoder, inputs = _decoder(fine=True), _fine_inputs(grid=(3, 5, 7))
+    decoder, inputs = _decoder(fine=True), _fine_inputs(grid=(3, 5, 7), earlier=earlier)
     size = inputs["embedding"].image.shape[2:]
     ball = inputs["maps"].points.clone()
     ball[:, 1, 10:14, 11:15, 30:34] = 2.0  # higher than all that is there
@@ -120,8 +185,8 @@ def test_a_click_acts_where_it_is_on_the_fine_path():
     assert moved[12, 13, 32] > 1e-3
     place = torch.meshgrid(*(torch.arange(extent) for extent in size), indexing="ij")
     distance = torch.stack([(axis - middle).abs() for axis, middle in zip(place, (12, 13, 32), strict=True)]).amax(0)
-    assert (distance > 16).any()
-    assert (moved[distance > 16] == 0).all()
+    assert (distance > limit).any()
+    assert (moved[distance > limit] == 0).all()
 
 
 @pytest.mark.parametrize("made_for_them", [False, True])

@@ -99,6 +99,23 @@ def test_no_boxes_make_empty_maps():
 
 def test_no_prompts_are_empty():
     none = Prompts.none(5)
-    assert none.point_coords.shape == (5, 0, 3)
-    assert none.point_labels.shape == none.point_weights.shape == (5, 0)
-    assert none[3:] == (None,) * 4
+    assert none.point_coords.shape == none.own_coords.shape == (5, 0, 3)
+    assert none.point_labels.shape == none.own_labels.shape == none.own_weights.shape == (5, 0)
+    assert none[5:] == (None,) * 4
+
+
+def test_a_persons_points_come_before_the_models_own(prompts):
+    coords, labels = prompts.tokens
+    assert coords.shape == (2, 7 + 5, 3)
+    assert torch.equal(coords[:, :7], prompts.point_coords)
+    assert torch.equal(coords[:, 7:], prompts.own_coords)
+    assert torch.equal(labels, torch.cat([prompts.point_labels, prompts.own_labels], dim=1))
+
+
+def test_what_a_person_named_are_points_and_scribbles(prompts):
+    coords, labels = prompts.marks
+    assert torch.equal(coords, torch.cat([prompts.point_coords, prompts.stroke_coords], dim=1))
+    assert torch.equal(labels, torch.cat([prompts.point_labels, prompts.stroke_labels], dim=1))
+    coords, labels = prompts._replace(stroke_coords=None, stroke_labels=None).marks
+    assert torch.equal(coords, prompts.point_coords)
+    assert torch.equal(labels, prompts.point_labels)
