@@ -61,12 +61,7 @@ class LoadedModel:
         Raises:
             ValueError: there is no such class; which ones there are.
         """
-        values = {name: value for value, name in self.labels.items()}
-        value = values.get(label) if isinstance(label, str) else int(label)
-        if value not in self.labels or isinstance(label, bool):
-            known = ", ".join(f"{value} {name!r}" for value, name in self.labels.items())
-            raise ValueError(f"there is no class {label!r}; there are: {known}")
-        return value
+        return class_value(label, self.labels)
 
     def require_prompted(self) -> None:
         """Refuse a network that does not know what a click means.
@@ -75,7 +70,7 @@ class LoadedModel:
             ValueError: it was trained without prompts; the mend.
         """
         if not self.prompted:
-            raise ValueError(f'{self.checkpoint} {UNTAUGHT}: train it further with --simulated_user "{{}}"')
+            raise ValueError(untaught(self.checkpoint))
 
 
 def load_model(
@@ -128,10 +123,25 @@ def load_model(
     )
 
 
+def class_value(label: int | str, labels: Mapping[int, str]) -> int:
+    """The value of a class, from its value or its name; a ValueError says which classes there are."""
+    values = {name: value for value, name in labels.items()}
+    value = values.get(label) if isinstance(label, str) else label
+    if value not in labels or isinstance(label, bool):
+        known = ", ".join(f"{value} {name!r}" for value, name in labels.items())
+        raise ValueError(f"there is no class {label!r}; there are: {known}")
+    return int(value)  # type: ignore[arg-type]
+
+
 def taught_prompts(settings: Mapping[str, Any]) -> bool:
     """Whether the settings of a training say that a simulated user prompted Model B in it."""
     with_sam = (settings.get("network") or {}).get("model_b", "sam") == "sam"
     return with_sam and settings.get("simulated_user") is not None
+
+
+def untaught(checkpoint: str | os.PathLike[str]) -> str:
+    """What is wrong with a model that a training taught no prompts, and the mend."""
+    return f'{checkpoint} {UNTAUGHT}: train it further with --simulated_user "{{}}"'
 
 
 class _Settings:
