@@ -181,8 +181,7 @@ def _built(known: _Settings, *, num_classes: int) -> AutoPromptSeg:
     stored = {key: value for key, value in known.get("network", {}).items() if not key.startswith("_")}
     arguments = {
         "in_channels": known.in_channels(),
-        "fusion": known.get("fusion", "none"),
-        "mc_samples": known.get("mc_samples", 2),
+        **{key: known[key] for key in ("fusion", "mc_samples") if key in known.merged},
         **stored,
         "num_classes": num_classes,
         "roi_size": known["roi_size"],

@@ -4,9 +4,12 @@ import torch
 from monai.transforms import SpatialPad
 from torch import nn
 
-from aps_components.inference import PromptedSlidingWindowInferer, PromptPoint
-from aps_components.models import Prediction, build_auto_prompt_seg
+from aps_components.inference import PromptedSlidingWindowInferer
+from aps_components.inference.inferer import mirrored_prompts
+from aps_components.models import Seen, build_auto_prompt_seg
+from aps_components.networks.sam3d import ImageEmbedding, Prompts, Sam3dOutput
 from aps_components.prompts import PAD_LABEL, PointPrompts
+from aps_components.uncertainty import DecoupledUncertainty, MonteCarloSamples
 
 ROI = (32, 32, 32)
 ODD = (17, 24, 40)  # two axes smaller than the window, one larger
@@ -16,7 +19,11 @@ ODD = (17, 24, 40)  # two axes smaller than the window, one larger
 def model():
     torch.manual_seed(0)
     model = build_auto_prompt_seg(
-        num_classes=2, roi_size=ROI, filters=4, sam_variant="tiny", prompts={"points_per_class": 6, "radius": 4}
+        num_classes=2,
+        roi_size=ROI,
+        filters=4,
+        sam_variant="tiny",
+        prompts={"points_per_class": 6, "radius": 4, "min_probability": 0.1},
     )
     return model.eval()
 
@@ -32,33 +39,34 @@ def make_inferer(**options):
 class Pointwise(nn.Module):
     """Knows each voxel's class from its own value alone: the same in every window.
 
-    The prompts are the voxels above 4.9, of class 1, scored by how much lies before them in the window.
+    Its points are the voxels above 4.9, of class 1, the last one the best. It keeps what it was prompted with.
     """
 
-    stride = 16
+    stride, num_classes, own_slots, predictor, prompt_stride = 16, 2, 0, "average", (1, 1, 1)
+
+    def __init__(self):
+        super().__init__()
+        self.prompted = []
 
     def forward(self, patch):
         return torch.cat([torch.zeros_like(patch), 2 * patch], dim=1)
 
-    def predict(self, patch):
-        slots = 4
-        coords = torch.zeros(len(patch), slots, 3)
-        labels = torch.full((len(patch), slots), PAD_LABEL)
-        scores = torch.zeros(len(patch), slots)
-        for case, window in enumerate(patch[:, 0]):
-            for slot, voxel in enumerate((window > 4.9).nonzero()):
-                coords[case, slot], labels[case, slot] = voxel.float(), 1
-                scores[case, slot] = 0.5 + voxel.sum() / 1000
+    def see(self, patch):
         logits = self(patch)
-        return Prediction(
-            logits,
-            -logits,
-            2 * logits,
-            1 * patch,  # a copy: MONAI weighs what it is given in place
-            3 * patch,
-            torch.zeros(len(patch), 2),
-            PointPrompts(coords, labels, scores),
+        samples = MonteCarloSamples(logits.softmax(1)[None], 3 * patch[None])
+        return Seen(
+            tuple(patch.shape[2:]), -logits, samples, DecoupledUncertainty(patch, 3 * patch), ImageEmbedding(2 * logits)
         )
+
+    def prompt_generator(self, probabilities, *, epistemic, aleatoric, stride):
+        self.seen_by_generator = tuple(probabilities.shape)
+        bright = (probabilities[0, 1] > torch.tensor(9.8).sigmoid()).nonzero()
+        scores = torch.arange(1.0, 1 + len(bright)) / (1 + len(bright))
+        return PointPrompts(bright.float()[None], torch.ones(1, len(bright), dtype=torch.long), scores[None])
+
+    def answer(self, seen, prompts, *, mask_inputs=None):
+        self.prompted.append(prompts)
+        return Sam3dOutput(seen.embedding.tokens, torch.zeros(1, 2))
 
 
 @pytest.mark.parametrize("size", [ODD, ROI, (33, 40, 61)])
@@ -69,9 +77,10 @@ def test_every_voxel_comes_back_at_its_place(size, overlap):
     expected = torch.cat([torch.zeros_like(volume), 2 * volume], dim=1)
     prediction = inferer.predict(volume, Pointwise())
     torch.testing.assert_close(inferer(volume, Pointwise()), expected.softmax(1))
-    torch.testing.assert_close(prediction.probabilities, expected.softmax(1))
-    torch.testing.assert_close(prediction.probabilities_a, (-expected).softmax(1))
-    torch.testing.assert_close(prediction.probabilities_b, (2 * expected).softmax(1))
+    a, b = (-expected).softmax(1), (2 * expected).softmax(1)
+    torch.testing.assert_close(prediction.probabilities, (a + b) / 2)
+    torch.testing.assert_close(prediction.probabilities_a, a)
+    torch.testing.assert_close(prediction.probabilities_b, b)
     torch.testing.assert_close(prediction.epistemic, volume, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(prediction.aleatoric, 3 * volume, atol=1e-5, rtol=1e-5)
 
@@ -94,15 +103,33 @@ def test_mirror_images_are_turned_back_and_averaged(axes):
     expected = torch.stack([logits.flip(subset).softmax(1) for subset in subsets]).mean(0)
     torch.testing.assert_close(inferer(volume, Ramp()), expected)
     prediction = inferer.predict(volume, Ramp())
-    assert torch.equal(prediction.probabilities, inferer(volume, Ramp()))
+    of_a = torch.stack([(-logits).flip(subset).softmax(1) for subset in subsets]).mean(0)
+    torch.testing.assert_close(prediction.probabilities_a, of_a)
     torch.testing.assert_close(prediction.epistemic, volume)  # of each voxel's own value: the flips cancel
 
 
-def test_prompts_are_those_of_the_window_as_it_is():
+def test_points_are_handed_to_every_mirror_image_turned_as_it_is():
     volume = torch.zeros(1, 1, *ROI)
     volume[0, 0, 3, 4, 5] = 5.0
-    prompts = make_inferer(mirror_axes=(0, 1, 2)).predict(volume, Pointwise()).prompts
+    network = Pointwise()
+    prompts = make_inferer(mirror_axes=(0, 2)).predict(volume, network).prompts
     assert [point.voxel for point in prompts] == [(3, 4, 5)]
+    given = [each.own_coords[0].tolist() for each in network.prompted]
+    assert given == [[[3, 4, 5]], [[28, 4, 5]], [[3, 4, 26]], [[28, 4, 26]]]
+
+
+def test_boxes_and_scribbles_turn_with_the_window():
+    one = torch.tensor([[1]])
+    prompts = Prompts.none(1)._replace(
+        boxes=torch.tensor([[[[1.0, 2, 3], [4, 5, 6]]]]),
+        box_labels=one,
+        stroke_coords=torch.tensor([[[7.0, 8, 9]]]),
+        stroke_labels=one,
+    )
+    turned = mirrored_prompts(prompts, (0, 2), (17, 24, 40))
+    assert turned.boxes.tolist() == [[[[12, 2, 33], [15, 5, 36]]]]
+    assert turned.stroke_coords.tolist() == [[[9, 8, 30]]]
+    assert mirrored_prompts(prompts, (), (17, 24, 40)) is prompts
 
 
 @pytest.mark.parametrize("axes", [(3,), (0, 0), (-1,), ([0, 1], 1), ([],)])
@@ -111,33 +138,26 @@ def test_wrong_mirror_axes_are_named(axes):
         make_inferer(mirror_axes=axes)
 
 
-@pytest.mark.parametrize("sw_batch_size", [1, 3])
-def test_prompts_lie_where_the_windows_saw_them_and_stand_once(sw_batch_size):
+def test_points_are_chosen_over_the_whole_volume_and_stand_once():
     volume = torch.zeros(1, 1, 33, 20, 61)
     bright = [(0, 0, 0), (32, 19, 60), (16, 10, 30), (1, 12, 47)]
     for voxel in bright:
         volume[(0, 0, *voxel)] = 5.0
-    prompts = make_inferer(sw_batch_size=sw_batch_size).predict(volume, Pointwise()).prompts
+    network = Pointwise()
+    prompts = make_inferer().predict(volume, network).prompts
     assert {(point.label, point.voxel) for point in prompts} == {(1, voxel) for voxel in bright}
     assert len(prompts) == len(bright)
     assert [point.score for point in prompts] == sorted((point.score for point in prompts), reverse=True)
-    # Windows start at 0 and 1 along d, at 0 along h and at 0, 16 and 29 along w: the earliest sees it farthest in.
-    best = {point.voxel: point.score for point in prompts}
-    assert best[16, 10, 30] == pytest.approx(0.5 + (16 + 6 + 10 + 30) / 1000)  # 6 rows of padding lie before h
-    assert best[1, 12, 47] == pytest.approx(0.5 + (1 + 6 + 12 + 31) / 1000)
+    # Windows start at 0 and 1 along d, 6 rows before h, and at 0, 16 and 29 along w; each gets the points in it.
+    first, last = network.prompted[0].own_coords[0], network.prompted[-1].own_coords[0]
+    assert sorted(map(tuple, first.tolist())) == [(0, 6, 0), (16, 16, 30)]
+    assert sorted(map(tuple, last.tolist())) == [(0, 18, 18), (15, 16, 1), (31, 25, 31)]
 
 
-def test_prompts_in_the_padding_are_dropped():
-    volume = torch.zeros(1, 1, ODD[0], ODD[1], 32)
-    slots = PointPrompts(
-        torch.tensor([[[16.0, 23.0, 5.0], [17.0, 3.0, 5.0], [3.0, 24.0, 5.0]]]),
-        torch.tensor([[1, 1, 0]]),
-        torch.tensor([[0.5, 0.9, 0.8]]),
-    )
+def test_points_are_looked_for_in_the_volume_and_not_in_its_padding():
     network = Pointwise()
-    network.predict = lambda patch: Pointwise().predict(patch)._replace(prompts=slots)
-    prompts = make_inferer().predict(volume, network).prompts
-    assert prompts == [PromptPoint(1, (16 - 7, 23 - 4, 5), 0.5)]
+    make_inferer().predict(torch.zeros(1, 1, *ODD), network)
+    assert network.seen_by_generator == (1, 2, *ODD)
 
 
 def test_windows_are_blended_as_probabilities():
