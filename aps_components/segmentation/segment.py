@@ -185,10 +185,20 @@ class _Run:
                 raise DataError(case.fault)
             if self.overwrite:
                 return Found(complete=False)
-            found = look(self.outputs, case, Claim.of(case, self.made_by), maps=self.maps)
-            return found if self.said is None else Found(complete=False)
+            if self.said is not None:
+                look(self.outputs, case, self._claim_of_before(case), maps=False)
+                return Found(complete=False)
+            return look(self.outputs, case, Claim.of(case, self.made_by), maps=self.maps)
         except (ValueError, OSError) as error:
             return error
+
+    def _claim_of_before(self, case: Case) -> Claim:
+        """That of a label map after other prompts, or none, which a correction replaces."""
+        record = read_statistics(statistics_file(self.outputs, case)) or {}
+        earlier = record.get("made_by") or {}
+        prompts = {key: value for key, value in earlier.items() if key == "prompts_sha256"}
+        same = {key: value for key, value in self.made_by.items() if key != "prompts_sha256"}
+        return Claim.of(case, same | prompts)
 
     def _one(self, case: Case, work: Path, found: Found | Exception) -> None:
         if isinstance(found, Exception):
