@@ -105,7 +105,7 @@ def load_model(
         inferer=PromptedSlidingWindowInferer(
             known["roi_size"],
             overlap=known.get("overlap", OVERLAP),
-            precision=known.get("precision", "auto"),
+            precision=known.given.get("precision", "auto"),  # that of the training has no meaning here
             mirror_axes=known.get("mirror_axes", known.get("inference_mirror_axes", [])),
         ),
         preprocessing=evaluation_transforms(
@@ -179,16 +179,17 @@ class _Settings:
 def _built(known: _Settings, *, num_classes: int) -> AutoPromptSeg:
     """With the arguments that training stored, or as the bundles build it where it stored none."""
     stored = {key: value for key, value in known.get("network", {}).items() if not key.startswith("_")}
+    understood = set(inspect.signature(build_auto_prompt_seg).parameters)
     arguments = {
+        **{key: value for key, value in known.merged.items() if key in understood},
         "in_channels": known.in_channels(),
-        **{key: known[key] for key in ("fusion", "mc_samples") if key in known.merged},
         **stored,
         "num_classes": num_classes,
         "roi_size": known["roi_size"],
-        "predictor": known.given.get("predictor", known.get("inference_predictor", known.get("predictor", "average"))),
+        "predictor": known.given.get("predictor", known.get("inference_predictor", "average")),
         "sam_checkpoint": None,  # its weights are in the file
     }
-    if unknown := sorted(set(arguments) - set(inspect.signature(build_auto_prompt_seg).parameters)):
+    if unknown := sorted(set(arguments) - understood):
         raise CheckpointError(
             f"{known.file}: 'network' has {unknown[0]!r}, which this version cannot build; install the version that "
             "trained it, or remove the key"
