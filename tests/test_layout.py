@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interactive": LEAVES | PARTS | {"models", "inference"},
     "evaluation": LEAVES | PARTS | {"models", "inference", "training", "interactive"},
     "demo": LEAVES | PARTS | {"models", "inference", "training", "evaluation", "bundle"},
-    "bundle": LEAVES | PARTS | {"models", "inference", "training", "evaluation"},
+    "bundle": LEAVES | PARTS | {"models", "inference", "training", "interactive", "evaluation"},
     "comparison": LEAVES | PARTS | {"models", "inference", "training", "evaluation", "bundle"},
     "segmentation": LEAVES | PARTS | {"models", "inference", "training", "interactive", "evaluation", "bundle"},
     "label_server": LEAVES | PARTS | {"models", "bundle"},

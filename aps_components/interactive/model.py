@@ -61,12 +61,7 @@ class LoadedModel:
         Raises:
             ValueError: there is no such class; which ones there are.
         """
-        values = {name: value for value, name in self.labels.items()}
-        value = values.get(label) if isinstance(label, str) else int(label)
-        if value not in self.labels or isinstance(label, bool):
-            known = ", ".join(f"{value} {name!r}" for value, name in self.labels.items())
-            raise ValueError(f"there is no class {label!r}; there are: {known}")
-        return value
+        return class_value(label, self.labels)
 
     def require_prompted(self) -> None:
         """Refuse a network that does not know what a click means.
@@ -75,7 +70,7 @@ class LoadedModel:
             ValueError: it was trained without prompts; the mend.
         """
         if not self.prompted:
-            raise ValueError(f'{self.checkpoint} {UNTAUGHT}: train it further with --simulated_user "{{}}"')
+            raise ValueError(untaught(self.checkpoint))
 
 
 def load_model(
@@ -110,7 +105,7 @@ def load_model(
         inferer=PromptedSlidingWindowInferer(
             known["roi_size"],
             overlap=known.get("overlap", OVERLAP),
-            precision=known.get("precision", "auto"),
+            precision=known.given.get("precision", "auto"),  # that of the training has no meaning here
             mirror_axes=known.get("mirror_axes", known.get("inference_mirror_axes", [])),
         ),
         preprocessing=evaluation_transforms(
@@ -128,10 +123,25 @@ def load_model(
     )
 
 
+def class_value(label: int | str, labels: Mapping[int, str]) -> int:
+    """The value of a class, from its value or its name; a ValueError says which classes there are."""
+    values = {name: value for value, name in labels.items()}
+    value = values.get(label) if isinstance(label, str) else label
+    if value not in labels or isinstance(label, bool):
+        known = ", ".join(f"{value} {name!r}" for value, name in labels.items())
+        raise ValueError(f"there is no class {label!r}; there are: {known}")
+    return int(value)  # type: ignore[arg-type]
+
+
 def taught_prompts(settings: Mapping[str, Any]) -> bool:
     """Whether the settings of a training say that a simulated user prompted Model B in it."""
     with_sam = (settings.get("network") or {}).get("model_b", "sam") == "sam"
     return with_sam and settings.get("simulated_user") is not None
+
+
+def untaught(checkpoint: str | os.PathLike[str]) -> str:
+    """What is wrong with a model that a training taught no prompts, and the mend."""
+    return f'{checkpoint} {UNTAUGHT}: train it further with --simulated_user "{{}}"'
 
 
 class _Settings:
@@ -169,17 +179,17 @@ class _Settings:
 def _built(known: _Settings, *, num_classes: int) -> AutoPromptSeg:
     """With the arguments that training stored, or as the bundles build it where it stored none."""
     stored = {key: value for key, value in known.get("network", {}).items() if not key.startswith("_")}
+    understood = set(inspect.signature(build_auto_prompt_seg).parameters)
     arguments = {
+        **{key: value for key, value in known.merged.items() if key in understood},
         "in_channels": known.in_channels(),
-        "fusion": known.get("fusion", "none"),
-        "mc_samples": known.get("mc_samples", 2),
         **stored,
         "num_classes": num_classes,
         "roi_size": known["roi_size"],
-        "predictor": known.given.get("predictor", known.get("inference_predictor", known.get("predictor", "average"))),
+        "predictor": known.given.get("predictor", known.get("inference_predictor", "average")),
         "sam_checkpoint": None,  # its weights are in the file
     }
-    if unknown := sorted(set(arguments) - set(inspect.signature(build_auto_prompt_seg).parameters)):
+    if unknown := sorted(set(arguments) - understood):
         raise CheckpointError(
             f"{known.file}: 'network' has {unknown[0]!r}, which this version cannot build; install the version that "
             "trained it, or remove the key"

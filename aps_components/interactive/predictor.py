@@ -126,8 +126,14 @@ class Predictor:
         start = None if mask is None else session.checked_mask(mask, self.model)
         if reset or start is not None:
             session.reset(start)
-        session.say(said)
-        return session.answer(said.notes)
+        return self.say(said)
+
+    def say(self, words: Words) -> Answer:
+        """Take what was read from a file into account; see :func:`read_prompts`."""
+        if words:
+            self.model.require_prompted()
+        self.session.say(words)
+        return self.session.answer(words.notes)
 
     def reset(self) -> None:
         """Forget what was said; the image need not be seen again."""

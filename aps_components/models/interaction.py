@@ -94,8 +94,9 @@ def _padded(clicks: Sequence[Sequence[Click]], device: torch.device | str) -> tu
 
 def own_prompts(points: PointPrompts) -> Prompts:
     """Model A's points as prompts, as sure as their scores."""
-    none = Prompts.none(len(points.point_labels), device=points.point_labels.device)
-    return together(none, points.point_coords, points.point_labels, points.scores)
+    coords, labels, scores = points.point_coords, points.point_labels, points.scores.float()
+    # No points of a person, of as many volumes: a number of volumes would be a constant of an export.
+    return Prompts(coords[:, :0], labels[:, :0], coords, labels, scores)
 
 
 def together(given: Prompts, coords: Tensor, labels: Tensor, weights: Tensor) -> Prompts:

@@ -16,8 +16,9 @@ from monai.bundle import ConfigWorkflow
 from aps_components.bundle import require_weights
 from aps_components.data import DataError
 from aps_components.errors import plain_errors
+from aps_components.interactive import LoadedModel, Predictor
 from aps_components.models import CheckpointError, ensure_writable
-from aps_components.options import literal, refuse_unknown
+from aps_components.options import literal, refuse_unknown, switch
 
 NEEDED = (
     "labels",
@@ -144,6 +145,22 @@ class BundleInference:
             state = self._built("evaluator").state
             state.output = state.batch = None  # a scan's maps can take gigabytes
         self.broken_off = False
+
+    def predictor(self) -> Predictor:
+        """A session with the bundle's own network and transforms, after `load`."""
+        labels, value = self.labels, self._value
+        return Predictor(
+            LoadedModel(
+                checkpoint=self.checkpoint,
+                network=self._built("network").eval(),
+                inferer=self._built("inferer"),
+                preprocessing=self._built("preprocessing"),
+                labels=labels,
+                in_channels=int(value("in_channels")),
+                modalities=self.modalities,
+                largest_component=switch(value("largest_component")),
+            )
+        )
 
     def _build(self) -> None:
         """Also after an error: ignite's engine would go on with the scan that broke it, and pass over the next one."""

@@ -12,7 +12,6 @@ SETTINGS = {
     "intensity": "zscore",
     "simulated_user": {},
     "largest_component": False,
-    "precision": "fp32",
     "network": NETWORK,
 }
 SHAPE = (31, 43, 19)  # sizes that cannot be confused
