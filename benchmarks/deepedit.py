@@ -8,6 +8,7 @@ The network, its losses, its clicks and all their figures are those of MONAI Lab
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,10 +58,13 @@ from aps_components.options import differences
 
 View = Literal["patch", "whole"]
 STRIDES = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 1))
+FILTERS = 32
 CLICKED = 0.4  # of the iterations, with clicks; the others train the answer without any
-EPOCH = 50  # iterations
+EPOCH = 10  # iterations
 SAVE_SECONDS = 120
 BACKGROUND = "background"  # by this name alone DeepEdit's transforms know it
+
+logging.getLogger("monai.apps.deepedit").setLevel(logging.WARNING)  # a line for every click
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +90,13 @@ class DeepEdit(nn.Module):
     Args:
         num_classes: C, background included.
         roi_size: what it sees at once. An axis is halved as often as MONAI Label halves it, and as it can be.
+        filters: at full resolution, twice as many after every stride, and ten times as many at most.
         precision: of its convolutions.
     """
 
-    def __init__(self, *, num_classes: int, roi_size: Sequence[int], precision: Precision = "auto") -> None:
+    def __init__(
+        self, *, num_classes: int, roi_size: Sequence[int], filters: int = FILTERS, precision: Precision = "auto"
+    ) -> None:
         super().__init__()
         strides = strides_for(roi_size)
         self.precision = precision
@@ -100,6 +107,7 @@ class DeepEdit(nn.Module):
             kernel_size=[3] * len(strides),
             strides=strides,
             upsample_kernel_size=strides[1:],
+            filters=[filters * min(2**level, 10) for level in range(len(strides))],
             norm_name="instance",
             deep_supervision=False,
             res_block=True,

@@ -5,10 +5,10 @@
     python benchmarks/peer_deepedit.py OUT/deepedit --bundle bundles/la --dataset_dir DIR --like OUT/models/model.pt \\
       --minutes 60 --threads 2 --ours OUT/ours/clicks.json
 
-DeepEdit is MONAI's (`monai.apps.deepedit`), with the network and the settings of MONAI Label's radiology app. The rest is
-a recipe. ``--recipe bundle``, the default: patches, voxel size, intensity, augmentation and learning rate are the bundle's,
-the learning rate falls to zero as the minutes pass, and a sliding window answers. ``--recipe monailabel``: whole scans,
-resized to the size of a patch, MONAI Label's augmentation, and its learning rate of 0.0001 throughout.
+DeepEdit is MONAI's (`monai.apps.deepedit`), with the network and the settings of MONAI Label's radiology app. The rest
+is a recipe. ``--recipe bundle``, the default: patches, voxel size, intensity, augmentation and learning rate are the
+bundle's, the learning rate falls to zero as the minutes pass, and a sliding window answers. ``--recipe monailabel``:
+whole scans, resized to the size of a patch, MONAI Label's augmentation, and its learning rate of 0.0001 throughout.
 
 OUT receives deepedit.pt, with which a training that was stopped goes on, and clicks.json, clicks.md, clicks.csv and
 clicks.png, as `aps clicks` writes them.
@@ -24,7 +24,7 @@ from typing import Any
 
 import fire
 import torch
-from deepedit import DeepEdit, DeepEditPredictor, Recipe, Training, label_names, whole_scans
+from deepedit import FILTERS, DeepEdit, DeepEditPredictor, Recipe, Training, label_names, whole_scans
 from fire.decorators import SetParseFns
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
@@ -145,6 +145,7 @@ def main(
     minutes: float = 60,
     threads: int | None = None,
     recipe: str = "bundle",
+    filters: int = FILTERS,
     like: str | None = None,
     ours: str | None = None,
     clicks: int = 10,
@@ -161,21 +162,22 @@ def main(
         minutes: of training, reading the scans aside.
         threads: of torch; as many as it takes by default.
         recipe: bundle or monailabel, see above.
+        filters: of the network at full resolution; MONAI Label's 32 are slow on a CPU.
         like: model.pt of our training: the same scans, patch, voxel size, intensity and augmentation.
         ours: clicks.json of our model, to compare with.
         clicks: the most for each scan.
         tolerance_mm: of the surface Dice.
         cases: only the first so many validation scans.
-        options: other keys of the bundle's train.json: labeled_count, validation_count, spacing, roi_size, seed, device.
+        options: other keys of the bundle's train.json: labeled_count, validation_count, spacing, roi_size, device.
     """
-    if minutes <= 0 or clicks < 1:
-        raise ValueError(f"minutes {minutes} and clicks {clicks} must be positive")
+    if minutes <= 0 or clicks < 1 or filters < 1:
+        raise ValueError(f"minutes {minutes}, clicks {clicks} and filters {filters} must be positive")
     if threads is not None:
         torch.set_num_threads(threads)
     given = {**({} if like is None else shared_with(like)), **options}
     task = Task(bundle, dataset_dir, given)
     folder = ensure_writable(Path(out))
-    network, settings = _trained(task, folder, recipe, minutes=minutes, given=given)
+    network, settings = _trained(task, folder, recipe, filters=filters, minutes=minutes, given=given)
     predictor = DeepEditPredictor(
         network,
         task.value("validate#preprocessing"),
@@ -203,7 +205,7 @@ def main(
 
 
 def _trained(
-    task: Task, folder: Path, recipe: str, *, minutes: float, given: Mapping[str, Any]
+    task: Task, folder: Path, recipe: str, *, filters: int, minutes: float, given: Mapping[str, Any]
 ) -> tuple[DeepEdit, dict[str, Any]]:
     """The network, and what its figures depend on."""
     how, device, names = task.recipe(recipe), torch.device(task.value("device")), label_names(task.labels)
@@ -212,6 +214,7 @@ def _trained(
         "model": "DeepEdit",
         "recipe": recipe,
         **asdict(how),
+        "filters": filters,
         "minutes": minutes,
         "threads": torch.get_num_threads(),
         "precision": precision,
@@ -222,7 +225,8 @@ def _trained(
         "options": {key: str(value) if key == "device" else value for key, value in given.items()},
     }
     set_determinism(seed)
-    network = DeepEdit(num_classes=len(names), roi_size=task.value("roi_size"), precision=precision).to(device)
+    roi_size = task.value("roi_size")
+    network = DeepEdit(num_classes=len(names), roi_size=roi_size, filters=filters, precision=precision).to(device)
     training = Training(
         network,
         task.patches(how),
