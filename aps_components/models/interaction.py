@@ -214,9 +214,13 @@ class InteractiveRounds:
     def _correct(self, logits: Tensor, rows: Sequence[int]) -> None:
         """The user looks at every second voxel, or so."""
         d, h, w = self.model_b.mask_stride
+        # An axis that is halved less often has coarser voxels.
+        spacing = [
+            max(self.model_b.stride) / token * step for token, step in zip(self.model_b.stride, (d, h, w), strict=True)
+        ]
         answers = likeliest_class(logits[:, :, ::d, ::h, ::w], dim=1)[:, 0].cpu().numpy()
         for row, answer in zip(rows, answers, strict=True):
-            said = self.user.corrections(answer, self.targets[row][::d, ::h, ::w], self.rng)
+            said = self.user.corrections(answer, self.targets[row][::d, ::h, ::w], self.rng, spacing=spacing)
             self.given[row].clicks.extend(
                 Click(c.label, (c.voxel[0] * d, c.voxel[1] * h, c.voxel[2] * w)) for c in said.clicks
             )

@@ -113,18 +113,26 @@ class SimulatedUser:
                 given.clicks.extend(inner_point(mask, rng, label=label) for _ in range(count))
         return given
 
-    def corrections(self, prediction: LabelMap, target: LabelMap, rng: np.random.Generator) -> UserPrompts:
+    def corrections(
+        self,
+        prediction: LabelMap,
+        target: LabelMap,
+        rng: np.random.Generator,
+        *,
+        spacing: Sequence[float] = (1, 1, 1),
+    ) -> UserPrompts:
         """Clicks, now and then a scribble, into what is wrong; nothing where nothing is.
 
         Args:
             prediction: [D, H, W].
             target: [D, H, W].
             rng: where to draw from.
+            spacing: voxel size along each axis, any unit, by which depth is measured.
         """
         given = UserPrompts.none()
         count = int(rng.integers(1, self.clicks + 1))
         if rng.random() < self.deepest:
-            given.clicks.extend([click] if (click := deepest_error(prediction, target)) else [])
+            given.clicks.extend([click] if (click := deepest_error(prediction, target, spacing=spacing)) else [])
             count -= 1
         for _ in range(count):
             given.clicks.extend([click] if (click := any_error(prediction, target, rng)) else [])

@@ -65,7 +65,7 @@ def test_a_perfect_answer_needs_no_click_and_a_shifted_one_is_measured(phantoms,
     image = next((phantoms / "images").iterdir())
     predictor.set_image(image)
     answer = predictor.predict()
-    annotator = Annotator(predictor=predictor, regions=[Region("one", (1,))], clicks=2)
+    annotator = Annotator(predictor=predictor, num_classes=2, regions=[Region("one", (1,))], clicks=2)
     label = tmp_path / "label.nii.gz"
     nib.save(nib.Nifti1Image(answer.label_map, answer.affine), label)
     record = annotator.correct({"image": str(image), "label": str(label)})
