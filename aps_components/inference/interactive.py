@@ -6,7 +6,6 @@ that holds the new prompt is taken, only towards the class that was said, and ne
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
