@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from aps_components.bundle.block import STRIDE, DatasetBlock
+from aps_components.bundle.block import DatasetBlock
+from aps_components.configuration import STRIDE
 
 SCHEMA_FILE = "meta_schema_20240725.json"
 SCHEMA = f"https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/{SCHEMA_FILE}"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aps_components.bundle.block import STRIDE
+from aps_components.configuration import STRIDE
 from aps_components.data.fingerprint import IntensityFacts
 
 BUDGETS = {"gpu": 112 * 112 * 80, "cpu": 64 * 64 * 48}  # voxels of a patch

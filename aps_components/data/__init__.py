@@ -12,6 +12,7 @@ from aps_components.data.datastore import (
     unlabeled_items,
 )
 from aps_components.data.errors import DataError, data_error_behind
+from aps_components.data.identity import case_identities
 from aps_components.data.modalities import select_modalities
 from aps_components.data.sampling import (
     SampleKey,
@@ -39,6 +40,7 @@ __all__ = [
     "SeededCacheDataset",
     "TrainingDataset",
     "TwoStreamBatchSampler",
+    "case_identities",
     "case_name",
     "check_cases",
     "collate_two_stream",

@@ -132,11 +132,16 @@ def load_datalist(
     if validation_count < 0:
         raise DataError(f"validation_count {validation_count} must not be negative")
     if not parts["validation"] and validation_count:
+        if validation_count >= len(training):
+            raise DataError(
+                f"{source}: validation_count {validation_count} leaves none of the {len(training)} training cases to "
+                "train on; lower it, or name validation cases in the datalist"
+            )
         training, parts["validation"] = training[:-validation_count], training[-validation_count:]
         _require_labels(parts["validation"], f"{source}: validation_count {validation_count}")
     by_models = _labels_by_models(content, root)
     _refuse_by_models(parts["validation"], by_models, f"{source}: validation_count {validation_count}")
-    labeled, unlabeled = _cut(training, labeled_count, source)
+    labeled, unlabeled = _cut(training, labeled_count, source, validation_count=len(parts["validation"]))
     unlabeled += [{"image": item["image"]} for item in parts["unlabeled"]]
     if unlabeled_count is not None and not 0 <= unlabeled_count <= len(unlabeled):
         raise DataError(
@@ -343,12 +348,33 @@ def _remaining(image_dir: Path, label_dir: Path, parts: dict[str, list[Item]]) -
 
 
 def _refuse_repeats(parts: dict[str, list[Item]], source: Path) -> None:
-    seen: dict[str, str] = {}
+    """By the file itself, to which a path may lead through links, and which may have several names."""
+    images: dict[tuple[int, int] | str, tuple[str, str]] = {}
+    labels: dict[tuple[int, int] | str, str] = {}
     for part, items in parts.items():
-        for file in (file for item in items for file in files_of(item["image"])):
-            if file in seen:
-                raise DataError(f"{source}: {file} is in {seen[file]} and again in {part}; name each scan once")
-            seen[file] = part
+        for item in items:
+            for file in files_of(item["image"]):
+                if (key := _file_itself(file)) in images:
+                    other, there = images[key]
+                    same = "" if other == file else f", the same file as {other},"
+                    raise DataError(f"{source}: {file}{same} is in {there} and again in {part}; name each scan once")
+                images[key] = file, part
+            if "label" in item:
+                if (key := _file_itself(item["label"])) in labels:
+                    raise DataError(
+                        f"{source}: {item['label']} is the label of {labels[key]} and of {files_of(item['image'])[0]}; "
+                        "give each scan its own"
+                    )
+                labels[key] = files_of(item["image"])[0]
+
+
+def _file_itself(file: str) -> tuple[int, int] | str:
+    """The same for all names of a file; of one that is not there its path."""
+    try:
+        facts = os.stat(file)
+    except OSError:
+        return os.path.realpath(file)
+    return facts.st_dev, facts.st_ino
 
 
 def _require_labels(items: list[Item], where: str) -> None:
@@ -367,11 +393,16 @@ def _refuse_by_models(items: list[Item], by_models: frozenset[str], where: str) 
             )
 
 
-def _cut(training: list[Item], labeled_count: int | None, source: Path) -> tuple[list[Item], list[Item]]:
+def _cut(
+    training: list[Item], labeled_count: int | None, source: Path, *, validation_count: int
+) -> tuple[list[Item], list[Item]]:
     """The first `labeled_count` cases that have a label, and the others stripped of theirs."""
     with_label = [item for item in training if "label" in item]
     if not with_label:
-        raise DataError(f"{source}: empty label list: no training case is left with a label; label at least one")
+        kept = f" beside the {validation_count} that validate; lower validation_count, or" if validation_count else ";"
+        raise DataError(
+            f"{source}: empty label list: no training case is left with a label{kept} label at least one"
+        )
     count = len(with_label) if labeled_count is None else labeled_count
     if not 1 <= count <= len(with_label):
         raise DataError(

@@ -7,17 +7,21 @@ from aps_components.models.auto_prompt_seg import (
     TrainingOutput,
     mean_of_probabilities,
 )
-from aps_components.models.build import build_auto_prompt_seg
+from aps_components.models.build import build_auto_prompt_seg, build_trained
 from aps_components.models.checkpoint import (
+    NETWORK,
     TRAINED_KEYS,
     CheckpointError,
     copy_settings,
     ensure_writable,
     load_weights,
     read_checkpoint,
+    read_settings,
     save_atomically,
     save_settings,
     settings_file,
+    trained_count,
+    trained_network,
     trained_setting,
     without_folders,
 )
@@ -25,6 +29,7 @@ from aps_components.models.half import halve
 from aps_components.models.precision import Precision, autocast, resolved_precision
 
 __all__ = [
+    "NETWORK",
     "TRAINED_KEYS",
     "AutoPromptSeg",
     "CheckpointError",
@@ -34,16 +39,20 @@ __all__ = [
     "TrainingOutput",
     "autocast",
     "build_auto_prompt_seg",
+    "build_trained",
     "copy_settings",
     "ensure_writable",
     "halve",
     "load_weights",
     "mean_of_probabilities",
     "read_checkpoint",
+    "read_settings",
     "resolved_precision",
     "save_atomically",
     "save_settings",
     "settings_file",
+    "trained_count",
+    "trained_network",
     "trained_setting",
     "without_folders",
 ]

@@ -5,6 +5,7 @@ Transformer Backbones for Object Detection", arXiv:2203.16527) with tokens of 8 
 """
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from ..convolution import Conv3d
 from ._segment_anything import MLPBlock
 from .grid import Size3d, embedding_grid
 from .layer_norm import LayerNorm3d
-from .position_tables import resize_position_embedding
+from .position_tables import fitting_tables, resize_position_embedding
 from .relative_attention import RelativeAttention3d
 from .window import balanced_window, window_partition, window_unpartition
 
@@ -154,3 +155,9 @@ class ImageEncoder3d(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.neck(x.movedim(-1, 1))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Position tables that were learned for a grid of another size fit, interpolated."""
+        for name, table in fitting_tables(self, state_dict, prefix=prefix).items():
+            state_dict[name] = table
+        super()._load_from_state_dict(state_dict, prefix, *args)
