@@ -25,7 +25,12 @@ INFERENCE_KEYS = (
     "largest_component",
     "fusion",
 )
-KNOWN_OF_EVERY_MODEL = ("spacing", "roi_size", "intensity", "fusion")  # to be evaluated: figures are not to be guessed at
+KNOWN_OF_EVERY_MODEL = (
+    "spacing",
+    "roi_size",
+    "intensity",
+    "fusion",
+)  # to be evaluated: figures are not to be guessed at
 EVALUATION_KEYS = ("label_values", "regions", *INFERENCE_KEYS, "labeled_count", "validation_count")
 
 
@@ -114,7 +119,7 @@ class DatasetBlock:
         defaults = {name: f", {getattr(self, name)!r}" if name in with_default else "" for name in keys}
         lines = {name: f"$trained_setting(@checkpoint, {name!r}{default})" for name, default in defaults.items()}
         if "labeled_count" in lines:
-            lines["labeled_count"] = f"$trained_count(@checkpoint, {self.labeled_count!r})"
+            lines["labeled_count"] = "$trained_count(@checkpoint, None)"
         return "".join(_line(name, line) for name, line in lines.items())
 
 
@@ -139,7 +144,7 @@ def _faults(block: DatasetBlock) -> Iterator[str]:
             value = getattr(block, entry.name)
             values[entry.name] = DATASET_OPTIONS[entry.name](entry.name, value)
             if isinstance(value, str) and not isinstance(values[entry.name], str):
-                raise ValueError(f"{entry.name} {value!r} must be {values[entry.name]!r}, and no text")
+                raise ValueError(f"{entry.name} {value!r} is a text: write {_json(values[entry.name])}")
         except ValueError as error:
             wrong.append(str(error))
             if entry.name == "labels":

@@ -13,11 +13,15 @@ from aps_components.configuration.options import DATASET_OPTIONS, OPTIONS, TRAIN
 from aps_components.configuration.parser import calling_parser, calling_workflow
 from aps_components.configuration.targets import arguments_of, kind_of_argument, target_of
 from aps_components.errors import root_cause
+from aps_components.models import TRAINED_KEYS
 from aps_components.options import Kind, meant
 
 TARGET = "_target_"
+COMPARED = "trained_with"  # holds what is compared with a model's settings
 # Nothing refers to these: MONAI looks for them by name.
 ENTRIES = ("imports", "initialize", "run", "finalize", "training", "evaluating", "inference", "displayable_configs")
+# Where things are: MONAI's own tools set these, whether or not something lies there.
+PLACES = ("bundle_root", "dataset_dir", "output_dir")
 # What MONAI adds where a training is tracked.
 TRACKING = (*DEFAULT_MLFLOW_SETTINGS["configs"], "tracking")
 # An expression of one of these needs a dataset or a device, and says by itself what is wrong.
@@ -97,7 +101,8 @@ def _refuse_missing_parent(config: Config, key: str, known: Collection[str]) -> 
 def _refuse_unknown_keys(config: Config, more: Collection[str]) -> None:
     referred = set(_references(config))
     tops = {reference[0] for reference in referred}
-    with_effect = {*tops, *ENTRIES, *TRACKING, *more, *(TRAINING_OPTIONS if "train" in config else ())}
+    with_effect = {*tops, *ENTRIES, *PLACES, *TRACKING, *more, *(TRAINING_OPTIONS if "train" in config else ())}
+    with_effect |= set(TRAINED_KEYS if COMPARED in config else ())
     for key in config:
         if key not in with_effect and not key.startswith("_"):
             inside = [f"{path}#{key}" for path, taken in _taken(config) if key in taken]

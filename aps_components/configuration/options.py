@@ -23,7 +23,7 @@ def class_names(name: str, value: Any) -> dict[str, str]:
     """Class value, as text, to name: "0", "1", ... in order and without a gap.
 
     Raises:
-        ValueError: anything else, such as the text "1:liver,2:spleen"; how to write it.
+        ValueError: anything else, such as the text "1:liver,2:kidney"; how to write it.
     """
     if isinstance(value, str):
         raise ValueError(f"{name} {value!r} is a text: write {_as_mapping(name, value)}")
@@ -231,9 +231,7 @@ def contradictions(values: Mapping[str, Any]) -> Iterator[str]:
         )
     names, channels = values.get("modalities"), values.get("in_channels")
     if names is not None and channels is not None and len(names) != channels:
-        yield (
-            f"modalities {names} names {len(names)} but in_channels is {channels}: name one per channel, or null"
-        )
+        yield (f"modalities {names} names {len(names)} but in_channels is {channels}: name one per channel, or null")
 
 
 def _check_names(key: str, names: Any) -> None:
@@ -246,7 +244,7 @@ def _check_names(key: str, names: Any) -> None:
 
 
 def _as_mapping(name: str, value: str) -> str:
-    """How the text ``1:liver,2:spleen`` of ``aps new-bundle`` is written here."""
+    """How the text ``1:liver,2:kidney`` of ``aps new-bundle`` is written here."""
     entries = [entry.strip() for entry in value.split(",") if entry.strip()]
     names = [entry.partition(":")[2].strip() or entry for entry in entries]
     first = [] if any(entry.partition(":")[0].strip() == "0" for entry in entries) else ["background"]

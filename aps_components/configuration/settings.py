@@ -73,13 +73,14 @@ def network_settings(parser: ConfigParser | None = None) -> dict[str, Any]:
 
 
 def network_options(parser: ConfigParser | None = None) -> dict[str, Any]:
-    """The options of a configuration that are arguments of a network, by name.
+    """The options of a dataset that are arguments of a network, by name: each is compared with what a model says.
 
     Args:
         parser: of any workflow; by default that of the expression in which this is called.
     """
     parser = parser or calling_parser()
-    names = [name for name in arguments_of(build_auto_prompt_seg) or () if name in parser]
+    taken = arguments_of(build_auto_prompt_seg) or ()
+    names = [name for name in ("num_classes", *TRAINED_KEYS) if name in taken and name in parser]
     return {name: parser.get_parsed_content(name) for name in names}
 
 

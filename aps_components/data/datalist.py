@@ -100,6 +100,7 @@ def load_datalist(
     image_dir: str = "images",
     label_dir: str = "labels",
     modalities: Sequence[str] | None = None,
+    labeled_at_most: bool = False,
 ) -> Datalist:
     """Read a dataset's datalist and cut its training part into labelled and unlabelled cases.
 
@@ -115,6 +116,8 @@ def load_datalist(
         label_dir: where their labels lie, under the same file names.
         modalities: which files of a case to use, in channel order; a case whose image is one file with all the channels
             is left alone. None uses every file as the list names them.
+        labeled_at_most: fewer labelled cases than labeled_count, also none, are right: for a model that was trained on
+            other data than these.
     """
     root = _folder(dataset_dir)
     source = _datalist_file(root, default)
@@ -141,7 +144,13 @@ def load_datalist(
         _require_labels(parts["validation"], f"{source}: validation_count {validation_count}")
     by_models = _labels_by_models(content, root)
     _refuse_by_models(parts["validation"], by_models, f"{source}: validation_count {validation_count}")
-    labeled, unlabeled = _cut(training, labeled_count, source, validation_count=len(parts["validation"]))
+    labeled, unlabeled = _cut(
+        training,
+        labeled_count,
+        source,
+        validation_count=len(parts["validation"]),
+        at_most=labeled_at_most,
+    )
     unlabeled += [{"image": item["image"]} for item in parts["unlabeled"]]
     if unlabeled_count is not None and not 0 <= unlabeled_count <= len(unlabeled):
         raise DataError(
@@ -394,17 +403,17 @@ def _refuse_by_models(items: list[Item], by_models: frozenset[str], where: str) 
 
 
 def _cut(
-    training: list[Item], labeled_count: int | None, source: Path, *, validation_count: int
+    training: list[Item], labeled_count: int | None, source: Path, *, validation_count: int, at_most: bool
 ) -> tuple[list[Item], list[Item]]:
     """The first `labeled_count` cases that have a label, and the others stripped of theirs."""
     with_label = [item for item in training if "label" in item]
-    if not with_label:
+    if at_most and len(with_label) < (labeled_count or 1):
+        labeled_count = len(with_label)
+    elif not with_label:
         kept = f" beside the {validation_count} that validate; lower validation_count, or" if validation_count else ";"
-        raise DataError(
-            f"{source}: empty label list: no training case is left with a label{kept} label at least one"
-        )
+        raise DataError(f"{source}: empty label list: no training case is left with a label{kept} label at least one")
     count = len(with_label) if labeled_count is None else labeled_count
-    if not 1 <= count <= len(with_label):
+    if not at_most and not 1 <= count <= len(with_label):
         raise DataError(
             f"labeled_count {count} is outside 1 to {len(with_label)}, the labelled training cases of {source}; "
             "lower labeled_count or label more cases"

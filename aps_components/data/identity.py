@@ -100,7 +100,10 @@ def seen_items(items: Iterable[Item], cases: Cases) -> list[tuple[Item, Identity
     Scans that a training validated on are none of them: it did not learn from those.
     """
     seen = {
-        voxels: (case, part) for part in (LABELED, UNLABELED) for case in cases.get(part, ()) for voxels in _voxels(case)
+        voxels: (case, part)
+        for part in (LABELED, UNLABELED)
+        for case in cases.get(part, ())
+        for voxels in _voxels(case)
     }
     found = []
     for item in items:

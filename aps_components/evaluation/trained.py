@@ -23,7 +23,7 @@ from aps_components.evaluation.seen import unseen_items
 from aps_components.files import sha256_of
 from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.label_map import keep_largest_component
-from aps_components.models import AutoPromptSeg, resolved_precision
+from aps_components.models import AutoPromptSeg, read_settings, resolved_precision
 
 CONFIGS = ("train.json", "evaluate.json")
 SPLITS = ("validation", "test")
@@ -82,9 +82,10 @@ def scans_of_split(
     """
     _refuse_split(split)
     root, given = Path(bundle).resolve(), dict(options or {})
-    parser, training = _parser(root), json.loads((root / "configs" / CONFIGS[0]).read_text(encoding="utf-8"))
-    for key in DATASET_OPTIONS:  # there is no model yet that would say them
-        parser[key] = training[key]
+    parser = _parser(root)
+    for key, value in _own_values(root).items():  # there is no model yet that would say them
+        parser[key] = value
+    parser["datalist#labeled_at_most"] = False
     places = {"bundle_root": str(root), "dataset_dir": str(Path(dataset_dir).resolve())}
     lay_over(parser, given | places)
     with plain_errors():
@@ -125,6 +126,8 @@ def load_trained(
     split = "training" if seen else split
     root, checkpoint, given = Path(bundle).resolve(), Path(checkpoint), dict(options or {})
     parser = _parser(root)
+    if seen and "labeled_count" not in read_settings(checkpoint):
+        parser["labeled_count"] = _own_values(root)["labeled_count"]
     places = {"bundle_root": root, "dataset_dir": Path(dataset_dir).resolve(), "checkpoint": checkpoint.resolve()}
     lay_over(parser, given | {key: str(path) for key, path in places.items()} | {"split": split})
     with plain_errors():
@@ -159,6 +162,12 @@ def _parser(root: Path) -> ConfigParser:
     parser = ConfigParser()
     parser.read_config([str(file) for file in files])
     return parser
+
+
+def _own_values(root: Path) -> dict[str, Any]:
+    """What a bundle says of its dataset."""
+    content = json.loads((root / "configs" / CONFIGS[0]).read_text(encoding="utf-8"))
+    return {key: content[key] for key in DATASET_OPTIONS}
 
 
 def _built(parser: ConfigParser, checkpoint: Path, split: str, options: dict[str, Any]) -> TrainedModel:

@@ -122,9 +122,7 @@ def _refuse_unknown_prompts(prompts: Any) -> None:
             raise ValueError(f"prompts has no {name!r}; {meant(name, known, inside=f'{NETWORK}#prompts')}")
 
 
-def build_trained(
-    *, checkpoint: str | Path, otherwise: Mapping[str, Any] | None = None, **given: Any
-) -> AutoPromptSeg:
+def build_trained(*, checkpoint: str | Path, otherwise: Mapping[str, Any] | None = None, **given: Any) -> AutoPromptSeg:
     """Build the network that a checkpoint holds, as the settings kept with it say; its weights are loaded elsewhere.
 
     Args:
