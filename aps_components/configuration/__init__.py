@@ -1,7 +1,7 @@
 """Configurations as MONAI reads them: their options, and what a run is by them."""
 
 from aps_components.configuration.checks import check_options, lay_over
-from aps_components.configuration.options import DATASET_OPTIONS, OPTIONS, STRIDE, contradictions
+from aps_components.configuration.options import DATASET_OPTIONS, OPTIONS, STRIDE, contradictions, patch_faults
 from aps_components.configuration.settings import model_settings, network_options, network_settings, run_settings
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "model_settings",
     "network_options",
     "network_settings",
+    "patch_faults",
     "run_settings",
 ]

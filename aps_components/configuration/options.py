@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import torch
@@ -42,19 +42,6 @@ def class_names(name: str, value: Any) -> dict[str, str]:
     if twice := sorted({entry for entry in texts if texts.count(entry) > 1}):
         raise ValueError(f"{name} {value!r} gives the name {twice[0]!r} twice: name each class once")
     return labels
-
-
-def patch_size(name: str, value: Any) -> list[int]:
-    """Three sizes that the network can halve four times."""
-    sizes = three(whole(), f"sizes divisible by {STRIDE}", "[96,96,64]")(name, value)
-    if any(size <= 0 or size % STRIDE for size in sizes):
-        nearest = [max(STRIDE, round(size / STRIDE) * STRIDE) for size in sizes]
-        raise ValueError(f"{name} {sizes} must be three sizes divisible by {STRIDE}: try {nearest}")
-    if max(sizes) == STRIDE:
-        raise ValueError(
-            f"{name} {sizes} leaves one voxel at the bottom of the network: take at least {2 * STRIDE} on one axis"
-        )
-    return sizes
 
 
 def intensity(name: str, value: Any) -> Any:
@@ -147,7 +134,7 @@ DATASET_OPTIONS: dict[str, Kind] = {
     "in_channels": _AT_LEAST_ONE,
     "modalities": modalities,
     "spacing": optional(three(number(above=0), "sizes in mm above 0", "[1,1,3]")),
-    "roi_size": patch_size,
+    "roi_size": three(_AT_LEAST_ONE, f"sizes divisible by {STRIDE}", "[96,96,64]"),
     "intensity": intensity,
     "flip_axes": axes,
     "balanced_crops": _share,
@@ -214,6 +201,7 @@ def contradictions(values: Mapping[str, Any]) -> Iterator[str]:
     Args:
         values: some of the options of a dataset, as they are meant; ``labels`` among them.
     """
+    yield from patch_faults(values["roi_size"]) if "roi_size" in values else ()
     classes = len(values["labels"])
     for value, target in (values.get("label_values") or {}).items():
         if target >= classes:
@@ -232,6 +220,18 @@ def contradictions(values: Mapping[str, Any]) -> Iterator[str]:
     names, channels = values.get("modalities"), values.get("in_channels")
     if names is not None and channels is not None and len(names) != channels:
         yield (f"modalities {names} names {len(names)} but in_channels is {channels}: name one per channel, or null")
+
+
+def patch_faults(roi_size: Sequence[int]) -> Iterator[str]:
+    """What stands against a patch of three sizes, which the network halves four times."""
+    sizes = list(roi_size)
+    if any(size % STRIDE for size in sizes):
+        nearest = [max(STRIDE, round(size / STRIDE) * STRIDE) for size in sizes]
+        yield f"roi_size {sizes} must be three sizes divisible by {STRIDE}: try {nearest}"
+    elif max(sizes) == STRIDE:
+        yield (
+            f"roi_size {sizes} leaves one voxel at the bottom of the network: take at least {2 * STRIDE} on one axis"
+        )
 
 
 def _check_names(key: str, names: Any) -> None:

@@ -35,7 +35,7 @@ def run_settings(parser: ConfigParser | None = None) -> dict[str, Any]:
 
     Returns:
         Of JSON's types: options by name, ``network_def`` and ``objective`` with all their arguments, defaults included,
-        and what other components have besides the options.
+        and under ``others`` what other components have besides the options.
     """
     parser = parser or calling_parser()
     names = [key for key in TRAINING_OPTIONS if "#" not in key and key in parser]
@@ -46,9 +46,8 @@ def run_settings(parser: ConfigParser | None = None) -> dict[str, Any]:
             settings |= {key: str(file), f"{key}_sha256": sha256_of(file)}
     for path in WHOLE:
         settings[path] = _arguments(parser, path)
-    for path in OTHERS:
-        if own := _arguments(parser, path, besides=names):
-            settings[path] = own
+    others = {path.replace("#", "."): _arguments(parser, path, besides=[*names, "num_classes"]) for path in OTHERS}
+    settings["others"] = {name: own for name, own in others.items() if own}
     return {**_plain(settings), "code": aps_components.__version__}
 
 

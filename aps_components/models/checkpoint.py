@@ -148,7 +148,9 @@ def save_settings(settings: Mapping[str, Any], path: str | Path) -> None:
 
 def copy_settings(source: str | Path, target: str | Path, *, more: Mapping[str, Any] | None = None) -> None:
     """The settings beside one checkpoint, beside another, too, and ``more`` of them."""
-    save_settings({**read_settings(source), **(more or {})}, target)
+    if not (settings := read_settings(source)):
+        raise CheckpointError(f"{settings_file(source)}: missing; training writes it beside the weights: copy both")
+    save_settings({**settings, **(more or {})}, target)
 
 
 def without_folders(settings: Mapping[str, Any]) -> dict[str, Any]:

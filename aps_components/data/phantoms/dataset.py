@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from aps_components.data.phantoms.anatomy import draw_phantom
 from aps_components.data.phantoms.rendering import check_grid, render_phantom
+from aps_components.options import whole
 
 
 def write_phantoms(
@@ -37,9 +38,8 @@ def write_phantoms(
         The path of datalist.json, whose own paths are relative to `out_dir`.
     """
     sizes = {"training": labeled, "unlabeled": unlabeled, "validation": validation, "test": test}
-    for part, size in sizes.items():
-        if size < 0:
-            raise ValueError(f"number of {part} cases must not be negative, got {size}")
+    sizes = {part: whole(least=0)(f"number of {part} cases", size) for part, size in sizes.items()}
+    seed = whole(least=0)("seed", seed)
     check_grid(shape, spacing)
     folder = Path(out_dir)
     for name in ("images", "labels"):
