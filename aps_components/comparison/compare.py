@@ -140,7 +140,7 @@ def _scans(dataset_dir: str | Path, bundle: Path) -> dict[str, str]:
     """A hash of all scans and labels in their order; none where only tables are made, far from the scans."""
     if not Path(dataset_dir).is_dir():
         return {}
-    datalist = load_datalist(dataset_dir, default=bundle / "configs" / "datalist.json", labeled_at_most=True)
+    datalist = load_datalist(dataset_dir, default=bundle / "configs" / "datalist.json", counts_at_most=True)
     return {SCANS: digest_of([*datalist.training_items, *datalist.validation, *datalist.test])}
 
 

@@ -111,10 +111,10 @@ def _refuse_unknown_keys(config: Config, more: Collection[str]) -> None:
             raise ValueError(f"no option --{key}, nothing in the configuration refers to it; {hint}")
     for key, properties in (("train", TrainProperties), ("validate", TrainProperties)):
         if isinstance(branch := config.get(key), dict) and TARGET not in branch:
-            known = {part[1] for part in _ids(properties) if part[0] == key and len(part) > 1}
-            known |= {reference[1] for reference in referred if reference[0] == key and len(reference) > 1}
-            if unknown := [name for name in branch if name not in known | {"trainer", "evaluator"}]:
-                raise ValueError(f"no option --{key}#{unknown[0]}; {meant(unknown[0], known, inside=key)}")
+            names = {part[1] for part in _ids(properties) if part[0] == key and len(part) > 1}
+            names |= {reference[1] for reference in referred if reference[0] == key and len(reference) > 1}
+            if unknown := [name for name in branch if name not in names | {"trainer", "evaluator"}]:
+                raise ValueError(f"no option --{key}#{unknown[0]}; {meant(unknown[0], names, inside=key)}")
     for path, taken in _taken(config):
         for name in ConfigParser(config)[path]:
             if name not in taken and not name.startswith("_"):

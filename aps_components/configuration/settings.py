@@ -90,7 +90,7 @@ def _arguments(parser: ConfigParser, path: str, *, besides: list[str] | None = N
         return {}
     given = [name for name in component if not name.startswith("_") and _is_plain(parser, component[name])]
     if besides is not None:
-        given = [name for name in given if component[name] not in {f"@{option}" for option in besides}]
+        given = [name for name in given if component[name] not in [f"@{option}" for option in besides]]
     values = {name: parser.get_parsed_content(f"{path}#{name}") for name in given}
     function = target_of(component.get(TARGET, ""))
     if besides is None and function is not None:

@@ -43,7 +43,7 @@ def arguments_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter
 
 def _handing_on(function: Callable[..., Any]) -> list[Callable[..., Any]]:
     if inspect.isclass(function):
-        return [base.__init__ for base in function.__mro__ if "__init__" in vars(base) and base is not object]
+        return [vars(base)["__init__"] for base in function.__mro__ if "__init__" in vars(base) and base is not object]
     made = getattr(function, "hands_on_to", None)
     if made is not None:
         return [function, *_handing_on(made)]

@@ -100,7 +100,7 @@ def load_datalist(
     image_dir: str = "images",
     label_dir: str = "labels",
     modalities: Sequence[str] | None = None,
-    labeled_at_most: bool = False,
+    counts_at_most: bool = False,
 ) -> Datalist:
     """Read a dataset's datalist and cut its training part into labelled and unlabelled cases.
 
@@ -116,8 +116,8 @@ def load_datalist(
         label_dir: where their labels lie, under the same file names.
         modalities: which files of a case to use, in channel order; a case whose image is one file with all the channels
             is left alone. None uses every file as the list names them.
-        labeled_at_most: fewer labelled cases than labeled_count, also none, are right: for a model that was trained on
-            other data than these.
+        counts_at_most: the counts are those of a model that was trained on other data than these, perhaps: fewer
+            labelled cases, also none, are right, and too few to take validation cases from leaves those out.
     """
     root = _folder(dataset_dir)
     source = _datalist_file(root, default)
@@ -134,6 +134,8 @@ def load_datalist(
     training = parts["training"]
     if validation_count < 0:
         raise DataError(f"validation_count {validation_count} must not be negative")
+    if counts_at_most and validation_count >= len(training):
+        validation_count = 0
     if not parts["validation"] and validation_count:
         if validation_count >= len(training):
             raise DataError(
@@ -149,7 +151,7 @@ def load_datalist(
         labeled_count,
         source,
         validation_count=len(parts["validation"]),
-        at_most=labeled_at_most,
+        at_most=counts_at_most,
     )
     unlabeled += [{"image": item["image"]} for item in parts["unlabeled"]]
     if unlabeled_count is not None and not 0 <= unlabeled_count <= len(unlabeled):

@@ -11,6 +11,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
 
 from aps_components.data.datalist import Item, case_name, files_of
@@ -72,7 +73,7 @@ def scan_identity(file: str | os.PathLike[str]) -> str:
     try:
         facts = os.stat(path)
         return _scan_identity(path, facts.st_mtime_ns, facts.st_size)
-    except (OSError, ValueError, EOFError, nib.filebasedimages.ImageFileError) as error:
+    except (OSError, ValueError, EOFError, ImageFileError) as error:
         raise DataError(f"{os.fspath(file)}: cannot be read as NIfTI ({error}); export it again") from error
 
 

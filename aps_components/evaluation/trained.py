@@ -85,7 +85,7 @@ def scans_of_split(
     parser = _parser(root)
     for key, value in _own_values(root).items():  # there is no model yet that would say them
         parser[key] = value
-    parser["datalist#labeled_at_most"] = False
+    parser["datalist#counts_at_most"] = False
     places = {"bundle_root": str(root), "dataset_dir": str(Path(dataset_dir).resolve())}
     lay_over(parser, given | places)
     with plain_errors():
