@@ -22,23 +22,32 @@ Identity = dict[str, Any]
 Cases = Mapping[str, Sequence[Identity]]
 """By part, in the order in which a training uses them."""
 
-LABELED, UNLABELED, VALIDATION = "labeled", "unlabeled", "validation"
+LABELED, UNLABELED, VALIDATION, EARLIER = "labeled", "unlabeled", "validation", "earlier"
+LEARNED_FROM = (LABELED, UNLABELED, EARLIER)
 READERS = 4  # threads; most of the time goes into unpacking and hashing, which run beside others
 BLOCK = 1 << 20
 SHOWN = 3
 DIGITS = 32
 
 
-def case_identities(training: Sequence[Item], validation: Sequence[Item] = (), *, ordered: bool = True) -> Cases:
+def case_identities(
+    training: Sequence[Item],
+    validation: Sequence[Item] = (),
+    *,
+    ordered: bool = True,
+    earlier: Cases | None = None,
+) -> Cases:
     """The identity of every case of a training, by what it is used for.
 
     Args:
         training: labelled and unlabelled items.
         validation: items with labels.
         ordered: keep their order; False sorts them by name, for a source that gives them in any.
+        earlier: the cases of the training that this one begins with, of which the model knows, too.
 
     Raises:
-        DataError: one scan stands twice in the training, or in training and validation, also under two names.
+        DataError: one scan stands twice in the training, or in training and validation, also under two names; or one
+            that validates was learned from earlier.
     """
     parts = {
         LABELED: [item for item in training if "label" in item],
@@ -48,6 +57,14 @@ def case_identities(training: Sequence[Item], validation: Sequence[Item] = (), *
     with ThreadPoolExecutor(READERS) as pool:
         cases = {part: list(pool.map(identity, items)) for part, items in parts.items()}
     _refuse_repeats(parts, cases)
+    if known := _learned_from(earlier or {}):
+        if seen := seen_items(validation, earlier or {}):
+            item, case, _ = seen[0]
+            raise DataError(
+                f"{files_of(item['image'])[0]} validates, but the pretrained model learned from it, as "
+                f"{case['name'] or case['image'][0]!r}: pretrain without it, or let other scans validate"
+            )
+        cases[EARLIER] = known
     return cases if ordered else {part: sorted(found, key=lambda case: case["name"]) for part, found in cases.items()}
 
 
@@ -155,6 +172,10 @@ def _refuse_repeats(parts: Mapping[str, Sequence[Item]], cases: Cases) -> None:
                         "the datalist"
                     )
                 seen[voxels] = file, part
+
+
+def _learned_from(cases: Cases) -> list[Identity]:
+    return [case for part in LEARNED_FROM for case in cases.get(part, ())]
 
 
 def _voxels(case: Identity) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aps_components.data.datalist import Item, case_name, files_of
 from aps_components.data.identity import seen_items
-from aps_components.models import trained_setting
+from aps_components.models import trained_cases
 
 TRAINING = "training"
 SHOWN = 3
@@ -28,7 +28,7 @@ def unseen_items(items: Sequence[Item], *, checkpoint: str | Path, split: str) -
     """
     if split == TRAINING:
         return items
-    if seen := seen_items(items, trained_setting(checkpoint, "cases", None) or {}):
+    if seen := seen_items(items, trained_cases(checkpoint)):
         item, case, part = seen[0]
         names = ", ".join(case_name(item) for item, _, _ in seen[:SHOWN])
         more = f" and {len(seen) - SHOWN} more" if len(seen) > SHOWN else ""

@@ -196,6 +196,15 @@ def trained_count(path: str | Path, default: int | None) -> int | None:
     return settings.get("labeled_count", default) if by_hand is None else by_hand
 
 
+def trained_cases(path: str | Path | None) -> dict[str, Any]:
+    """The scans that the checkpoint ``path`` was trained with, see ``data.case_identities``; {} where nothing says so.
+
+    Args:
+        path: of the checkpoint; None for none.
+    """
+    return {} if path is None else dict(read_settings(path).get("cases") or {})
+
+
 def trained_network(path: str | Path) -> dict[str, Any]:
     """The arguments of the network that the checkpoint ``path`` holds, by name, as far as its settings say.
 

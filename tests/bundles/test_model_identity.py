@@ -209,6 +209,28 @@ def test_training_on_from_another_network_is_refused(data, trained, tmp_path):
     assert "high_res_skips False there, True now" in said
 
 
+class TestPretrained:
+    """What a model learned from before it knows, too."""
+
+    def test_scans_of_the_pretraining_do_not_validate(self, trained, reversed_data, tmp_path):
+        given = options(reversed_data, tmp_path / "out", pretrained=str(trained / "models" / "model.pt"))
+        said = refused("train.json", **given)
+        assert "validates, but the pretrained model learned from it, as 'phantom_00" in said
+
+    def test_nor_are_they_evaluated_afterwards(self, data, trained, tmp_path):
+        listing = json.loads((data / "datalist.json").read_text())
+        later = shutil.copytree(data, tmp_path / "later")
+        first, *others = listing["training"]
+        rewritten(later, lambda given: given | {"training": others})
+        model = str(trained / "models" / "model.pt")
+        train(options(later, tmp_path / "out", pretrained=model))
+        said = read_settings(tmp_path / "out" / "models" / "model.pt")["cases"]
+        assert "phantom_000" in [case["name"] for case in said["earlier"]]
+        rewritten(later, lambda given: given | {"test": [first]})
+        said = refused(*EVALUATE, **evaluation(later, tmp_path / "out", tmp_path / "evaluation"))
+        assert "was its earlier scan 'phantom_000'" in said
+
+
 def test_monai_loads_every_tensor(tmp_path, monkeypatch):
     """Although train.json has another patch than the weights, whose position tables are as large as theirs."""
     monkeypatch.chdir(tmp_path)
