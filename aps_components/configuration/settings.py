@@ -15,6 +15,7 @@ from aps_components.files import sha256_of
 from aps_components.models import NETWORK, TRAINED_KEYS, build_auto_prompt_seg
 
 TARGET = "_target_"
+OTHERWISE = "otherwise"  # what a trained network is built with where its model does not say it
 # Where a run lies and how fast it is; what is learned does not depend on these.
 WITHOUT_EFFECT = (
     *("bundle_root", "dataset_dir", "ckpt_dir", "output_dir", "device", "num_workers", "cache_rate", "cuda_graphs"),
@@ -95,7 +96,10 @@ def _arguments(parser: ConfigParser, path: str, *, besides: list[str] | None = N
     function = target_of(component.get(TARGET, ""))
     if besides is None and function is not None:
         defaults = arguments_of(function) or {}
-        values = {name: entry.default for name, entry in defaults.items() if entry.default is not entry.empty} | values
+        known = {name: entry.default for name, entry in defaults.items() if entry.default is not entry.empty}
+        otherwise = parser.get_parsed_content(f"{path}#{OTHERWISE}") if OTHERWISE in component else {}
+        values = known | otherwise | values
+    values = {name: value for name, value in values.items() if name not in (OTHERWISE, "checkpoint")}
     free = FREE_OF_NETWORK if path == NETWORK else ()
     return {name: value for name, value in values.items() if _is_json(value) and name not in free}
 
