@@ -20,15 +20,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pictures": {"files"},
     **dict.fromkeys(PARTS, LEAVES),
     "models": LEAVES | PARTS,
+    "configuration": LEAVES | PARTS | {"models"},
     "inference": LEAVES | PARTS | {"models"},
     "training": LEAVES | PARTS | {"models", "inference"},
     "interactive": LEAVES | PARTS | {"models", "inference"},
-    "evaluation": LEAVES | PARTS | {"models", "inference", "training", "interactive"},
-    "demo": LEAVES | PARTS | {"models", "inference", "training", "evaluation", "bundle"},
-    "bundle": LEAVES | PARTS | {"models", "inference", "training", "evaluation"},
-    "comparison": LEAVES | PARTS | {"models", "inference", "training", "evaluation", "bundle"},
-    "segmentation": LEAVES | PARTS | {"models", "inference", "training", "interactive", "evaluation", "bundle"},
-    "label_server": LEAVES | PARTS | {"models", "bundle"},
+    "evaluation": LEAVES | PARTS | {"models", "configuration", "inference", "training", "interactive"},
+    "demo": LEAVES | PARTS | {"models", "configuration", "inference", "training", "evaluation", "bundle"},
+    "bundle": LEAVES | PARTS | {"models", "configuration", "inference", "training", "evaluation"},
+    "comparison": LEAVES | PARTS | {"models", "configuration", "inference", "training", "evaluation", "bundle"},
+    "segmentation": LEAVES
+    | PARTS
+    | {"models", "configuration", "inference", "training", "interactive", "evaluation", "bundle"},
+    "label_server": LEAVES | PARTS | {"models", "configuration", "bundle"},
     "cli": LEAVES
     | PARTS
     | {"models", "training", "evaluation", "demo", "bundle", "comparison", "segmentation", "label_server"},

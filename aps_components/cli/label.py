@@ -7,6 +7,7 @@ import signal
 import sys
 
 from aps_components.cli.arguments import several
+from aps_components.options import truth, whole
 
 
 def label(
@@ -39,14 +40,16 @@ def label(
     folders = [locate_bundle(name) for name in _listed(bundles)]
     checkpoints = dict(_pair(entry) for entry in _listed(checkpoint or ()))
     place = ensure_environment(environment, python=str(python))
-    origins = prepare_app(app, environment=place, bundles=folders, checkpoints=checkpoints, untrained=untrained)
+    origins = prepare_app(
+        app, environment=place, bundles=folders, checkpoints=checkpoints, untrained=truth("untrained", untrained)
+    )
     server = LabelServer(
         environment=place,
         app=app,
         studies=studies,
         models=list(origins),
         host=str(host),
-        port=port,
+        port=whole(least=0, most=65535)("port", port),
         # Training on several GPUs is started by the torchrun that is found first.
         environ={**os.environ, "PATH": f"{place.python.parent}{os.pathsep}{os.environ.get('PATH', '')}"},
     )

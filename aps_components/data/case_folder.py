@@ -21,6 +21,7 @@ from aps_components.data.errors import DataError
 from aps_components.data.modalities import stem
 
 LAYOUTS = (("images", "labels"), ("imagesTr", "labelsTr"))
+IGNORE = "ignore"  # nnU-Net's name for voxels without a label
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
@@ -98,13 +99,37 @@ def declared_labels(root: Path) -> dict[int, str]:
     """The class names of nnU-Net's or the Medical Segmentation Decathlon's dataset.json, by value; {} if there is none.
 
     The one writes ``{"liver": 1}``, the other ``{"1": "liver"}``. Lists of values (regions) are left out.
+
+    Raises:
+        DataError: the file is damaged, or declares what is no class, such as nnU-Net's "ignore".
     """
-    try:
-        entries = json.loads((root / "dataset.json").read_text(encoding="utf-8"))["labels"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    file = root / "dataset.json"
+    if not file.is_file():
         return {}
-    pairs = [(key, name) if str(key).isdecimal() else (name, key) for key, name in entries]
-    return {int(value): str(name) for value, name in pairs if str(value).isdecimal()}
+    mend = "mend it, move it away, or name the classes by --labels"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file}: not valid JSON ({error}); {mend}") from error
+    entries = content.get("labels") if isinstance(content, dict) else None
+    if entries is None:
+        return {}
+    if not isinstance(entries, dict):
+        raise DataError(f"{file}: labels is {entries!r}; it must map names to values; {mend}")
+    pairs = [(key, name) if str(key).isdecimal() else (name, key) for key, name in entries.items()]
+    pairs = [(value, name) for value, name in pairs if not isinstance(value, list)]
+    for value, name in pairs:
+        if str(name).strip().lower() == IGNORE:
+            raise DataError(
+                f'{file}: the value {value} is "{name}", voxels that nobody labelled; partial labels cannot be trained '
+                "on yet: leave these scans out, and the entry too"
+            )
+        if not str(value).isdecimal():
+            raise DataError(f"{file}: the class {name!r} has the value {value!r}; it must be a whole number; {mend}")
+    names = {int(value): str(name) for value, name in pairs}
+    if len(names) < len(pairs):
+        raise DataError(f"{file}: labels {entries!r} gives a value two names; {mend}")
+    return names
 
 
 def _sub_folders(root: Path, images: str | None, labels: str | None) -> tuple[str, str]:

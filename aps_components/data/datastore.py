@@ -4,7 +4,6 @@ Its local datastore is a folder of scans with the finished labels in ``labels/fi
 its scan. So the folder that the labelled scans come from also holds those that nobody has labelled yet.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -16,13 +15,12 @@ from typing import Any
 
 from monai.data import CacheDataset
 
-from aps_components.data.datalist import Datalist, Item, case_name, files_of, load_datalist, scans_in
+from aps_components.data.datalist import Datalist, Item, files_of, load_datalist, scans_in
 from aps_components.data.errors import DataError
 from aps_components.data.label_values import LabelValues
 from aps_components.data.modalities import is_nifti_name, stem
 from aps_components.data.sampling import SeededCacheDataset
 from aps_components.data.transforms import IMAGE, LABEL, LoadVolumed
-from aps_components.files import sha256_of
 
 LABEL_FOLDER = ("labels", "final")
 MOST_CLASSES = 256  # that a label can have
@@ -34,11 +32,10 @@ class TrainingDataset(SeededCacheDataset):
     """A SeededCacheDataset that knows whether its scans are those of a MONAI Label datastore.
 
     Attributes:
-        fingerprint: of the datastore's scans and labels: another one after every change of them; None for scans that
-            come from elsewhere.
+        in_datastore: whether they are: then the scans there without a label are among them.
     """
 
-    fingerprint: str | None = None
+    in_datastore: bool = False
 
 
 def training_dataset(
@@ -68,7 +65,15 @@ def training_dataset(
         cache_rate: the share of the items to cache.
         num_workers: threads that fill the cache.
         progress: show bars.
+
+    Raises:
+        DataError: no item has a label, or a labelled one is faulty.
     """
+    if not any(LABEL in item for item in data):
+        raise DataError(
+            "no labelled scan is left to train on: label more scans, or keep fewer for validation (validation_count; "
+            "val_split in MONAI Label)"
+        )
     folder = studies_folder(data)
     items = list(data)
     if folder is not None:
@@ -77,8 +82,7 @@ def training_dataset(
         logger.info("%s: training on %d labelled and %d unlabelled scans", folder, len(items), len(added))
         items += added
     dataset = TrainingDataset(items, transform, cache_rate=cache_rate, num_workers=num_workers, progress=progress)
-    if folder is not None:
-        dataset.fingerprint = _fingerprint([items, validation])
+    dataset.in_datastore = folder is not None
     return dataset
 
 
@@ -210,18 +214,3 @@ def _real_image(item: Mapping[str, Any]) -> str:
 def _stem(name: str) -> str:
     """Of labels in other formats than NIfTI, too."""
     return stem(name) if is_nifti_name(name) else Path(name).stem
-
-
-def _fingerprint(parts: Sequence[Sequence[Item]]) -> str:
-    """Of names and sizes of the scans and the content of the labels, whatever their order."""
-    digest = hashlib.sha256()
-    for items in parts:
-        for name, image, label in sorted(_facts(item) for item in items):
-            digest.update(f"{name} {image} {label}\n".encode())
-        digest.update(b"\n")
-    return digest.hexdigest()
-
-
-def _facts(item: Item) -> tuple[str, int, str]:
-    label = sha256_of(item[LABEL]) if LABEL in item else ""
-    return case_name(item), os.path.getsize(_real_image(item)), label

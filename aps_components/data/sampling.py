@@ -203,13 +203,14 @@ def two_stream_loader(
     rank: int | None = None,
     world_size: int | None = None,
     pin_memory: bool = False,
-    repeat_cases: bool = False,
+    repeat_cases: bool | None = None,
     labeled_epochs: int = 0,
 ) -> DataLoader:
     """A loader of two-stream batches; call `loader.batch_sampler.set_epoch(epoch)` before each epoch.
 
-    `rank` and `world_size` are torch.distributed's where it runs; the other arguments are those of
-    TwoStreamBatchSampler and of torch's DataLoader.
+    `rank` and `world_size` are torch.distributed's where it runs; without `repeat_cases` the scans of a MONAI Label
+    datastore, and those alone, are repeated. The other arguments are those of TwoStreamBatchSampler and of torch's
+    DataLoader.
     """
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if rank is None:
@@ -224,7 +225,7 @@ def two_stream_loader(
         seed=seed,
         rank=rank,
         world_size=world_size,
-        repeat_cases=repeat_cases,
+        repeat_cases=getattr(dataset, "in_datastore", False) if repeat_cases is None else repeat_cases,
         labeled_epochs=labeled_epochs,
     )
     # torch's loader and a generator of its own: MONAI's resets the global one, and with it the network's dropout.

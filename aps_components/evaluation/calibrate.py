@@ -16,6 +16,7 @@ from aps_components.evaluation.trained import TrainedModel, load_trained
 from aps_components.label_map import likeliest_class
 from aps_components.models import copy_settings, ensure_writable, save_atomically
 from aps_components.models.decision import Decision
+from aps_components.options import whole
 from aps_components.uncertainty import every
 
 ANSWERS = ("predictor", "mirror_axes")  # how a scan is answered; inference does so by default where it was given
@@ -50,8 +51,7 @@ def calibrate(
     Raises:
         ValueError: fewer than one case, an option or a checkpoint that does not fit.
     """
-    if cases < 1:
-        raise ValueError(f"cases {cases} must be at least 1")
+    cases = whole(least=1)("cases", cases)
     model = load_trained(bundle, dataset_dir=dataset_dir, checkpoint=checkpoint, seen=True, options=options)
     ensure_writable(Path(target).parent)
     decision = model.network.decision

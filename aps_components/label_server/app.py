@@ -18,8 +18,10 @@ import torch
 from monai.bundle import ConfigParser
 
 from aps_components.bundle.locate import WEIGHTS
+from aps_components.configuration import network_settings
 from aps_components.label_server.environment import LabelEnvironment
 from aps_components.models import (
+    NETWORK,
     TRAINED_KEYS,
     CheckpointError,
     copy_settings,
@@ -144,7 +146,8 @@ def _write_untrained(model: Path) -> None:
     torch.manual_seed(training.get("seed", 0))
     network = parser.get_parsed_content("network_def")
     save_atomically(network.state_dict(), model / WEIGHTS)
-    save_settings({**parser.get_parsed_content("trained_with"), UNTRAINED: True}, model / WEIGHTS)
+    settings = {**parser.get_parsed_content("trained_with"), NETWORK: network_settings(parser)}
+    save_settings({**settings, UNTRAINED: True}, model / WEIGHTS)
 
 
 def _take_over_settings(model: Path) -> None:

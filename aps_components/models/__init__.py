@@ -8,8 +8,9 @@ from aps_components.models.auto_prompt_seg import (
     TrainingOutput,
     mean_of_probabilities,
 )
-from aps_components.models.build import build_auto_prompt_seg
+from aps_components.models.build import build_auto_prompt_seg, build_trained
 from aps_components.models.checkpoint import (
+    NETWORK,
     SETTINGS_OF_BEFORE,
     TRAINED_KEYS,
     CheckpointError,
@@ -21,6 +22,9 @@ from aps_components.models.checkpoint import (
     save_atomically,
     save_settings,
     settings_file,
+    trained_cases,
+    trained_count,
+    trained_network,
     trained_setting,
     without_folders,
 )
@@ -29,6 +33,7 @@ from aps_components.models.interaction import Round, as_tensors, together
 from aps_components.models.precision import Precision, autocast, resolved_precision
 
 __all__ = [
+    "NETWORK",
     "SETTINGS_OF_BEFORE",
     "TRAINED_KEYS",
     "AutoPromptSeg",
@@ -42,6 +47,7 @@ __all__ = [
     "as_tensors",
     "autocast",
     "build_auto_prompt_seg",
+    "build_trained",
     "copy_settings",
     "ensure_writable",
     "halve",
@@ -54,6 +60,9 @@ __all__ = [
     "save_settings",
     "settings_file",
     "together",
+    "trained_cases",
+    "trained_count",
+    "trained_network",
     "trained_setting",
     "without_folders",
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -16,10 +17,16 @@ from aps_components.models.decision import offsets_of_before
 from aps_components.networks.sam3d import resized_position_tables
 
 MAX_NAMED_KEYS = 8
-# The settings beside a checkpoint that inference takes from there: its weights are worth nothing at others.
-TRAINED_KEYS = ("spacing", "roi_size", "backbone", "strides", "kernel_sizes", "intensity", "fusion")
+# The settings of a checkpoint that evaluation and inference take over: its weights are worth nothing at others.
+TRAINED_KEYS = (
+    *("labels", "in_channels", "modalities", "spacing", "roi_size", "backbone", "strides", "kernel_sizes"),
+    *("intensity", "fusion"),
+)
+NETWORK = "network_def"  # the setting that holds the network's arguments
 # What a model was trained with whose settings do not say so: there was nothing else.
 SETTINGS_OF_BEFORE = {"backbone": "vnet", "strides": None, "kernel_sizes": None}
+# Arguments of a network that may be others than in training.
+FREE = ("predictor", "mc_samples", "recompute", "sam_checkpoint")
 
 
 class CheckpointError(ValueError):
@@ -106,7 +113,7 @@ def load_weights(
             network has no weight that starts with ``only``.
     """
     content = read_checkpoint(path)
-    _refuse_other_settings(path, settings or {})
+    _refuse_other_settings(path, settings or {}, free=(*FREE, "roi_size") if other_roi_size else FREE)
     weights = content.get("model", content)
     if not is_state_dict(weights):
         raise CheckpointError(f"{path} holds no state dict, neither as a whole nor under 'model'")
@@ -148,16 +155,20 @@ def save_settings(settings: Mapping[str, Any], path: str | Path) -> None:
 
 def copy_settings(source: str | Path, target: str | Path, *, more: Mapping[str, Any] | None = None) -> None:
     """The settings beside one checkpoint, beside another, too, and ``more`` of them."""
-    settings = json.loads(settings_file(source).read_text(encoding="utf-8"))
+    if not (settings := read_settings(source)):
+        raise CheckpointError(f"{settings_file(source)}: missing; training writes it beside the weights: copy both")
     save_settings({**settings, **(more or {})}, target)
 
 
 def without_folders(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings to be published: of a file its name alone; where it lay is nobody's business."""
-    return {
+    """Settings to be published: of a file its name alone, and of a case its hashes: the rest is nobody's business."""
+    published = {
         key: PurePath(value).name if isinstance(value, str) and os.sep in value else value
         for key, value in settings.items()
     }
+    if isinstance(cases := published.get("cases"), Mapping):
+        published["cases"] = {part: [{**case, "name": ""} for case in found] for part, found in cases.items()}
+    return published
 
 
 def trained_setting(path: str | Path, name: str, *default: Any) -> Any:
@@ -180,24 +191,75 @@ def trained_setting(path: str | Path, name: str, *default: Any) -> Any:
     raise CheckpointError(f"{settings_file(path)}, written in training, does not say {name!r}: give it with --{name}")
 
 
+def trained_count(path: str | Path, default: int | None) -> int | None:
+    """How many scans at the head of its datalist had a label by hand that the checkpoint ``path`` was trained on.
+
+    Args:
+        path: of the checkpoint.
+        default: given back where nothing is known of it.
+    """
+    settings = read_settings(path)
+    by_hand = settings.get("labeled_by_hand")
+    return settings.get("labeled_count", default) if by_hand is None else by_hand
+
+
+def trained_cases(path: str | Path | None) -> dict[str, Any]:
+    """The scans that the checkpoint ``path`` was trained with, see ``data.case_identities``; {} where nothing says so.
+
+    Args:
+        path: of the checkpoint; None for none.
+    """
+    return {} if path is None else dict(read_settings(path).get("cases") or {})
+
+
+def trained_network(path: str | Path) -> dict[str, Any]:
+    """The arguments of the network that the checkpoint ``path`` holds, by name, as far as its settings say.
+
+    Settings of before they were kept say some of them by other names.
+    """
+    settings = read_settings(path)
+    if NETWORK in settings:
+        return {**SETTINGS_OF_BEFORE, **settings[NETWORK]}
+    known = ("in_channels", "roi_size", "fusion", *SETTINGS_OF_BEFORE)
+    found = {key: settings[key] for key in known if key in settings}
+    return found | ({"num_classes": len(settings["labels"])} if "labels" in settings else {})
+
+
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """The settings beside a checkpoint; empty where there are none.
+    """What a checkpoint was trained with: the file beside it, or else what it holds itself, as ``checkpoint.pt`` does.
+
+    Empty where there is neither.
 
     Raises:
-        CheckpointError: they are damaged.
+        CheckpointError: the file beside it is damaged.
     """
-    file = settings_file(path)
+    file, path = settings_file(path), Path(path)
     if not file.is_file():
-        return {}
+        return _settings_inside(path, path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else {}
     try:
-        return {**SETTINGS_OF_BEFORE, **json.loads(file.read_text())}
+        return {**SETTINGS_OF_BEFORE, **json.loads(file.read_text(encoding="utf-8"))}
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{file} is not valid JSON ({error}); delete it, or train again") from error
 
 
-def _refuse_other_settings(path: str | Path, settings: Mapping[str, Any]) -> None:
+@lru_cache(maxsize=8)
+def _settings_inside(path: Path, changed: int, size: int) -> dict[str, Any]:
+    """Of a whole training's state, without reading its weights; ``changed`` and ``size`` tell files of a name apart."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # a damaged file, which is refused by name when its weights are read
+        return {}
+    settings = content.get("settings") if isinstance(content, dict) else None
+    return {**SETTINGS_OF_BEFORE, **settings} if isinstance(settings, Mapping) else {}
+
+
+def _refuse_other_settings(path: str | Path, settings: Mapping[str, Any], *, free: Collection[str] = FREE) -> None:
     """A network at another spacing or intensity gives plausible nonsense, which no shape reveals."""
     trained, used = read_settings(path), json.loads(json.dumps(dict(settings)))
+    if "labeled_count" in trained:
+        trained["labeled_count"] = trained_count(path, None)
+    trained |= {f"{NETWORK}#{key}": value for key, value in trained_network(path).items() if key not in free}
+    used |= {f"{NETWORK}#{key}": value for key, value in used.pop(NETWORK, {}).items()}
     different = [key for key in used if key in trained and trained[key] != used[key]]
     if different:
         raise CheckpointError(

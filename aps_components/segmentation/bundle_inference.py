@@ -14,10 +14,11 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from aps_components.bundle import require_weights
+from aps_components.configuration import lay_over
 from aps_components.data import DataError
 from aps_components.errors import plain_errors
 from aps_components.models import CheckpointError, ensure_writable
-from aps_components.options import literal, refuse_unknown
+from aps_components.options import literal
 
 NEEDED = (
     "labels",
@@ -67,10 +68,10 @@ class BundleInference:
         self.parser = self.workflow.parser
         if missing := [key for key in NEEDED if key not in self.parser]:
             raise ValueError(f"{base}: no key {missing[0]!r}, as every bundle of AutoPromptSeg has; give one of those")
-        self._change({"bundle_root": str(self.root), **self._known(settings or {})})
+        self._change({"bundle_root": str(self.root)})
+        with _quiet():
+            lay_over(self.parser, settings or {}, own=OWN)
         self.broken_off = False
-        if not 0 <= (overlap := self._value("overlap")) < 1:
-            raise ValueError(f"overlap {overlap} must be in [0, 1)")
 
     @property
     def labels(self) -> dict[int, str]:
@@ -164,10 +165,6 @@ class BundleInference:
             pairs={key: literal(value) if isinstance(value, str) else value for key, value in pairs.items()}
         )
         self.parser.parse(reset=True)
-
-    def _known(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        refuse_unknown(settings, set(self.parser.get()) - set(OWN) - {"imports"})
-        return dict(settings)
 
 
 def _override_file(root: Path, name: str) -> Path:

@@ -102,7 +102,7 @@ class TestTorchScript:
     @pytest.mark.parametrize(
         "network",
         [
-            {"norm": "batch", "fusion": "none", "high_res_skips": False, "mc_samples": 1},
+            {"norm": "batch", "fusion": "none", "fine_features": False, "mc_samples": 1},
             {"norm": "group", "fusion": "concatenation", "prompts": {"points_per_class": 0}},
             {"uncertainty_form": "entropy", "mc_samples": 3, "prompts": {"radius": 2, "points_per_class": 500}},
         ],

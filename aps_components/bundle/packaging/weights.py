@@ -82,7 +82,7 @@ def _settings_faults(path: Path) -> Iterator[str]:
         return
     try:
         settings = {**SETTINGS_OF_BEFORE, **json.loads(path.read_text(encoding="utf-8"))}
-        lacking = [key for key in (*TRAINED_KEYS, "labels") if key not in settings]
+        lacking = [key for key in TRAINED_KEYS if key not in settings]
     except (TypeError, ValueError) as error:
         yield f"{path}: not valid JSON ({error}); copy it again from the training"
     else:

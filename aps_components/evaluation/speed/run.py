@@ -21,6 +21,7 @@ from aps_components.evaluation.speed.table import Line, write_table
 from aps_components.evaluation.trained import TrainedModel, load_trained
 from aps_components.inference import InvertToLabelMapd, PromptedSlidingWindowInferer
 from aps_components.models import ensure_writable
+from aps_components.options import optional, whole
 
 Case = dict[str, Any]
 
@@ -61,8 +62,8 @@ def benchmark(
     Raises:
         ValueError: a value or checkpoint that does not fit, or ``out`` holds figures of other settings.
     """
-    if reference_cases < 0 or (cases is not None and cases < 1):
-        raise ValueError(f"cases {cases} must be positive, reference_cases {reference_cases} not negative")
+    cases = optional(whole(least=1))("cases", cases)
+    reference_cases, seed = whole(least=0)("reference_cases", reference_cases), whole(least=0)("seed", seed)
     folder = ensure_writable(Path(out))
     model = load_trained(bundle, dataset_dir=dataset_dir, checkpoint=checkpoint, split=split, options=options)
     threads = torch.get_num_threads() if model.device.type == "cpu" else None

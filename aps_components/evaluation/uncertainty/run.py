@@ -16,6 +16,7 @@ from aps_components.evaluation.uncertainty.maps import DEFINITIONS
 from aps_components.evaluation.uncertainty.report import write_report
 from aps_components.evaluation.uncertainty.scan import measure_scan
 from aps_components.models import ensure_writable, settings_file, trained_setting
+from aps_components.options import number, optional, whole
 
 NOISES = (0.0, 0.1, 0.2, 0.4)
 BAND_MM = 10.0
@@ -54,9 +55,9 @@ def check_uncertainty(
     Raises:
         ValueError: a value or checkpoint that does not fit, or ``out`` holds figures of other settings.
     """
-    noises = sorted({0.0, *map(float, noises)})
-    if noises[0] < 0 or band_mm <= 0 or (cases is not None and cases < 1):
-        raise ValueError(f"noises {noises} must not be negative, band_mm {band_mm} and cases {cases} must be positive")
+    noises = sorted({0.0, *(number(least=0)("noises", noise) for noise in noises)})
+    band_mm, seed = number(above=0)("band_mm", band_mm), whole(least=0)("seed", seed)
+    cases = optional(whole(least=1))("cases", cases)
     if not checkpoints or len(set(map(str, checkpoints))) < len(checkpoints):
         raise ValueError(f"checkpoints {[str(path) for path in checkpoints]}: give one or more, each once")
     folder = ensure_writable(Path(out))
