@@ -42,13 +42,16 @@ def case_identities(
     Args:
         training: labelled and unlabelled items.
         validation: items with labels.
-        ordered: keep their order; False sorts them by name, for a source that gives them in any.
+        ordered: keep their order; False sorts them by name, for a source that gives them in any, a MONAI Label
+            datastore: an unreadable scan there validates nothing, and is left out.
         earlier: the cases of the training that this one begins with, of which the model knows, too.
 
     Raises:
         DataError: one scan stands twice in the training, or in training and validation, also under two names; or one
             that validates was learned from earlier.
     """
+    if not ordered:
+        validation = [item for item in validation if _is_readable(item)]
     parts = {
         LABELED: [item for item in training if "label" in item],
         UNLABELED: [item for item in training if "label" not in item],
@@ -66,6 +69,14 @@ def case_identities(
             )
         cases[EARLIER] = known
     return cases if ordered else {part: sorted(found, key=lambda case: case["name"]) for part, found in cases.items()}
+
+
+def _is_readable(item: Item) -> bool:
+    try:
+        identity(item)
+    except DataError:
+        return False
+    return True
 
 
 def identity(item: Mapping[str, Any]) -> Identity:

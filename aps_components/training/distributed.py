@@ -9,6 +9,9 @@ import torch
 import torch.distributed as dist
 from monai.data import CacheDataset
 
+from aps_components.data import validation_dataset
+from aps_components.data.label_values import LabelValues
+
 Item = TypeVar("Item")
 
 
@@ -32,7 +35,14 @@ def share_of_rank(items: Sequence[Item]) -> list[Item]:
 
 
 def cache_share_of_rank(
-    data: Sequence[Any], transform: Sequence[Callable] | Callable, *, cache_rate: float = 1.0
+    data: Sequence[Any],
+    transform: Sequence[Callable] | Callable,
+    *,
+    in_channels: int = 1,
+    label_values: LabelValues = None,
+    cache_rate: float = 1.0,
 ) -> CacheDataset:
-    """MONAI's ``CacheDataset`` of :func:`share_of_rank` alone."""
-    return CacheDataset(share_of_rank(data), transform, cache_rate=cache_rate)
+    """``data.validation_dataset`` of :func:`share_of_rank` alone."""
+    return validation_dataset(
+        share_of_rank(data), transform, in_channels=in_channels, label_values=label_values, cache_rate=cache_rate
+    )

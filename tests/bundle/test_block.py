@@ -131,7 +131,7 @@ def test_a_faulty_block_names_its_file(tmp_path):
         ({"kernel_sizes": [[3, 3, 3]] * 4}, "must be 5 triples of odd numbers, or null"),
         ({"kernel_sizes": [3, 3, 3, 3, 3]}, "must be 5 triples of odd numbers, or null"),
         ({"backbone": "unet"}, "backbone 'unet' must be 'vnet' or 'residual_encoder'"),
-        ({"augmentation": "more"}, "augmentation 'more' must be 'none', "),
+        ({"augmentation": "more"}, "augmentation 'more' must be 'strong', "),
         ({"intensity": "ct"}, "intensity 'ct' must be None"),
         ({"intensity": {"window": [3, 1]}}, "intensity {'window': [3, 1]} must be None"),
         ({"flip_axes": [1, 3]}, "flip_axes [1, 3] must be some of 0 (left-right)"),

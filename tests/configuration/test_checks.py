@@ -59,7 +59,7 @@ def test_what_the_bundles_say_is_all_right(run):
         ("pretraining", "objective#trainb", "objective#train_b"),
         ("evaluating", "splt", "split"),
         ("evaluating", "evaluation#label", "evaluation#labels"),
-        ("evaluating", "network_def#highres_skips", "network_def#high_res_skips"),
+        ("evaluating", "network_def#fine_feature", "network_def#fine_features"),
         ("inference", "overlp", "overlap"),
         ("inference", "postprocessing#save_map", "postprocessing#save_maps"),
     ],
@@ -131,7 +131,7 @@ def test_what_else_users_and_monai_lay_over_is_let_pass(tmp_path):
         ("objective#largest_component", "FALSE", False),
         ("largest_component", "false", False),
         ("cuda_graphs", "true", True),
-        ("network_def#high_res_skips", "false", False),
+        ("network_def#fine_features", "false", False),
         ("network_def#recompute", "False", False),
         ("validate#evaluator#everything", "false", False),
         ("learning_rate", "1e-3", 0.001),
@@ -144,6 +144,11 @@ def test_what_else_users_and_monai_lay_over_is_let_pass(tmp_path):
         ("flip_axes", ([0, 1], 2), [[0, 1], 2]),
         ("labels", {0: "background", 1: "tumour"}, {"0": "background", "1": "tumour"}),
         ("label_values", {7: 1}, {"7": 1}),
+        ("strides", ((2, 2, 1),) * 3 + ((2, 2, 2),), [[2, 2, 1]] * 3 + [[2, 2, 2]]),
+        ("train_a", "false", False),
+        ("simulated_user#rounds", "2", 2),
+        ("simulated_user", {"flipped": "0.2", "targets": {"cut": "0"}}, {"flipped": 0.2, "targets": {"cut": 0.0}}),
+        ("simulated_user", None, None),
     ],
 )
 def test_a_value_is_what_it_means(key, value, meant):
@@ -205,6 +210,11 @@ NAN = float("nan")
         ("training", "precision", ["fp16", "FP32", 32]),
         ("training", "predictor", ["c", "avrage"]),
         ("training", "augmentation", ["ful", 1]),
+        ("training", "backbone", ["unet", None]),
+        ("training", "strides", [2, [[2, 2, 2]] * 3, [[2, 2]] * 4, "[2]"]),
+        ("training", "kernel_sizes", [3, [[3, 3, 2]] * 5, [[3, 3, 3]] * 4]),
+        ("training", "train_a", ["no", 2]),
+        ("training", "simulated_user", ["me", {"rounds": 0}, {"flipped": 2}, {"targets": 3}, {"rounds": 1.5}]),
         ("training", "fusion", ["sum", None]),
         ("training", "pretrained_part", ["b"]),
         ("training", "cuda_graphs", ["yes", 2]),
@@ -246,6 +256,19 @@ def test_labels_that_are_no_classes_are_refused_with_the_mend(labels, mend):
     said = refused("training", labels=labels)
     assert said.startswith("labels")
     assert mend in said
+
+
+def test_a_simulated_user_has_arguments_of_its_own():
+    said = refused("training", simulated_user={"round": 2})
+    assert "no option --simulated_user#round; did you mean --simulated_user#rounds?" in said
+    said = refused("training", simulated_user={"targets": {"elipsoid": 1}})
+    assert "did you mean --simulated_user#targets#ellipsoid?" in said
+
+
+def test_a_patch_fits_the_strides():
+    thick = [[2, 2, 1]] * 3 + [[2, 2, 2]]
+    check_options(configuration("training", strides=thick, roi_size=[32, 48, 6]))
+    assert "divisible by 16 x 16 x 2: try [32, 48, 8]" in refused("training", strides=thick, roi_size=[32, 48, 7])
 
 
 def test_prompts_are_arguments_of_the_generator(phantoms, tmp_path):

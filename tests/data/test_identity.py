@@ -176,3 +176,12 @@ class TestChanges:
         assert seen == [("0.nii.gz", "a", "labeled"), ("1.nii.gz", "b", "unlabeled")]
         assert digest_of(copies) != digest_of(copies[::-1])
         assert digest_of(copies) == digest_of([{"image": case["image"]} for case in cases])
+
+
+def test_what_cannot_be_read_validates_nothing_in_a_datastore(tmp_path):
+    """Where nobody put the scans in an order; in a datalist it is an error."""
+    cases = [item(tmp_path, name, seed) for seed, name in enumerate("abc")]
+    truncate(Path(cases[2]["image"]))
+    assert case_identities(cases[:1], cases[1:], ordered=False)["validation"] == [identity(cases[1])]
+    with pytest.raises(DataError, match=r"c\.nii\.gz: cannot be read"):
+        case_identities(cases[:1], cases[1:])
