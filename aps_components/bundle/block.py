@@ -14,6 +14,7 @@ from aps_components.data import intensity_transforms
 from aps_components.models import TRAINED_KEYS
 from aps_components.networks.feature_fusion import FusionKind
 from aps_components.options import axis_groups
+from aps_components.plain_json import read_object
 
 STRIDE = 16  # of the V-Net; patches and windows are divisible by it
 LINE_LENGTH = 120
@@ -93,12 +94,12 @@ class DatasetBlock:
         """
         path = Path(train_json)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_object(path)
             return cls(**{entry.name: content[entry.name] for entry in fields(cls)})
         except KeyError as error:
             raise ValueError(f"{path}: the dataset block has no {error}; add it") from error
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
     def text(self, keys: Sequence[str] | None = None) -> str:
         """The lines of ``train.json``: one per key, in the order of the fields, each with its comma."""

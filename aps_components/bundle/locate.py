@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 
 import aps_components
 from aps_components.files import sha256_of
+from aps_components.plain_json import read_object
 
 CONFIG = Path("configs") / "inference.json"
 WEIGHTS = Path("models") / "model.pt"
@@ -89,10 +89,9 @@ def version_differences(root: str | os.PathLike[str]) -> list[str]:
 def bundle_metadata(root: str | os.PathLike[str]) -> dict[str, Any]:
     """The bundle's ``metadata.json``; empty where it has none that can be read."""
     try:
-        content = json.loads((Path(root) / "configs" / "metadata.json").read_text(encoding="utf-8"))
+        return read_object(Path(root) / "configs" / "metadata.json")
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def unpack_bundle(file: str | os.PathLike[str], cache_dir: str | os.PathLike[str] = CACHE_DIR) -> Path:

@@ -25,6 +25,7 @@ from aps_components.evaluation.trained import scans_of_split
 from aps_components.files import replace_text
 from aps_components.models import ensure_writable
 from aps_components.options import differences, refuse_unknown
+from aps_components.plain_json import read_object
 
 SETTINGS_FILE = "comparison.json"
 LOCK_FILE = ".lock"
@@ -79,9 +80,7 @@ def compare(
         raise FileNotFoundError(f"no bundle at {bundle}: give its folder with --bundle")
     options = dict(options or {})
     chosen = choose_methods(methods)
-    training, evaluation = (
-        json.loads((bundle / "configs" / name).read_text(encoding="utf-8")) for name in ("train.json", "evaluate.json")
-    )
+    training, evaluation = (read_object(bundle / "configs" / name) for name in ("train.json", "evaluate.json"))
     _refuse_unknown({*training, *evaluation}, options, chosen, bundle=bundle)
     refuse_contradictions(chosen, options)
     values = training | options
@@ -156,7 +155,7 @@ def _alone_in(out: Path) -> Iterator[None]:
 def _keep_settings(file: Path, settings: Mapping[str, Any]) -> None:
     """Figures of different budgets or data must not meet in one table; how fast they were made is another matter."""
     settings = _with_effect(json.loads(json.dumps(dict(settings), default=str)))
-    if file.is_file() and (different := differences(_with_effect(json.loads(file.read_text())), settings)):
+    if file.is_file() and (different := differences(_with_effect(read_object(file)), settings)):
         raise ValueError(
             f"{file.parent} holds a comparison with other settings ({different}): give the same, or another --out"
         )

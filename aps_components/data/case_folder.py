@@ -8,7 +8,6 @@ Only file names are looked at here, never a scan.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter, defaultdict
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from aps_components.data.datalist import SUFFIXES, Item, scans_in
 from aps_components.data.errors import DataError
+from aps_components.plain_json import read_object, refuse_config_syntax
 
 LAYOUTS = (("images", "labels"), ("imagesTr", "labelsTr"))
 CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -98,10 +98,14 @@ def declared_labels(root: Path) -> dict[int, str]:
 
     The one writes ``{"liver": 1}``, the other ``{"1": "liver"}``. Lists of values (regions) are left out.
     """
-    try:
-        entries = json.loads((root / "dataset.json").read_text(encoding="utf-8"))["labels"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    file = root / "dataset.json"
+    if not file.exists():
         return {}
+    declared = read_object(file, mend="mend that place, or move the file away", error=DataError).get("labels", {})
+    if not isinstance(declared, dict):
+        return {}
+    refuse_config_syntax(declared, where=f"{file}: labels", error=DataError)
+    entries = declared.items()
     pairs = [(key, name) if str(key).isdecimal() else (name, key) for key, name in entries]
     return {int(value): str(name) for value, name in pairs if str(value).isdecimal()}
 

@@ -5,7 +5,6 @@ its scan. So the folder that the labelled scans come from also holds those that 
 """
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aps_components.data.checks import check_cases
-from aps_components.data.datalist import Datalist, Item, case_name, files_of, load_datalist, scans_in
+from aps_components.data.datalist import Datalist, Item, case_name, files_of, load_datalist, read_datalist, scans_in
 from aps_components.data.errors import DataError
 from aps_components.data.label_values import LabelValues
 from aps_components.data.modalities import SUFFIXES, stem
@@ -86,7 +85,7 @@ def dataset_name(dataset_dir: str | os.PathLike[str], *, default: str | os.PathL
     """
     for file in (Path(dataset_dir).expanduser() / "datalist.json", Path(default)):
         if file.is_file():
-            return str(json.loads(file.read_text(encoding="utf-8"))["name"])
+            return str(read_datalist(file, keys=("name",))["name"])
     return None
 
 

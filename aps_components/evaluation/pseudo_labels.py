@@ -29,6 +29,7 @@ from aps_components.files import replace_text, replacing
 from aps_components.inference import LabelMapd, inverted
 from aps_components.models import ensure_writable, trained_setting
 from aps_components.models.decision import Decision
+from aps_components.plain_json import read_json
 
 ANSWER = "a"  # an ensemble has one answer; its offsets are held where Model A's are
 LABELS, MADE_BY = "labels", "made_by.json"
@@ -97,8 +98,10 @@ def pseudo_label(
 
 def labeled_by(target: str | Path) -> list[str]:
     """SHA-256 of the models that labelled the scans of a folder of :func:`pseudo_label`, in their order."""
-    made_by = json.loads((Path(target) / MADE_BY).read_text(encoding="utf-8"))
-    return [model["checkpoint_sha256"] for model in made_by]
+    models = read_json(file := Path(target) / MADE_BY)
+    if not isinstance(models, list) or not all(isinstance(m, dict) and "checkpoint_sha256" in m for m in models):
+        raise ValueError(f"{file}: names no models by their checkpoint_sha256; delete {target} to label the scans anew")
+    return [str(model["checkpoint_sha256"]) for model in models]
 
 
 def _common_datalist(models: Sequence[TrainedModel]) -> Datalist:

@@ -10,19 +10,19 @@ from aps_components.models.auto_prompt_seg import (
 from aps_components.models.build import build_auto_prompt_seg
 from aps_components.models.checkpoint import (
     TRAINED_KEYS,
-    CheckpointError,
     copy_settings,
     ensure_writable,
     load_weights,
     read_checkpoint,
     save_atomically,
+    save_model,
     save_settings,
-    settings_file,
     trained_setting,
     without_folders,
 )
 from aps_components.models.half import halve
 from aps_components.models.precision import Precision, autocast, resolved_precision
+from aps_components.models.settings import CheckpointError, read_settings, settings_file
 
 __all__ = [
     "TRAINED_KEYS",
@@ -40,8 +40,10 @@ __all__ = [
     "load_weights",
     "mean_of_probabilities",
     "read_checkpoint",
+    "read_settings",
     "resolved_precision",
     "save_atomically",
+    "save_model",
     "save_settings",
     "settings_file",
     "trained_setting",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
@@ -13,15 +14,12 @@ from torch import Tensor, nn
 
 from aps_components.files import replace_text, replacing
 from aps_components.models.decision import offsets_of_before
+from aps_components.models.settings import CheckpointError, read_settings, settings_file
 from aps_components.networks.sam3d import resized_position_tables
 
 MAX_NAMED_KEYS = 8
 # The settings beside a checkpoint that inference takes from there: its weights are worth nothing at others.
 TRAINED_KEYS = ("spacing", "roi_size", "intensity", "fusion")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint file that cannot be used; the message names the file and the mend."""
 
 
 def save_atomically(content: Any, path: str | Path) -> None:
@@ -64,9 +62,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     _require_file(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # torch's own words advise to run what is in it
+        raise CheckpointError(
+            f"{path} is damaged or no checkpoint of weights alone (other objects can be code, and nothing of it was "
+            "run); replace it, or have its state dict alone saved anew"
+        ) from None
     except Exception as error:  # a damaged file makes torch raise almost anything, also without a message
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise CheckpointError(f"{path} is damaged or no checkpoint of weights alone ({reason}); replace it") from error
+        reason = type(error).__name__ if "weights_only" in reason else reason
+        raise CheckpointError(f"{path} is damaged or no checkpoint of weights alone ({reason}); replace it") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
     return content
@@ -132,20 +136,30 @@ def is_state_dict(weights: Any) -> bool:
     )
 
 
-def settings_file(path: str | Path) -> Path:
-    """Where the settings of a checkpoint lie: ``model.json`` beside ``model.pt``."""
-    return Path(path).with_suffix(".json")
+def save_model(weights: Any, settings: Mapping[str, Any], path: str | Path) -> None:
+    """Weights and their settings, both or, where the disk is full or the process is killed while writing, none.
+
+    What was at ``path`` before stays whole until both are written; only two renamings are left then.
+    """
+    with replacing(settings_file(path)) as beside:
+        beside.write_text(_settings_text(settings), encoding="utf-8")
+        save_atomically(weights, path)
+
+
+def _settings_text(settings: Mapping[str, Any]) -> str:
+    return json.dumps(dict(settings), indent=1) + "\n"
 
 
 def save_settings(settings: Mapping[str, Any], path: str | Path) -> None:
     """Write beside the checkpoint ``path`` what it was trained with, for :func:`load_weights` to compare."""
-    replace_text(settings_file(path), json.dumps(dict(settings), indent=1) + "\n")
+    replace_text(settings_file(path), _settings_text(settings))
 
 
 def copy_settings(source: str | Path, target: str | Path, *, more: Mapping[str, Any] | None = None) -> None:
     """The settings beside one checkpoint, beside another, too, and ``more`` of them."""
-    settings = json.loads(settings_file(source).read_text(encoding="utf-8"))
-    save_settings({**settings, **(more or {})}, target)
+    if not (file := settings_file(source)).is_file():
+        raise CheckpointError(f"{file}: missing; training writes it beside the weights: copy both")
+    save_settings({**read_settings(source), **(more or {})}, target)
 
 
 def without_folders(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,7 +181,7 @@ def trained_setting(path: str | Path, name: str, *default: Any) -> Any:
     Raises:
         CheckpointError: there is nothing to give back.
     """
-    settings = _read_settings(path)
+    settings = read_settings(path)
     if name in settings:
         return settings[name]
     if default:
@@ -176,20 +190,9 @@ def trained_setting(path: str | Path, name: str, *default: Any) -> Any:
     raise CheckpointError(f"{settings_file(path)}, written in training, does not say {name!r}: give it with --{name}")
 
 
-def _read_settings(path: str | Path) -> dict[str, Any]:
-    """Empty where there are none."""
-    file = settings_file(path)
-    if not file.is_file():
-        return {}
-    try:
-        return dict(json.loads(file.read_text()))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{file} is not valid JSON ({error}); delete it, or train again") from error
-
-
 def _refuse_other_settings(path: str | Path, settings: Mapping[str, Any]) -> None:
     """A network at another spacing or intensity gives plausible nonsense, which no shape reveals."""
-    trained, used = _read_settings(path), json.loads(json.dumps(dict(settings)))
+    trained, used = read_settings(path), json.loads(json.dumps(dict(settings)))
     different = [key for key in used if key in trained and trained[key] != used[key]]
     if different:
         raise CheckpointError(

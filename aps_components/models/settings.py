@@ -1,0 +1,117 @@
+"""The settings beside a checkpoint, ``model.json``: data of known types, and nothing that a configuration would run.
+
+Training, evaluation, calibration, inference and MONAI Label hand these values on into MONAI's configuration.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from aps_components.models.auto_prompt_seg import Predictor
+from aps_components.plain_json import read_object, refuse_config_syntax
+from aps_components.terminal import shown
+
+MEND = "copy the file again from the training, delete it, or train again"
+MOST_VOXELS = 4096  # of a patch along an axis
+Check = Callable[[Any], bool]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint file that cannot be used; the message names the file and the mend."""
+
+
+def settings_file(path: str | Path) -> Path:
+    """Where the settings of a checkpoint lie: ``model.json`` beside ``model.pt``."""
+    return Path(path).with_suffix(".json")
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings beside the checkpoint ``path``; empty where there are none.
+
+    Raises:
+        CheckpointError: they are no JSON object, hold what MONAI's configuration would run, or a value of another type
+            than training writes.
+    """
+    file = settings_file(path)
+    if not file.exists():
+        return {}
+    settings = read_object(file, mend=MEND, error=CheckpointError)
+    refuse_config_syntax(settings, where=str(file), error=CheckpointError)
+    for key, value in settings.items():
+        check, wanted = TYPES.get(key, (_is_anything, ""))
+        if not check(value):
+            raise CheckpointError(f"{file}: {key} is {shown(value)[:80]}, where {wanted} is wanted; {MEND}")
+    return settings
+
+
+def _is_whole(value: Any, *, least: int = 0, most: float = math.inf) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_anything(value: Any) -> bool:
+    return True
+
+
+def _or_none(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+def _is_spacing(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(_is_number(size) and size > 0 for size in value)
+
+
+def _is_roi_size(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(_is_whole(s, least=1, most=MOST_VOXELS) for s in value)
+
+
+def _is_labels(value: Any) -> bool:
+    return isinstance(value, dict) and all(key.isdecimal() and _is_text(name) for key, name in value.items())
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _are_axes(value: Any) -> bool:
+    flat = value if isinstance(value, list) else [None]
+    flat = [axis for entry in flat for axis in (entry if isinstance(entry, list) else [entry])]
+    return all(_is_whole(axis, most=2) for axis in flat) and len(set(flat)) == len(flat)
+
+
+def _is_intensity(value: Any) -> bool:
+    windows = value.values() if isinstance(value, dict) else ()
+    return _is_text(value) or (
+        isinstance(value, dict) and all(isinstance(pair, list) and all(map(_is_number, pair)) for pair in windows)
+    )
+
+
+COUNT = (_is_whole, "a whole number from 0 on")
+TYPES: Mapping[str, tuple[Check, str]] = {
+    "spacing": (_or_none(_is_spacing), "three sizes in mm above 0, or null"),
+    "roi_size": (_is_roi_size, "three whole numbers from 1 on"),
+    "intensity": (_or_none(_is_intensity), "a word, or a window of two numbers"),
+    "fusion": (_is_text, "a word"),
+    "labels": (_is_labels, "an object of class numbers and names"),
+    "modalities": (_or_none(_are_texts), "a list of names, or null"),
+    "flip_axes": (_are_axes, "a list of the axes 0, 1 and 2"),
+    "inference_mirror_axes": (_are_axes, "a list of the axes 0, 1 and 2"),
+    "inference_predictor": (lambda value: value in get_args(Predictor), f"one of {', '.join(get_args(Predictor))}"),
+    "predictor": (lambda value: value in get_args(Predictor), f"one of {', '.join(get_args(Predictor))}"),
+    "labeled_count": (_or_none(_is_whole), "a whole number from 0 on, or null"),
+    "labeled_by_hand": (_or_none(_is_whole), "a whole number from 0 on, or null"),
+    "untrained": (lambda value: isinstance(value, bool), "true or false"),
+    **dict.fromkeys(("validation_count", "seed", "epochs", "epoch_length", "warmup_epochs"), COUNT),
+    **dict.fromkeys(("labeled_batch", "unlabeled_batch", "decision_interval", "mc_samples"), COUNT),
+    **dict.fromkeys(("learning_rate", "weight_decay", "ema_decay", "balanced_crops"), (_is_number, "a number")),
+}
