@@ -17,6 +17,7 @@ from pathlib import Path
 from aps_components.errors import interrupted, storage_fault
 
 BLOCK = 1 << 20
+CANNOT = "cannot write"
 HIDDEN = ".unfinished."
 KEPT_OF_NAME = 60  # letters at its end, so that a long name stays one that the system takes
 MARK = re.compile(re.escape(HIDDEN) + r"([0-9a-f]{4})-(\d+)-[0-9a-f]{8}\.")
@@ -42,8 +43,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     except Exception as error:
         if interrupted(error):  # Ctrl-C while a library wrote, which made an error of its own of it
             raise KeyboardInterrupt from None
-        if (fault := storage_fault(error)) is not None:
-            raise OSError(fault.errno, f"cannot write {path}: {_said(fault)}") from error
+        fault = storage_fault(error)
+        if fault is not None and not str(fault.strerror).startswith(CANNOT):  # said already, of a file written within
+            raise OSError(fault.errno, f"{CANNOT} {path}: {_said(fault)}") from error
         raise
     finally:
         with contextlib.suppress(OSError):

@@ -14,6 +14,7 @@ from aps_components.data.datastore import (
 from aps_components.data.errors import DataError, data_error_behind
 from aps_components.data.modalities import select_modalities
 from aps_components.data.sampling import (
+    EvaluationCache,
     SampleKey,
     SeededCacheDataset,
     TwoStreamBatchSampler,
@@ -33,6 +34,7 @@ __all__ = [
     "BalancedCropd",
     "DataError",
     "Datalist",
+    "EvaluationCache",
     "LoadVolumed",
     "Resampled",
     "SampleKey",
