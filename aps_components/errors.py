@@ -13,13 +13,18 @@ from contextlib import contextmanager
 from traceback import walk_tb
 from types import TracebackType
 
-from aps_components.terminal import guard_terminal, shown
+from aps_components.terminal import guard_terminal, log_handlers, shown
 
-STORAGE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+STORAGE_FAULTS = {
+    errno.ENOSPC: "free some space there, or choose another folder",
+    errno.EDQUOT: "free some space there, or choose another folder",
+    errno.EFBIG: "raise the limit of a file's size, or choose another folder",
+}
+CANNOT = "cannot write"  # how an error begins that says it already
 INTERRUPTED = 130  # as a shell reports Ctrl-C
 SHOW_TRACEBACK = "APS_TRACEBACK"
 # What these log of an error says less than its last line, in some sixty lines.
-VERBOSE_LOGGERS = ("monai.transforms.transform", "ignite", "monai.engines", "SupervisedTrainer", "SupervisedEvaluator")
+VERBOSE_LOGGERS = ("monai.transforms", "ignite", "monai.engines")
 
 
 def chain(error: BaseException) -> list[BaseException]:
@@ -51,9 +56,18 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def storage_fault(error: BaseException) -> OSError | None:
-    """The error behind another that says that the disk is full, or takes no more; None if there is none."""
-    faults = (found for found in chain(error) if isinstance(found, OSError) and found.errno in STORAGE_FAULTS)
-    return next(faults, None)
+    """What says, behind an error, that the disk is full, or takes no more, with the mend; None if nothing does.
+
+    Some libraries keep of the system's error its text alone.
+    """
+    for found in chain(error):
+        if isinstance(found, OSError) and str(found.strerror).startswith(CANNOT):
+            return found
+        own = found.errno if isinstance(found, OSError) else None
+        for code, mend in STORAGE_FAULTS.items():
+            if own == code or f"[Errno {code}]" in str(found):
+                return OSError(code, f"{os.strerror(code)}; {mend}")
+    return None
 
 
 def interrupted(error: BaseException) -> bool:
@@ -90,10 +104,8 @@ def explain_errors() -> None:
     guard_terminal()
     sys.excepthook = _explain
     if not _traceback_wanted():
-        for name in VERBOSE_LOGGERS:
-            logger = logging.getLogger(name)
-            if _is_no_error not in logger.filters:
-                logger.addFilter(_is_no_error)
+        for handler in log_handlers():
+            handler.addFilter(_says_more)  # the same one twice counts once
 
 
 def plainly(error: BaseException) -> str:
@@ -128,8 +140,8 @@ def _explain(kind: type[BaseException], error: BaseException, where: TracebackTy
         print(plainly(error), file=sys.stderr, flush=True)
 
 
-def _is_no_error(record: logging.LogRecord) -> bool:
-    return record.levelno < logging.ERROR
+def _says_more(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR or not record.name.startswith(VERBOSE_LOGGERS)
 
 
 def _traceback_wanted() -> bool:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import socket
 import sys
 import uuid
@@ -14,10 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from aps_components.errors import interrupted, storage_fault
+from aps_components.errors import CANNOT, STORAGE_FAULTS, interrupted, storage_fault
 
 BLOCK = 1 << 20
-CANNOT = "cannot write"
 HIDDEN = ".unfinished."
 KEPT_OF_NAME = 60  # letters at its end, so that a long name stays one that the system takes
 MARK = re.compile(re.escape(HIDDEN) + r"([0-9a-f]{4})-(\d+)-[0-9a-f]{8}\.")
@@ -43,9 +43,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     except Exception as error:
         if interrupted(error):  # Ctrl-C while a library wrote, which made an error of its own of it
             raise KeyboardInterrupt from None
-        fault = storage_fault(error)
+        fault = storage_fault(error) or _full_disk(path, error)
         if fault is not None and not str(fault.strerror).startswith(CANNOT):  # said already, of a file written within
-            raise OSError(fault.errno, f"{CANNOT} {path}: {_said(fault)}") from error
+            raise OSError(fault.errno, f"{CANNOT} {path}: {fault.strerror}") from error
         raise
     finally:
         with contextlib.suppress(OSError):
@@ -80,13 +80,16 @@ def is_running(process: int) -> bool:
     return True
 
 
-def _said(fault: OSError) -> str:
-    mends = {
-        errno.ENOSPC: "free some space there, or choose another folder",
-        errno.EDQUOT: "free some space there, or choose another folder",
-        errno.EFBIG: "raise the limit of a file's size, or choose another folder",
-    }
-    return f"{os.strerror(fault.errno or 0)}; {mends.get(fault.errno or 0, 'choose another folder')}"
+def _full_disk(path: Path, error: Exception) -> OSError | None:
+    """A library that says nothing of the disk, which is full."""
+    if not isinstance(error, RuntimeError | OSError):
+        return None
+    try:
+        full = shutil.disk_usage(path.parent).free < BLOCK
+    except OSError:
+        return None
+    mend = STORAGE_FAULTS[errno.ENOSPC]
+    return OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}; {mend}") if full else None
 
 
 def _mark() -> str:

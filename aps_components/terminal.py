@@ -34,12 +34,13 @@ def guard_terminal() -> None:
             continue
         guarded = _Guarded(stream)
         setattr(sys, name, guarded)
-        for handler in _handlers():
+        for handler in log_handlers():
             if getattr(handler, "stream", None) is stream:
                 handler.stream = guarded
 
 
-def _handlers() -> list[Any]:
+def log_handlers() -> list[Any]:
+    """Those of all loggers that there are."""
     loggers = [logging.getLogger(), *(x for x in logging.Logger.manager.loggerDict.values())]
     return [handler for logger in loggers for handler in getattr(logger, "handlers", [])]
 
