@@ -40,6 +40,7 @@ from aps_components.data.cropping import crop_transforms
 from aps_components.data.datalist import SUFFIXES, case_name, files_of
 from aps_components.data.errors import DataError, data_error_behind
 from aps_components.data.label_values import LabelValues, map_values, parsed_label_values
+from aps_components.data.room import refuse_large_grid, refuse_unloadable
 from aps_components.options import Axes, axis_groups
 
 IMAGE, LABEL = "image", "label"
@@ -104,6 +105,7 @@ class LoadVolumed(MapTransform):
                 raise DataError(f'an item has no "{key}", only {sorted(map(str, d))}; mend its entry in the datalist')
         entries = {str(key): d[key] for key in self.key_iterator(d)}
         _refuse(header_faults(entries, in_channels=self.in_channels, label_key=LABEL))
+        refuse_unloadable(entries)
         for key, entry in entries.items():
             d[key] = self._label(files_of(entry)) if key == LABEL else self._image(files_of(entry))
         return d
@@ -149,6 +151,7 @@ class Resampled(Spacingd):
         if self.spacing is None:
             return dict(data)
         own = {key: data[key] for key in self.key_iterator(dict(data))}
+        refuse_large_grid(own, self.spacing)
         return {**data, **super().__call__(own, lazy)}
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

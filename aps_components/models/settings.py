@@ -38,12 +38,16 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     file = settings_file(path)
     if not file.exists():
         return {}
-    settings = read_object(file, mend=MEND, error=CheckpointError)
-    refuse_config_syntax(settings, where=str(file), error=CheckpointError)
+    return checked_settings(read_object(file, mend=MEND, error=CheckpointError), where=str(file))
+
+
+def checked_settings(settings: dict[str, Any], *, where: str) -> dict[str, Any]:
+    """Settings that were read from ``where``, given back; errors as of :func:`read_settings`."""
+    refuse_config_syntax(settings, where=where, error=CheckpointError)
     for key, value in settings.items():
         check, wanted = TYPES.get(key, (_is_anything, ""))
         if not check(value):
-            raise CheckpointError(f"{file}: {key} is {shown(value)[:80]}, where {wanted} is wanted; {MEND}")
+            raise CheckpointError(f"{where}: {key} is {shown(value)[:80]}, where {wanted} is wanted; {MEND}")
     return settings
 
 
@@ -111,6 +115,7 @@ TYPES: Mapping[str, tuple[Check, str]] = {
     "labeled_count": (_or_none(_is_whole), "a whole number from 0 on, or null"),
     "labeled_by_hand": (_or_none(_is_whole), "a whole number from 0 on, or null"),
     "untrained": (lambda value: isinstance(value, bool), "true or false"),
+    "in_channels": (lambda value: _is_whole(value, least=1), "a whole number from 1 on"),
     **dict.fromkeys(("validation_count", "seed", "epochs", "epoch_length", "warmup_epochs"), COUNT),
     **dict.fromkeys(("labeled_batch", "unlabeled_batch", "decision_interval", "mc_samples"), COUNT),
     **dict.fromkeys(("learning_rate", "weight_decay", "ema_decay", "balanced_crops"), (_is_number, "a number")),
