@@ -17,6 +17,7 @@ import aps_components
 from aps_components.files import sha256_of
 from aps_components.plain_json import read_object
 
+RATIO_FROM_ALL = 64 * 2**20  # of all entries together: many small ones are a large one, too
 CONFIG = Path("configs") / "inference.json"
 WEIGHTS = Path("models") / "model.pt"
 REPOSITORY_BUNDLES = Path(__file__).resolve().parents[2] / "bundles"  # of a clone; missing where only the package is
@@ -149,7 +150,13 @@ def _checked(archive: zipfile.ZipFile, file: Path) -> str:
     for entry in entries:
         if fault := _fault(entry):
             raise ValueError(f"{file}: not unpacked, {entry.filename[:200]!r} {fault}; get the bundle from its source")
-    if len(entries) > MAX_FILES or sum(entry.file_size for entry in entries) > MAX_BYTES:
+    total, packed = sum(entry.file_size for entry in entries), sum(entry.compress_size for entry in entries)
+    if total > RATIO_FROM_ALL and total > MAX_RATIO * max(1, packed):
+        raise ValueError(
+            f"{file}: not unpacked, it would become {total // 2**20} MiB of {packed // 2**20} MiB; get the bundle from "
+            "its source"
+        )
+    if len(entries) > MAX_FILES or total > MAX_BYTES:
         raise ValueError(f"{file}: not unpacked, over {MAX_FILES} files or {MAX_BYTES // 2**30} GiB; unpack it by hand")
     names = [entry.filename.rstrip("/") for entry in entries]
     if len({name.casefold() for name in names}) < len(names):

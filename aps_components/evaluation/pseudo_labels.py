@@ -29,6 +29,7 @@ from aps_components.files import replace_text, replacing
 from aps_components.inference import LabelMapd, inverted
 from aps_components.models import ensure_writable, trained_setting
 from aps_components.models.decision import Decision
+from aps_components.ownership import alone_in
 from aps_components.plain_json import read_json
 
 ANSWER = "a"  # an ensemble has one answer; its offsets are held where Model A's are
@@ -78,13 +79,14 @@ def pseudo_label(
     ]
     datalist = _common_datalist(models)
     folder = ensure_writable(target)
-    ensure_writable(folder / LABELS)
-    _refuse_labels_of_others(folder, models)
-    decision, volumes = _decision(models, datalist)
-    for item in tqdm(datalist.unlabeled, desc="labelling", unit="scan"):
-        if not (file := _label_file(folder, item)).is_file():
-            _save(file, _label_map(models, item, decision), like=files_of(item["image"])[0], model=models[0])
-    _write_datalist(folder, datalist)
+    with alone_in(folder):
+        ensure_writable(folder / LABELS)
+        _refuse_labels_of_others(folder, models)
+        decision, volumes = _decision(models, datalist)
+        for item in tqdm(datalist.unlabeled, desc="labelling", unit="scan"):
+            if not (file := _label_file(folder, item)).is_file():
+                _save(file, _label_map(models, item, decision), like=files_of(item["image"])[0], model=models[0])
+        _write_datalist(folder, datalist)
     count = len(datalist.labeled) + len(datalist.unlabeled)
     return "\n".join(
         [

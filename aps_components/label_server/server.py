@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from aps_components.label_server.client import LabelClient, LabelRequestError
 from aps_components.label_server.environment import LabelEnvironment
+from aps_components.ownership import own, release
 
 LOCAL = "127.0.0.1"
 WEB = ("http://", "https://")
@@ -91,12 +92,13 @@ class LabelServer:
         Raises:
             LabelServerError: it ended, or gives no answer after ``timeout`` seconds.
         """
+        place = self.app / EMPTY
+        place.mkdir(parents=True, exist_ok=True)
+        own(self.app)  # two servers would train one model
         if self.log is not None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             self._log_stream = open(self.log, "ab")  # noqa: SIM115  # closed in stop()
         # An empty folder: MONAI Label takes names of scans for files, and reads a .env, where it is started.
-        place = self.app / EMPTY
-        place.mkdir(parents=True, exist_ok=True)
         self.process = subprocess.Popen(
             self.command(),
             env=self.environ,
@@ -159,6 +161,7 @@ class LabelServer:
                     self.process.wait(STOP_SECONDS)
             self._kill_group(self.process)
             self.process.wait()
+        release(self.app)
         if self._log_stream is not None:
             self._log_stream.close()
             self._log_stream = None

@@ -168,7 +168,9 @@ def _series(uid: str, members: Sequence[tuple[str, Any]]) -> Series:
 def _number(header: Any) -> int | None:
     """A series' number that is none is as good as none."""
     try:
-        return _whole(_asked(header, "SeriesNumber"), None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _whole(_asked(header, "SeriesNumber"), None)
     except (TypeError, ValueError, OverflowError):
         return None
 
@@ -337,7 +339,9 @@ def _first_line(error: Exception) -> str:
 def _asked(header: Any, name: str) -> Any:
     """A value of a header, None where it cannot be understood."""
     try:
-        return header.get(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return header.get(name)
     except Exception:  # an unknown type of value, a text where a number is wanted, ...
         return None
 
