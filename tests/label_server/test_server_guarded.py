@@ -2,10 +2,16 @@
 
 import io
 import json
+import shutil
+import signal
+import subprocess
+import sys
 import tarfile
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -164,3 +170,51 @@ def test_a_browser_is_let_in_by_the_address(server):
     cookie = answer.value.headers["set-cookie"].partition(";")[0]
     for path in (answer.value.headers["location"], "/ohif/app-config.js", "/info/"):
         assert asked(bare + path, headers={"Cookie": cookie})[0] == 200
+
+
+APS_LABEL = """
+import os, sys
+from aps_components.label_server import LabelEnvironment, LabelServer
+from pathlib import Path
+place = LabelEnvironment(Path(sys.argv[1]))
+server = LabelServer(environment=place, app=sys.argv[2], studies=sys.argv[3], models=[], port=0)
+server.start()
+print(server.url, server.process.pid, flush=True)
+server.wait()
+"""
+
+
+def processes_of(group):
+    """Numbers of the processes of a group, zombies left out."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, of_group = place.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(of_group) == group and state != "Z":
+            found.append(int(place.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_a_killed_command_leaves_neither_server_nor_training(environment, server, studies, tmp_path):
+    """The app is a copy, since one server at a time owns it."""
+    app = shutil.copytree(server.app, tmp_path / "app", ignore=shutil.ignore_patterns("la", "amos", "brats"))
+    with open(tmp_path / "log", "wb") as log:
+        command = subprocess.Popen(
+            [sys.executable, "-c", APS_LABEL, str(environment.folder), str(app), str(studies)],
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
+        for line in iter(command.stdout.readline, b""):
+            if line.startswith(b"http"):
+                break
+        group = int(line.split()[1])
+        assert group in processes_of(group)
+        command.send_signal(signal.SIGKILL)
+        command.wait()
+        deadline = time.monotonic() + 40
+        while processes_of(group) and time.monotonic() < deadline:
+            time.sleep(0.2)
+    assert processes_of(group) == []
