@@ -83,6 +83,34 @@ def broken_rules(source: str, file: str) -> list[str]:
     return [f"aps_components/{file}:{line}: {rule}" for line, rule in dict.fromkeys(sorted(found))]
 
 
+# What they parse is no file of a user's: text of their own, the package's files, or answers of the label server.
+PARSE_JSON = {
+    *("plain_json.py", "comparison/methods.py", "evaluation/records.py", "label_server/client.py"),
+    *("label_server/serve.py", "bundle/packaging/faults.py", "bundle/packaging/package.py"),
+    "bundle/packaging/weights.py",
+}
+
+
+def parses_json(source: str) -> list[int]:
+    """Lines that parse JSON, but for a round trip of values through text."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    parsing = [call for call in calls if ast.unparse(call.func) in ("json.load", "json.loads")]
+    return [call.lineno for call in parsing if not ast.unparse(call.args[0]).startswith("json.dumps(")]
+
+
+@pytest.mark.parametrize("file", sorted(set(FILES) - PARSE_JSON))
+def test_json_of_files_is_read_in_one_place(file: str) -> None:
+    """Its limits and refusals hold nowhere else: see ``plain_json.py``."""
+    assert parses_json((PACKAGE / file).read_text(encoding="utf-8")) == []
+
+
+def test_a_line_that_parses_json_is_found() -> None:
+    assert parses_json("import json\na = json.loads(json.dumps(b))\nc = json.loads(text)\nd = json.load(stream)") == [
+        3,
+        4,
+    ]
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_layout(file: str) -> None:
     assert layer_of(file) in MAY_IMPORT, f"aps_components/{file}: give its layer a place in tests/test_layout.py"

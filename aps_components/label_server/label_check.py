@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +33,18 @@ def check_label(label: str | os.PathLike[str], image: str | os.PathLike[str], *,
     Raises:
         RefusedRequestError: it cannot be read, lies on another grid, or has other values.
     """
-    name = shown(Path(label).name)
-    voxels, affine = _read(label, what=f"the label {name}")
-    shape, place = _grid(image)
-    if voxels.shape != shape:
-        raise RefusedRequestError(
-            f"the label has {voxels.shape} voxels, its scan {shape}: save it on the scan's own grid"
-        )
+    what = f"the label {shown(Path(label).name)}"
+    shape, place = _grid(image, what=f"the scan {shown(Path(image).name)}")
+    shape = shape[:3]  # of a scan with its channels in one file
+    own, affine = _grid(label, what=what)  # before its voxels: a few packed bytes can declare gigabytes
+    if own != shape:
+        raise RefusedRequestError(f"the label has {own} voxels, its scan {shape}: save it on the scan's grid")
     distance = _farthest_corner(affine, place, shape)
     if not distance <= FAR * float(np.linalg.norm(place[:3, :3], axis=0).min()):
         raise RefusedRequestError(
             f"the label lies {distance:.2f} mm off its scan: save it on the scan's own grid (with it as reference)"
         )
-    found = np.unique(voxels)
+    found = np.unique(_voxels(label, what=what))
     if not np.isfinite(found).all() or not np.array_equal(found, np.rint(found)):
         raise RefusedRequestError("the label has values that are no whole numbers: save it as a label map")
     if unknown := sorted({int(value) for value in found} - set(values)):
@@ -53,27 +53,32 @@ def check_label(label: str | os.PathLike[str], image: str | os.PathLike[str], *,
         )
 
 
-def _read(file: str | os.PathLike[str], *, what: str) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Voxels [x, y, z] and affine, RAS+."""
-    try:
+def _grid(file: str | os.PathLike[str], *, what: str) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+    """Size, without a last axis of 1, and affine, RAS+."""
+    with _readable(file, what):
         if str(file).endswith(NIFTI):
-            volume = nib.load(file)
-            values = np.asanyarray(volume.dataobj)
-            return values[..., 0] if values.ndim == 4 and values.shape[3] == 1 else values, volume.affine
-        if str(file).endswith(OTHERS):
-            loaded = LoadImage(image_only=True)(file)
-            return np.asarray(loaded), np.asarray(loaded.affine, dtype=float)
+            header = nib.load(file)
+            shape = tuple(header.shape)
+            return shape[:-1] if len(shape) == 4 and shape[3] == 1 else shape, header.affine
+        loaded = LoadImage(image_only=True)(file)
+        return tuple(loaded.shape), np.asarray(loaded.affine, dtype=float)
+    raise AssertionError
+
+
+def _voxels(file: str | os.PathLike[str], *, what: str) -> NDArray[Any]:
+    with _readable(file, what):
+        return np.asanyarray(nib.load(file).dataobj) if str(file).endswith(NIFTI) else LoadImage(image_only=True)(file)
+    raise AssertionError
+
+
+@contextmanager
+def _readable(file: str | os.PathLike[str], what: str) -> Iterator[None]:
+    if not str(file).endswith((*NIFTI, *OTHERS)):
+        raise RefusedRequestError(f"{what} is none of {', '.join((*NIFTI, *OTHERS))}: save it as one of these")
+    try:
+        yield
     except Exception as error:  # a damaged file makes its readers raise almost anything
         raise RefusedRequestError(f"{what} cannot be read ({type(error).__name__}); send it again") from error
-    raise RefusedRequestError(f"{what} is none of {', '.join((*NIFTI, *OTHERS))}: save it as one of these")
-
-
-def _grid(image: str | os.PathLike[str]) -> tuple[tuple[int, ...], NDArray[np.float64]]:
-    if str(image).endswith(NIFTI):
-        header = nib.load(image)
-        return tuple(header.shape[:3]), header.affine
-    voxels, affine = _read(image, what=f"the scan {shown(Path(image).name)}")
-    return voxels.shape[:3], affine
 
 
 def _farthest_corner(one: NDArray[np.float64], other: NDArray[np.float64], shape: tuple[int, ...]) -> float:

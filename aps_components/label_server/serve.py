@@ -1,6 +1,6 @@
 """The server's own process: MONAI Label behind the guard, for as long as ``aps label`` lives.
 
-Started as ``python -m aps_components.label_server.serve OPTIONS``, in the environment of MONAI Label, as the first of a
+Started by :class:`~aps_components.label_server.LabelServer`, in the environment of MONAI Label, as the first of a
 process group. A line of JSON on standard input says the token and the host; the end of standard input ends the group.
 """
 
@@ -26,7 +26,3 @@ def main() -> None:
 
     sys.argv = ["monailabel", "start_server", "--uvicorn_app", APP, *sys.argv[1:]]
     Main().run()
-
-
-if __name__ == "__main__":
-    main()

@@ -21,6 +21,8 @@ from aps_components.ownership import own, release
 
 LOCAL = "127.0.0.1"
 WEB = ("http://", "https://")
+# Which is missing is said first: MONAI Label, and not what it would need.
+SERVE = "import monailabel; from aps_components.label_server.serve import main; main()"
 EMPTY = "started_here"
 LINES_SHOWN = 20
 STOP_SECONDS = 20.0
@@ -81,7 +83,7 @@ class LabelServer:
         # "ngc": with the default source even a local bundle asks the internet. SAM 2 would be downloaded.
         conf = {"models": ",".join(self.models), "zoo_source": "ngc", "sam2": "false"}
         return [
-            *[str(self.environment.python), "-m", "aps_components.label_server.serve"],
+            *[str(self.environment.python), "-c", SERVE],
             *[part for pair in options.items() for part in pair],
             *[part for key, value in conf.items() for part in ("--conf", key, value)],
         ]
