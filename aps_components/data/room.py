@@ -55,6 +55,8 @@ def refuse_large_segmentation(files: Sequence[str], *, spacing: Sequence[float] 
         shape, sizes = np.asarray(scan.shape[:3], dtype=float), nib.affines.voxel_sizes(scan.affine)
     except Exception:  # what is wrong with it is said by whoever reads it
         return
+    if len(shape) != 3:
+        return
     own = float(np.prod(shape))
     of_network = own if spacing is None else float(np.prod(np.maximum(shape * sizes / np.asarray(spacing), 1)))
     volumes = own * (classes + BESIDE_CLASSES) + of_network * classes * ON_ITS_GRID

@@ -130,5 +130,10 @@ def test_the_limit_of_a_process_counts(machine, monkeypatch):
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
+def test_what_is_no_volume_is_left_to_whoever_reads_it(tmp_path):
+    refuse_large_segmentation([sparse(tmp_path / "flat.nii", (5, 7))], spacing=(1, 1, 1), classes=2)
+    refuse_large_segmentation([str(tmp_path / "none.nii")], spacing=(1, 1, 1), classes=2)
+
+
 def test_this_machine_says_something():
     assert free_memory() > 2**20
