@@ -13,6 +13,7 @@ from aps_components.configuration import DATASET_OPTIONS, contradictions
 from aps_components.models.build import BackboneKind
 from aps_components.networks.feature_fusion import FusionKind
 from aps_components.networks.voxel_shape import Triple, checked_strides, levels_of, total_stride
+from aps_components.plain_json import read_object
 
 LINE_LENGTH = 120
 INDENT = " " * 4
@@ -111,12 +112,12 @@ class DatasetBlock:
         """
         path = Path(train_json)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_object(path)
             return cls(**{entry.name: content[entry.name] for entry in fields(cls)})
         except KeyError as error:
             raise ValueError(f"{path}: the dataset block has no {error}; add it") from error
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
     def text(self, keys: Sequence[str] | None = None) -> str:
         """The lines of ``train.json``: one per key, in the order of the fields, each with its comma."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -217,9 +218,10 @@ def _to_torchscript(
             "export.json": json.dumps(settings).encode(),
         }
         metadata = bundle_metadata(root)
-        save_net_with_metadata(
-            traced, str(path), include_config_vals=False, meta_values=metadata, more_extra_files=extra
-        )
+        # Through memory: torch's own writer has the process killed (std::terminate) where the disk is full.
+        content = io.BytesIO()
+        save_net_with_metadata(traced, content, include_config_vals=False, meta_values=metadata, more_extra_files=extra)
+        path.write_bytes(content.getbuffer())
         return torch.jit.load(str(path))
 
 

@@ -26,6 +26,7 @@ from aps_components.evaluation.trained import scans_of_split
 from aps_components.files import replace_text
 from aps_components.models import ensure_writable
 from aps_components.options import differences, refuse_unknown, whole
+from aps_components.plain_json import read_object
 
 SETTINGS_FILE = "comparison.json"
 LOCK_FILE = ".lock"
@@ -81,9 +82,7 @@ def compare(
         raise FileNotFoundError(f"no bundle at {bundle}: give its folder with --bundle")
     options = dict(options or {})
     chosen = choose_methods(methods)
-    training, evaluation = (
-        json.loads((bundle / "configs" / name).read_text(encoding="utf-8")) for name in ("train.json", "evaluate.json")
-    )
+    training, evaluation = (read_object(bundle / "configs" / name) for name in ("train.json", "evaluate.json"))
     _refuse_unknown({*training, *evaluation}, options, chosen, bundle=bundle)
     refuse_contradictions(chosen, options)
     values = training | options
@@ -167,7 +166,7 @@ def _alone_in(out: Path) -> Iterator[None]:
 def _keep_settings(file: Path, settings: Mapping[str, Any]) -> None:
     """Figures of different budgets or data must not meet in one table; how fast they were made is another matter."""
     settings = _with_effect(json.loads(json.dumps(dict(settings), default=str)))
-    found = _with_effect(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else settings
+    found = _with_effect(read_object(file)) if file.is_file() else settings
     if SCANS not in settings or SCANS not in found:  # nothing is known of the scans here, or was not kept yet
         settings = {SCANS: found[SCANS], **settings} if SCANS in found else settings
         found = {SCANS: settings[SCANS], **found} if SCANS in settings else found

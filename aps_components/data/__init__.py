@@ -17,6 +17,7 @@ from aps_components.data.identity import case_identities
 from aps_components.data.inference import ScansToSegment
 from aps_components.data.modalities import select_modalities
 from aps_components.data.sampling import (
+    EvaluationCache,
     SampleKey,
     SeededCacheDataset,
     TwoStreamBatchSampler,
@@ -38,6 +39,7 @@ __all__ = [
     "BalancedCropd",
     "DataError",
     "Datalist",
+    "EvaluationCache",
     "LoadVolumed",
     "Resampled",
     "SampleKey",

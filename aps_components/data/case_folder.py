@@ -8,7 +8,6 @@ Only file names are looked at here, never a scan.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter, defaultdict
@@ -19,6 +18,7 @@ from pathlib import Path
 from aps_components.data.datalist import Item, scans_in
 from aps_components.data.errors import DataError
 from aps_components.data.modalities import stem
+from aps_components.plain_json import read_object, refuse_config_syntax
 
 LAYOUTS = (("images", "labels"), ("imagesTr", "labelsTr"))
 IGNORE = "ignore"  # nnU-Net's name for voxels without a label
@@ -104,18 +104,15 @@ def declared_labels(root: Path) -> dict[int, str]:
         DataError: the file is damaged, or declares what is no class, such as nnU-Net's "ignore".
     """
     file = root / "dataset.json"
-    if not file.is_file():
+    if not file.exists():
         return {}
     mend = "mend it, move it away, or name the classes by --labels"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file}: not valid JSON ({error}); {mend}") from error
-    entries = content.get("labels") if isinstance(content, dict) else None
+    entries = read_object(file, bom=True, mend=mend, error=DataError).get("labels")
     if entries is None:
         return {}
     if not isinstance(entries, dict):
         raise DataError(f"{file}: labels is {entries!r}; it must map names to values; {mend}")
+    refuse_config_syntax(entries, where=f"{file}: labels", error=DataError)
     pairs = [(key, name) if str(key).isdecimal() else (name, key) for key, name in entries.items()]
     pairs = [(value, name) for value, name in pairs if not isinstance(value, list)]
     for value, name in pairs:

@@ -16,7 +16,6 @@ Only file names are looked at here, never a scan.
 """
 
 import glob
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from aps_components.data.modalities import (
     select_modalities,
     stem,
 )
+from aps_components.plain_json import read_object, refuse_config_syntax
 
 Item = dict[str, Any]
 File = str | os.PathLike[str]
@@ -124,7 +124,7 @@ def load_datalist(
     """
     root = _folder(dataset_dir)
     source = _datalist_file(root, default)
-    content = _read_json(source)
+    content = read_datalist(source)
     remaining = content.get("test") == "remaining"
     named = [part for part in PARTS if not (part == "test" and remaining)]
     parts = {part: _items(content, part, root, source) for part in named}
@@ -313,16 +313,12 @@ def _datalist_file(root: Path, default: str | os.PathLike[str] | None) -> Path:
     return Path(default)
 
 
-def _read_json(source: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(source.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{source}: not valid JSON ({error}); mend that line") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{source}: holds a {type(content).__name__}; a datalist is a JSON object")
-    for key in ("name", "labels", "training"):
-        if key not in content:
-            raise DataError(f"{source}: key {key!r} is missing; add it")
+def read_datalist(source: Path, *, keys: Sequence[str] = ("name", "labels", "training")) -> dict[str, Any]:
+    """The content of a datalist as it stands, with nothing in its name and labels that a configuration would run."""
+    content = read_object(source, keys=keys, error=DataError)
+    # These two go on into settings and configurations; a path of a scan does not, as it stands.
+    for key in sorted({"name", "labels"} & content.keys()):
+        refuse_config_syntax(content[key], where=f"{source}: {key}", error=DataError)
     return content
 
 

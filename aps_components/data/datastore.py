@@ -4,7 +4,6 @@ Its local datastore is a folder of scans with the finished labels in ``labels/fi
 its scan. So the folder that the labelled scans come from also holds those that nobody has labelled yet.
 """
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,13 +12,11 @@ from functools import cached_property, partial, wraps
 from pathlib import Path
 from typing import Any
 
-from monai.data import CacheDataset
-
-from aps_components.data.datalist import Datalist, Item, files_of, load_datalist, scans_in
+from aps_components.data.datalist import Datalist, Item, files_of, load_datalist, read_datalist, scans_in
 from aps_components.data.errors import DataError
 from aps_components.data.label_values import LabelValues
 from aps_components.data.modalities import is_nifti_name, stem
-from aps_components.data.sampling import SeededCacheDataset
+from aps_components.data.sampling import EvaluationCache, SeededCacheDataset
 from aps_components.data.transforms import IMAGE, LABEL, LoadVolumed
 
 LABEL_FOLDER = ("labels", "final")
@@ -93,8 +90,8 @@ def validation_dataset(
     in_channels: int = 1,
     label_values: LabelValues = None,
     cache_rate: float = 1.0,
-) -> CacheDataset:
-    """MONAI's CacheDataset of the cases to validate on; of a MONAI Label datastore those that can be used.
+) -> EvaluationCache:
+    """An EvaluationCache of the cases to validate on; of a MONAI Label datastore those that can be used.
 
     Args:
         data: items with "image" and "label".
@@ -106,7 +103,7 @@ def validation_dataset(
     items = list(data)
     if studies_folder(items) is not None:
         items = usable_items(items, load=_loader(transform, in_channels, label_values), least=0)
-    return CacheDataset(items, transform, cache_rate=cache_rate)
+    return EvaluationCache(items, transform, cache_rate=cache_rate)
 
 
 def usable_items(items: Sequence[Item], *, load: LoadVolumed, least: int = 1) -> list[Item]:
@@ -145,7 +142,7 @@ def dataset_name(dataset_dir: str | os.PathLike[str], *, default: str | os.PathL
     """
     for file in (Path(dataset_dir).expanduser() / "datalist.json", Path(default)):
         if file.is_file():
-            return str(json.loads(file.read_text(encoding="utf-8"))["name"])
+            return str(read_datalist(file, keys=("name",))["name"])
     return None
 
 

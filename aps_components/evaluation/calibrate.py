@@ -14,7 +14,7 @@ from tqdm import tqdm
 from aps_components.evaluation.metrics import foreground_regions, volume_ratio
 from aps_components.evaluation.trained import TrainedModel, load_trained
 from aps_components.label_map import likeliest_class
-from aps_components.models import copy_settings, ensure_writable, save_atomically
+from aps_components.models import ensure_writable, read_settings, save_model
 from aps_components.models.decision import Decision
 from aps_components.options import whole
 from aps_components.uncertainty import every
@@ -67,8 +67,7 @@ def calibrate(
         said = fit_offsets(decision, logits, label, name, labels=model.labels)
         lines += [f"Model {name.upper()}, {line}" for line in said]
     answering = {f"inference_{key}": value for key, value in (options or {}).items() if key in ANSWERS}
-    copy_settings(checkpoint, target, more=answering)
-    save_atomically(model.network.state_dict(), target)
+    save_model(model.network.state_dict(), {**read_settings(checkpoint), **answering}, target)
     return "\n".join([*lines, f"written: {target}"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from aps_components.evaluation.seen import unseen_items
 from aps_components.files import sha256_of
 from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.models import AutoPromptSeg, read_settings, resolved_precision
+from aps_components.plain_json import read_object
 
 CONFIGS = ("train.json", "evaluate.json")
 SPLITS = ("validation", "test")
@@ -161,7 +161,7 @@ def _parser(root: Path) -> ConfigParser:
 
 def _own_values(root: Path) -> dict[str, Any]:
     """What a bundle says of its dataset."""
-    content = json.loads((root / "configs" / CONFIGS[0]).read_text(encoding="utf-8"))
+    content = read_object(root / "configs" / CONFIGS[0])
     return {key: content[key] for key in DATASET_OPTIONS if key in content}
 
 

@@ -11,17 +11,14 @@ from aps_components.models.auto_prompt_seg import (
 from aps_components.models.build import build_auto_prompt_seg, build_trained
 from aps_components.models.checkpoint import (
     NETWORK,
-    SETTINGS_OF_BEFORE,
     TRAINED_KEYS,
-    CheckpointError,
     copy_settings,
     ensure_writable,
     load_weights,
     read_checkpoint,
-    read_settings,
     save_atomically,
+    save_model,
     save_settings,
-    settings_file,
     trained_cases,
     trained_count,
     trained_network,
@@ -31,6 +28,7 @@ from aps_components.models.checkpoint import (
 from aps_components.models.half import halve
 from aps_components.models.interaction import Round, as_tensors, together
 from aps_components.models.precision import Precision, autocast, resolved_precision
+from aps_components.models.settings import SETTINGS_OF_BEFORE, CheckpointError, read_settings, settings_file
 
 __all__ = [
     "NETWORK",
@@ -57,6 +55,7 @@ __all__ = [
     "read_settings",
     "resolved_precision",
     "save_atomically",
+    "save_model",
     "save_settings",
     "settings_file",
     "together",

@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args
 import torch
 
 from aps_components.models.auto_prompt_seg import AutoPromptSeg, Predictor
-from aps_components.models.checkpoint import FREE, NETWORK, CheckpointError, trained_network
+from aps_components.models.checkpoint import FREE, NETWORK, trained_network
+from aps_components.models.settings import CheckpointError
 from aps_components.models.vnet_pair import VNetPair
 from aps_components.networks.backbone import Backbone
 from aps_components.networks.feature_fusion import FusionKind, build_fusion

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Collection, Mapping
-from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from aps_components.files import replace_text, replacing
 from aps_components.models.decision import offsets_of_before
+from aps_components.models.settings import SETTINGS_OF_BEFORE, CheckpointError, read_settings, settings_file
 from aps_components.networks.sam3d import resized_position_tables
 
 MAX_NAMED_KEYS = 8
@@ -23,14 +24,8 @@ TRAINED_KEYS = (
     *("intensity", "fusion"),
 )
 NETWORK = "network_def"  # the setting that holds the network's arguments
-# What a model was trained with whose settings do not say so: there was nothing else.
-SETTINGS_OF_BEFORE = {"backbone": "vnet", "strides": None, "kernel_sizes": None}
 # Arguments of a network that may be others than in training.
 FREE = ("predictor", "mc_samples", "recompute", "sam_checkpoint")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint file that cannot be used; the message names the file and the mend."""
 
 
 def save_atomically(content: Any, path: str | Path) -> None:
@@ -75,9 +70,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     _require_file(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # torch's own words advise to run what is in it
+        raise CheckpointError(
+            f"{path} is damaged or no checkpoint of weights alone (other objects can be code, and nothing of it was "
+            "run); replace it, or have its state dict alone saved anew"
+        ) from None
     except Exception as error:  # a damaged file makes torch raise almost anything, also without a message
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise CheckpointError(f"{path} is damaged or no checkpoint of weights alone ({reason}); replace it") from error
+        reason = type(error).__name__ if "weights_only" in reason else reason
+        raise CheckpointError(f"{path} is damaged or no checkpoint of weights alone ({reason}); replace it") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
     return content
@@ -143,14 +144,23 @@ def is_state_dict(weights: Any) -> bool:
     )
 
 
-def settings_file(path: str | Path) -> Path:
-    """Where the settings of a checkpoint lie: ``model.json`` beside ``model.pt``."""
-    return Path(path).with_suffix(".json")
+def save_model(weights: Any, settings: Mapping[str, Any], path: str | Path) -> None:
+    """Weights and their settings, both or, where the disk is full or the process is killed while writing, none.
+
+    What was at ``path`` before stays whole until both are written; only two renamings are left then.
+    """
+    with replacing(settings_file(path)) as beside:
+        beside.write_text(_settings_text(settings), encoding="utf-8")
+        save_atomically(weights, path)
+
+
+def _settings_text(settings: Mapping[str, Any]) -> str:
+    return json.dumps(dict(settings), indent=1) + "\n"
 
 
 def save_settings(settings: Mapping[str, Any], path: str | Path) -> None:
     """Write beside the checkpoint ``path`` what it was trained with, for :func:`load_weights` to compare."""
-    replace_text(settings_file(path), json.dumps(dict(settings), indent=1) + "\n")
+    replace_text(settings_file(path), _settings_text(settings))
 
 
 def copy_settings(source: str | Path, target: str | Path, *, more: Mapping[str, Any] | None = None) -> None:
@@ -223,34 +233,6 @@ def trained_network(path: str | Path) -> dict[str, Any]:
     known = ("in_channels", "roi_size", "fusion", *SETTINGS_OF_BEFORE)
     found = {key: settings[key] for key in known if key in settings}
     return found | ({"num_classes": len(settings["labels"])} if "labels" in settings else {})
-
-
-def read_settings(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint was trained with: the file beside it, or else what it holds itself, as ``checkpoint.pt`` does.
-
-    Empty where there is neither.
-
-    Raises:
-        CheckpointError: the file beside it is damaged.
-    """
-    file, path = settings_file(path), Path(path)
-    if not file.is_file():
-        return _settings_inside(path, path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else {}
-    try:
-        return {**SETTINGS_OF_BEFORE, **json.loads(file.read_text(encoding="utf-8"))}
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{file} is not valid JSON ({error}); delete it, or train again") from error
-
-
-@lru_cache(maxsize=8)
-def _settings_inside(path: Path, changed: int, size: int) -> dict[str, Any]:
-    """Of a whole training's state, without reading its weights; ``changed`` and ``size`` tell files of a name apart."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # a damaged file, which is refused by name when its weights are read
-        return {}
-    settings = content.get("settings") if isinstance(content, dict) else None
-    return {**SETTINGS_OF_BEFORE, **settings} if isinstance(settings, Mapping) else {}
 
 
 def _refuse_other_settings(path: str | Path, settings: Mapping[str, Any], *, free: Collection[str] = FREE) -> None:

@@ -16,12 +16,14 @@ from monai.bundle import ConfigWorkflow
 from aps_components.bundle import require_weights
 from aps_components.configuration import lay_over
 from aps_components.data import DataError
+from aps_components.data.room import refuse_large_segmentation
 from aps_components.errors import plain_errors
 from aps_components.models import CheckpointError, ensure_writable
 from aps_components.options import literal
 
 NEEDED = (
     "labels",
+    "spacing",
     "modalities",
     "in_channels",
     "checkpoint",
@@ -134,8 +136,9 @@ class BundleInference:
             files: of the scan, in channel order.
 
         Raises:
-            DataError: the scan cannot be used.
+            DataError: the scan cannot be used, or not within the memory there is.
         """
+        refuse_large_segmentation(files, spacing=self._value("spacing"), classes=len(self.labels))
         if self.broken_off:
             self._build()
         self.broken_off = True

@@ -80,6 +80,7 @@ class TrainingCheckpoint:
 
     def attach(self, engine: SemiSupervisedTrainer) -> None:
         """Resume when the training starts, save after each epoch."""
+        engine.folders.append(self.directory)
         engine.add_event_handler(Events.STARTED, self.resume)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +13,8 @@ from monai.data import CacheDataset
 
 from aps_components.data import validation_dataset
 from aps_components.data.label_values import LabelValues
+from aps_components.models import ensure_writable
+from aps_components.ownership import own
 
 Item = TypeVar("Item")
 
@@ -24,8 +28,34 @@ def start_process_group(device: torch.device | str) -> None:
 
 
 def stop_process_group() -> None:
-    """Leave the group."""
-    dist.destroy_process_group()
+    """Leave the group when all have come here: until then rank 0 may write, and the others are still asked."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def enter_folder(folder: str | os.PathLike[str], environ: Mapping[str, str]) -> None:
+    """Own the folder of a training's checkpoints; of a process group rank 0 does.
+
+    Args:
+        folder: made if missing.
+        environ: the environment, which says whether several processes were started.
+
+    Raises:
+        ValueError: torchrun started several, and nobody joined them to a group: each would train all of it.
+        FolderInUseError: another training writes there.
+        PermissionError: it cannot be written into.
+    """
+    alone = not dist.is_available() or not dist.is_initialized()
+    world = environ.get("WORLD_SIZE", "1")
+    if alone and world.isdecimal() and int(world) > 1 and "RANK" in environ:
+        raise ValueError(
+            f"torchrun started {world} processes, and each would train all of it into {folder}: lay "
+            "multi_gpu_train.json over train.json (--config_file \"['train.json','multi_gpu_train.json']\"), or start "
+            "one process without torchrun"
+        )
+    if alone or dist.get_rank() == 0:
+        own(ensure_writable(Path(folder)))
 
 
 def share_of_rank(items: Sequence[Item]) -> list[Item]:

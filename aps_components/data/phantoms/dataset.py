@@ -18,6 +18,7 @@ from aps_components.data.phantoms.anatomy import draw_phantom
 from aps_components.data.phantoms.rendering import check_grid, render_phantom
 from aps_components.files import replace_text
 from aps_components.options import whole
+from aps_components.plain_json import read_object
 
 NAME, PREFIX = "phantoms", "phantom_"
 
@@ -77,9 +78,9 @@ def _refuse_foreign(folder: Path) -> None:
     """Phantoms replace phantoms, and nothing else."""
     if (listing := folder / "datalist.json").exists():
         try:
-            if json.loads(listing.read_text(encoding="utf-8"))["name"] == NAME:
+            if read_object(listing, keys=("name",))["name"] == NAME:
                 return
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError):
             pass
         raise DataError(f"{listing} is there, and of no phantoms: give another folder")
     for place in (folder / "images", folder / "labels"):
