@@ -13,6 +13,7 @@ from aps_components.configuration.parser import calling_parser
 from aps_components.configuration.targets import arguments_of, target_of
 from aps_components.files import sha256_of
 from aps_components.models import NETWORK, TRAINED_KEYS, build_auto_prompt_seg
+from aps_components.terminal import shown
 
 TARGET = "_target_"
 OTHERWISE = "otherwise"  # what a trained network is built with where its model does not say it
@@ -44,7 +45,7 @@ def run_settings(parser: ConfigParser | None = None) -> dict[str, Any]:
     settings["epochs"] = parser.get_parsed_content("train#trainer#max_epochs")
     for key in FILES:
         if key in parser and (file := parser.get_parsed_content(key)) is not None:
-            settings |= {key: str(file), f"{key}_sha256": sha256_of(file)}
+            settings |= {key: shown(file), f"{key}_sha256": sha256_of(file)}
     for path in WHOLE:
         settings[path] = _arguments(parser, path)
     others = {path.replace("#", "."): _arguments(parser, path, besides=[*names, "num_classes"]) for path in OTHERS}

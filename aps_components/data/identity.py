@@ -16,6 +16,7 @@ from nibabel.openers import ImageOpener
 
 from aps_components.data.datalist import Item, case_name, files_of
 from aps_components.data.errors import DataError
+from aps_components.terminal import shown
 
 Identity = dict[str, Any]
 """Of a case: "name"; "image": a text for each of its files; "label": a text, or None."""
@@ -83,7 +84,7 @@ def identity(item: Mapping[str, Any]) -> Identity:
     """Of one case."""
     label = item.get("label")
     return {
-        "name": case_name(item),
+        "name": shown(case_name(item)),  # JSON has no half characters, which stand for bytes that are no UTF-8
         "image": [scan_identity(file) for file in files_of(item["image"])],
         "label": None if label is None else scan_identity(files_of(label)[0]),
     }

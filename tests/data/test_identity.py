@@ -185,3 +185,13 @@ def test_what_cannot_be_read_validates_nothing_in_a_datastore(tmp_path):
     assert case_identities(cases[:1], cases[1:], ordered=False)["validation"] == [identity(cases[1])]
     with pytest.raises(DataError, match=r"c\.nii\.gz: cannot be read"):
         case_identities(cases[:1], cases[1:])
+
+
+def test_a_name_of_bytes_that_are_no_text_can_be_kept_in_a_file(tmp_path):
+    scan = item(tmp_path, "a", label=False)["image"]
+    other = os.path.join(tmp_path, "m\udcfcller.nii.gz")
+    try:
+        shutil.copy(scan, other)
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes no such names")
+    assert identity({"image": other})["name"].encode() == rb"m\udcfcller"

@@ -21,6 +21,7 @@ from aps_components.files import replace_text, sha256_of
 from aps_components.interactive import LoadedModel, Predictor, load_model
 from aps_components.interactive.model import taught_prompts
 from aps_components.models import ensure_writable, read_settings, resolved_precision
+from aps_components.ownership import alone_in
 
 Item = dict[str, Any]
 
@@ -97,9 +98,10 @@ def measure_clicks(
         "device": str(model.device),
         "options": dict(options or {}),
     }
-    scans = _measured(annotator, items[:cases], Records(folder / "scans.jsonl", settings=settings))
-    figures = {**summarise(list(scans.values()), clicks=clicks), "settings": settings}
-    _write(folder, figures, scans, title=model.checkpoint.name, annotator=annotator)
+    with alone_in(folder):
+        scans = _measured(annotator, items[:cases], Records(folder / "scans.jsonl", settings=settings))
+        figures = {**summarise(list(scans.values()), clicks=clicks), "settings": settings}
+        _write(folder, figures, scans, title=model.checkpoint.name, annotator=annotator)
     return figures
 
 
