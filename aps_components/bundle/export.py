@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 
 import aps_components
 from aps_components.bundle.locate import CONFIG, bundle_metadata, locate_bundle, require_weights
+from aps_components.configuration import lay_over
 from aps_components.errors import root_cause
 from aps_components.files import replacing
 from aps_components.models import Predictor, ensure_writable, load_weights
@@ -189,11 +191,7 @@ def trained_network(root: Path, changes: Mapping[str, Any]) -> tuple[nn.Module, 
     """The network with its weights, on the CPU and in eval mode, and what the exported file is to say about itself."""
     parser = ConfigParser()
     parser.read_config(root / CONFIG)
-    keys = set(parser.get()) - {"_meta_"}
-    for key, value in {**changes, "bundle_root": str(root)}.items():
-        if key.split("#")[0] not in keys:
-            raise ValueError(f"{key!r} is no key of {root / CONFIG}; give one of {', '.join(sorted(keys))}")
-        parser[key] = value
+    lay_over(parser, {**changes, "bundle_root": str(root)})
     try:
         settings = {key: parser.get_parsed_content(key) for key in _SETTINGS}
         network, trained_with = parser.get_parsed_content("network_def"), parser.get_parsed_content("trained_with")
@@ -220,9 +218,10 @@ def _to_torchscript(
             "export.json": json.dumps(settings).encode(),
         }
         metadata = bundle_metadata(root)
-        save_net_with_metadata(
-            traced, str(path), include_config_vals=False, meta_values=metadata, more_extra_files=extra
-        )
+        # Through memory: torch's own writer has the process killed (std::terminate) where the disk is full.
+        content = io.BytesIO()
+        save_net_with_metadata(traced, content, include_config_vals=False, meta_values=metadata, more_extra_files=extra)
+        path.write_bytes(content.getbuffer())
         return torch.jit.load(str(path))
 
 

@@ -45,7 +45,7 @@ def segment(
         cache_dir: where a zip is unpacked; ~/.cache/aps/bundles by default.
         settings: any further key of the bundle's inference.json.
     """
-    from aps_components.options import switch
+    from aps_components.options import truth
     from aps_components.segmentation import segment as segment_scans
     from aps_components.segmentation import summary
 
@@ -56,9 +56,9 @@ def segment(
         bundle=_path("--bundle", bundle),
         checkpoint=None if checkpoint is None else _path("--checkpoint", checkpoint),
         device=None if device is None else str(device),
-        maps=switch(maps),
-        preview=switch(preview),
-        overwrite=switch(overwrite),
+        maps=truth("maps", maps),
+        preview=truth("preview", preview),
+        overwrite=truth("overwrite", overwrite),
         configs=[] if config is None else several(config),
         series=None if series is None else str(series),
         prompts=None if prompts is None else _path("--prompts", prompts),

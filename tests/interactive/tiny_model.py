@@ -12,7 +12,8 @@ SETTINGS = {
     "intensity": "zscore",
     "simulated_user": {},
     "largest_component": False,
-    "network": NETWORK,
+    "precision": "fp32",
+    "network_def": NETWORK,
 }
 SHAPE = (31, 43, 19)  # sizes that cannot be confused
 AFFINE = np.array([[0.0, -1.0, 0, 20], [-0.75, 0, 0, 35], [0, 0, 2.5, -7], [0, 0, 0, 1]])

@@ -22,6 +22,7 @@ from aps_components.files import replace_text, sha256_of
 from aps_components.interactive import LoadedModel, Predictor, load_model
 from aps_components.interactive.model import taught_prompts
 from aps_components.models import ensure_writable, read_settings, resolved_precision
+from aps_components.ownership import alone_in
 
 Item = dict[str, Any]
 
@@ -121,9 +122,10 @@ def report_clicks(
         ValueError: the folder holds figures of other settings.
     """
     depends = {"clicks": annotator.clicks, "tolerance_mm": annotator.tolerance_mm, **settings}
-    scans = _measured(annotator, items, Records(folder / "scans.jsonl", settings=depends))
-    figures = {**summarise(list(scans.values()), clicks=annotator.clicks), "settings": depends}
-    _write(folder, figures, scans, title=title, annotator=annotator)
+    with alone_in(folder):
+        scans = _measured(annotator, items, Records(folder / "scans.jsonl", settings=depends))
+        figures = {**summarise(list(scans.values()), clicks=annotator.clicks), "settings": depends}
+        _write(folder, figures, scans, title=title, annotator=annotator)
     return figures
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from aps_components.csv_table import comma_separated
 from aps_components.evaluation.listening import ALTERATIONS, OWN
 from aps_components.evaluation.markdown import markdown_table
 
@@ -90,17 +89,15 @@ def _listening_markdown(listening: Mapping[str, Mapping[str, float]]) -> list[st
 def per_scan_csv(scans: Mapping[str, Record], *, clicks: int) -> str:
     """A line for each scan: its curves, and its clicks' shares."""
     steps = [step for step in STEPS if step <= clicks]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     heads = [f"{name}_{step}" for name in ("dice", "nsd") for step in steps]
-    writer.writerow(["scan", "clicks", *heads, "obeyed", "kept", "harmful", "first_ms", "click_ms"])
+    rows: list[list[Any]] = [["scan", "clicks", *heads, "obeyed", "kept", "harmful", "first_ms", "click_ms"]]
     for name, scan in scans.items():
         curves = [mean_curve([scan[key]], clicks=clicks)[step] for key in ("dice", "nsd") for step in steps]
         shares = [_share([scan], key) for key in ("obeyed", "kept", "harmful")]
         times = [scan["first_ms"], float(np.median(scan["click_ms"])) if scan["click_ms"] else None]
         cells = ["" if value is None else f"{value:.4f}" for value in (*curves, *shares, *times)]
-        writer.writerow([name, len(scan["obeyed"]), *cells])
-    return text.getvalue()
+        rows.append([name, len(scan["obeyed"]), *cells])
+    return comma_separated(rows)
 
 
 def _listening(scans: Sequence[Record]) -> dict[str, dict[str, float]] | None:
