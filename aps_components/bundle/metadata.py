@@ -57,7 +57,7 @@ class BundleMetadata:
     data_source: str
     references: list[str] = field(default_factory=list)
     description: str = (
-        "A V-Net and a volume-native Segment Anything model that prompts itself, trained together on few labelled and "
+        "A network and a volume-native Segment Anything model that it prompts, trained on few labelled and "
         "many unlabelled scans"
     )
     data_type: str = "nibabel"
