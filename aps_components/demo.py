@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from aps_components.bundle import workflow_command
 from aps_components.data.phantoms import write_phantoms
 from aps_components.evaluation import overview_from_files
+from aps_components.plain_json import read_object
 
 SPACING, ROI_SIZE = "[2.5,2.5,2.5]", "[32,32,32]"  # twice the scans' voxels: a patch shows most of a phantom
 
@@ -52,7 +52,7 @@ def run_demo(output_dir: str | Path, *, bundle: str | Path, epochs: int = 12, se
     evaluation = {**scans, "ckpt_dir": models, "output_dir": results / "evaluation"}
     _run(workflow_command(bundle, "evaluating", ["train.json", "evaluate.json"], evaluation))
     _say("5/6  segmenting one of them, with its uncertainty maps and prompts")
-    case = json.loads((data / "datalist.json").read_text())["test"][0]
+    case = read_object(data / "datalist.json", keys=("test",))["test"][0]
     image, truth = data / case["image"], data / case["label"]
     inference = {"checkpoint": models / "model.pt", "image": image, "save_maps": True}
     inference["output_dir"] = results / "inference"
@@ -81,7 +81,7 @@ def _run(command: list[str]) -> None:
 
 
 def _summary(out: Path, picture: Path, seconds: float) -> None:
-    evaluation = json.loads((out / "results" / "evaluation" / "metrics.json").read_text())
+    evaluation = read_object(out / "results" / "evaluation" / "metrics.json")
     cases = evaluation["context"]["cases"]
     print(f"\n=== done in {seconds / 60:.1f} minutes; mean over {cases} phantoms that training never saw:\n")
     for row in evaluation["summary"]:

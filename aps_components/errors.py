@@ -1,23 +1,79 @@
-"""The last line that a failing command prints says what is wrong."""
+"""The last line that a failing command prints says what is wrong; the traceback lies in a file."""
 
 from __future__ import annotations
 
+import errno
 import io
+import logging
+import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from traceback import walk_tb
 from types import TracebackType
 
+from aps_components.terminal import guard_terminal, log_handlers, shown
+
+STORAGE_FAULTS = {
+    errno.ENOSPC: "free some space there, or choose another folder",
+    errno.EDQUOT: "free some space there, or choose another folder",
+    errno.EFBIG: "raise the limit of a file's size, or choose another folder",
+}
+CANNOT = "cannot write"  # how an error begins that says it already
+INTERRUPTED = 130  # as a shell reports Ctrl-C
+SHOW_TRACEBACK = "APS_TRACEBACK"
+# What these log of an error says less than its last line, in some sixty lines.
+VERBOSE_LOGGERS = ("monai.transforms", "ignite", "monai.engines")
+
+
+def chain(error: BaseException) -> list[BaseException]:
+    """An error, the one that it came from or that was handled when it arose, and so on to the first of all."""
+    found: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and all(current is not other for other in found):
+        found.append(current)
+        following = None if current.__suppress_context__ else current.__context__
+        current = current.__cause__ or following
+    return found
+
 
 def root_cause(error: BaseException) -> BaseException:
-    """The exception that says what is wrong: the first of the chain of causes that this package raised, or its last.
+    """The exception that says what is wrong: the first of the chain that this package raised, or else its last cause.
 
-    What this package raises from another error names the file and the mend, which the other one does not.
+    What this package raises from another error names the file and the mend, which the other one does not. An error
+    that arose while another was handled hides that one: it counts where it is ours, or says that the disk is full.
     """
-    while error.__cause__ is not None and not _raised_here(error):
+    errors = chain(error)
+    for found in errors:
+        if _raised_here(found):
+            return found
+    if (fault := storage_fault(error)) is not None:
+        return fault
+    while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def storage_fault(error: BaseException) -> OSError | None:
+    """What says, behind an error, that the disk is full, or takes no more, with the mend; None if nothing does.
+
+    Some libraries keep of the system's error its text alone.
+    """
+    for found in chain(error):
+        if isinstance(found, OSError) and str(found.strerror).startswith(CANNOT):
+            return found
+        own = found.errno if isinstance(found, OSError) else None
+        for code, mend in STORAGE_FAULTS.items():
+            if own == code or f"[Errno {code}]" in str(found):
+                return OSError(code, f"{os.strerror(code)}; {mend}")
+    return None
+
+
+def interrupted(error: BaseException) -> bool:
+    """Whether Ctrl-C, or a signal to end, is behind an error."""
+    return any(isinstance(found, KeyboardInterrupt) for found in chain(error))
 
 
 @contextmanager
@@ -26,6 +82,8 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if interrupted(error):
+            raise KeyboardInterrupt from None
         cause = root_cause(error)
         if cause is error:
             raise
@@ -45,17 +103,66 @@ def print_anything() -> None:
 
 
 def explain_errors() -> None:
-    """Print the root cause, in one line of its own, after the traceback of an uncaught exception.
+    """Print of an uncaught exception its root cause, in one line; the traceback goes to a file, which is named.
 
     MONAI's config parser wraps an error in several others, and Python prints the outermost last: "Failed to evaluate
-    ConfigExpression". The bundles call this first, so that the message that names the file and the mend stands last.
+    ConfigExpression". The bundles call this first. With the environment variable APS_TRACEBACK=1 the traceback is
+    printed, too.
     """
     print_anything()
+    guard_terminal()
     sys.excepthook = _explain
+    if not _traceback_wanted():
+        for handler in log_handlers():
+            handler.addFilter(_says_more)  # the same one twice counts once
 
 
-def _explain(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    sys.__excepthook__(kind, error, traceback)
+def plainly(error: BaseException) -> str:
+    """What is wrong, by :func:`root_cause`: a line, or several where the message itself lists something."""
     cause = root_cause(error)
-    if cause is not error:
-        print(f"\n{type(cause).__name__}: {cause}", file=sys.stderr)
+    said = "\n".join(shown(line).rstrip() for line in str(cause).splitlines() if line.strip())
+    return f"{type(cause).__name__}: {said}" if said else type(cause).__name__
+
+
+def keep_traceback(error: BaseException, *, always: bool = True) -> None:
+    """Write the traceback to a file and print which; print it itself where the environment asks for that.
+
+    Args:
+        error: the outermost.
+        always: also of an error that this package raised, whose message is meant for a user.
+    """
+    if _traceback_wanted():
+        traceback.print_exception(error)
+    elif (always or not _raised_here(root_cause(error))) and (file := _write_traceback(error)):
+        print(f"(traceback: {file}; {SHOW_TRACEBACK}=1 shows it here)", file=sys.stderr)
+
+
+def _explain(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        print("stopped", file=sys.stderr, flush=True)
+    elif interrupted(error):
+        print("stopped", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)
+    else:
+        keep_traceback(error)
+        print(plainly(error), file=sys.stderr, flush=True)
+
+
+def _says_more(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR or not record.name.startswith(VERBOSE_LOGGERS)
+
+
+def _traceback_wanted() -> bool:
+    return os.environ.get(SHOW_TRACEBACK, "").lower() not in ("", "0", "false", "no")
+
+
+def _write_traceback(error: BaseException) -> str | None:
+    """The file, of this user alone; None where there is no place for one."""
+    try:
+        handle, file = tempfile.mkstemp(prefix="aps-traceback-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.writelines(traceback.format_exception(error))
+    except OSError:
+        return None
+    return file

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
+import re
+import shutil
+import socket
+import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from aps_components.errors import CANNOT, STORAGE_FAULTS, interrupted, storage_fault
+
 BLOCK = 1 << 20
+HIDDEN = ".unfinished."
+KEPT_OF_NAME = 60  # letters at its end, so that a long name stays one that the system takes
+MARK = re.compile(re.escape(HIDDEN) + r"([0-9a-f]{4})-(\d+)-[0-9a-f]{8}\.")
 
 
 @contextmanager
@@ -16,15 +28,28 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A hidden name beside ``path`` to write to; when the block ends well, that file takes the place of ``path``.
 
     A process killed at any moment leaves the old file or the new one, never a part of one; what it had written under
-    the hidden name is written over next time. The name keeps the ending, by which some libraries choose a format.
+    the hidden name is cleared away next time. No other process writes to that name, so that two that write the same
+    file at once leave the one's or the other's. The name keeps the ending, by which some libraries choose a format.
+
+    Raises:
+        OSError: the disk is full, or takes no file of this size; names the file, whatever a library made of that.
     """
     path = Path(path)
-    unfinished = path.with_name(f".unfinished.{path.name}")
+    _clear(path)
+    unfinished = path.with_name(f"{_mark()}{os.getpid()}-{uuid.uuid4().hex[:8]}.{path.name[-KEPT_OF_NAME:]}")
     try:
         yield unfinished
         os.replace(unfinished, path)
+    except Exception as error:
+        if interrupted(error):  # Ctrl-C while a library wrote, which made an error of its own of it
+            raise KeyboardInterrupt from None
+        fault = storage_fault(error) or _full_disk(path, error)
+        if fault is not None and not str(fault.strerror).startswith(CANNOT):  # said already, of a file written within
+            raise OSError(fault.errno, f"{CANNOT} {path}: {fault.strerror}") from error
+        raise
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
 
 
 def replace_text(path: str | os.PathLike[str], text: str) -> None:
@@ -40,3 +65,45 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         while block := stream.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def is_running(process: int) -> bool:
+    """Whether there is a process of this number on this machine; where one cannot ask without harm, yes."""
+    if sys.platform == "win32":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def _full_disk(path: Path, error: Exception) -> OSError | None:
+    """A library that says nothing of the disk, which is full."""
+    if not isinstance(error, RuntimeError | OSError):
+        return None
+    try:
+        full = shutil.disk_usage(path.parent).free < BLOCK
+    except OSError:
+        return None
+    mend = STORAGE_FAULTS[errno.ENOSPC]
+    return OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}; {mend}") if full else None
+
+
+def _mark() -> str:
+    """Of this machine: elsewhere a process of the same number is another one."""
+    machine = hashlib.sha256(socket.gethostname().encode(errors="replace")).hexdigest()[:4]
+    return f"{HIDDEN}{machine}-"
+
+
+def _clear(path: Path) -> None:
+    """What processes of this machine that are no more left of the same file."""
+    ending = f".{path.name[-KEPT_OF_NAME:]}"
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(path.parent):
+            found = MARK.match(entry.name) if entry.name.startswith(_mark()) and entry.name.endswith(ending) else None
+            if found and not is_running(int(found[2])):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)

@@ -12,6 +12,7 @@ SIZES = {"filters": 4, "sam_variant": "tiny"}
 SETTINGS = {
     "dataset": "made up",
     "labels": {"0": "background", "1": "left atrium"},
+    "in_channels": 1,
     "modalities": None,
     "spacing": [1.5, 1.5, 2.0],
     "roi_size": [32, 48, 32],
@@ -24,12 +25,8 @@ SETTINGS = {
 def copy_bundle(folder: Path, *, trained: bool = True) -> Path:
     """The bundle of one channel and two classes in a new folder."""
     untrained_copy(BUNDLES / "la", folder)
-    for name in ("train.json", "inference.json"):
-        edit(
-            folder / "configs" / name,
-            '.build_auto_prompt_seg",',
-            f'.build_auto_prompt_seg", {json.dumps(SIZES)[1:-1]},',
-        )
+    for name, target in (("train.json", "build_auto_prompt_seg"), ("inference.json", "build_trained")):
+        edit(folder / "configs" / name, f'.{target}",', f'.{target}", {json.dumps(SIZES)[1:-1]},')
     if trained:
         write_model(folder / "models" / "model.pt")
     return folder

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from aps_components.data import AUGMENTATIONS, intensity_transforms
-from aps_components.models import TRAINED_KEYS
+from aps_components.configuration import DATASET_OPTIONS, contradictions
 from aps_components.models.build import BackboneKind
 from aps_components.networks.feature_fusion import FusionKind
-from aps_components.networks.voxel_shape import (
-    Triple,
-    checked_kernels,
-    checked_strides,
-    levels_of,
-    roi_faults,
-    total_stride,
-)
-from aps_components.options import axis_groups
+from aps_components.networks.voxel_shape import Triple, checked_strides, levels_of, total_stride
+from aps_components.plain_json import read_object
 
 LINE_LENGTH = 120
 INDENT = " " * 4
+# What inference and evaluation take from a model's settings, and from the block where those do not say it.
 INFERENCE_KEYS = (
     "labels",
     "in_channels",
@@ -39,8 +31,13 @@ INFERENCE_KEYS = (
     "largest_component",
     "fusion",
 )
-# How a text may not begin that MONAI's configuration reads: it would be run, looked up or merged.
-SPECIAL = ("$", "@", "%", "+", "_")
+KNOWN_OF_EVERY_MODEL = (
+    "spacing",
+    "roi_size",
+    "intensity",
+    "fusion",
+)  # to be evaluated: figures are not to be guessed at
+EVALUATION_KEYS = ("label_values", "regions", *INFERENCE_KEYS, "labeled_count", "validation_count")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +90,7 @@ class DatasetBlock:
     validation_count: int = 0
 
     def __post_init__(self) -> None:
-        # What the classes are comes first: the other rules count them.
-        faults = list(_label_faults(self.labels)) or [*_class_faults(self), *_image_faults(self), *_count_faults(self)]
-        if faults:
+        if faults := list(_faults(self)):
             raise ValueError("\n".join(faults))
 
     @property
@@ -117,12 +112,12 @@ class DatasetBlock:
         """
         path = Path(train_json)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_object(path)
             return cls(**{entry.name: content[entry.name] for entry in fields(cls)})
         except KeyError as error:
             raise ValueError(f"{path}: the dataset block has no {error}; add it") from error
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
     def text(self, keys: Sequence[str] | None = None) -> str:
         """The lines of ``train.json``: one per key, in the order of the fields, each with its comma."""
@@ -131,9 +126,20 @@ class DatasetBlock:
 
     def inference_text(self) -> str:
         """The lines of ``inference.json``: what a checkpoint was trained with comes before the block's own value."""
-        values = {name: getattr(self, name) for name in INFERENCE_KEYS}
-        values |= {name: f"$trained_setting(@checkpoint, {name!r}, {values[name]!r})" for name in TRAINED_KEYS}
-        return "".join(_line(name, value) for name, value in values.items())
+        return self._asking_the_checkpoint(INFERENCE_KEYS, with_default=INFERENCE_KEYS)
+
+    def evaluation_text(self) -> str:
+        """The lines of ``evaluate.json``, likewise; which scans had labels, and which validate, among them."""
+        return self._asking_the_checkpoint(
+            EVALUATION_KEYS, with_default=[key for key in EVALUATION_KEYS if key not in KNOWN_OF_EVERY_MODEL]
+        )
+
+    def _asking_the_checkpoint(self, keys: Sequence[str], *, with_default: Sequence[str]) -> str:
+        defaults = {name: f", {getattr(self, name)!r}" if name in with_default else "" for name in keys}
+        lines = {name: f"$trained_setting(@checkpoint, {name!r}{default})" for name, default in defaults.items()}
+        if "labeled_count" in lines:
+            lines["labeled_count"] = "$trained_count(@checkpoint, None)"
+        return "".join(_line(name, line) for name, line in lines.items())
 
 
 def _line(key: str, value: Any) -> str:
@@ -149,114 +155,19 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _label_faults(labels: Any) -> Iterator[str]:
-    if not isinstance(labels, Mapping) or list(labels) != [str(index) for index in range(len(labels))]:
-        yield f'labels {labels!r} must map "0", "1", ... in order and without a gap to names: renumber the classes'
-    elif not 2 <= len(labels) <= 256:
-        yield f"labels {labels!r} has {len(labels)} classes: give the background and 1 to 255 others"
-    else:
-        for name in labels.values():
-            yield from _name_faults("labels", name)
-        names = list(labels.values())
-        if twice := sorted({str(name) for name in names if names.count(name) > 1}):
-            yield f"labels {labels!r} gives the name {twice[0]!r} twice: name each class once"
-
-
-def _name_faults(key: str, name: Any) -> Iterator[str]:
-    if not isinstance(name, str) or not name.strip() or name.startswith(SPECIAL) or "#" in name or "::" in name:
-        yield (
-            f'{key} has the name {name!r}: take a text without "#" and "::" that begins with none of '
-            f"{' '.join(SPECIAL)}, which mean something else to MONAI's configuration"
-        )
-
-
-def _class_faults(block: DatasetBlock) -> Iterator[str]:
-    for key in ("label_values", "regions"):
-        if not isinstance(value := getattr(block, key), Mapping | None):
-            yield f"{key} {value!r} must be an object, or null"
-            return
-    classes = f"0 to {block.num_classes - 1}"
-    for value, target in (block.label_values or {}).items():
-        if not value.isdecimal():
-            yield f'label_values names the value {value!r}: a whole number as text, such as "4"'
-        if not _is_class(target, block):
-            yield f"label_values maps {value!r} to class {target!r}: take one of {classes}, or add it to labels"
-    if block.regions is not None and not block.regions:
-        yield "regions {} is empty: name a region, or write null to report the classes"
-    for name, members in (block.regions or {}).items():
-        yield from _name_faults("regions", name)
-        if not members or len(set(members)) < len(members) or not all(_is_class(c, block) and c > 0 for c in members):
-            yield f"regions {name!r} is {members!r}: list foreground classes, 1 to {block.num_classes - 1}, each once"
-    if (weights := block.class_weights) is not None:
-        if len(weights) != block.num_classes:
-            yield (
-                f"class_weights {weights} has {len(weights)} numbers for {block.num_classes} classes: "
-                "give one per class, background first"
-            )
-        if not all(_is_number(weight) and weight >= 0 for weight in weights) or not any(weights):
-            yield f"class_weights {weights} must be numbers from 0 on, not all of them 0"
-
-
-def _image_faults(block: DatasetBlock) -> Iterator[str]:
-    if not _is_whole(block.in_channels) or block.in_channels < 1:
-        yield f"in_channels {block.in_channels!r} must be a whole number from 1 on"
-    if block.modalities is not None and len(block.modalities) != block.in_channels:
-        yield (
-            f"modalities {block.modalities} names {len(block.modalities)} but in_channels is {block.in_channels}: "
-            "name one per channel, or null"
-        )
-    for name in block.modalities or ():
-        yield from _name_faults("modalities", name)
-    if block.spacing is not None and (
-        len(block.spacing) != 3 or not all(_is_number(size) and size > 0 for size in block.spacing)
-    ):
-        yield f"spacing {block.spacing} must be three sizes in mm above 0, or null"
-    yield from _network_faults(block)
-    try:
-        intensity_transforms("image", block.intensity)
-    except ValueError as error:
-        yield str(error)
-
-
-def _network_faults(block: DatasetBlock) -> Iterator[str]:
-    if block.backbone not in get_args(BackboneKind):
-        yield f"backbone {block.backbone!r} must be one of {list(get_args(BackboneKind))}"
-        return
-    try:
-        strides = checked_strides(block.strides, exactly=levels_of(block.backbone))
-        checked_kernels(block.kernel_sizes, strides=strides)
-    except ValueError as error:
-        yield str(error)
-        return
-    yield from roi_faults(block.roi_size, strides)
-
-
-def _count_faults(block: DatasetBlock) -> Iterator[str]:
-    try:
-        axis_groups("flip_axes", block.flip_axes)
-    except ValueError as error:
-        yield str(error)
-    if block.augmentation not in AUGMENTATIONS:
-        yield f"augmentation {block.augmentation!r} must be one of {list(AUGMENTATIONS)}"
-    if not _is_number(block.balanced_crops) or not 0 <= block.balanced_crops <= 1:
-        yield f"balanced_crops {block.balanced_crops!r} must be a share in [0, 1]"
-    if not isinstance(block.largest_component, bool):
-        yield f"largest_component {block.largest_component!r} must be true or false"
-    if block.fusion not in get_args(FusionKind):
-        yield f"fusion {block.fusion!r} must be one of {list(get_args(FusionKind))}"
-    if block.labeled_count is not None and (not _is_whole(block.labeled_count) or block.labeled_count < 1):
-        yield f"labeled_count {block.labeled_count!r} must be a whole number from 1 on, or null for all"
-    if not _is_whole(block.validation_count) or block.validation_count < 0:
-        yield f"validation_count {block.validation_count!r} must be a whole number from 0 on"
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_class(value: Any, block: DatasetBlock) -> bool:
-    return _is_whole(value) and 0 <= value < block.num_classes
+def _faults(block: DatasetBlock) -> Iterator[str]:
+    """Of every value by itself, then of all together; what the classes are comes first, since the others count them."""
+    values, wrong = {}, []
+    for entry in fields(block):
+        try:
+            value = getattr(block, entry.name)
+            values[entry.name] = DATASET_OPTIONS[entry.name](entry.name, value)
+            if isinstance(value, str) and not isinstance(values[entry.name], str):
+                raise ValueError(f"{entry.name} {value!r} is a text: write {_json(values[entry.name])}")
+        except ValueError as error:
+            wrong.append(str(error))
+            if entry.name == "labels":
+                break
+    yield from wrong
+    if "labels" in values:
+        yield from contradictions(values)

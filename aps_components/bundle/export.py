@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 
 import aps_components
 from aps_components.bundle.locate import CONFIG, bundle_metadata, locate_bundle, require_weights
+from aps_components.configuration import lay_over
 from aps_components.errors import root_cause
 from aps_components.files import replacing
 from aps_components.models import Predictor, ensure_writable, load_weights
@@ -101,7 +103,7 @@ def export_network(
     tolerance = TOLERANCES[format] if tolerance is None else tolerance
     root = locate_bundle(bundle)
     changes = {**(options or {}), "checkpoint": str(checkpoint or require_weights(root))}
-    network, settings = _trained_network(root, changes if predictor is None else {**changes, "predictor": predictor})
+    network, settings = trained_network(root, changes if predictor is None else {**changes, "predictor": predictor})
     shape = (settings["in_channels"], *settings["roi_size"])
     ensure_writable(out.parent)
     with replacing(out) as unchecked:
@@ -185,15 +187,11 @@ def _suffix(format: Format) -> str:
     return "ts" if format == "torchscript" else "onnx"
 
 
-def _trained_network(root: Path, changes: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+def trained_network(root: Path, changes: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
     """The network with its weights, on the CPU and in eval mode, and what the exported file is to say about itself."""
     parser = ConfigParser()
     parser.read_config(root / CONFIG)
-    keys = set(parser.get()) - {"_meta_"}
-    for key, value in {**changes, "bundle_root": str(root)}.items():
-        if key.split("#")[0] not in keys:
-            raise ValueError(f"{key!r} is no key of {root / CONFIG}; give one of {', '.join(sorted(keys))}")
-        parser[key] = value
+    lay_over(parser, {**changes, "bundle_root": str(root)})
     try:
         settings = {key: parser.get_parsed_content(key) for key in _SETTINGS}
         network, trained_with = parser.get_parsed_content("network_def"), parser.get_parsed_content("trained_with")
@@ -220,29 +218,68 @@ def _to_torchscript(
             "export.json": json.dumps(settings).encode(),
         }
         metadata = bundle_metadata(root)
-        save_net_with_metadata(
-            traced, str(path), include_config_vals=False, meta_values=metadata, more_extra_files=extra
-        )
+        # Through memory: torch's own writer has the process killed (std::terminate) where the disk is full.
+        content = io.BytesIO()
+        save_net_with_metadata(traced, content, include_config_vals=False, meta_values=metadata, more_extra_files=extra)
+        path.write_bytes(content.getbuffer())
         return torch.jit.load(str(path))
 
 
 def _to_onnx(network: nn.Module, shape: Sequence[int], path: Path, *, settings: Mapping[str, Any]) -> Network:
     """Export, save with the settings as ``metadata_props``, each as JSON, and load into ONNX Runtime."""
+    run = write_onnx(
+        network,
+        {INPUT: torch.rand(2, *shape)},  # of one alone, torch.export would take the batch for a constant
+        path,
+        outputs=[OUTPUT],
+        free={INPUT: {0: torch.export.Dim("batch", min=1)}},
+        settings=settings,
+    )
+    return lambda image: run({INPUT: image})[OUTPUT]
+
+
+def write_onnx(
+    network: nn.Module,
+    example: Mapping[str, Tensor],
+    path: Path,
+    *,
+    outputs: Sequence[str],
+    free: Mapping[str, Mapping[int, Any]],
+    settings: Mapping[str, Any],
+) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+    """Write a network as ONNX, and load it into ONNX Runtime.
+
+    Args:
+        network: takes the inputs in the order of ``example``, those after the first as ``*inputs``, and gives a tensor
+            or several.
+        example: input names and what they may be.
+        path: of the file.
+        outputs: names.
+        free: axes of the inputs that may have other sizes.
+        settings: go into the file as ``metadata_props``, each as JSON.
+
+    Returns:
+        Runs the file: inputs by name to outputs by name.
+
+    Raises:
+        RuntimeError: a package is missing, or the network cannot be exported.
+    """
     try:
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise RuntimeError(f'{error.name} is not installed; run: pip install "aps-components[export]"') from error
+    first, *others = (dict(free.get(name, {})) for name in example)
     with _quiet(), torch.no_grad():
         try:
             program = torch.onnx.export(
                 network,
-                (torch.rand(2, *shape),),  # of one alone, torch.export would take the batch for a constant
+                tuple(example.values()),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                input_names=list(example),
+                output_names=list(outputs),
+                dynamic_shapes=(first, tuple(others)) if others else (first,),
                 verbose=False,
             )
         except Exception as error:
@@ -255,7 +292,12 @@ def _to_onnx(network: nn.Module, shape: Sequence[int], path: Path, *, settings: 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda image: torch.from_numpy(session.run([OUTPUT], {INPUT: image.numpy()})[0])
+
+    def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = session.run(list(outputs), {name: value.numpy() for name, value in inputs.items()})
+        return {name: torch.from_numpy(value) for name, value in zip(outputs, found, strict=True)}
+
+    return run
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -17,7 +16,9 @@ from typing import Any
 
 import aps_components
 from aps_components.files import sha256_of
+from aps_components.plain_json import read_object
 
+RATIO_FROM_ALL = 64 * 2**20  # of all entries together: many small ones are a large one, too
 CONFIG = Path("configs") / "inference.json"
 WEIGHTS = Path("models") / "model.pt"
 REPOSITORY_BUNDLES = Path(__file__).resolve().parents[2] / "bundles"  # of a clone; missing where only the package is
@@ -90,10 +91,9 @@ def version_differences(root: str | os.PathLike[str]) -> list[str]:
 def bundle_metadata(root: str | os.PathLike[str]) -> dict[str, Any]:
     """The bundle's ``metadata.json``; empty where it has none that can be read."""
     try:
-        content = json.loads((Path(root) / "configs" / "metadata.json").read_text(encoding="utf-8"))
+        return read_object(Path(root) / "configs" / "metadata.json")
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def unpack_bundle(file: str | os.PathLike[str], cache_dir: str | os.PathLike[str] = CACHE_DIR) -> Path:
@@ -158,7 +158,13 @@ def _checked(archive: zipfile.ZipFile, file: Path) -> str:
     for entry in entries:
         if fault := _fault(entry):
             raise ValueError(f"{file}: not unpacked, {entry.filename[:200]!r} {fault}; get the bundle from its source")
-    if len(entries) > MAX_FILES or sum(entry.file_size for entry in entries) > MAX_BYTES:
+    total, packed = sum(entry.file_size for entry in entries), sum(entry.compress_size for entry in entries)
+    if total > RATIO_FROM_ALL and total > MAX_RATIO * max(1, packed):
+        raise ValueError(
+            f"{file}: not unpacked, it would become {total // 2**20} MiB of {packed // 2**20} MiB; get the bundle from "
+            "its source"
+        )
+    if len(entries) > MAX_FILES or total > MAX_BYTES:
         raise ValueError(f"{file}: not unpacked, over {MAX_FILES} files or {MAX_BYTES // 2**30} GiB; unpack it by hand")
     names = [entry.filename.rstrip("/") for entry in entries]
     if len({name.casefold() for name in names}) < len(names):

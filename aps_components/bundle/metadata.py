@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aps_components.bundle.block import DatasetBlock
+from aps_components.plain_json import read_object
 
 SCHEMA_FILE = "meta_schema_20240725.json"
 SCHEMA = f"https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/{SCHEMA_FILE}"
@@ -56,7 +57,7 @@ class BundleMetadata:
     data_source: str
     references: list[str] = field(default_factory=list)
     description: str = (
-        "A V-Net and a volume-native Segment Anything model that prompts itself, trained together on few labelled and "
+        "A network and a volume-native Segment Anything model that it prompts, trained on few labelled and "
         "many unlabelled scans"
     )
     data_type: str = "nibabel"
@@ -83,14 +84,16 @@ class BundleMetadata:
         """
         path = Path(metadata_json)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_object(path)
             modality = content["network_data_format"]["inputs"]["image"]["modality"]
             own = {entry.name: content[entry.name] for entry in fields(cls) if entry.name != "modality"}
             return cls(modality=modality, **own)
         except KeyError as error:
             raise ValueError(f"{path}: key {error} is missing; add it") from error
+        except TypeError:
+            raise ValueError(f"{path}: network_data_format says nothing of an image's modality; add it") from None
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
 
 def render_metadata(metadata: BundleMetadata, block: DatasetBlock) -> str:

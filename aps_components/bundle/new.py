@@ -21,10 +21,12 @@ from aps_components.bundle.describe import (
 from aps_components.bundle.metadata import BundleMetadata
 from aps_components.bundle.plan import Plan, make_plan
 from aps_components.bundle.writer import write_bundle
+from aps_components.configuration import DATASET_OPTIONS
 from aps_components.data.case_folder import declared_labels, find_cases
 from aps_components.data.errors import DataError
 from aps_components.data.fingerprint import CaseFacts, Fingerprint, take_fingerprint
 from aps_components.files import replace_text
+from aps_components.options import whole
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 VALIDATION_SHARE, VALIDATED_FROM = 0.2, 5  # of the labelled cases; fewer than 5 are all trained on
@@ -180,12 +182,12 @@ def _check_arguments(
     place = Path(out).expanduser()
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise FileExistsError(f"{out} is not an empty folder: name a new one by --out, or empty it")
-    if validation is not None and (not isinstance(validation, int) or validation < 0):
-        raise ValueError(f"validation {validation!r} must be a number of cases, from 0 on")
-    for key, value, text in (("spacing", spacing, "[1,1,3]"), ("roi_size", roi_size, "[96,96,64]")):
-        sizes = value if isinstance(value, list | tuple) else ()
-        if value is not None and (len(sizes) != 3 or not all(isinstance(s, int | float) and s > 0 for s in sizes)):
-            raise ValueError(f'{key} {value!r} must be three sizes above 0, such as --{key} "{text}"')
+    if validation is not None:
+        whole(least=0)("validation", validation)
+    if spacing is not None:
+        DATASET_OPTIONS["spacing"]("spacing", spacing)
+    if roi_size is not None:
+        DATASET_OPTIONS["roi_size"]("roi_size", roi_size)
     if budget not in ("gpu", "cpu"):
         raise ValueError(f"budget {budget!r} must be gpu or cpu")
 

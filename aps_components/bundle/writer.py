@@ -35,11 +35,13 @@ def template(name: str) -> str:
 def render_configs(block: DatasetBlock) -> dict[str, str]:
     """Every file of a bundle's ``configs`` that follows from its block: file name to text.
 
-    They differ between bundles in the block alone, which stands in ``train.json`` and, in part, in ``inference.json``.
+    They differ between bundles in the block alone, which stands in ``train.json`` and, as what to go by where a
+    checkpoint says nothing, in ``inference.json`` and ``evaluate.json``.
     """
     texts = {name: template(name) for name in CONFIGS}
     texts["train.json"] = _filled(texts["train.json"], block.text())
     texts["inference.json"] = _filled(texts["inference.json"], block.inference_text())
+    texts["evaluate.json"] = _filled(texts["evaluate.json"], block.evaluation_text())
     return texts
 
 

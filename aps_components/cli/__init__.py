@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import signal
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import fire
 from fire.decorators import SetParseFn
@@ -25,8 +29,17 @@ from aps_components.cli.prepare import prepare
 from aps_components.cli.pseudo_label import pseudo_label
 from aps_components.cli.segment import segment
 from aps_components.cli.uncertainty import uncertainty
-from aps_components.errors import print_anything
+from aps_components.errors import (
+    INTERRUPTED,
+    SHOW_TRACEBACK,
+    interrupted,
+    keep_traceback,
+    plainly,
+    print_anything,
+)
+from aps_components.terminal import guard_terminal
 
+VERBOSE = "--verbose"  # of every command: the traceback of an error is printed, too
 COMMANDS = {
     "segment": segment,
     "demo": demo,
@@ -55,9 +68,26 @@ def main() -> None:
     print_anything()
     for command in COMMANDS.values():
         SetParseFn(parsed)(command)
+    if VERBOSE in sys.argv:
+        sys.argv.remove(VERBOSE)
+        os.environ[SHOW_TRACEBACK] = "1"  # for what this starts, too
     try:
-        fire.Fire(COMMANDS, name="aps")
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+        fire.Fire({name: _guarded(command) for name, command in COMMANDS.items()}, name="aps")
     except KeyboardInterrupt:
-        sys.exit(130)  # as a shell reports Ctrl-C, and no traceback: it is no error
+        sys.exit(INTERRUPTED)  # and no traceback: it is no error
+    except Exception as error:
+        if interrupted(error):
+            sys.exit(INTERRUPTED)
+        keep_traceback(error, always=False)
+        sys.exit(plainly(error))
+
+
+def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command, whose output passes the guard of the terminal; fire's own pages, in bold, do not."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        guard_terminal()
+        return command(*args, **kwargs)
+
+    return run

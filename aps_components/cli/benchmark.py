@@ -51,7 +51,7 @@ def benchmark(
     from aps_components.bundle import locate_bundle
     from aps_components.evaluation.speed import benchmark as measure
     from aps_components.evaluation.speed import grid
-    from aps_components.options import switch
+    from aps_components.options import truth
 
     table = measure(
         bundle=locate_bundle(bundle),
@@ -63,7 +63,7 @@ def benchmark(
             batches=several(batches),
             blendings=several(blendings),
             predictors=several(predictors),
-            whole=switch(whole),
+            whole=truth("whole", whole),
             mirror_axes=several(mirror_axes),
         ),
         split=split,

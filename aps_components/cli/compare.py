@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aps_components.cli.arguments import several
+from aps_components.options import truth, whole
 
 THREADS = "OMP_NUM_THREADS"
 
@@ -48,6 +49,7 @@ def compare(
     """
     if labeled is not None:
         options["labeled_count"] = labeled
+    jobs = whole(least=1)("jobs", jobs)
     if jobs > 1 and THREADS not in os.environ:
         os.environ[THREADS] = str(max(1, (os.cpu_count() or 1) // jobs))  # what the trainings inherit
     from aps_components.bundle import locate_bundle
@@ -63,6 +65,6 @@ def compare(
         split=split,
         jobs=jobs,
         results=results,
-        train=train,
+        train=truth("train", train),
         options=options,
     )

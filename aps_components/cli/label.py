@@ -7,6 +7,7 @@ import signal
 import sys
 
 from aps_components.cli.arguments import several
+from aps_components.options import truth, whole
 
 
 def label(
@@ -39,25 +40,30 @@ def label(
     folders = [locate_bundle(name) for name in _listed(bundles)]
     checkpoints = dict(_pair(entry) for entry in _listed(checkpoint or ()))
     place = ensure_environment(environment, python=str(python))
-    origins = prepare_app(app, environment=place, bundles=folders, checkpoints=checkpoints, untrained=untrained)
+    origins = prepare_app(
+        app, environment=place, bundles=folders, checkpoints=checkpoints, untrained=truth("untrained", untrained)
+    )
     server = LabelServer(
         environment=place,
         app=app,
         studies=studies,
         models=list(origins),
         host=str(host),
-        port=port,
+        port=whole(least=0, most=65535)("port", port),
         # Training on several GPUs is started by the torchrun that is found first.
         environ={**os.environ, "PATH": f"{place.python.parent}{os.pathsep}{os.environ.get('PATH', '')}"},
     )
     if server.host not in ("127.0.0.1", "localhost", "::1"):
-        print(f"WARNING: {server.host} is open to the network, without a password. Everybody there can read the scans.")
+        print(f"WARNING: {server.host} is open to the network. Whoever learns the address below can read the scans.")
     for name, origin in origins.items():
         print(f"{name}: {origin}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # a server that is told to end has not failed
     with server:
         print(
-            f"\nMONAI Label is ready at {server.url}, which 3D Slicer's module asks for. Ctrl-C ends it.\n", flush=True
+            f"\nMONAI Label is ready at {server.url}\n"
+            "3D Slicer's module asks for that address, all of it: the last part is the password.\n"
+            f"OHIF, with a DICOMweb server: {server.url}/ohif/\nCtrl-C ends it.\n",
+            flush=True,
         )
         sys.exit(server.wait())
 

@@ -22,13 +22,13 @@ def package(
         limit_mb: a checkpoint of more megabytes is written beside the zip file, and fetched by large_files.yml.
     """
     from aps_components.bundle.packaging import package_bundle
-    from aps_components.options import switch
+    from aps_components.options import truth
 
     written = package_bundle(
         str(bundle),
         out=str(out),
         checkpoint=checkpoint,
-        untrained=switch(untrained),
+        untrained=truth("untrained", untrained),
         weights_url=weights_url,
         limit_mb=limit_mb,
     )

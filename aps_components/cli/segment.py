@@ -22,6 +22,7 @@ def segment(
     overlap: float | None = None,
     config: str | None = None,
     series: str | None = None,
+    prompts: str | None = None,
     cache_dir: str | None = None,
     **settings: Any,
 ) -> None:
@@ -40,10 +41,11 @@ def segment(
         overlap: of neighbouring windows, in [0, 1), 0.5 by default; 0.25 is faster.
         config: override files of the bundle, names or paths, with commas between them.
         series: only the DICOM series of this number, name or description.
+        prompts: clicks, boxes and scribbles for the one scan: NAME_prompts.json, as --maps writes it, edited.
         cache_dir: where a zip is unpacked; ~/.cache/aps/bundles by default.
         settings: any further key of the bundle's inference.json.
     """
-    from aps_components.options import switch
+    from aps_components.options import truth
     from aps_components.segmentation import segment as segment_scans
     from aps_components.segmentation import summary
 
@@ -54,11 +56,12 @@ def segment(
         bundle=_path("--bundle", bundle),
         checkpoint=None if checkpoint is None else _path("--checkpoint", checkpoint),
         device=None if device is None else str(device),
-        maps=switch(maps),
-        preview=switch(preview),
-        overwrite=switch(overwrite),
+        maps=truth("maps", maps),
+        preview=truth("preview", preview),
+        overwrite=truth("overwrite", overwrite),
         configs=[] if config is None else several(config),
         series=None if series is None else str(series),
+        prompts=None if prompts is None else _path("--prompts", prompts),
         settings={**settings, **{key: value for key, value in given.items() if value is not None}},
         cache_dir=cache_dir or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "aps", "bundles"),
     )

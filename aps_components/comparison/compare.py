@@ -20,14 +20,17 @@ from aps_components.comparison.methods import (
 from aps_components.comparison.runs import Run, RunError
 from aps_components.comparison.schedule import every_run, execute, unfinished
 from aps_components.comparison.table import comma_separated, lines_of, markdown, plot
-from aps_components.data import dataset_name
+from aps_components.data import dataset_name, load_datalist
+from aps_components.data.identity import digest_of
 from aps_components.evaluation.trained import scans_of_split
 from aps_components.files import replace_text
 from aps_components.models import ensure_writable
-from aps_components.options import differences, refuse_unknown
+from aps_components.options import differences, refuse_unknown, whole
+from aps_components.plain_json import read_object
 
 SETTINGS_FILE = "comparison.json"
 LOCK_FILE = ".lock"
+SCANS = "scans"  # the setting that says which they are
 WITHOUT_EFFECT = ("num_workers", "cache_rate", "device", "network_def#recompute")  # on what is learned
 
 
@@ -71,17 +74,15 @@ def compare(
         RuntimeError: another comparison works in ``out`` right now.
         RunError: some runs failed; the others were finished and are in the table.
     """
-    if jobs < 1:
-        raise ValueError(f"jobs {jobs} must be at least 1")
+    jobs, epochs = whole(least=1)("jobs", jobs), whole(least=1)("epochs", epochs)
+    seeds = [whole(least=0)("seeds", seed) for seed in seeds]
     bundle, out = Path(bundle).resolve(), ensure_writable(Path(out).resolve())
     results = out if results is None else ensure_writable(Path(results).resolve())
     if not (bundle / "configs" / "train.json").is_file():
         raise FileNotFoundError(f"no bundle at {bundle}: give its folder with --bundle")
     options = dict(options or {})
     chosen = choose_methods(methods)
-    training, evaluation = (
-        json.loads((bundle / "configs" / name).read_text(encoding="utf-8")) for name in ("train.json", "evaluate.json")
-    )
+    training, evaluation = (read_object(bundle / "configs" / name) for name in ("train.json", "evaluate.json"))
     _refuse_unknown({*training, *evaluation}, options, chosen, bundle=bundle)
     refuse_contradictions(chosen, options)
     values = training | options
@@ -104,7 +105,7 @@ def compare(
     todo = unfinished(runs) if train else []
     _refuse_scans(todo, dataset_dir)
     settings = {"bundle": bundle.name, "dataset": dataset, "epochs": epochs, "split": split, **options}
-    _keep_settings(results / SETTINGS_FILE, settings)
+    _keep_settings(results / SETTINGS_FILE, settings | _scans(dataset_dir, bundle))
     variant = "largest_component" if values["largest_component"] else "raw"
     failed = []
     if train:
@@ -135,6 +136,14 @@ def _refuse_unknown(known: set[str], options: Mapping[str, Any], methods: Sequen
             ) from None
 
 
+def _scans(dataset_dir: str | Path, bundle: Path) -> dict[str, str]:
+    """A hash of all scans and labels in their order; none where only tables are made, far from the scans."""
+    if not Path(dataset_dir).is_dir():
+        return {}
+    datalist = load_datalist(dataset_dir, default=bundle / "configs" / "datalist.json", counts_at_most=True)
+    return {SCANS: digest_of([*datalist.training_items, *datalist.validation, *datalist.test])}
+
+
 def _refuse_scans(runs: Sequence[Run], dataset_dir: str | Path) -> None:
     """Before hours of training, not after: what they train and are evaluated on must be there."""
     for run in {run.method.name: run for run in runs}.values():
@@ -157,8 +166,11 @@ def _alone_in(out: Path) -> Iterator[None]:
 def _keep_settings(file: Path, settings: Mapping[str, Any]) -> None:
     """Figures of different budgets or data must not meet in one table; how fast they were made is another matter."""
     settings = _with_effect(json.loads(json.dumps(dict(settings), default=str)))
-    there = _with_effect(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else settings
-    if different := differences(there, settings):
+    found = _with_effect(read_object(file)) if file.is_file() else settings
+    if SCANS not in settings or SCANS not in found:  # nothing is known of the scans here, or was not kept yet
+        settings = {SCANS: found[SCANS], **settings} if SCANS in found else settings
+        found = {SCANS: settings[SCANS], **found} if SCANS in settings else found
+    if different := differences(found, settings):
         raise ValueError(
             f"{file.parent} holds a comparison with other settings ({different}): give the same, or another --out"
         )

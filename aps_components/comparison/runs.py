@@ -20,6 +20,8 @@ from aps_components.comparison.methods import GROUP, Method, in_equal_budget
 from aps_components.evaluation.pseudo_labels import labeled_by
 from aps_components.files import replace_text, sha256_of
 from aps_components.models import copy_settings, read_checkpoint, save_atomically, settings_file
+from aps_components.plain_json import read_object
+from aps_components.processes import start
 from aps_components.training.history import HISTORY_FILE, read_history
 
 # The averaged weights, the same after `aps calibrate` where training has a decision, and the last ones.
@@ -116,7 +118,11 @@ class Run:
         """``minutes`` of training, the teachers' included, validation left out; ``iterations`` of its own;
         ``machine``; and ``metrics`` by checkpoint: for each predictor, variant and class the means over the scans, for
         all classes together also ``dice_by_scan``."""
-        return json.loads(self.result_file.read_text(encoding="utf-8"))
+        mend = "delete it to make it anew"
+        content = read_object(self.result_file, mend=mend)
+        if type(content.get("minutes", 0)) not in (int, float) or not isinstance(content.get("metrics", {}), dict):
+            raise ValueError(f"{self.result_file}: minutes or metrics are none; {mend}")
+        return content
 
     def metrics_file(self, checkpoint: str) -> Path:
         """The evaluation of one of :data:`CHECKPOINTS`."""
@@ -172,14 +178,14 @@ class Run:
             "seed": self.seed,
             **self.options,
         }
-        training = json.loads((self.bundle / "configs" / "train.json").read_text(encoding="utf-8"))
+        training = read_object(self.bundle / "configs" / "train.json")
         return shared | in_equal_budget(self.method.overrides, training | shared)
 
     def _learning_from_teachers(self) -> dict[str, Any]:
         """What training alone has otherwise in a later round: calibrated and evaluated is on the dataset as it is."""
         if not self.teachers:
             return {}
-        datalist = json.loads((self.folder / DATASET / "datalist.json").read_text(encoding="utf-8"))
+        datalist = read_object(self.folder / DATASET / "datalist.json", keys=("training",))
         return {
             "dataset_dir": self.folder / DATASET,
             "labeled_count": len(datalist["training"]),
@@ -236,7 +242,8 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / f"{run_id}.log"
         with open(log, "a", encoding="utf-8") as stream:
-            process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+            # Killed with this process: a training left behind would write on into the folder that a new one goes on in.
+            process = start(command, stdout=stream, stderr=subprocess.STDOUT)
             try:
                 self._watch(process, stop, with_bar=run_id == "training")
             finally:
@@ -301,7 +308,7 @@ def of_all_classes(entries: Sequence[dict[str, Any]], predictor: str, variant: s
 
 def _means(metrics: Path) -> list[dict[str, Any]]:
     """The summary of an evaluation without medians and deviations, and the Dice of each scan over all classes."""
-    content = json.loads(metrics.read_text(encoding="utf-8"))
+    content = read_object(metrics, keys=("summary", "cases"))
     means = []
     for entry in content["summary"]:
         kept = {key: entry[key] for key in KEPT_KEYS if key in entry}

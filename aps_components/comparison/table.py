@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from aps_components import csv_table
 from aps_components.comparison.methods import REFERENCE, Method, load_methods
 from aps_components.comparison.runs import CHECKPOINTS, Run, of_all_classes
 from aps_components.evaluation.markdown import markdown_table
@@ -134,16 +133,14 @@ def _spread(values: Sequence[float], factor: float, *, sign: str = "") -> str:
 
 def comma_separated(lines: Sequence[Line]) -> str:
     """Every single figure: one row per method, checkpoint and seed."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["method", "title", "checkpoint", "predictor", "seed", *METRICS, "minutes"])
+    rows: list[list[Any]] = [["method", "title", "checkpoint", "predictor", "seed", *METRICS, "minutes"]]
     for line in lines:
         for index, seed in enumerate(line.seeds):
             figures = [f"{line.values[name][index]:.6f}" for name in METRICS]
-            writer.writerow(
+            rows.append(
                 [line.method, line.title, line.checkpoint, line.predictor, seed, *figures, f"{line.minutes[index]:.2f}"]
             )
-    return stream.getvalue()
+    return csv_table.comma_separated(rows)
 
 
 def plot(lines: Sequence[Line], path: Path) -> None:

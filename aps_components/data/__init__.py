@@ -13,9 +13,11 @@ from aps_components.data.datastore import (
     validation_dataset,
 )
 from aps_components.data.errors import DataError, data_error_behind
+from aps_components.data.identity import case_identities
 from aps_components.data.inference import ScansToSegment
 from aps_components.data.modalities import select_modalities
 from aps_components.data.sampling import (
+    EvaluationCache,
     SampleKey,
     SeededCacheDataset,
     TwoStreamBatchSampler,
@@ -37,6 +39,7 @@ __all__ = [
     "BalancedCropd",
     "DataError",
     "Datalist",
+    "EvaluationCache",
     "LoadVolumed",
     "Resampled",
     "SampleKey",
@@ -44,6 +47,7 @@ __all__ = [
     "SeededCacheDataset",
     "TrainingDataset",
     "TwoStreamBatchSampler",
+    "case_identities",
     "case_name",
     "check_cases",
     "collate_two_stream",

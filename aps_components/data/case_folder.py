@@ -8,7 +8,6 @@ Only file names are looked at here, never a scan.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter, defaultdict
@@ -19,8 +18,10 @@ from pathlib import Path
 from aps_components.data.datalist import Item, scans_in
 from aps_components.data.errors import DataError
 from aps_components.data.modalities import stem
+from aps_components.plain_json import read_object, refuse_config_syntax
 
 LAYOUTS = (("images", "labels"), ("imagesTr", "labelsTr"))
+IGNORE = "ignore"  # nnU-Net's name for voxels without a label
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
@@ -98,13 +99,34 @@ def declared_labels(root: Path) -> dict[int, str]:
     """The class names of nnU-Net's or the Medical Segmentation Decathlon's dataset.json, by value; {} if there is none.
 
     The one writes ``{"liver": 1}``, the other ``{"1": "liver"}``. Lists of values (regions) are left out.
+
+    Raises:
+        DataError: the file is damaged, or declares what is no class, such as nnU-Net's "ignore".
     """
-    try:
-        entries = json.loads((root / "dataset.json").read_text(encoding="utf-8"))["labels"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    file = root / "dataset.json"
+    if not file.exists():
         return {}
-    pairs = [(key, name) if str(key).isdecimal() else (name, key) for key, name in entries]
-    return {int(value): str(name) for value, name in pairs if str(value).isdecimal()}
+    mend = "mend it, move it away, or name the classes by --labels"
+    entries = read_object(file, bom=True, mend=mend, error=DataError).get("labels")
+    if entries is None:
+        return {}
+    if not isinstance(entries, dict):
+        raise DataError(f"{file}: labels is {entries!r}; it must map names to values; {mend}")
+    refuse_config_syntax(entries, where=f"{file}: labels", error=DataError)
+    pairs = [(key, name) if str(key).isdecimal() else (name, key) for key, name in entries.items()]
+    pairs = [(value, name) for value, name in pairs if not isinstance(value, list)]
+    for value, name in pairs:
+        if str(name).strip().lower() == IGNORE:
+            raise DataError(
+                f'{file}: the value {value} is "{name}", voxels that nobody labelled; partial labels cannot be trained '
+                "on yet: leave these scans out, and the entry too"
+            )
+        if not str(value).isdecimal():
+            raise DataError(f"{file}: the class {name!r} has the value {value!r}; it must be a whole number; {mend}")
+    names = {int(value): str(name) for value, name in pairs}
+    if len(names) < len(pairs):
+        raise DataError(f"{file}: labels {entries!r} gives a value two names; {mend}")
+    return names
 
 
 def _sub_folders(root: Path, images: str | None, labels: str | None) -> tuple[str, str]:

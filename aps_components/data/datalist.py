@@ -16,7 +16,6 @@ Only file names are looked at here, never a scan.
 """
 
 import glob
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from aps_components.data.modalities import (
     select_modalities,
     stem,
 )
+from aps_components.plain_json import read_object, refuse_config_syntax
 
 Item = dict[str, Any]
 File = str | os.PathLike[str]
@@ -103,6 +103,7 @@ def load_datalist(
     image_dir: str = "images",
     label_dir: str = "labels",
     modalities: Sequence[str] | None = None,
+    counts_at_most: bool = False,
 ) -> Datalist:
     """Read a dataset's datalist and cut its training part into labelled and unlabelled cases.
 
@@ -118,10 +119,12 @@ def load_datalist(
         label_dir: where their labels lie, under the same file names.
         modalities: which files of a case to use, in channel order; a case whose image is one file with all the channels
             is left alone. None uses every file as the list names them.
+        counts_at_most: the counts are those of a model that was trained on other data than these, perhaps: fewer
+            labelled cases, also none, are right, and too few to take validation cases from leaves those out.
     """
     root = _folder(dataset_dir)
     source = _datalist_file(root, default)
-    content = _read_json(source)
+    content = read_datalist(source)
     remaining = content.get("test") == "remaining"
     named = [part for part in PARTS if not (part == "test" and remaining)]
     parts = {part: _items(content, part, root, source) for part in named}
@@ -134,12 +137,25 @@ def load_datalist(
     training = parts["training"]
     if validation_count < 0:
         raise DataError(f"validation_count {validation_count} must not be negative")
+    if counts_at_most and validation_count >= len(training):
+        validation_count = 0
     if not parts["validation"] and validation_count:
+        if validation_count >= len(training):
+            raise DataError(
+                f"{source}: validation_count {validation_count} leaves none of the {len(training)} training cases to "
+                "train on; lower it, or name validation cases in the datalist"
+            )
         training, parts["validation"] = training[:-validation_count], training[-validation_count:]
         _require_labels(parts["validation"], f"{source}: validation_count {validation_count}")
     by_models = _labels_by_models(content, root)
     _refuse_by_models(parts["validation"], by_models, f"{source}: validation_count {validation_count}")
-    labeled, unlabeled = _cut(training, labeled_count, source)
+    labeled, unlabeled = _cut(
+        training,
+        labeled_count,
+        source,
+        validation_count=len(parts["validation"]),
+        at_most=counts_at_most,
+    )
     unlabeled += [{"image": item["image"]} for item in parts["unlabeled"]]
     if unlabeled_count is not None and not 0 <= unlabeled_count <= len(unlabeled):
         raise DataError(
@@ -297,16 +313,12 @@ def _datalist_file(root: Path, default: str | os.PathLike[str] | None) -> Path:
     return Path(default)
 
 
-def _read_json(source: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(source.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{source}: not valid JSON ({error}); mend that line") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{source}: holds a {type(content).__name__}; a datalist is a JSON object")
-    for key in ("name", "labels", "training"):
-        if key not in content:
-            raise DataError(f"{source}: key {key!r} is missing; add it")
+def read_datalist(source: Path, *, keys: Sequence[str] = ("name", "labels", "training")) -> dict[str, Any]:
+    """The content of a datalist as it stands, with nothing in its name and labels that a configuration would run."""
+    content = read_object(source, keys=keys, error=DataError)
+    # These two go on into settings and configurations; a path of a scan does not, as it stands.
+    for key in sorted({"name", "labels"} & content.keys()):
+        refuse_config_syntax(content[key], where=f"{source}: {key}", error=DataError)
     return content
 
 
@@ -374,12 +386,33 @@ def _remaining(image_dir: Path, label_dir: Path, parts: dict[str, list[Item]]) -
 
 
 def _refuse_repeats(parts: dict[str, list[Item]], source: Path) -> None:
-    seen: dict[str, str] = {}
+    """By the file itself, to which a path may lead through links, and which may have several names."""
+    images: dict[tuple[int, int] | str, tuple[str, str]] = {}
+    labels: dict[tuple[int, int] | str, str] = {}
     for part, items in parts.items():
-        for file in (file for item in items for file in files_of(item["image"])):
-            if file in seen:
-                raise DataError(f"{source}: {file} is in {seen[file]} and again in {part}; name each scan once")
-            seen[file] = part
+        for item in items:
+            for file in files_of(item["image"]):
+                if (key := _file_itself(file)) in images:
+                    other, there = images[key]
+                    same = "" if other == file else f", the same file as {other},"
+                    raise DataError(f"{source}: {file}{same} is in {there} and again in {part}; name each scan once")
+                images[key] = file, part
+            if "label" in item:
+                if (key := _file_itself(item["label"])) in labels:
+                    raise DataError(
+                        f"{source}: {item['label']} is the label of {labels[key]} and of {files_of(item['image'])[0]}; "
+                        "give each scan its own"
+                    )
+                labels[key] = files_of(item["image"])[0]
+
+
+def _file_itself(file: str) -> tuple[int, int] | str:
+    """The same for all names of a file; of one that is not there its path."""
+    try:
+        facts = os.stat(file)
+    except OSError:
+        return os.path.realpath(file)
+    return facts.st_dev, facts.st_ino
 
 
 def _require_labels(items: list[Item], where: str) -> None:
@@ -398,13 +431,18 @@ def _refuse_by_models(items: list[Item], by_models: frozenset[str], where: str) 
             )
 
 
-def _cut(training: list[Item], labeled_count: int | None, source: Path) -> tuple[list[Item], list[Item]]:
+def _cut(
+    training: list[Item], labeled_count: int | None, source: Path, *, validation_count: int, at_most: bool
+) -> tuple[list[Item], list[Item]]:
     """The first `labeled_count` cases that have a label, and the others stripped of theirs."""
     with_label = [item for item in training if "label" in item]
-    if not with_label:
-        raise DataError(f"{source}: empty label list: no training case is left with a label; label at least one")
+    if at_most and len(with_label) < (labeled_count or 1):
+        labeled_count = len(with_label)
+    elif not with_label:
+        kept = f" beside the {validation_count} that validate; lower validation_count, or" if validation_count else ";"
+        raise DataError(f"{source}: empty label list: no training case is left with a label{kept} label at least one")
     count = len(with_label) if labeled_count is None else labeled_count
-    if not 1 <= count <= len(with_label):
+    if not at_most and not 1 <= count <= len(with_label):
         raise DataError(
             f"labeled_count {count} is outside 1 to {len(with_label)}, the labelled training cases of {source}; "
             "lower labeled_count or label more cases"

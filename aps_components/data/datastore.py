@@ -4,8 +4,6 @@ Its local datastore is a folder of scans with the finished labels in ``labels/fi
 its scan. So the folder that the labelled scans come from also holds those that nobody has labelled yet.
 """
 
-import hashlib
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,15 +12,12 @@ from functools import cached_property, partial, wraps
 from pathlib import Path
 from typing import Any
 
-from monai.data import CacheDataset
-
-from aps_components.data.datalist import Datalist, Item, case_name, files_of, load_datalist, scans_in
+from aps_components.data.datalist import Datalist, Item, files_of, load_datalist, read_datalist, scans_in
 from aps_components.data.errors import DataError
 from aps_components.data.label_values import LabelValues
 from aps_components.data.modalities import is_nifti_name, stem
-from aps_components.data.sampling import SeededCacheDataset
+from aps_components.data.sampling import EvaluationCache, SeededCacheDataset
 from aps_components.data.transforms import IMAGE, LABEL, LoadVolumed
-from aps_components.files import sha256_of
 
 LABEL_FOLDER = ("labels", "final")
 MOST_CLASSES = 256  # that a label can have
@@ -34,11 +29,10 @@ class TrainingDataset(SeededCacheDataset):
     """A SeededCacheDataset that knows whether its scans are those of a MONAI Label datastore.
 
     Attributes:
-        fingerprint: of the datastore's scans and labels: another one after every change of them; None for scans that
-            come from elsewhere.
+        in_datastore: whether they are: then the scans there without a label are among them.
     """
 
-    fingerprint: str | None = None
+    in_datastore: bool = False
 
 
 def training_dataset(
@@ -68,7 +62,15 @@ def training_dataset(
         cache_rate: the share of the items to cache.
         num_workers: threads that fill the cache.
         progress: show bars.
+
+    Raises:
+        DataError: no item has a label, or a labelled one is faulty.
     """
+    if not any(LABEL in item for item in data):
+        raise DataError(
+            "no labelled scan is left to train on: label more scans, or keep fewer for validation (validation_count; "
+            "val_split in MONAI Label)"
+        )
     folder = studies_folder(data)
     items = list(data)
     if folder is not None:
@@ -77,8 +79,7 @@ def training_dataset(
         logger.info("%s: training on %d labelled and %d unlabelled scans", folder, len(items), len(added))
         items += added
     dataset = TrainingDataset(items, transform, cache_rate=cache_rate, num_workers=num_workers, progress=progress)
-    if folder is not None:
-        dataset.fingerprint = _fingerprint([items, validation])
+    dataset.in_datastore = folder is not None
     return dataset
 
 
@@ -87,8 +88,8 @@ def validation_dataset(
     transform: Sequence[Callable] | Callable,
     *,
     cache_rate: float = 1.0,
-) -> CacheDataset:
-    """MONAI's CacheDataset of the cases to validate on; of a MONAI Label datastore those that can be used.
+) -> EvaluationCache:
+    """An EvaluationCache of the cases to validate on; of a MONAI Label datastore those that can be used.
 
     Args:
         data: items with "image" and "label".
@@ -98,7 +99,7 @@ def validation_dataset(
     items = list(data)
     if studies_folder(items) is not None:
         items = usable_items(items, load=_loader(transform), least=0)
-    return CacheDataset(items, transform, cache_rate=cache_rate)
+    return EvaluationCache(items, transform, cache_rate=cache_rate)
 
 
 def usable_items(items: Sequence[Item], *, load: LoadVolumed, least: int = 1) -> list[Item]:
@@ -137,7 +138,7 @@ def dataset_name(dataset_dir: str | os.PathLike[str], *, default: str | os.PathL
     """
     for file in (Path(dataset_dir).expanduser() / "datalist.json", Path(default)):
         if file.is_file():
-            return str(json.loads(file.read_text(encoding="utf-8"))["name"])
+            return str(read_datalist(file, keys=("name",))["name"])
     return None
 
 
@@ -206,18 +207,3 @@ def _real_image(item: Mapping[str, Any]) -> str:
 def _stem(name: str) -> str:
     """Of labels in other formats than NIfTI, too."""
     return stem(name) if is_nifti_name(name) else Path(name).stem
-
-
-def _fingerprint(parts: Sequence[Sequence[Item]]) -> str:
-    """Of names and sizes of the scans and the content of the labels, whatever their order."""
-    digest = hashlib.sha256()
-    for items in parts:
-        for name, image, label in sorted(_facts(item) for item in items):
-            digest.update(f"{name} {image} {label}\n".encode())
-        digest.update(b"\n")
-    return digest.hexdigest()
-
-
-def _facts(item: Item) -> tuple[str, int, str]:
-    label = sha256_of(item[LABEL]) if LABEL in item else ""
-    return case_name(item), os.path.getsize(_real_image(item)), label

@@ -5,7 +5,9 @@ separation of drawing from applying, Perez-Garcia et al. 2021, arXiv:2003.04696)
 number of workers.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -16,12 +18,15 @@ from monai.data import CacheDataset, MetaTensor
 from monai.transforms import Compose, Transform
 from monai.transforms.traits import RandomizableTrait
 from torch.utils.data import DataLoader, Sampler
+from tqdm import tqdm
 
 from aps_components.data.datalist import case_name
 from aps_components.data.errors import DataError
 from aps_components.data.transforms import IMAGE, LABEL
 from aps_components.machine import worker_processes
 
+SHARED_MEMORY = "/dev/shm"
+PREFETCHED = 2  # batches of each worker, which is torch's default
 LABELED, UNLABELED = "labeled", "unlabeled"
 _PERMUTATION, _SAMPLE = 0, 1  # keep the two uses of a seed apart
 
@@ -33,7 +38,26 @@ class SampleKey(NamedTuple):
     seed: int
 
 
-class SeededCacheDataset(CacheDataset):
+class EvaluationCache(CacheDataset):
+    """MONAI's CacheDataset, filled by threads that are done, or waited for, when an error leaves it.
+
+    MONAI's own are daemons, which the interpreter does not wait for: one that is still inside torch when it ends has
+    the process killed by SIGABRT.
+    """
+
+    def _fill_cache(self, indices: Sequence[int] | None = None) -> list[Any]:
+        indices = range(self.cache_num) if indices is None else indices
+        with ThreadPoolExecutor(self.num_workers or worker_processes()) as pool:
+            try:
+                items = pool.map(self._load_cache_item, indices)
+                shown = tqdm(items, total=len(indices), desc="Loading dataset", disable=not self.progress)
+                return list(shown)
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+
+class SeededCacheDataset(EvaluationCache):
     """A CacheDataset whose items are a function of (index, seed) alone.
 
     Index it by a SampleKey; a plain integer means seed 0. Each item also gets its case's "name".
@@ -203,13 +227,14 @@ def two_stream_loader(
     rank: int | None = None,
     world_size: int | None = None,
     pin_memory: bool = False,
-    repeat_cases: bool = False,
+    repeat_cases: bool | None = None,
     labeled_epochs: int = 0,
 ) -> DataLoader:
     """A loader of two-stream batches; call `loader.batch_sampler.set_epoch(epoch)` before each epoch.
 
-    `rank` and `world_size` are torch.distributed's where it runs; the other arguments are those of
-    TwoStreamBatchSampler and of torch's DataLoader.
+    `rank` and `world_size` are torch.distributed's where it runs; without `repeat_cases` the scans of a MONAI Label
+    datastore, and those alone, are repeated. The other arguments are those of TwoStreamBatchSampler and of torch's
+    DataLoader.
     """
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if rank is None:
@@ -224,9 +249,11 @@ def two_stream_loader(
         seed=seed,
         rank=rank,
         world_size=world_size,
-        repeat_cases=repeat_cases,
+        repeat_cases=getattr(dataset, "in_datastore", False) if repeat_cases is None else repeat_cases,
         labeled_epochs=labeled_epochs,
     )
+    if num_workers > 0:
+        _refuse_small_shared_memory(dataset, batch=sum(sampler.batch_sizes), num_workers=num_workers)
     # torch's loader and a generator of its own: MONAI's resets the global one, and with it the network's dropout.
     return DataLoader(
         dataset,
@@ -237,6 +264,21 @@ def two_stream_loader(
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def _refuse_small_shared_memory(dataset: SeededCacheDataset, *, batch: int, num_workers: int) -> None:
+    """Workers hand batches over in memory that they share; where that is full, they wait for ever."""
+    if not os.path.isdir(SHARED_MEMORY) or not hasattr(os, "statvfs"):
+        return
+    state = os.statvfs(SHARED_MEMORY)
+    free = state.f_bavail * state.f_frsize
+    sample = sum(value.numel() * value.element_size() for value in dataset[0].values() if torch.is_tensor(value))
+    wanted = sample * batch * (num_workers * PREFETCHED + 1)
+    if wanted > free:
+        raise DataError(
+            f"{SHARED_MEMORY} has {free / 2**20:.0f} MB free, and {num_workers} workers hand over batches of up to "
+            f"{wanted / 2**20:.0f} MB there: give --num_workers 0, or a container more (docker run --shm-size 8g)"
+        )
 
 
 def _is_random(transform: Callable) -> bool:

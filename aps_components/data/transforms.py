@@ -42,6 +42,7 @@ from aps_components.data.label_values import LabelValues, map_values, parsed_lab
 from aps_components.data.modalities import SUFFIXES
 from aps_components.data.nifti import channels_of, read_scan
 from aps_components.data.outliers import RefuseDrownedd
+from aps_components.data.room import refuse_large_grid, refuse_unloadable
 from aps_components.options import Axes, axis_groups
 
 IMAGE, LABEL = "image", "label"
@@ -108,6 +109,7 @@ class LoadVolumed(MapTransform):
                 raise DataError(f'an item has no "{key}", only {sorted(map(str, d))}; mend its entry in the datalist')
         entries = {str(key): d[key] for key in self.key_iterator(d)}
         _refuse(header_faults(entries, in_channels=self.in_channels, label_key=LABEL))
+        refuse_unloadable(entries)
         for key, entry in entries.items():
             d[key] = self._label(files_of(entry)) if key == LABEL else self._image(files_of(entry))
         return d
@@ -181,6 +183,7 @@ class Resampled(Spacingd):
         if self.spacing is None:
             return dict(data)
         own = {key: data[key] for key in self.key_iterator(dict(data))}
+        refuse_large_grid(own, self.spacing)
         return {**data, **super().__call__(own, lazy)}
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -12,6 +12,7 @@ from aps_components.evaluation.metrics import (
 )
 from aps_components.evaluation.overview import overview_from_files
 from aps_components.evaluation.report import EvaluationReport
+from aps_components.evaluation.seen import unseen_items
 
 __all__ = [
     "ClassMetrics",
@@ -24,4 +25,5 @@ __all__ = [
     "overview_from_files",
     "save_overview",
     "surface_distances",
+    "unseen_items",
 ]

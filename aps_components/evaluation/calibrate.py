@@ -14,8 +14,9 @@ from tqdm import tqdm
 from aps_components.evaluation.metrics import foreground_regions, volume_ratio
 from aps_components.evaluation.trained import TrainedModel, load_trained
 from aps_components.label_map import likeliest_class
-from aps_components.models import copy_settings, ensure_writable, save_atomically
+from aps_components.models import ensure_writable, read_settings, save_model
 from aps_components.models.decision import Decision
+from aps_components.options import whole
 from aps_components.uncertainty import every
 
 ANSWERS = ("predictor", "mirror_axes")  # how a scan is answered; inference does so by default where it was given
@@ -50,8 +51,7 @@ def calibrate(
     Raises:
         ValueError: fewer than one case, an option or a checkpoint that does not fit.
     """
-    if cases < 1:
-        raise ValueError(f"cases {cases} must be at least 1")
+    cases = whole(least=1)("cases", cases)
     model = load_trained(bundle, dataset_dir=dataset_dir, checkpoint=checkpoint, seen=True, options=options)
     ensure_writable(Path(target).parent)
     decision = model.network.decision
@@ -67,8 +67,7 @@ def calibrate(
         said = fit_offsets(decision, logits, label, name, labels=model.labels)
         lines += [f"Model {name.upper()}, {line}" for line in said]
     answering = {f"inference_{key}": value for key, value in (options or {}).items() if key in ANSWERS}
-    copy_settings(checkpoint, target, more=answering)
-    save_atomically(model.network.state_dict(), target)
+    save_model(model.network.state_dict(), {**read_settings(checkpoint), **answering}, target)
     return "\n".join([*lines, f"written: {target}"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from aps_components.data import case_name
 from aps_components.data.nifti import channels_of, read_geometry, read_scan
 from aps_components.evaluation.figure import save_overview
+from aps_components.plain_json import read_object
 
 
 def overview_from_files(
@@ -64,5 +64,8 @@ def _array_if_there(file: Path) -> NDArray[np.float32] | None:
 
 def _points(file: Path) -> list[tuple[int, float, float, float]]:
     """(class, d, h, w) of every prompt point, on the scan's own grid."""
-    points = json.loads(file.read_text(encoding="utf-8"))["points"]
-    return [(point["label"], *point["voxel"]) for point in points]
+    points = read_object(file, keys=("points",))["points"]
+    try:
+        return [(point["label"], *point["voxel"]) for point in points]
+    except (KeyError, TypeError):
+        raise ValueError(f"{file}: points without label or voxel; segment the scan again with --maps") from None

@@ -31,6 +31,8 @@ from aps_components.files import replace_text
 from aps_components.inference import LabelMapd, inverted
 from aps_components.models import ensure_writable, trained_setting
 from aps_components.models.decision import Decision
+from aps_components.ownership import alone_in
+from aps_components.plain_json import read_json
 
 ANSWER = "a"  # an ensemble has one answer; its offsets are held where Model A's are
 LABELS, MADE_BY = "labels", "made_by.json"
@@ -81,14 +83,15 @@ def pseudo_label(
     ]
     datalist = _common_datalist(models)
     folder = ensure_writable(target)
-    ensure_writable(folder / LABELS)
-    maker = maker_hash(_refuse_labels_of_others(folder, models))
-    decision, volumes = _decision(models, datalist)
-    for item in tqdm(datalist.unlabeled, desc="labelling", unit="scan"):
-        mark = mark_of(scan=scan_hash(files_of(item["image"])), maker=maker)
-        if not _is_labelled(file := _label_file(folder, item), mark):
-            _save(file, _label_map(models, item, decision), item=item, model=models[0], mark=mark)
-    _write_datalist(folder, datalist)
+    with alone_in(folder):
+        ensure_writable(folder / LABELS)
+        maker = maker_hash(_refuse_labels_of_others(folder, models))
+        decision, volumes = _decision(models, datalist)
+        for item in tqdm(datalist.unlabeled, desc="labelling", unit="scan"):
+            mark = mark_of(scan=scan_hash(files_of(item["image"])), maker=maker)
+            if not _is_labelled(file := _label_file(folder, item), mark):
+                _save(file, _label_map(models, item, decision), item=item, model=models[0], mark=mark)
+        _write_datalist(folder, datalist)
     count = len(datalist.labeled) + len(datalist.unlabeled)
     return "\n".join(
         [
@@ -103,8 +106,10 @@ def pseudo_label(
 
 def labeled_by(target: str | Path) -> list[str]:
     """SHA-256 of the models that labelled the scans of a folder of :func:`pseudo_label`, in their order."""
-    made_by = json.loads((Path(target) / MADE_BY).read_text(encoding="utf-8"))
-    return [model["checkpoint_sha256"] for model in made_by]
+    models = read_json(file := Path(target) / MADE_BY)
+    if not isinstance(models, list) or not all(isinstance(m, dict) and "checkpoint_sha256" in m for m in models):
+        raise ValueError(f"{file}: names no models by their checkpoint_sha256; delete {target} to label the scans anew")
+    return [str(model["checkpoint_sha256"]) for model in models]
 
 
 def _common_datalist(models: Sequence[TrainedModel]) -> Datalist:

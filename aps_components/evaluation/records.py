@@ -10,6 +10,7 @@ from typing import Any
 
 from aps_components.files import replace_text
 from aps_components.options import differences
+from aps_components.plain_json import read_lines
 
 Record = dict[str, Any]
 
@@ -60,11 +61,11 @@ def _text(value: Any) -> str:
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file; empty if there is none."""
-    lines = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue
+    """The whole lines of a file: its settings, then records by key; empty if there is none."""
+    lines = read_lines(file, skip_broken=True, finite=False)
+    for line in lines[1:]:
+        if "key" not in line or not isinstance(line.get("record"), dict):
+            raise ValueError(f"{file}: a line without key and record; delete the file, or give another --out")
+    if lines and not isinstance(lines[0].get("settings", {}), dict):
+        raise ValueError(f"{file}: its settings are no object; delete the file, or give another --out")
     return lines

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
@@ -14,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from aps_components.csv_table import comma_separated
 from aps_components.evaluation.metrics import ClassMetrics
 from aps_components.files import replace_text
 
@@ -140,11 +139,7 @@ class EvaluationReport:
 
     def _csv(self) -> str:
         columns = list(dict.fromkeys(column for row in self.rows for column in row))
-        stream = io.StringIO()
-        writer = csv.DictWriter(stream, fieldnames=columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        return stream.getvalue()
+        return comma_separated([columns, *([row.get(column, "") for column in columns] for row in self.rows)])
 
 
 def _grouped(rows: Iterable[Row], columns: Sequence[str]) -> Iterator[tuple[tuple[str, ...], list[Row]]]:

@@ -12,14 +12,17 @@ import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
+from aps_components.configuration import DATASET_OPTIONS, lay_over
 from aps_components.data.datalist import Datalist
+from aps_components.data.identity import digest_of
 from aps_components.data.label_values import LabelValues
 from aps_components.errors import plain_errors
 from aps_components.evaluation.metrics import foreground_regions, mean_dice
+from aps_components.evaluation.seen import unseen_items
 from aps_components.files import sha256_of
 from aps_components.inference import PromptedSlidingWindowInferer
-from aps_components.models import AutoPromptSeg, resolved_precision, trained_setting
-from aps_components.options import refuse_unknown
+from aps_components.models import AutoPromptSeg, read_settings, resolved_precision
+from aps_components.plain_json import read_object
 
 CONFIGS = ("train.json", "evaluate.json")
 SPLITS = ("validation", "test")
@@ -74,10 +77,12 @@ def scans_of_split(
     """
     _refuse_split(split)
     root, given = Path(bundle).resolve(), dict(options or {})
-    parser = _parser(root, given)
-    places = {"bundle_root": str(root), "dataset_dir": str(Path(dataset_dir).resolve())}
-    for key, value in (given | places).items():
+    parser = _parser(root)
+    for key, value in _own_values(root).items():  # there is no model yet that would say them
         parser[key] = value
+    parser["datalist#counts_at_most"] = False
+    places = {"bundle_root": str(root), "dataset_dir": str(Path(dataset_dir).resolve())}
+    lay_over(parser, given | places)
     with plain_errors():
         datalist: Datalist = parser.get_parsed_content("datalist")
         found = _with_labels(datalist.part(split))
@@ -96,7 +101,7 @@ def load_trained(
 ) -> TrainedModel:
     """Build what ``train.json`` and ``evaluate.json`` of a bundle evaluate a checkpoint with.
 
-    The validation scans are those that the training left out: as many as the settings beside the checkpoint say.
+    Labelled and validation scans are those of the training: as many as the settings beside the checkpoint say.
 
     Args:
         bundle: its folder.
@@ -109,21 +114,22 @@ def load_trained(
 
     Raises:
         FileNotFoundError: no such bundle.
-        ValueError: an unknown option or split, a checkpoint that does not fit, or no scan with a label.
+        ValueError: an unknown option or split, one that contradicts the checkpoint, a checkpoint that does not fit, no
+            scan with a label, or validation scans that it was trained on.
     """
     _refuse_split(split)
     split = "training" if seen else split
     root, checkpoint, given = Path(bundle).resolve(), Path(checkpoint), dict(options or {})
-    parser = _parser(root, given)
-    labeled = _labeled_by_hand(checkpoint, parser) if seen else None
-    changes: dict[str, Any] = {"labeled_count": labeled, "validation_count": _left_out(checkpoint, parser)}
+    parser = _parser(root)
+    if seen and "labeled_count" not in read_settings(checkpoint):
+        parser["labeled_count"] = _own_values(root)["labeled_count"]
     places = {"bundle_root": root, "dataset_dir": Path(dataset_dir).resolve(), "checkpoint": checkpoint.resolve()}
-    changes |= given | {key: str(path) for key, path in places.items()} | {"split": split}
-    for key, value in changes.items():
-        parser[key] = value
+    lay_over(parser, given | {key: str(path) for key, path in places.items()} | {"split": split})
     with plain_errors():
         model = _built(parser, checkpoint, split, given)
     _refuse_none(model.items, split, dataset_dir)
+    # With what it has seen something is adjusted, which is measured on these afterwards.
+    unseen_items(model.datalist.validation, checkpoint=checkpoint, split=SPLITS[0])
     return model
 
 
@@ -143,26 +149,20 @@ def _with_labels(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [item for item in items if "label" in item]
 
 
-def _parser(root: Path, options: Mapping[str, Any]) -> ConfigParser:
+def _parser(root: Path) -> ConfigParser:
     files = [root / "configs" / name for name in CONFIGS]
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(f"no {file}: give the folder of a bundle with --bundle")
     parser = ConfigParser()
     parser.read_config([str(file) for file in files])
-    refuse_unknown(options, set(parser.get()) - {"imports"})
     return parser
 
 
-def _left_out(checkpoint: Path, parser: ConfigParser) -> int:
-    """Scans at the end of the training list that the training of this checkpoint kept for validation."""
-    return trained_setting(checkpoint, "validation_count", parser["validation_count"])
-
-
-def _labeled_by_hand(checkpoint: Path, parser: ConfigParser) -> int | None:
-    """Scans at the start of the training list whose labels this checkpoint learned from, but for those by models."""
-    by_hand = trained_setting(checkpoint, "labeled_by_hand", None)
-    return trained_setting(checkpoint, "labeled_count", parser["labeled_count"]) if by_hand is None else by_hand
+def _own_values(root: Path) -> dict[str, Any]:
+    """What a bundle says of its dataset."""
+    content = read_object(root / "configs" / CONFIGS[0])
+    return {key: content[key] for key in DATASET_OPTIONS if key in content}
 
 
 def _built(parser: ConfigParser, checkpoint: Path, split: str, options: dict[str, Any]) -> TrainedModel:
@@ -171,11 +171,12 @@ def _built(parser: ConfigParser, checkpoint: Path, split: str, options: dict[str
     network = value("evaluation#network").to(device).eval()
     inferer: PromptedSlidingWindowInferer = value("inferer")
     datalist: Datalist = value("datalist")
+    items = _with_labels(value("evaluation#items"))
     return TrainedModel(
         checkpoint=checkpoint,
         network=network,
         inferer=inferer,
-        items=_with_labels(value("evaluation#items")),
+        items=items,
         datalist=datalist,
         preprocessing=value("validate#preprocessing"),
         image_preprocessing=value("evaluation#preprocessing"),
@@ -183,11 +184,12 @@ def _built(parser: ConfigParser, checkpoint: Path, split: str, options: dict[str
         in_channels=int(value("in_channels")),
         label_values=value("label_values"),
         regions=value("regions"),
-        largest_component=bool(value("largest_component")),
+        largest_component=value("largest_component"),
         device=device,
         settings={
             "checkpoint_sha256": sha256_of(checkpoint),
             "dataset": datalist.name,
+            "cases": digest_of(items),
             "split": split,
             "spacing": value("spacing"),
             "roi_size": list(inferer.roi_size),

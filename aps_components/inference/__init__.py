@@ -6,8 +6,8 @@ from aps_components.inference.postprocessing import (
     LabelMapd,
     inverted,
     output_transforms,
-    prompts_in_world,
 )
+from aps_components.inference.prompt_file import prompts_in_world
 
 __all__ = [
     "InvertToLabelMapd",

@@ -194,9 +194,9 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
     def _points(self, maps: dict[str, Tensor], network: AutoPromptSeg, size: tuple[int, int, int]) -> list[PromptPoint]:
         stride = network.prompt_stride
         cut = {name: every(self._cropped(each, size), stride) for name, each in maps.items()}
-        prompts = network.prompt_generator(
-            cut["samples"], epistemic=cut["epistemic"], aleatoric=cut["aleatoric"], stride=stride
-        )
+        # What only the thinned networks are sure of is no place to point to.
+        sure = torch.minimum(cut["samples"], cut["probabilities_a"])
+        prompts = network.prompt_generator(sure, epistemic=cut["epistemic"], aleatoric=cut["aleatoric"], stride=stride)
         return _listed(prompts)
 
     @torch.inference_mode()
@@ -339,7 +339,7 @@ def _maps_of(seen: Seen) -> dict[str, Tensor]:
 
 def _without_maps(seen: Seen) -> Seen:
     """What Model B needs for further answers."""
-    nothing = seen.logits_a[:, :, :0]
+    nothing = seen.logits_a.new_empty(0)  # a slice would keep all of it
     samples = type(seen.samples)(nothing, nothing)
     return seen._replace(logits_a=nothing, samples=samples, uncertainty=type(seen.uncertainty)(nothing, nothing))
 

@@ -6,7 +6,6 @@ that holds the new prompt is taken, only towards the class that was said, and ne
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -113,23 +112,24 @@ class InteractiveVolume:
         return self.probabilities
 
     def _remember(self, clicks: Sequence[Click], boxes: Sequence[Box], scribbles: Sequence[Scribble]) -> None:
-        """A later word on a voxel takes the place of an earlier one."""
+        """A later word on a voxel takes the place of an earlier one, also within one call: scribbles, then clicks."""
         for line in scribbles:
             for voxel in line.voxels:
                 self._named[voxel] = line.label
         for click in clicks:
             self._named[click.voxel] = click.label
-        kept = [click for click in self.said.clicks if self._named[click.voxel] == click.label]
+        held = [click for click in (*self.said.clicks, *clicks) if self._named[click.voxel] == click.label]
         lines = [
             line._replace(voxels=[voxel for voxel in line.voxels if self._named[voxel] == line.label])
-            for line in self.said.scribbles
+            for line in (*self.said.scribbles, *scribbles)
         ]
-        self.said = UserPrompts([*kept, *clicks], [*self.said.boxes, *boxes], [*lines, *scribbles])
+        self.said = UserPrompts(list(dict.fromkeys(held)), [*self.said.boxes, *boxes], lines)
 
     def _ask(self, marks: Sequence[Click], boxes: Sequence[Box]) -> Tensor:
         """Model B's new answer in the windows that the new prompts touch, the present one elsewhere."""
-        places = [*(mark.voxel for mark in marks), *(place for box in boxes for place in _places(box))]
-        windows = sorted({index for place in places for index in self._windows_at(place)})
+        of_marks = {index for mark in marks for index in self._windows_at(mark.voxel)}
+        of_boxes = {index for index, window in enumerate(self.volume.windows) for box in boxes if _meets(window, box)}
+        windows = sorted(of_marks | of_boxes)
         answer = self.inferer.answer(
             self.volume,
             self.network,
@@ -146,7 +146,7 @@ class InteractiveVolume:
         """Those that hold a voxel; the one that holds it deepest alone, unless it is to be thorough."""
         windows = self.volume.windows
         held = [index for index, window in enumerate(windows) if _holds(window, place)]
-        return held if self.thorough else [max(held, key=lambda index: _depth(windows[index], place))]
+        return held if self.thorough else [max(held, key=lambda index: _depth(windows[index], place, self.volume.size))]
 
     def _said_in(self, window: Window) -> Prompts:
         """What was said within a window, in its voxels; a box counts with its part there."""
@@ -209,15 +209,20 @@ def _holds(window: Window, voxel: Sequence[int]) -> bool:
     return all(side.start <= index < side.stop for index, side in zip(voxel, window, strict=True))
 
 
-def _depth(window: Window, voxel: Sequence[int]) -> float:
-    """How far a voxel is from the rim of a window, as a share of its sides."""
-    return min(
-        min(index - side.start, side.stop - 1 - index) / (side.stop - side.start)
-        for index, side in zip(voxel, window, strict=True)
+def _depth(window: Window, voxel: Sequence[int], size: Sequence[int]) -> float:
+    """How far a voxel is from the rim of a window, as a share of its sides; the volume's own rim is none."""
+    depths = [1.0]
+    for index, side, extent in zip(voxel, window, size, strict=True):
+        length = side.stop - side.start
+        if side.start > 0:
+            depths.append((index - side.start) / length)
+        if side.stop < extent:
+            depths.append((side.stop - 1 - index) / length)
+    return min(depths)
+
+
+def _meets(window: Window, box: Box) -> bool:
+    """Whether a part of the box lies in the window."""
+    return all(
+        low < side.stop and high >= side.start for low, high, side in zip(box.least, box.greatest, window, strict=True)
     )
-
-
-def _places(box: Box) -> list[tuple[int, ...]]:
-    """The corners of a box and its middle."""
-    middle = tuple((low + high) // 2 for low, high in zip(box.least, box.greatest, strict=True))
-    return [middle, *itertools.product(*zip(box.least, box.greatest, strict=True))]

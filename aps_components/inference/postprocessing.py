@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureTyped, Invertd, InvertibleTransform, MapTransform, Transform
-from numpy.typing import NDArray
 from torch import Tensor
 
 from aps_components.files import replace_text
-from aps_components.inference.inferer import PromptPoint
+from aps_components.inference.prompt_file import prompt_file_text, prompts_in_world
 from aps_components.inference.saving import SaveOnScansGridd
 from aps_components.label_map import keep_largest_component, likeliest_class
 
@@ -94,7 +92,8 @@ class KeepProbabilitiesd(Transform):
 class SavePromptsd(Transform):
     """Write the prompt points as ``NAME_prompts.json``; an item without prompts is left alone.
 
-    Each point has its class, its voxel on the scan's own grid, its place in mm (RAS+, as NIfTI counts) and its score.
+    Each point has its class, its voxel on the scan's own grid, its place in mm (RAS+, as NIfTI counts) and its score;
+    the file says of which scan it is.
 
     Args:
         output_dir: made if missing.
@@ -111,48 +110,13 @@ class SavePromptsd(Transform):
             image: MetaTensor = d["image"]
             self.output_dir.mkdir(parents=True, exist_ok=True)
             name = Path(image.meta["filename_or_obj"]).name.removesuffix(".gz").removesuffix(".nii")
-            content = {
-                "scan": name,
-                "points": prompts_in_world(
-                    d["prompts"],
-                    affine=np.asarray(image.affine),
-                    original_affine=np.asarray(image.meta["original_affine"]),
-                    labels=self.labels,
-                ),
-            }
-            replace_text(self.output_dir / f"{name}_prompts.json", json.dumps(content, indent=1) + "\n")
+            own_affine = np.asarray(image.meta["original_affine"])
+            points = prompts_in_world(
+                d["prompts"], affine=np.asarray(image.affine), original_affine=own_affine, labels=self.labels
+            )
+            text = prompt_file_text(name, shape=image.meta["spatial_shape"], affine=own_affine, points=points)
+            replace_text(self.output_dir / f"{name}_prompts.json", text)
         return d
-
-
-def prompts_in_world(
-    points: list[PromptPoint],
-    *,
-    affine: NDArray[np.floating],
-    original_affine: NDArray[np.floating],
-    labels: Mapping[int, str],
-) -> list[dict[str, Any]]:
-    """Points of the network's grid as dictionaries for JSON.
-
-    Args:
-        points: from the inferer.
-        affine: of the grid that the network saw, [4, 4], voxel to mm.
-        original_affine: of the scan's own grid.
-        labels: class value to name.
-    """
-    entries = []
-    for point in points:
-        world = affine @ np.append(point.voxel, 1.0)
-        voxel = np.linalg.solve(original_affine, world)
-        entries.append(
-            {
-                "label": point.label,
-                "name": labels[point.label],
-                "voxel": [round(float(value), 2) for value in voxel[:3]],
-                "world_mm": [round(float(value), 3) for value in world[:3]],
-                "score": round(point.score, 4),
-            }
-        )
-    return entries
 
 
 def inverted(preprocessing: InvertibleTransform, keys: tuple[str, ...]) -> Compose:

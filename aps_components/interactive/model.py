@@ -15,9 +15,12 @@ from monai.transforms import Compose
 from aps_components.data import evaluation_transforms
 from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.models import (
+    NETWORK,
+    TRAINED_KEYS,
     AutoPromptSeg,
     CheckpointError,
     build_auto_prompt_seg,
+    build_trained,
     load_weights,
     read_checkpoint,
     read_settings,
@@ -61,12 +64,7 @@ class LoadedModel:
         Raises:
             ValueError: there is no such class; which ones there are.
         """
-        values = {name: value for value, name in self.labels.items()}
-        value = values.get(label) if isinstance(label, str) else int(label)
-        if value not in self.labels or isinstance(label, bool):
-            known = ", ".join(f"{value} {name!r}" for value, name in self.labels.items())
-            raise ValueError(f"there is no class {label!r}; there are: {known}")
-        return value
+        return class_value(label, self.labels)
 
     def require_prompted(self) -> None:
         """Refuse a network that does not know what a click means.
@@ -75,7 +73,7 @@ class LoadedModel:
             ValueError: it was trained without prompts; the mend.
         """
         if not self.prompted:
-            raise ValueError(f'{self.checkpoint} {UNTAUGHT}: train it further with --simulated_user "{{}}"')
+            raise ValueError(untaught(self.checkpoint))
 
 
 def load_model(
@@ -110,7 +108,7 @@ def load_model(
         inferer=PromptedSlidingWindowInferer(
             known["roi_size"],
             overlap=known.get("overlap", OVERLAP),
-            precision=known.get("precision", "auto"),
+            precision=known.given.get("precision", "auto"),  # that of the training has no meaning here
             mirror_axes=known.get("mirror_axes", known.get("inference_mirror_axes", [])),
         ),
         preprocessing=evaluation_transforms(
@@ -128,10 +126,25 @@ def load_model(
     )
 
 
+def class_value(label: int | str, labels: Mapping[int, str]) -> int:
+    """The value of a class, from its value or its name; a ValueError says which classes there are."""
+    values = {name: value for value, name in labels.items()}
+    value = values.get(label) if isinstance(label, str) else label
+    if value not in labels or isinstance(label, bool):
+        known = ", ".join(f"{value} {name!r}" for value, name in labels.items())
+        raise ValueError(f"there is no class {label!r}; there are: {known}")
+    return int(value)  # type: ignore[arg-type]
+
+
 def taught_prompts(settings: Mapping[str, Any]) -> bool:
     """Whether the settings of a training say that a simulated user prompted Model B in it."""
-    with_sam = (settings.get("network") or {}).get("model_b", "sam") == "sam"
+    with_sam = (settings.get(NETWORK) or {}).get("model_b", "sam") == "sam"
     return with_sam and settings.get("simulated_user") is not None
+
+
+def untaught(checkpoint: str | os.PathLike[str]) -> str:
+    """What is wrong with a model that a training taught no prompts, and the mend."""
+    return f'{checkpoint} {UNTAUGHT}: train it further with --simulated_user "{{}}"'
 
 
 class _Settings:
@@ -140,9 +153,9 @@ class _Settings:
     MORE = ("overlap", "mirror_axes", "predictor", "precision", "largest_component", "in_channels")
 
     def __init__(self, path: Path, more: Mapping[str, Any]) -> None:
-        self.file, self.given = settings_file(path), dict(more)
+        self.path, self.file, self.given = path, settings_file(path), dict(more)
         found = read_settings(path)
-        refuse_unknown(self.given, {*found, *self.MORE, "network", "labels", "roi_size", "spacing", "intensity"})
+        refuse_unknown(self.given, {*found, *self.MORE, *TRAINED_KEYS, NETWORK})
         if not found and not self.given:
             raise CheckpointError(f"no {self.file}: put the one that training wrote beside {path.name}")
         self.merged: dict[str, Any] = {**found, **self.given}
@@ -162,26 +175,19 @@ class _Settings:
 
     def in_channels(self) -> int:
         modalities = self.get("modalities", None)
-        stored = self.get("network", {}).get("in_channels")
+        stored = self.get(NETWORK, {}).get("in_channels")
         return int(self.get("in_channels", stored or (len(modalities) if modalities else 1)))
 
 
 def _built(known: _Settings, *, num_classes: int) -> AutoPromptSeg:
     """With the arguments that training stored, or as the bundles build it where it stored none."""
-    stored = {key: value for key, value in known.get("network", {}).items() if not key.startswith("_")}
-    arguments = {
-        "in_channels": known.in_channels(),
-        "fusion": known.get("fusion", "none"),
-        "mc_samples": known.get("mc_samples", 2),
-        **stored,
-        "num_classes": num_classes,
-        "roi_size": known["roi_size"],
-        "predictor": known.given.get("predictor", known.get("inference_predictor", known.get("predictor", "average"))),
-        "sam_checkpoint": None,  # its weights are in the file
-    }
-    if unknown := sorted(set(arguments) - set(inspect.signature(build_auto_prompt_seg).parameters)):
-        raise CheckpointError(
-            f"{known.file}: 'network' has {unknown[0]!r}, which this version cannot build; install the version that "
-            "trained it, or remove the key"
-        )
-    return build_auto_prompt_seg(**arguments)
+    arguments = inspect.signature(build_auto_prompt_seg).parameters
+    given = {name: value for name, value in known.given.items() if name in arguments} | known.given.get(NETWORK, {})
+    otherwise = {"in_channels": known.in_channels(), "roi_size": known["roi_size"]}
+    if "mc_samples" in known.merged:
+        otherwise["mc_samples"] = known["mc_samples"]
+    given["predictor"] = known.given.get(
+        "predictor", known.get("inference_predictor", known.get("predictor", "average"))
+    )
+    given["sam_checkpoint"] = None  # its weights are in the file
+    return build_trained(checkpoint=known.path, otherwise=otherwise, **{**given, "num_classes": num_classes})

@@ -126,8 +126,14 @@ class Predictor:
         start = None if mask is None else session.checked_mask(mask, self.model)
         if reset or start is not None:
             session.reset(start)
-        session.say(said)
-        return session.answer(said.notes)
+        return self.say(said)
+
+    def say(self, words: Words) -> Answer:
+        """Take what was read from a file into account; see :func:`read_prompts`."""
+        if words:
+            self.model.require_prompted()
+        self.session.say(words)
+        return self.session.answer(words.notes)
 
     def reset(self) -> None:
         """Forget what was said; the image need not be seen again."""
@@ -213,7 +219,7 @@ class _Session:
         """As it is now."""
         label_map = self.label_map.copy()
         if self.one_piece and not self.in_pieces:
-            _drop_small_pieces(label_map, self.classes, self.named)
+            drop_small_pieces(label_map, self.classes, self.named)
         probabilities = self.volume.probabilities[0].clone()
         return Answer(label_map, self.grid.affine, notes, probabilities, self.grid, dict(self.named))
 
@@ -272,7 +278,7 @@ def _sorted(one: Voxel, other: Voxel) -> tuple[Voxel, Voxel]:
     return (a, b, c), (d, e, f)
 
 
-def _drop_small_pieces(label_map: NDArray[np.uint8], classes: int, named: dict[Voxel, int]) -> None:
+def drop_small_pieces(label_map: NDArray[np.uint8], classes: int, named: dict[Voxel, int]) -> None:
     """In place: of each foreground class the largest piece stays, and every piece that a person has named."""
     for label in range(1, classes):
         mask = label_map == label

@@ -103,7 +103,10 @@ class Listener:
         Raises:
             ValueError: no voxel of the scan holds it, or it is no place.
         """
-        numbers = np.asarray(place, dtype=np.float64)
+        try:
+            numbers = np.asarray(place, dtype=np.float64)
+        except (TypeError, ValueError):
+            numbers = np.empty(0)
         if numbers.shape != (3,) or not np.isfinite(numbers).all():
             raise ValueError(f"{_shown(place)} is no place: give three numbers")
         where = numbers if frame == "voxel" else (self.to_voxel @ [*numbers, 1.0])[:3]

@@ -18,17 +18,20 @@ import torch
 from monai.bundle import ConfigParser
 
 from aps_components.bundle.locate import WEIGHTS
+from aps_components.configuration import network_settings
+from aps_components.files import replace_text, replacing
 from aps_components.label_server.environment import LabelEnvironment
 from aps_components.models import (
+    NETWORK,
     TRAINED_KEYS,
     CheckpointError,
     copy_settings,
     load_weights,
-    save_atomically,
-    save_settings,
+    save_model,
     settings_file,
     trained_setting,
 )
+from aps_components.plain_json import read_object
 
 COPIED = ("LICENSE", "configs", "docs", "aps_components")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -123,9 +126,10 @@ def _place_weights(bundle: Path, model: Path, checkpoint: str | os.PathLike[str]
     if source.is_file():
         _check_weights(model, source)
         settings = settings_file(source)
-        if settings.is_file():
-            copy_settings(source, target)
-        shutil.copy2(source, target)
+        with replacing(target) as unfinished:
+            shutil.copy2(source, unfinished)
+            if settings.is_file():
+                copy_settings(source, target)
         return str(source) + ("" if settings.is_file() else f"; no {settings.name} beside it: the bundle's voxel size")
     if not untrained:
         raise FileNotFoundError(
@@ -139,21 +143,21 @@ def _place_weights(bundle: Path, model: Path, checkpoint: str | os.PathLike[str]
 
 def _write_untrained(model: Path) -> None:
     """Random weights, those of the bundle's own seed, and the settings that say so."""
-    training = json.loads((model / "configs" / "train.json").read_text(encoding="utf-8"))
+    training = read_object(model / "configs" / "train.json")
     parser = _parser(model, model / WEIGHTS)
     torch.manual_seed(training.get("seed", 0))
     network = parser.get_parsed_content("network_def")
-    save_atomically(network.state_dict(), model / WEIGHTS)
-    save_settings({**parser.get_parsed_content("trained_with"), UNTRAINED: True}, model / WEIGHTS)
+    settings = {**parser.get_parsed_content("trained_with"), NETWORK: network_settings(parser), UNTRAINED: True}
+    save_model(network.state_dict(), settings, model / WEIGHTS)
 
 
 def _take_over_settings(model: Path) -> None:
     """Training in the app goes on with the model's weights, so it needs what these were trained with."""
     file = model / "configs" / "train.json"
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = read_object(file, keys=TRAINED_KEYS)
     settings = {key: trained_setting(model / WEIGHTS, key, content[key]) for key in TRAINED_KEYS}
     if any(content[key] != value for key, value in settings.items()):
-        file.write_text(json.dumps(content | settings, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+        replace_text(file, json.dumps(content | settings, indent=4, ensure_ascii=False) + "\n")
 
 
 def _check_weights(model: Path, weights: Path) -> None:
@@ -176,5 +180,6 @@ def _check_weights(model: Path, weights: Path) -> None:
 def _parser(model: Path, weights: Path) -> ConfigParser:
     parser = ConfigParser()
     parser.read_config(str(model / "configs" / "inference.json"))
-    parser["bundle_root"], parser["checkpoint"] = str(model), str(weights)
+    # As absolute paths, which are never taken for an expression.
+    parser["bundle_root"], parser["checkpoint"] = os.path.abspath(model), os.path.abspath(weights)
     return parser

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,8 +17,13 @@ from typing import IO, Any
 
 from aps_components.label_server.client import LabelClient, LabelRequestError
 from aps_components.label_server.environment import LabelEnvironment
+from aps_components.ownership import own, release
 
 LOCAL = "127.0.0.1"
+WEB = ("http://", "https://")
+# Which is missing is said first: MONAI Label, and not what it would need.
+SERVE = "import monailabel; from aps_components.label_server.serve import main; main()"
+EMPTY = "started_here"
 LINES_SHOWN = 20
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.3
@@ -34,8 +41,9 @@ class LabelServer:
         app: from :func:`~aps_components.label_server.prepare_app`.
         studies: folder of the scans, made if missing, or the address of a DICOMweb server.
         models: names of the bundles in the app.
-        host: address to listen on. There is no password: whoever reaches it can read and change the scans.
+        host: address to listen on.
         port: 0 takes a free one.
+        token: whoever knows it can read and change the scans; by default a new one.
         log: file that receives what the server prints; None shows it.
         environ: environment variables of its process; None hands on those of this one.
     """
@@ -49,10 +57,13 @@ class LabelServer:
         models: Sequence[str],
         host: str = LOCAL,
         port: int = 8000,
+        token: str | None = None,
         log: str | os.PathLike[str] | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        self.environment, self.app, self.studies = environment, Path(app), str(studies)
+        self.environment, self.app = environment, Path(os.path.abspath(app))
+        self.studies = str(studies) if str(studies).startswith(WEB) else os.path.abspath(studies)
+        self.token = token or uuid.uuid4().hex
         self.models, self.host = list(models), host
         self.port = _free_port(host, port)
         self.log = Path(log) if log is not None else None
@@ -62,8 +73,9 @@ class LabelServer:
 
     @property
     def url(self) -> str:
-        """Its address, as Slicer wants it."""
-        return f"http://{self.host}:{self.port}"
+        """Its address with the token, as Slicer wants it; other paths follow it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}/{self.token}"
 
     def command(self) -> list[str]:
         """What is run."""
@@ -71,7 +83,7 @@ class LabelServer:
         # "ngc": with the default source even a local bundle asks the internet. SAM 2 would be downloaded.
         conf = {"models": ",".join(self.models), "zoo_source": "ngc", "sam2": "false"}
         return [
-            *[str(self.environment.python), "-m", "monailabel.main", "start_server"],
+            *[str(self.environment.python), "-c", SERVE],
             *[part for pair in options.items() for part in pair],
             *[part for key, value in conf.items() for part in ("--conf", key, value)],
         ]
@@ -82,21 +94,36 @@ class LabelServer:
         Raises:
             LabelServerError: it ended, or gives no answer after ``timeout`` seconds.
         """
+        place = self.app / EMPTY
+        place.mkdir(parents=True, exist_ok=True)
+        own(self.app)  # two servers would train one model
         if self.log is not None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             self._log_stream = open(self.log, "ab")  # noqa: SIM115  # closed in stop()
+        # An empty folder: MONAI Label takes names of scans for files, and reads a .env, where it is started.
         self.process = subprocess.Popen(
             self.command(),
             env=self.environ,
+            cwd=place,
+            stdin=subprocess.PIPE,  # its end ends the server and its trainings, however this process goes
             stdout=self._log_stream,
             stderr=subprocess.STDOUT if self._log_stream else None,
+            start_new_session=True,
         )
         try:
+            self._say_token(self.process)
             self._wait_until_ready(self.process, timeout)
         except BaseException:
             self.stop()
             raise
         return self
+
+    def _say_token(self, process: subprocess.Popen[bytes]) -> None:
+        """Not among the arguments, which everybody on this machine can read."""
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps({"token": self.token, "host": self.host}).encode() + b"\n")
+            process.stdin.flush()
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes], timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -127,18 +154,29 @@ class LabelServer:
         return self.process.wait()
 
     def stop(self) -> None:
-        """End it, with a training that runs in it."""
-        if self.process is not None and self.process.poll() is None:
-            self._stop_training()
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        """End it, with a training that runs in it, also where the server itself was killed."""
+        if self.process is not None:
+            if self.process.poll() is None:
+                self._stop_training()
+                self.process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(STOP_SECONDS)
+            self._kill_group(self.process)
+            self.process.wait()
+        release(self.app)
         if self._log_stream is not None:
             self._log_stream.close()
             self._log_stream = None
+
+    def _kill_group(self, process: subprocess.Popen[bytes]) -> None:
+        if process.stdin is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
 
     def _stop_training(self) -> None:
         """It is a process of the server's that would live on."""

@@ -8,27 +8,30 @@ from aps_components.models.auto_prompt_seg import (
     TrainingOutput,
     mean_of_probabilities,
 )
-from aps_components.models.build import build_auto_prompt_seg
+from aps_components.models.build import build_auto_prompt_seg, build_trained
 from aps_components.models.checkpoint import (
-    SETTINGS_OF_BEFORE,
+    NETWORK,
     TRAINED_KEYS,
-    CheckpointError,
     copy_settings,
     ensure_writable,
     load_weights,
     read_checkpoint,
-    read_settings,
     save_atomically,
+    save_model,
     save_settings,
-    settings_file,
+    trained_cases,
+    trained_count,
+    trained_network,
     trained_setting,
     without_folders,
 )
 from aps_components.models.half import halve
 from aps_components.models.interaction import Round, as_tensors, together
 from aps_components.models.precision import Precision, autocast, resolved_precision
+from aps_components.models.settings import SETTINGS_OF_BEFORE, CheckpointError, read_settings, settings_file
 
 __all__ = [
+    "NETWORK",
     "SETTINGS_OF_BEFORE",
     "TRAINED_KEYS",
     "AutoPromptSeg",
@@ -42,6 +45,7 @@ __all__ = [
     "as_tensors",
     "autocast",
     "build_auto_prompt_seg",
+    "build_trained",
     "copy_settings",
     "ensure_writable",
     "halve",
@@ -51,9 +55,13 @@ __all__ = [
     "read_settings",
     "resolved_precision",
     "save_atomically",
+    "save_model",
     "save_settings",
     "settings_file",
     "together",
+    "trained_cases",
+    "trained_count",
+    "trained_network",
     "trained_setting",
     "without_folders",
 ]

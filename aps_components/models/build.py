@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -9,6 +10,8 @@ from typing import Any, Literal, get_args
 import torch
 
 from aps_components.models.auto_prompt_seg import AutoPromptSeg, Predictor
+from aps_components.models.checkpoint import FREE, NETWORK, trained_network
+from aps_components.models.settings import CheckpointError
 from aps_components.models.vnet_pair import VNetPair
 from aps_components.networks.backbone import Backbone
 from aps_components.networks.feature_fusion import FusionKind, build_fusion
@@ -16,6 +19,7 @@ from aps_components.networks.residual_encoder import ResidualEncoderUNet
 from aps_components.networks.sam3d import build_sam3d
 from aps_components.networks.vnet import Norm, VNet
 from aps_components.networks.voxel_shape import checked_kernels, roi_faults
+from aps_components.options import meant
 from aps_components.prompts import PromptGenerator
 from aps_components.uncertainty import UncertaintyForm
 
@@ -42,7 +46,7 @@ def build_auto_prompt_seg(
     fusion_dropped: float = 0.5,
     fine_features: bool = True,
     prompts: Mapping[str, Any] | None = None,
-    uncertainty_form: UncertaintyForm = "variance",
+    uncertainty_form: UncertaintyForm = "entropy",
     mc_samples: int = 2,
     predictor: Predictor = "average",
 ) -> AutoPromptSeg:
@@ -92,6 +96,7 @@ def build_auto_prompt_seg(
 
     if model_b not in ("sam", "vnet"):
         raise ValueError(f"model_b {model_b!r} must be 'sam' or 'vnet'")
+    _refuse_unknown_prompts(prompts)
     first = model_a()
     if faults := roi_faults(roi_size, first.strides):
         raise ValueError("\n".join(faults))
@@ -143,6 +148,49 @@ def build_backbone(kind: BackboneKind, *, norm: Norm = "instance", recompute: bo
     if norm != "instance":
         raise ValueError(f"norm {norm!r} is for the backbone 'vnet': 'residual_encoder' has 'instance' alone")
     return ResidualEncoderUNet(**settings)
+
+
+def _refuse_unknown_prompts(prompts: Any) -> None:
+    if prompts is not None and not isinstance(prompts, Mapping):
+        raise ValueError(f"prompts {prompts!r} must be an object of arguments of the prompt generator, or null")
+    known = inspect.signature(PromptGenerator).parameters
+    for name in prompts or ():
+        if name not in known:
+            raise ValueError(f"prompts has no {name!r}; {meant(name, known, inside=f'{NETWORK}#prompts')}")
+
+
+def build_trained(*, checkpoint: str | Path, otherwise: Mapping[str, Any] | None = None, **given: Any) -> AutoPromptSeg:
+    """Build the network that a checkpoint holds, as the settings kept with it say; its weights are loaded elsewhere.
+
+    Args:
+        checkpoint: of a training; it need not be there.
+        otherwise: arguments of :func:`build_auto_prompt_seg` where the settings do not say them.
+        given: arguments that are to be these. Those of ``models.checkpoint.FREE`` may be others than in training.
+
+    Raises:
+        CheckpointError: the settings say something else than ``given``, or are of another version of this package.
+    """
+    trained = trained_network(checkpoint)
+    different = [key for key in given if key in trained and key not in FREE and _listed(given[key]) != trained[key]]
+    if different:
+        key = different[0]
+        raise CheckpointError(
+            f"{checkpoint} was trained with other settings: {NETWORK}#{key} {trained[key]!r} there, {given[key]!r} "
+            f"now. Leave out --{NETWORK}#{key}: the network is built as it was trained"
+        )
+    if unknown := sorted(set(trained) - set(inspect.signature(build_auto_prompt_seg).parameters)):
+        raise CheckpointError(
+            f"{checkpoint} is of another version of this package, whose networks have {unknown[0]!r}: install that one"
+        )
+    return build_auto_prompt_seg(**{**(otherwise or {}), **trained, **given})
+
+
+build_trained.hands_on_to = build_auto_prompt_seg  # type: ignore[attr-defined]  # for whoever checks arguments
+
+
+def _listed(value: Any) -> Any:
+    """As it comes back from JSON."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _channels_last(model: AutoPromptSeg) -> AutoPromptSeg:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import pickle
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -13,17 +14,18 @@ from torch import Tensor, nn
 
 from aps_components.files import replace_text, replacing
 from aps_components.models.decision import offsets_of_before
+from aps_components.models.settings import SETTINGS_OF_BEFORE, CheckpointError, read_settings, settings_file
 from aps_components.networks.sam3d import resized_position_tables
 
 MAX_NAMED_KEYS = 8
-# The settings beside a checkpoint that inference takes from there: its weights are worth nothing at others.
-TRAINED_KEYS = ("spacing", "roi_size", "backbone", "strides", "kernel_sizes", "intensity", "fusion")
-# What a model was trained with whose settings do not say so: there was nothing else.
-SETTINGS_OF_BEFORE = {"backbone": "vnet", "strides": None, "kernel_sizes": None}
-
-
-class CheckpointError(ValueError):
-    """A checkpoint file that cannot be used; the message names the file and the mend."""
+# The settings of a checkpoint that evaluation and inference take over: its weights are worth nothing at others.
+TRAINED_KEYS = (
+    *("labels", "in_channels", "modalities", "spacing", "roi_size", "backbone", "strides", "kernel_sizes"),
+    *("intensity", "fusion"),
+)
+NETWORK = "network_def"  # the setting that holds the network's arguments
+# Arguments of a network that may be others than in training.
+FREE = ("predictor", "mc_samples", "recompute", "sam_checkpoint")
 
 
 def save_atomically(content: Any, path: str | Path) -> None:
@@ -68,9 +70,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     _require_file(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # torch's own words advise to run what is in it
+        raise CheckpointError(
+            f"{path} is damaged or no checkpoint of weights alone (other objects can be code, and nothing of it was "
+            "run); replace it, or have its state dict alone saved anew"
+        ) from None
     except Exception as error:  # a damaged file makes torch raise almost anything, also without a message
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise CheckpointError(f"{path} is damaged or no checkpoint of weights alone ({reason}); replace it") from error
+        reason = type(error).__name__ if "weights_only" in reason else reason
+        raise CheckpointError(f"{path} is damaged or no checkpoint of weights alone ({reason}); replace it") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
     return content
@@ -106,7 +114,7 @@ def load_weights(
             network has no weight that starts with ``only``.
     """
     content = read_checkpoint(path)
-    _refuse_other_settings(path, settings or {})
+    _refuse_other_settings(path, settings or {}, free=(*FREE, "roi_size") if other_roi_size else FREE)
     weights = content.get("model", content)
     if not is_state_dict(weights):
         raise CheckpointError(f"{path} holds no state dict, neither as a whole nor under 'model'")
@@ -136,28 +144,41 @@ def is_state_dict(weights: Any) -> bool:
     )
 
 
-def settings_file(path: str | Path) -> Path:
-    """Where the settings of a checkpoint lie: ``model.json`` beside ``model.pt``."""
-    return Path(path).with_suffix(".json")
+def save_model(weights: Any, settings: Mapping[str, Any], path: str | Path) -> None:
+    """Weights and their settings, both or, where the disk is full or the process is killed while writing, none.
+
+    What was at ``path`` before stays whole until both are written; only two renamings are left then.
+    """
+    with replacing(settings_file(path)) as beside:
+        beside.write_text(_settings_text(settings), encoding="utf-8")
+        save_atomically(weights, path)
+
+
+def _settings_text(settings: Mapping[str, Any]) -> str:
+    return json.dumps(dict(settings), indent=1) + "\n"
 
 
 def save_settings(settings: Mapping[str, Any], path: str | Path) -> None:
     """Write beside the checkpoint ``path`` what it was trained with, for :func:`load_weights` to compare."""
-    replace_text(settings_file(path), json.dumps(dict(settings), indent=1) + "\n")
+    replace_text(settings_file(path), _settings_text(settings))
 
 
 def copy_settings(source: str | Path, target: str | Path, *, more: Mapping[str, Any] | None = None) -> None:
     """The settings beside one checkpoint, beside another, too, and ``more`` of them."""
-    settings = json.loads(settings_file(source).read_text(encoding="utf-8"))
+    if not (settings := read_settings(source)):
+        raise CheckpointError(f"{settings_file(source)}: missing; training writes it beside the weights: copy both")
     save_settings({**settings, **(more or {})}, target)
 
 
 def without_folders(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings to be published: of a file its name alone; where it lay is nobody's business."""
-    return {
+    """Settings to be published: of a file its name alone, and of a case its hashes: the rest is nobody's business."""
+    published = {
         key: PurePath(value).name if isinstance(value, str) and os.sep in value else value
         for key, value in settings.items()
     }
+    if isinstance(cases := published.get("cases"), Mapping):
+        published["cases"] = {part: [{**case, "name": ""} for case in found] for part, found in cases.items()}
+    return published
 
 
 def trained_setting(path: str | Path, name: str, *default: Any) -> Any:
@@ -180,24 +201,47 @@ def trained_setting(path: str | Path, name: str, *default: Any) -> Any:
     raise CheckpointError(f"{settings_file(path)}, written in training, does not say {name!r}: give it with --{name}")
 
 
-def read_settings(path: str | Path) -> dict[str, Any]:
-    """The settings beside a checkpoint; empty where there are none.
+def trained_count(path: str | Path, default: int | None) -> int | None:
+    """How many scans at the head of its datalist had a label by hand that the checkpoint ``path`` was trained on.
 
-    Raises:
-        CheckpointError: they are damaged.
+    Args:
+        path: of the checkpoint.
+        default: given back where nothing is known of it.
     """
-    file = settings_file(path)
-    if not file.is_file():
-        return {}
-    try:
-        return {**SETTINGS_OF_BEFORE, **json.loads(file.read_text())}
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{file} is not valid JSON ({error}); delete it, or train again") from error
+    settings = read_settings(path)
+    by_hand = settings.get("labeled_by_hand")
+    return settings.get("labeled_count", default) if by_hand is None else by_hand
 
 
-def _refuse_other_settings(path: str | Path, settings: Mapping[str, Any]) -> None:
+def trained_cases(path: str | Path | None) -> dict[str, Any]:
+    """The scans that the checkpoint ``path`` was trained with, see ``data.case_identities``; {} where nothing says so.
+
+    Args:
+        path: of the checkpoint; None for none.
+    """
+    return {} if path is None else dict(read_settings(path).get("cases") or {})
+
+
+def trained_network(path: str | Path) -> dict[str, Any]:
+    """The arguments of the network that the checkpoint ``path`` holds, by name, as far as its settings say.
+
+    Settings of before they were kept say some of them by other names.
+    """
+    settings = read_settings(path)
+    if NETWORK in settings:
+        return {**SETTINGS_OF_BEFORE, **settings[NETWORK]}
+    known = ("in_channels", "roi_size", "fusion", *SETTINGS_OF_BEFORE)
+    found = {key: settings[key] for key in known if key in settings}
+    return found | ({"num_classes": len(settings["labels"])} if "labels" in settings else {})
+
+
+def _refuse_other_settings(path: str | Path, settings: Mapping[str, Any], *, free: Collection[str] = FREE) -> None:
     """A network at another spacing or intensity gives plausible nonsense, which no shape reveals."""
     trained, used = read_settings(path), json.loads(json.dumps(dict(settings)))
+    if "labeled_count" in trained:
+        trained["labeled_count"] = trained_count(path, None)
+    trained |= {f"{NETWORK}#{key}": value for key, value in trained_network(path).items() if key not in free}
+    used |= {f"{NETWORK}#{key}": value for key, value in used.pop(NETWORK, {}).items()}
     different = [key for key in used if key in trained and trained[key] != used[key]]
     if different:
         raise CheckpointError(

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 
 from aps_components.models.checkpoint import (
-    CheckpointError,
     is_state_dict,
     read_checkpoint,
-    save_atomically,
-    save_settings,
-    settings_file,
+    save_model,
     without_folders,
 )
+from aps_components.models.settings import CheckpointError, read_settings, settings_file
 
 
 def halve(source: str | Path, target: str | Path) -> Path:
@@ -43,6 +40,6 @@ def halve(source: str | Path, target: str | Path) -> Path:
     if beyond := [key for key, value in halves.items() if not torch.isfinite(value).all()]:
         raise CheckpointError(f"{source}: {beyond[0]} has values beyond 65504 or that are not finite; keep float32")
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_settings(without_folders(json.loads(settings_file(source).read_text(encoding="utf-8"))), target)
-    save_atomically(halves, target)
+    settings = without_folders(read_settings(source))
+    save_model(halves, settings, target)
     return target

@@ -94,8 +94,9 @@ def _padded(clicks: Sequence[Sequence[Click]], device: torch.device | str) -> tu
 
 def own_prompts(points: PointPrompts) -> Prompts:
     """Model A's points as prompts, as sure as their scores."""
-    none = Prompts.none(len(points.point_labels), device=points.point_labels.device)
-    return together(none, points.point_coords, points.point_labels, points.scores)
+    coords, labels, scores = points.point_coords, points.point_labels, points.scores.float()
+    # No points of a person, of as many volumes: a number of volumes would be a constant of an export.
+    return Prompts(coords[:, :0], labels[:, :0], coords, labels, scores)
 
 
 def together(given: Prompts, coords: Tensor, labels: Tensor, weights: Tensor) -> Prompts:
@@ -176,6 +177,7 @@ class InteractiveRounds:
                 told = torch.from_numpy(target[d, h, w].astype(np.int64)).to(labels.device)
                 labels[row] = torch.where(labels[row] == PAD_LABEL, labels[row], told)
             elif source == "own":
+                labels[row] = self._with_errors(labels[row])
                 dropped = torch.from_numpy(self.rng.random(labels.shape[1]) < self.rng.random())
                 labels[row] = labels[row].masked_fill(dropped.to(labels.device), PAD_LABEL)
             else:
@@ -183,6 +185,13 @@ class InteractiveRounds:
             if source == "simulated":
                 self.given[row] = self.user.first_prompts(target, self.rng)
         self.points = self.points._replace(point_labels=labels)
+
+    def _with_errors(self, labels: Tensor) -> Tensor:
+        """Some points, [K], of another class each; pads stay."""
+        classes = self.model_b.num_classes
+        wrong = torch.from_numpy(self.rng.random(len(labels)) < self.user.wrong).to(labels.device)
+        shift = torch.from_numpy(self.rng.integers(1, classes, size=len(labels))).to(labels.device)
+        return torch.where(wrong & (labels != PAD_LABEL), (labels + shift) % classes, labels)
 
     def _alter_targets(self, rows: Sequence[int]) -> None:
         for row in rows:
@@ -205,9 +214,13 @@ class InteractiveRounds:
     def _correct(self, logits: Tensor, rows: Sequence[int]) -> None:
         """The user looks at every second voxel, or so."""
         d, h, w = self.model_b.mask_stride
+        # An axis that is halved less often has coarser voxels.
+        spacing = [
+            max(self.model_b.stride) / token * step for token, step in zip(self.model_b.stride, (d, h, w), strict=True)
+        ]
         answers = likeliest_class(logits[:, :, ::d, ::h, ::w], dim=1)[:, 0].cpu().numpy()
         for row, answer in zip(rows, answers, strict=True):
-            said = self.user.corrections(answer, self.targets[row][::d, ::h, ::w], self.rng)
+            said = self.user.corrections(answer, self.targets[row][::d, ::h, ::w], self.rng, spacing=spacing)
             self.given[row].clicks.extend(
                 Click(c.label, (c.voxel[0] * d, c.voxel[1] * h, c.voxel[2] * w)) for c in said.clicks
             )

@@ -56,13 +56,19 @@ class AlteredTargets:
         if not share.sum():
             return target.copy(), "nothing"
         name = str(rng.choice(list(weights), p=share / share.sum()))
+        altered = self._altered(name, target, rng, num_classes=num_classes, other=other)
+        return altered, "nothing" if np.array_equal(altered, target) else name
+
+    def _altered(
+        self, name: str, target: LabelMap, rng: np.random.Generator, *, num_classes: int, other: LabelMap | None
+    ) -> LabelMap:
         if name == "other_answer" and other is not None:
-            return mixed_answers(target, other, rng), name
+            return mixed_answers(target, other, rng)
         if name == "shifted_border":
-            return shifted_border(target, rng, num_classes=num_classes, cell=self.cell), name
+            return shifted_border(target, rng, num_classes=num_classes, cell=self.cell)
         if name == "ellipsoid":
-            return with_ellipsoid(target, rng, num_classes=num_classes, cell=self.cell), name
-        return cut_off(target, rng), name
+            return with_ellipsoid(target, rng, num_classes=num_classes, cell=self.cell)
+        return cut_off(target, rng)
 
 
 def mixed_answers(target: LabelMap, other: LabelMap, rng: np.random.Generator) -> LabelMap:

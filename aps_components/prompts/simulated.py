@@ -156,8 +156,11 @@ def _between(one: NDArray[np.int_], other: NDArray[np.int_]) -> NDArray[np.int_]
 
 
 def _deepest(piece: Mask, spacing: Sequence[float]) -> NDArray[np.int_]:
+    """Of equally deep voxels the one nearest to the middle of the piece."""
     depth = ndimage.distance_transform_edt(np.pad(piece, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
-    return np.array(np.unravel_index(int(depth.argmax()), piece.shape))
+    deepest = np.argwhere(depth >= depth.max() - 1e-6)
+    away = (deepest - np.argwhere(piece).mean(axis=0)) * np.asarray(spacing)
+    return deepest[int((away**2).sum(axis=1).argmin())]
 
 
 def _moved(voxel: NDArray[np.int_], box: tuple[slice, ...]) -> Voxel:

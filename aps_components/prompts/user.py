@@ -49,6 +49,8 @@ class SimulatedUser:
             relative.
         flipped: share of the patches whose classes are exchanged, in the target and in Model A's own points, if it has
             any: the answer follows from the points alone.
+        wrong: share of Model A's own points in a patch that are of another class than they should be: on scans that it
+            learned from they are all right, on others they are not, and Model B is to bear it.
         altered: share of the other patches whose target is altered before the corrections.
         corrected: share of the patches that go through the further rounds, at least one patch; a decoding of all costs
             about a third of Model A's step.
@@ -63,7 +65,8 @@ class SimulatedUser:
     own: float = 0.5
     simulated: float = 0.15
     none: float = 0.35
-    flipped: float = 0.08
+    flipped: float = 0.15
+    wrong: float = 0.05
     altered: float = 0.4
     corrected: float = 0.5
     clicks: int = 3
@@ -74,7 +77,7 @@ class SimulatedUser:
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.clicks < 1:
             raise ValueError(f"rounds {self.rounds} and clicks {self.clicks} must be at least 1")
-        for name in ("flipped", "altered", "corrected", "deepest", "weaker"):
+        for name in ("flipped", "wrong", "altered", "corrected", "deepest", "weaker"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be a share in [0, 1]")
         if min(self.own, self.simulated, self.none) < 0 or not self.own + self.simulated + self.none:
@@ -110,18 +113,26 @@ class SimulatedUser:
                 given.clicks.extend(inner_point(mask, rng, label=label) for _ in range(count))
         return given
 
-    def corrections(self, prediction: LabelMap, target: LabelMap, rng: np.random.Generator) -> UserPrompts:
+    def corrections(
+        self,
+        prediction: LabelMap,
+        target: LabelMap,
+        rng: np.random.Generator,
+        *,
+        spacing: Sequence[float] = (1, 1, 1),
+    ) -> UserPrompts:
         """Clicks, now and then a scribble, into what is wrong; nothing where nothing is.
 
         Args:
             prediction: [D, H, W].
             target: [D, H, W].
             rng: where to draw from.
+            spacing: voxel size along each axis, any unit, by which depth is measured.
         """
         given = UserPrompts.none()
         count = int(rng.integers(1, self.clicks + 1))
         if rng.random() < self.deepest:
-            given.clicks.extend([click] if (click := deepest_error(prediction, target)) else [])
+            given.clicks.extend([click] if (click := deepest_error(prediction, target, spacing=spacing)) else [])
             count -= 1
         for _ in range(count):
             given.clicks.extend([click] if (click := any_error(prediction, target, rng)) else [])

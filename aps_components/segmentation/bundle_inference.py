@@ -14,13 +14,17 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from aps_components.bundle import require_weights
+from aps_components.configuration import lay_over
 from aps_components.data import DataError
+from aps_components.data.room import refuse_large_segmentation
 from aps_components.errors import plain_errors
+from aps_components.interactive import LoadedModel, Predictor
 from aps_components.models import CheckpointError, ensure_writable
-from aps_components.options import literal, refuse_unknown
+from aps_components.options import literal, switch
 
 NEEDED = (
     "labels",
+    "spacing",
     "modalities",
     "in_channels",
     "checkpoint",
@@ -67,10 +71,10 @@ class BundleInference:
         self.parser = self.workflow.parser
         if missing := [key for key in NEEDED if key not in self.parser]:
             raise ValueError(f"{base}: no key {missing[0]!r}, as every bundle of AutoPromptSeg has; give one of those")
-        self._change({"bundle_root": str(self.root), **self._known(settings or {})})
+        self._change({"bundle_root": str(self.root)})
+        with _quiet():
+            lay_over(self.parser, settings or {}, own=OWN)
         self.broken_off = False
-        if not 0 <= (overlap := self._value("overlap")) < 1:
-            raise ValueError(f"overlap {overlap} must be in [0, 1)")
 
     @property
     def labels(self) -> dict[int, str]:
@@ -133,8 +137,9 @@ class BundleInference:
             files: of the scan, in channel order.
 
         Raises:
-            DataError: the scan cannot be used.
+            DataError: the scan cannot be used, or not within the memory there is.
         """
+        refuse_large_segmentation(files, spacing=self._value("spacing"), classes=len(self.labels))
         if self.broken_off:
             self._build()
         self.broken_off = True
@@ -144,6 +149,22 @@ class BundleInference:
             state = self._built("evaluator").state
             state.output = state.batch = None  # a scan's maps can take gigabytes
         self.broken_off = False
+
+    def predictor(self) -> Predictor:
+        """A session with the bundle's own network and transforms, after `load`."""
+        labels, value = self.labels, self._value
+        return Predictor(
+            LoadedModel(
+                checkpoint=self.checkpoint,
+                network=self._built("network").eval(),
+                inferer=self._built("inferer"),
+                preprocessing=self._built("preprocessing"),
+                labels=labels,
+                in_channels=int(value("in_channels")),
+                modalities=self.modalities,
+                largest_component=switch(value("largest_component")),
+            )
+        )
 
     def _build(self) -> None:
         """Also after an error: ignite's engine would go on with the scan that broke it, and pass over the next one."""
@@ -164,10 +185,6 @@ class BundleInference:
             pairs={key: literal(value) if isinstance(value, str) else value for key, value in pairs.items()}
         )
         self.parser.parse(reset=True)
-
-    def _known(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        refuse_unknown(settings, set(self.parser.get()) - set(OWN) - {"imports"})
-        return dict(settings)
 
 
 def _override_file(root: Path, name: str) -> Path:

@@ -12,8 +12,8 @@ import importlib
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,17 +22,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aps_components.data import DataError, nifti
+from aps_components.memory import NotEnoughMemoryError, require_memory
+from aps_components.segmentation.dicom_pixels import check_pixels
 
 TAGS = [
     *["SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "NumberOfFrames", "SamplesPerPixel"],
-    *["Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"],
+    *["SOPClassUID", "Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"],
 ]
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 ORIENTATION_TOLERANCE = 1e-3  # of a direction cosine
 EVENNESS = 0.02, 0.01  # share of the spacing, and mm, by which the distance of two slices may differ from it
+SHORTEST = 0.5  # of a direction, which has length 1
 TILT = 0.005  # mm to the side per mm along the stack, 0.3 degrees
+FLOAT, COPIES = 4, 2  # bytes, and volumes while a series is read
 CONVERT = "convert it to NIfTI, for instance with dcm2niix"
 ENDINGS = (".dcm", ".ima")  # other files are told by their first bytes
+START = b"DICM"
+# How a file begins that has no preamble: the low groups, little endian, then a type of value or a length.
+FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
+FIRST_TYPES = (b"UL", b"UI", b"CS", b"DA", b"LO", b"OB")
+MOST_OF_FIRST = 256  # bytes, where the type is not written
+# Of these kinds nothing is a scan, whatever it looks like.
+NO_SCANS = {
+    "SEG": "a segmentation",
+    "RTSTRUCT": "contours",
+    "RTDOSE": "a dose",
+    "RTPLAN": "a plan",
+    "SR": "a report",
+    "PR": "a way to show pictures",
+    "KO": "a selection of pictures",
+    "REG": "a registration",
+    "DOC": "a document",
+    "PLAN": "a plan",
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +68,7 @@ class Slice:
     spacing: tuple[float, float] | None  # mm, along a row and along a column
     position: tuple[float, ...] | None  # mm, LPS
     orientation: tuple[float, ...] | None  # direction of a row, then of a column
+    fault: str = ""  # why its header cannot be used
 
 
 @dataclass(frozen=True)
@@ -56,7 +79,8 @@ class Series:
     number: int | None
     description: str
     slices: tuple[Slice, ...]
-    fault: str = ""  # a damaged file lies in a folder of these slices, and may be one of them
+    kind: str = ""  # DICOM's word for what made it, such as CT
+    damaged: str = ""  # a file that cannot be read, and seems to be one of its slices
 
     @property
     def name(self) -> str:
@@ -66,11 +90,20 @@ class Series:
         return "_".join(part for part in ("" if self.number is None else f"{self.number:03d}", *parts) if part)
 
     @property
+    def fault(self) -> str:
+        """Why it cannot be read, as far as the headers say it; empty if they say nothing against it."""
+        return self.damaged or next((part.fault for part in self.slices if part.fault), "")
+
+    @property
     def no_volume(self) -> str | None:
         """Why this was never meant as a volume, such as a localizer or a screenshot; None for all others."""
-        first = self.slices[0]
+        if self.kind in NO_SCANS:
+            return f"{NO_SCANS[self.kind]} ({self.kind}), no scan"
         if self.fault:
-            return None
+            return None  # it was meant as one
+        first = self.slices[0]
+        if all(min(part.size) == 0 for part in self.slices):
+            return "no pictures"
         if any(part.samples != 1 for part in self.slices):
             return "colour pictures"
         if all(part.frames == 1 and part.position is None for part in self.slices):
@@ -83,51 +116,82 @@ class Series:
 
 
 def is_dicom(file: str | os.PathLike[str]) -> bool:
-    """Whether a file says of itself that it is DICOM, whatever its name."""
+    """Whether a file says of itself that it is DICOM, whatever its name; pipes and devices are not opened."""
     try:
+        if not os.path.isfile(file):
+            return False
         with open(file, "rb") as stream:
-            stream.seek(128)
-            return stream.read(4) == b"DICM"
+            start = stream.read(132)
     except OSError:
         return False
+    return start[128:] == START or _is_without_preamble(start)
+
+
+def _is_without_preamble(start: bytes) -> bool:
+    """As older devices write it: the first element stands at the very beginning."""
+    if len(start) < 8 or start[:2] not in FIRST_GROUPS or start[2:4] == b"\xff\xff":
+        return False
+    return start[4:6] in FIRST_TYPES or 0 < int.from_bytes(start[4:8], "little") <= MOST_OF_FIRST
 
 
 def find_series(folder: str | os.PathLike[str]) -> list[Series]:
-    """All series of images in a folder and the folders in it, by number; each has a name of its own for `series_names`.
+    """All series in a folder and the folders in it, by number; each has a name of its own for `series_names`.
 
-    A damaged file is the fault of the series beside it, and of no other one.
+    A damaged file is the fault of the series whose files it lies among, or a series of its own: the others can be read.
 
     Raises:
-        DataError: a file is damaged, and no series lies elsewhere.
+        DataError: nothing there can be read; of the first file, why.
         RuntimeError: pydicom is not installed.
     """
     groups: dict[str, list[Any]] = {}
-    damaged: dict[str, str] = {}  # folder to the first damaged file in it
+    damaged: dict[str, str] = {}
     for file, header in _headers(folder):
-        if isinstance(header, DataError):
-            damaged.setdefault(os.path.dirname(file), str(header))
+        if isinstance(header, str):
+            damaged[file] = header
         else:
-            groups.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((file, header))
-    found = [_series(uid, members, damaged) for uid, members in groups.items()]
-    if damaged and all(series.fault for series in found):
-        raise DataError(next(iter(damaged.values())))
+            groups.setdefault(str(_asked(header, "SeriesInstanceUID") or ""), []).append((file, header))
+    found = [_series(uid, members) for uid, members in groups.items()]
+    found = _with_damaged(found, damaged)
+    if found and all(series.damaged for series in found):
+        raise DataError(found[0].damaged)
     return sorted(found, key=lambda series: (series.number is None, series.number or 0, series.name, series.uid))
 
 
-def _series(uid: str, members: Sequence[tuple[str, Any]], damaged: Mapping[str, str]) -> Series:
-    first, slices = members[0][1], []
-    faults = [damaged[place] for file, _ in members if (place := os.path.dirname(file)) in damaged]
-    for file, header in members:
-        try:
-            slices.append(_slice(file, header))
-        except DataError as error:
-            faults.append(str(error))
-            slices.append(Slice(file, 1, 1, (0, 0), None, None, None))
+def _series(uid: str, members: Sequence[tuple[str, Any]]) -> Series:
+    first = members[0][1]
+    slices = tuple(_slice(file, header) for file, header in members)
+    kind = str(_asked(first, "Modality") or "").upper()
+    return Series(uid, _number(first), str(_asked(first, "SeriesDescription") or ""), slices, kind)
+
+
+def _number(header: Any) -> int | None:
+    """A series' number that is none is as good as none."""
     try:
-        number = _whole(first.get("SeriesNumber"), None)
-    except (TypeError, ValueError):
-        number = None
-    return Series(uid, number, str(first.get("SeriesDescription") or ""), tuple(slices), next(iter(faults), ""))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _whole(_asked(header, "SeriesNumber"), None)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _with_damaged(found: list[Series], damaged: dict[str, str]) -> list[Series]:
+    """The series, and of damaged files that lie among none's a series each."""
+    alone, patterns = [], [{_pattern(part.file) for part in series.slices} for series in found]
+    for file, fault in damaged.items():
+        among = [index for index, names in enumerate(patterns) if _pattern(file) in names]
+        for index in among:
+            found[index] = replace(found[index], damaged=found[index].damaged or fault)
+        if not among:
+            part = Slice(file, 1, 1, (0, 0), None, None, None, fault=fault)
+            alone.append(Series(file, None, Path(file).name, (part,), damaged=fault))
+    return [*found, *alone]
+
+
+def _pattern(file: str) -> tuple[str, str]:
+    """What the names of a series' files have in common: the folder, and the name without its digits and ending."""
+    folder, name = os.path.split(file)
+    name = next((name[: -len(ending)] for ending in ENDINGS if name.lower().endswith(ending)), name)
+    return folder, re.sub(r"\d+", "#", name)
 
 
 def series_names(series: Sequence[Series]) -> list[str]:
@@ -148,6 +212,11 @@ def read_series(series: Series) -> tuple[NDArray[Any], NDArray[np.float64]]:
         RuntimeError: SimpleITK is not installed.
     """
     slices, affine = geometry(series)
+    wanted = FLOAT * COPIES * len(slices) * slices[0].size[0] * slices[0].size[1]
+    try:
+        require_memory(wanted, what=_said(series), mend="take a machine with more memory")
+    except NotEnoughMemoryError as error:
+        raise DataError(str(error)) from None
     volume = np.empty((*slices[0].size, len(slices)), dtype=np.float32)
     for index, part in enumerate(slices):
         volume[..., index] = _pixels(part.file)
@@ -225,51 +294,84 @@ def _refuse_uneven(series: Series, positions: NDArray[np.float64], normal: NDArr
 
 
 def _headers(folder: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
-    """File and header of every image, in the order of their paths, or what is wrong with it.
-
-    Other DICOM objects are passed over.
-    """
+    """Every DICOM file with its header, or with what is wrong with it, in the order of their paths."""
     pydicom = _package("pydicom")
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for file in (os.path.join(place, name) for name in sorted(files) if not name.startswith(".")):
-            if not is_dicom(file):
-                if file.lower().endswith(ENDINGS):
-                    fault = f"{file}: not DICOM in spite of its name, or damaged; copy it again, or remove it"
-                    yield file, DataError(fault)
-                continue
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of values that a header may not have, in places not read here
-                try:
-                    header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS)
-                    image = "Rows" in header and "Columns" in header
-                except Exception as error:  # a damaged header makes pydicom raise almost anything
-                    header, image = (
-                        DataError(f"{file}: a damaged DICOM file ({error}); copy it again, or remove it"),
-                        True,
-                    )
-            if image:
-                yield file, header
+        # Pipes, devices and sockets are nothing to wait for.
+        paths = [os.path.join(place, name) for name in sorted(files) if not name.startswith(".")]
+        regular = [file for file in paths if os.path.isfile(file)]
+        of_dicom = {_pattern(file) for file in regular if is_dicom(file)}
+        for file in regular:
+            if is_dicom(file):
+                header = _header(pydicom, file)
+                if header is not None:
+                    yield file, header
+            elif file.lower().endswith(ENDINGS) or (_has_digit(file) and _pattern(file) in of_dicom):
+                yield file, f"{file}: not DICOM in spite of its name, or damaged; copy it again, or remove it"
+
+
+def _has_digit(file: str) -> bool:
+    return any(letter.isdigit() for letter in os.path.basename(file))
+
+
+def _header(pydicom: ModuleType, file: str) -> Any:
+    """The header, or what is wrong with it; None for files that are of no series, such as a directory of them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of values that a header may not have, in places not read here
+        try:
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS, force=True)
+            known = any(name in header for name in ("SeriesInstanceUID", "Rows", "SOPClassUID"))
+        except Exception as error:  # a damaged header makes pydicom raise almost anything
+            return f"{file}: a damaged DICOM file ({_first_line(error)}); copy it again, or remove it"
+    return header if known else None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+
+
+def _asked(header: Any, name: str) -> Any:
+    """A value of a header, None where it cannot be understood."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return header.get(name)
+    except Exception:  # an unknown type of value, a text where a number is wanted, ...
+        return None
 
 
 def _slice(file: str, header: Any) -> Slice:
     try:
-        spacing = _floats(header.get("PixelSpacing"), 2)
-        return Slice(
-            file=file,
-            frames=_whole(header.get("NumberOfFrames"), 1) or 1,
-            samples=_whole(header.get("SamplesPerPixel"), 1) or 1,
-            size=(int(header.Columns), int(header.Rows)),
-            spacing=None if spacing is None else (spacing[1], spacing[0]),
-            position=_floats(header.get("ImagePositionPatient"), 3),
-            orientation=_floats(header.get("ImageOrientationPatient"), 6),
-        )
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{file}: a DICOM header that cannot be understood ({error}); export it again") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            spacing = _floats(header.get("PixelSpacing"), 2)
+            part = Slice(
+                file=file,
+                frames=_whole(header.get("NumberOfFrames"), 1) or 1,
+                samples=_whole(header.get("SamplesPerPixel"), 1) or 1,
+                size=(_whole(header.get("Columns"), 0) or 0, _whole(header.get("Rows"), 0) or 0),
+                spacing=None if spacing is None else (spacing[1], spacing[0]),
+                position=_floats(header.get("ImagePositionPatient"), 3),
+                orientation=_floats(header.get("ImageOrientationPatient"), 6),
+            )
+    except Exception as error:  # of pydicom's, almost any
+        fault = f"{file}: a DICOM header that cannot be understood ({_first_line(error)}); export it again"
+        return Slice(file, 1, 1, (1, 1), None, None, None, fault=fault)
+    numbers = {"pixel spacing": part.spacing, "position": part.position, "orientation": part.orientation}
+    for name, values in numbers.items():
+        if values is not None and not np.isfinite(values).all():
+            return replace(part, fault=f"{file}: its {name} is {values}; export it again")
+    if part.spacing is not None and min(part.spacing) <= 0:
+        return replace(part, fault=f"{file}: its pixel spacing is {part.spacing} mm; export it again")
+    if part.orientation is not None and min(np.linalg.norm(np.reshape(part.orientation, (2, 3)), axis=1)) < SHORTEST:
+        return replace(part, fault=f"{file}: its orientation is {part.orientation}, no directions; export it again")
+    return part
 
 
 def _pixels(file: str) -> NDArray[np.float32]:
-    """The rescaled values of one slice, [x, y]."""
+    """The rescaled values of one slice, [x, y], which are those that its header declares."""
+    check_pixels(file)
     sitk = _package("SimpleITK")
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from aps_components.data import DataError, case_name, inference_items
 from aps_components.data.datalist import FAULT, files_of, scans_in
 from aps_components.data.marks import is_result
 from aps_components.data.modalities import SUFFIXES, is_nifti_name, stem
-from aps_components.segmentation.dicom import Series, find_series, is_dicom, series_names, write_nifti
+from aps_components.data.nifti import read_geometry
+from aps_components.segmentation.dicom import Series, find_series, geometry, is_dicom, series_names, write_nifti
 
 LABEL_MAP = "seg"
 MAPS = ("probabilities", "epistemic", "aleatoric")
@@ -39,6 +43,18 @@ class Case:
         target = folder / f"{self.name}{SUFFIXES[0]}"
         write_nifti(self.series, target)
         return [str(target)]
+
+    def grid(self) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
+        """The shape (X, Y, Z) of the scan and its affine [4, 4], voxel to mm, RAS+, from its headers.
+
+        Raises:
+            DataError: they cannot be read.
+        """
+        if self.series is None:
+            header = read_geometry(self.files[0])
+            return header.shape, header.affine
+        slices, affine = geometry(self.series)
+        return (*slices[0].size, len(slices)), affine
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from aps_components.data.marks import Mark, maker_hash, mark_of, read_mark, scan
 from aps_components.data.nifti import read_header, read_scan, write_like
 from aps_components.files import sha256_of
 from aps_components.pictures import MADE_HERE
+from aps_components.plain_json import read_json
 from aps_components.segmentation.inputs import Case
 from aps_components.segmentation.outputs import NIFTI, Outputs
 from aps_components.segmentation.statistics import BEGINNING, POSTFIX, TABLE_BEGINNING, read_statistics
@@ -176,7 +176,7 @@ def _is_whole(file: Path) -> bool:
     if file.name.endswith(NIFTI):
         return file.is_file() and not _is_unreadable(file)
     try:
-        return bool(json.loads(file.read_text(encoding="utf-8")))
+        return bool(read_json(file))
     except (OSError, ValueError):
         return False
 

@@ -18,8 +18,10 @@ from aps_components.bundle.locate import CACHE_DIR
 from aps_components.data import DataError
 from aps_components.data.nifti import read_geometry, read_scan
 from aps_components.files import sha256_of
+from aps_components.interactive import Words, holds_a_persons_words
 from aps_components.models import settings_file
 from aps_components.segmentation.bundle_inference import BundleInference
+from aps_components.segmentation.corrections import corrected, words_for
 from aps_components.segmentation.inputs import Case, find_cases
 from aps_components.segmentation.outputs import Outputs, choose_outputs
 from aps_components.segmentation.preview import save_preview
@@ -85,6 +87,7 @@ def segment(
     overwrite: bool = False,
     configs: Sequence[str] = (),
     series: str | None = None,
+    prompts: str | os.PathLike[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     cache_dir: str | os.PathLike[str] = CACHE_DIR,
 ) -> Segmentation:
@@ -104,6 +107,8 @@ def segment(
         overwrite: segment again what is segmented already.
         configs: override files of the bundle, by name or path.
         series: only the DICOM series of this number, name or description.
+        prompts: a file of a person's prompts for the one scan, as ``maps`` writes it, edited. The scan is segmented
+            anew.
         settings: further keys of the bundle's ``inference.json`` to other values.
         cache_dir: where zips are unpacked.
 
@@ -116,6 +121,7 @@ def segment(
     inference = BundleInference(root, configs=configs, settings={**changes, "save_maps": maps})
     inputs = find_cases(source, modalities=inference.modalities, series=series)
     weights = inference.require_checkpoint()
+    said = None if prompts is None else words_for(prompts, inputs.cases, labels=inference.labels, checkpoint=weights)
     outputs = choose_outputs(output, inputs.cases)
     made_by = {
         "bundle": root.name,
@@ -124,10 +130,13 @@ def segment(
         "weights_settings_sha256": sha256_of(beside) if (beside := settings_file(weights)).is_file() else None,
         "settings": {key: value for key, value in changes.items() if key != "checkpoint"},
         "configs": [file.name for file in inference.overrides],
+        **({} if prompts is None else {"prompts_sha256": sha256_of(Path(prompts).expanduser())}),
     }
     for line in (*(f"Note: {line}" for line in version_differences(root)), *(f"Left out {x}" for x in inputs.left_out)):
         print(line)
-    run = _Run(inference, outputs, made_by, maps=maps, preview=preview, overwrite=overwrite)
+    for note in [] if said is None else said.notes:
+        print(f"Note: {prompts}: {note}")
+    run = _Run(inference, outputs, made_by, maps=maps, preview=preview, overwrite=overwrite, said=said)
     return run.every(inputs.cases, device=device)
 
 
@@ -143,9 +152,10 @@ class _Run:
         maps: bool,
         preview: bool,
         overwrite: bool,
+        said: Words | None,
     ) -> None:
         self.inference, self.outputs, self.made_by = inference, outputs, made_by
-        self.maps, self.preview, self.overwrite = maps, preview, overwrite
+        self.maps, self.preview, self.overwrite, self.said = maps, preview, overwrite, said
         self.result = Segmentation(outputs)
 
     def every(self, cases: Sequence[Case], *, device: str | None) -> Segmentation:
@@ -175,9 +185,20 @@ class _Run:
                 raise DataError(case.fault)
             if self.overwrite:
                 return Found(complete=False)
+            if self.said is not None:
+                look(self.outputs, case, self._claim_of_before(case), maps=False)
+                return Found(complete=False)
             return look(self.outputs, case, Claim.of(case, self.made_by), maps=self.maps)
         except (ValueError, OSError) as error:
             return error
+
+    def _claim_of_before(self, case: Case) -> Claim:
+        """That of a label map after other prompts, or none, which a correction replaces."""
+        record = read_statistics(statistics_file(self.outputs, case)) or {}
+        earlier = record.get("made_by") or {}
+        prompts = {key: value for key, value in earlier.items() if key == "prompts_sha256"}
+        same = {key: value for key, value in self.made_by.items() if key != "prompts_sha256"}
+        return Claim.of(case, same | prompts)
 
     def _one(self, case: Case, work: Path, found: Found | Exception) -> None:
         if isinstance(found, Exception):
@@ -205,16 +226,24 @@ class _Run:
 
     def _segment(self, case: Case, work: Path, claim: Claim) -> dict[str, Any]:
         """Everything is made in the work folder; the old label map goes first and the new one comes last."""
+        words = self.outputs.file(case, "prompts", ".json")
+        if self.said is None and words.is_file() and holds_a_persons_words(words):
+            raise DataError(f"{words} holds a person's prompts: segment with --prompts {words}, or move it away")
         files = case.nifti(work)
         for note in (note for file in files for note in read_geometry(file).notes):
             print(f"  (note: {note.partition(': ')[2]})", end="", flush=True)
-        self.inference.segment(files)
+        if self.said is None or self.maps:
+            self.inference.segment(files)
+        if self.said is not None:
+            corrected(case.name, files, self.said, predictor=self.inference.predictor(), folder=work)
         label_map = self.outputs.label_map_in(work, case)
         sign(label_map, claim)
         statistics = self._measure(case, label_map, files, claim)
         earlier = (preview_file(self.outputs, case), *self.outputs.wanted(case, maps=True)[1:])
-        for stale in (self.outputs.label_map(case), *earlier):
+        for stale in (self.outputs.label_map(case), *(file for file in earlier if file != words)):
             stale.unlink(missing_ok=True)
+        if self.said is None and not self.maps:
+            words.unlink(missing_ok=True)
         write_statistics(statistics_file(self.outputs, case), statistics)
         self.outputs.take(case, work)
         return statistics

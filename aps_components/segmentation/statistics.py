@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aps_components.csv_table import comma_separated
 from aps_components.data.nifti import channels_of, read_geometry, read_scan
 from aps_components.files import replace_text
+from aps_components.plain_json import read_object
 
 CUBIC_MM_PER_ML = 1000.0
 MEASURES = ("mean", "std", "min", "max")
@@ -80,10 +80,19 @@ def write_statistics(path: Path, content: Mapping[str, Any]) -> None:
 def read_statistics(path: Path) -> dict[str, Any] | None:
     """What `write_statistics` wrote; None where there is nothing of the kind."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_object(path, keys=("scan", "classes"))
+    except (OSError, ValueError):
         return None
-    return content if _is_statistics(content) else None
+    return content if isinstance(content["classes"], list) and all(map(_is_entry, content["classes"])) else None
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether a class's statistics are such as `class_statistics` gives: a stray file of that name is none."""
+    if not isinstance(entry, dict) or not {"label", "name", "voxels", "volume_ml", "intensity"} <= entry.keys():
+        return False
+    numbers = all(type(entry[key]) in (int, float) for key in ("label", "voxels", "volume_ml"))
+    channels = entry["intensity"]
+    return numbers and isinstance(channels, dict) and all(isinstance(x, dict) for x in channels.values())
 
 
 def write_table(path: Path, scans: Iterable[Mapping[str, Any]]) -> None:
@@ -91,25 +100,13 @@ def write_table(path: Path, scans: Iterable[Mapping[str, Any]]) -> None:
     scans = sorted(scans, key=lambda scan: str(scan["scan"]))
     channels = list(dict.fromkeys(name for scan in scans for entry in scan["classes"] for name in entry["intensity"]))
     columns = [(channel, measure) for channel in channels for measure in MEASURES]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     heads = [measure if channels == ["image"] else f"{measure} {channel}" for channel, measure in columns]
-    writer.writerow([*COLUMNS, *heads])
+    rows: list[list[Any]] = [[*COLUMNS, *heads]]
     for scan in scans:
         for entry in scan["classes"]:
             values = [entry["intensity"].get(channel, {}).get(measure) for channel, measure in columns]
-            writer.writerow([scan["scan"], *(entry[key] for key in ("label", "name", "voxels", "volume_ml")), *values])
-    replace_text(path, text.getvalue())
-
-
-def _is_statistics(content: Any) -> bool:
-    if not isinstance(content, dict) or "scan" not in content or not isinstance(content.get("classes"), list):
-        return False
-    keys = {"label", "name", "voxels", "volume_ml", "intensity"}
-    return all(
-        isinstance(entry, dict) and keys <= entry.keys() and isinstance(entry["intensity"], dict)
-        for entry in content["classes"]
-    )
+            rows.append([scan["scan"], *(entry[key] for key in ("label", "name", "voxels", "volume_ml")), *values])
+    replace_text(path, comma_separated(rows))
 
 
 def _intensity(values: NDArray[Any]) -> dict[str, float | None]:

@@ -3,6 +3,7 @@
 from aps_components.training.checkpoint import TrainingCheckpoint, load_pretrained
 from aps_components.training.distributed import (
     cache_share_of_rank,
+    enter_folder,
     share_of_rank,
     start_process_group,
     stop_process_group,
@@ -25,6 +26,7 @@ __all__ = [
     "build_objective",
     "cache_share_of_rank",
     "dice_metric",
+    "enter_folder",
     "load_pretrained",
     "read_history",
     "share_of_rank",

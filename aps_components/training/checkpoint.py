@@ -11,7 +11,9 @@ from typing import Any
 from ignite.engine import Engine, Events
 from torch import nn
 
+from aps_components.data.identity import changes
 from aps_components.models import (
+    NETWORK,
     SETTINGS_OF_BEFORE,
     TRAINED_KEYS,
     CheckpointError,
@@ -19,16 +21,19 @@ from aps_components.models import (
     ensure_writable,
     load_weights,
     read_checkpoint,
+    read_settings,
     save_atomically,
     save_settings,
-    trained_setting,
+    trained_network,
 )
+from aps_components.models.checkpoint import FREE
 from aps_components.options import differences
 from aps_components.training.trainer import SemiSupervisedTrainer
 
 STATE_FILE, MODEL_FILE, BEST_FILE = "checkpoint.pt", "model.pt", "model_best.pt"
-# Which weights are good for nothing else.
-OF_THE_MODEL = ("labels", "modalities", *TRAINED_KEYS)
+CASES = "cases"
+# What is written down, and may be another when a training goes on: a file counts by its content.
+FOR_INFORMATION = ("code", "pretrained", "sam_checkpoint")
 PARTS = {"a": "model_a.", "all": ""}
 logger = logging.getLogger(__name__)
 
@@ -42,7 +47,8 @@ class TrainingCheckpoint:
 
     Args:
         ckpt_dir: made if missing.
-        settings: what makes this run the one it is (split, seed, patch, ...): a checkpoint of another is refused.
+        settings: what makes this run the one it is (seed, patch, ...): a checkpoint of another is refused. ``cases``
+            among them are the scans, see ``data.case_identities``.
         evaluator: the validation's engine, for the best metric; None for none.
         restart: for whoever presses a button again after more scans were labelled. A checkpoint of another run, or of
             one that is done, is neither refused nor the end: a new schedule starts from the weights that the student
@@ -63,9 +69,10 @@ class TrainingCheckpoint:
         answering: Predictor = "average",
     ) -> None:
         self.directory = ensure_writable(ckpt_dir)
-        self.settings: dict[str, Any] = json.loads(json.dumps(dict(settings), default=str))
+        answered = {"inference_predictor": answering}
+        self.settings: dict[str, Any] = json.loads(json.dumps({**settings, **answered}, default=str))
         self.evaluator = evaluator
-        self.restart, self.answering = restart, answering
+        self.restart = restart
         if restart:
             self._refuse_other_model()
         self.best_metric: float | None = None
@@ -73,6 +80,7 @@ class TrainingCheckpoint:
 
     def attach(self, engine: SemiSupervisedTrainer) -> None:
         """Resume when the training starts, save after each epoch."""
+        engine.folders.append(self.directory)
         engine.add_event_handler(Events.STARTED, self.resume)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
@@ -142,7 +150,7 @@ class TrainingCheckpoint:
 
     def _export(self, weights: Mapping[str, Any], name: str) -> None:
         save_atomically(weights, self.directory / name)
-        save_settings({**self.settings, "inference_predictor": self.answering}, self.directory / name)
+        save_settings(self.settings, self.directory / name)
 
     def _is_best(self, engine: SemiSupervisedTrainer) -> bool:
         """Whether this epoch's validation, if it had one, was the best so far."""
@@ -159,10 +167,13 @@ class TrainingCheckpoint:
     def _refuse_other_model(self) -> None:
         """Weights that go on learning at another voxel size or intensity lose what they know."""
         path = self.directory / MODEL_FILE
-        found = {key: trained_setting(path, key, self.settings[key]) for key in OF_THE_MODEL if key in self.settings}
-        different = [key for key, value in found.items() if value != self.settings[key]] if path.is_file() else []
-        if different:
-            values = "; ".join(f"{key} {found[key]!r} there, {self.settings[key]!r} here" for key in different)
+        if not path.is_file():
+            return
+        found = {key: value for key, value in read_settings(path).items() if key in TRAINED_KEYS}
+        found |= {f"{NETWORK}#{key}": value for key, value in trained_network(path).items() if key not in FREE}
+        given = self.settings | {f"{NETWORK}#{key}": value for key, value in self.settings.get(NETWORK, {}).items()}
+        if different := [key for key, value in found.items() if key in given and value != given[key]]:
+            values = "; ".join(f"{key} {found[key]!r} there, {given[key]!r} here" for key in different)
             raise CheckpointError(
                 f"{path} was trained with other settings than this bundle's configs/train.json has ({values}). Write "
                 f"the model's into configs/train.json, or move {path.name} and {path.stem}.json away to start anew"
@@ -170,10 +181,15 @@ class TrainingCheckpoint:
 
     def _refuse_other_settings(self, found: Mapping[str, Any], path: Path) -> None:
         of_before = {key: value for key, value in SETTINGS_OF_BEFORE.items() if key in self.settings}
-        if different := differences({**of_before, **found}, self.settings):
+        compared = [
+            {key: value for key, value in settings.items() if key not in (CASES, *FOR_INFORMATION)}
+            for settings in ({**of_before, **found}, self.settings)
+        ]
+        other_scans = changes(found.get(CASES) or {}, self.settings.get(CASES) or {})
+        if different := "; ".join(filter(None, (differences(*compared), other_scans))):
             raise CheckpointError(
                 f"{path} belongs to a run with other settings ({different}). "
-                "Give the same settings to go on with it, or another --ckpt_dir to start a new run"
+                "Give the same settings and scans to go on with it, or another --ckpt_dir to start a new run"
             )
 
 
@@ -187,7 +203,7 @@ def load_pretrained(
         path: a ``model.pt``.
         part: ``a``: Model A alone, of a pretraining; ``all``: the whole network, to train a model further, also on
             patches and voxels of another size.
-        settings: what the whole network's parts depend on, compared with those beside the file.
+        settings: arguments of the network, compared with those that the whole network in the file was built with.
 
     Raises:
         ValueError: another part.
@@ -197,6 +213,7 @@ def load_pretrained(
         raise ValueError(f"pretrained_part {part!r} must be one of {tuple(PARTS)}")
     if path is not None:
         whole = part == "all"
-        load_weights(network, path, only=PARTS[part], settings=settings if whole else None, other_roi_size=whole)
+        compared = {NETWORK: settings} if whole and settings else None
+        load_weights(network, path, only=PARTS[part], settings=compared, other_roi_size=whole)
         logger.info("%s starts from %s", "Model A" if part == "a" else "the network", path)
     return network

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from monai.data import CacheDataset
+
+from aps_components.data import validation_dataset
+from aps_components.models import ensure_writable
+from aps_components.ownership import own
 
 Item = TypeVar("Item")
 
@@ -21,8 +27,34 @@ def start_process_group(device: torch.device | str) -> None:
 
 
 def stop_process_group() -> None:
-    """Leave the group."""
-    dist.destroy_process_group()
+    """Leave the group when all have come here: until then rank 0 may write, and the others are still asked."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def enter_folder(folder: str | os.PathLike[str], environ: Mapping[str, str]) -> None:
+    """Own the folder of a training's checkpoints; of a process group rank 0 does.
+
+    Args:
+        folder: made if missing.
+        environ: the environment, which says whether several processes were started.
+
+    Raises:
+        ValueError: torchrun started several, and nobody joined them to a group: each would train all of it.
+        FolderInUseError: another training writes there.
+        PermissionError: it cannot be written into.
+    """
+    alone = not dist.is_available() or not dist.is_initialized()
+    world = environ.get("WORLD_SIZE", "1")
+    if alone and world.isdecimal() and int(world) > 1 and "RANK" in environ:
+        raise ValueError(
+            f"torchrun started {world} processes, and each would train all of it into {folder}: lay "
+            "multi_gpu_train.json over train.json (--config_file \"['train.json','multi_gpu_train.json']\"), or start "
+            "one process without torchrun"
+        )
+    if alone or dist.get_rank() == 0:
+        own(ensure_writable(Path(folder)))
 
 
 def share_of_rank(items: Sequence[Item]) -> list[Item]:
@@ -34,5 +66,5 @@ def share_of_rank(items: Sequence[Item]) -> list[Item]:
 def cache_share_of_rank(
     data: Sequence[Any], transform: Sequence[Callable] | Callable, *, cache_rate: float = 1.0
 ) -> CacheDataset:
-    """MONAI's ``CacheDataset`` of :func:`share_of_rank` alone."""
-    return CacheDataset(share_of_rank(data), transform, cache_rate=cache_rate)
+    """``data.validation_dataset`` of :func:`share_of_rank` alone."""
+    return validation_dataset(share_of_rank(data), transform, cache_rate=cache_rate)

@@ -16,6 +16,7 @@ from ignite.engine import Engine, Events
 
 from aps_components.files import replace_text
 from aps_components.models import ensure_writable
+from aps_components.plain_json import read_lines
 from aps_components.training.progress import PROGRESS_FILE, plot_progress
 from aps_components.training.trainer import SemiSupervisedTrainer
 
@@ -117,6 +118,15 @@ def _summary(line: Mapping[str, Any], max_epochs: int) -> str:
 
 
 def read_history(path: str | Path) -> list[dict[str, Any]]:
-    """The epochs of a ``history.jsonl``, in order; none if there is no file."""
-    path = Path(path)
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    """The epochs of a ``history.jsonl``, in order; none if there is no file.
+
+    Raises:
+        ValueError: a line is none of an epoch; names the file.
+    """
+    mend = "move the file away, which is needed for no training"
+    lines = read_lines(path, keys=("epoch",), mend=mend)
+    for line in lines:
+        counts = [line["epoch"], line.get("iteration", 0)]
+        if any(type(count) is not int for count in counts) or not isinstance(line.get("losses", {}), dict):
+            raise ValueError(f"{path}: a line that is none of an epoch; {mend}")
+    return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from aps_components.models import AutoPromptSeg, Precision, TrainingOutput, autocast
+from aps_components.ownership import own, release
 from aps_components.prompts import SimulatedUser
 from aps_components.training.cuda_graphs import GraphedStudent, GraphedTeacher
 from aps_components.training.mean_teacher import MeanTeacher
@@ -96,6 +98,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     ) -> None:
         device = torch.device(device)
         autocast(device, precision)  # refuses an unknown precision now, not in the first iteration
+        self.folders: list[Path] = []  # that handlers write into: no other training may at the same time
         self.objective, self.teacher, self.lr_scheduler = objective, teacher, lr_scheduler
         self.seed, self.precision, self.gradient_clip = seed, precision, gradient_clip
         self.decision_interval = decision_interval
@@ -121,7 +124,14 @@ class SemiSupervisedTrainer(SupervisedTrainer):
 
     def run(self) -> None:
         """Train, or go on training, up to ``max_epochs``."""
-        super().run()
+        folders = self.folders if self.state.rank == 0 else []
+        try:
+            for folder in folders:
+                own(folder)
+            super().run()
+        finally:
+            for folder in folders:
+                release(folder)
 
     def _start_teacher(self) -> None:
         """A handler may have loaded weights into the student: a teacher without an update yet takes them over."""

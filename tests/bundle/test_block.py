@@ -5,8 +5,7 @@ from dataclasses import asdict, fields
 import pytest
 
 from aps_components.bundle import DatasetBlock
-from aps_components.bundle.block import INFERENCE_KEYS, LINE_LENGTH
-from aps_components.models import TRAINED_KEYS
+from aps_components.bundle.block import EVALUATION_KEYS, INFERENCE_KEYS, LINE_LENGTH
 from aps_components.networks.vnet import VNet
 
 LABELS = {"0": "background", "1": "tumour", "2": "Rückenmark"}
@@ -50,7 +49,15 @@ def test_inference_text_asks_the_checkpoint_first():
     assert tuple(lines) == INFERENCE_KEYS
     for key, line in lines.items():
         value = asdict(given)[key]
-        assert line == (f"$trained_setting(@checkpoint, {key!r}, {value!r})" if key in TRAINED_KEYS else value)
+        assert line == f"$trained_setting(@checkpoint, {key!r}, {value!r})"
+
+
+def test_evaluation_text_guesses_at_nothing_that_every_model_says():
+    lines = parsed(block(labeled_count=8).evaluation_text())
+    assert tuple(lines) == EVALUATION_KEYS
+    assert lines["spacing"] == "$trained_setting(@checkpoint, 'spacing')"
+    assert lines["validation_count"] == "$trained_setting(@checkpoint, 'validation_count', 0)"
+    assert lines["labeled_count"] == "$trained_count(@checkpoint, None)"
 
 
 def test_text_is_written_for_people():
@@ -75,7 +82,7 @@ def test_reads_what_stands_in_a_config(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "train.json: Expecting property name"),
+        ("{", "train.json: .*Expecting property name"),
         ('{"labels": {"0": "a", "1": "b"}}', "train.json: the dataset block has no 'label_values'; add it"),
     ],
 )
@@ -107,13 +114,13 @@ def test_a_faulty_block_names_its_file(tmp_path):
         ({"label_values": [4]}, "label_values [4] must be an object, or null"),
         ({"regions": {"whole": [1, 3]}}, "regions 'whole' is [1, 3]: list foreground classes, 1 to 2"),
         ({"regions": {"whole": [0, 1]}}, "regions 'whole' is [0, 1]: list foreground classes, 1 to 2"),
-        ({"regions": {"whole": [1, 1]}}, "regions 'whole' is [1, 1]: list foreground classes, 1 to 2, each once"),
+        ({"regions": {"whole": [1, 1]}}, "regions 'whole' is [1, 1]: list foreground classes"),
         ({"regions": {"whole": []}}, "regions 'whole' is []"),
         ({"regions": {}}, "regions {} is empty"),
         ({"regions": {"a#b": [1]}}, "regions has the name 'a#b'"),
         ({"in_channels": 0}, "in_channels 0 must be a whole number from 1 on"),
         ({"modalities": ["t1", "t2"]}, "modalities ['t1', 't2'] names 2 but in_channels is 1: name one per channel"),
-        ({"spacing": [1.0, 0.0, 1.0]}, "spacing [1.0, 0.0, 1.0] must be three sizes in mm above 0, or null"),
+        ({"spacing": [1.0, 0.0, 1.0]}, "spacing [1.0, 0.0, 1.0] must be three sizes in mm above 0"),
         ({"roi_size": [96, 100, 90]}, "roi_size [96, 100, 90] must be three sizes divisible by 16: try [96, 96, 96]"),
         ({"roi_size": [96, 96]}, "roi_size [96, 96] must be three sizes"),
         ({"roi_size": [16, 16, 16]}, "roi_size [16, 16, 16] leaves one voxel at the bottom"),
@@ -123,8 +130,8 @@ def test_a_faulty_block_names_its_file(tmp_path):
         ({"strides": 2}, "strides 2 must be 4 triples"),
         ({"kernel_sizes": [[3, 3, 3]] * 4}, "must be 5 triples of odd numbers, or null"),
         ({"kernel_sizes": [3, 3, 3, 3, 3]}, "must be 5 triples of odd numbers, or null"),
-        ({"backbone": "unet"}, "backbone 'unet' must be one of ['vnet', 'residual_encoder']"),
-        ({"augmentation": "more"}, "augmentation 'more' must be one of"),
+        ({"backbone": "unet"}, "backbone 'unet' must be 'vnet' or 'residual_encoder'"),
+        ({"augmentation": "more"}, "augmentation 'more' must be 'strong', "),
         ({"intensity": "ct"}, "intensity 'ct' must be None"),
         ({"intensity": {"window": [3, 1]}}, "intensity {'window': [3, 1]} must be None"),
         ({"flip_axes": [1, 3]}, "flip_axes [1, 3] must be some of 0 (left-right)"),
@@ -135,9 +142,10 @@ def test_a_faulty_block_names_its_file(tmp_path):
         ({"class_weights": [1.0, 2.0]}, "class_weights [1.0, 2.0] has 2 numbers for 3 classes: give one per class"),
         ({"class_weights": [1.0, -2.0, 1.0]}, "class_weights [1.0, -2.0, 1.0] must be numbers from 0 on"),
         ({"class_weights": [0, 0, 0]}, "class_weights [0, 0, 0] must be numbers from 0 on, not all of them 0"),
-        ({"fusion": "sum"}, "fusion 'sum' must be one of ['none', 'concatenation', 'cafa']"),
-        ({"largest_component": "true"}, "largest_component 'true' must be true or false"),
-        ({"labeled_count": 0}, "labeled_count 0 must be a whole number from 1 on, or null for all"),
+        ({"fusion": "sum"}, "fusion 'sum' must be 'none', 'concatenation' or 'cafa'"),
+        ({"largest_component": "true"}, "largest_component 'true' is a text: write true"),
+        ({"largest_component": "yes"}, "largest_component 'yes' must be true or false"),
+        ({"labeled_count": 0}, "labeled_count 0 must be a whole number from 1 on, or null"),
         ({"validation_count": -1}, "validation_count -1 must be a whole number from 0 on"),
     ],
 )

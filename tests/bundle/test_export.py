@@ -18,7 +18,7 @@ from aps_components.models import build_auto_prompt_seg, save_settings
 
 SIZE = (32, 48, 16)  # sizes that cannot be confused
 FOUR_CLASSES = {"labels": {str(value): f"class {value}" for value in range(4)}, "in_channels": 2}
-TINY = {"filters": 4, "sam_variant": "tiny"}
+TINY = {"filters": 4, "sam_variant": "tiny", "prompts": {"min_probability": 0.1}}
 
 pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 
@@ -102,14 +102,14 @@ class TestTorchScript:
     @pytest.mark.parametrize(
         "network",
         [
-            {"norm": "batch", "fusion": "none", "high_res_skips": False, "mc_samples": 1},
+            {"norm": "batch", "fusion": "none", "fine_features": False, "mc_samples": 1},
             {"norm": "group", "fusion": "concatenation", "prompts": {"points_per_class": 0}},
             {"uncertainty_form": "entropy", "mc_samples": 3, "prompts": {"radius": 2, "points_per_class": 500}},
         ],
     )
     @torch.no_grad()
     def test_of_every_kind_of_network(self, network):
-        model = build_auto_prompt_seg(num_classes=3, roi_size=SIZE, **TINY, **network).eval()
+        model = build_auto_prompt_seg(num_classes=3, roi_size=SIZE, **TINY | network).eval()
         traced = torch.jit.trace(model, torch.rand(1, 1, *SIZE), check_trace=False)
         for image in images(1):
             assert torch.equal(traced(image), model(image))

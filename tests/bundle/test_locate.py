@@ -111,6 +111,14 @@ def test_an_unsafe_zip_writes_nothing(tmp_path, entries, message):
     assert [path.name for path in tmp_path.iterdir()] == ["bad.zip"]
 
 
+def test_many_small_entries_are_a_large_one(tmp_path):
+    many = {f"mine/{number}": bytes(999_000) for number in range(150)}
+    file = write_zip(tmp_path / "bad.zip", {f"mine/{CONFIG}": "{}", **many})
+    with pytest.raises(ValueError, match=r"bad\.zip: not unpacked, it would become 142 MiB of 0 MiB"):
+        unpack_bundle(file, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
 def test_what_is_no_bundle_zip_says_so(tmp_path):
     with pytest.raises(ValueError, match=r"not a bundle's zip, .* this one holds data"):
         locate_bundle(write_zip(tmp_path / "data.zip", {"data/a.nii": "x"}), cache_dir=tmp_path)

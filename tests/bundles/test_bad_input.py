@@ -132,7 +132,7 @@ def test_training_refuses_faulty_data(data, tmp_path, spoil, message):
         ({"roi_size": [32, 40, 32]}, "roi_size [32, 40, 32] must be three sizes divisible by 16: try [32, 32, 32]"),
         ({"precision": "fp16"}, "precision 'fp16' must be 'auto', 'bf16' or 'fp32'"),
         ({"predictor": "c"}, "predictor 'c' must be 'a', 'b' or 'average'"),
-        ({"ema_decay": 1.0}, "ema_decay 1.0 must lie in [0, 1)"),
+        ({"ema_decay": 1.0}, "ema_decay 1.0 must be a number in [0, 1)"),
         ({"intensity": "z-score"}, "intensity 'z-score' must be"),
         ({"dataset_dir": "/no/such/folder"}, "/no/such/folder: no such dataset folder"),
     ],

@@ -18,12 +18,13 @@ from tqdm import tqdm
 from workflows import BUNDLES, OURS
 
 from aps_components.bundle import BundleMetadata, DatasetBlock, render_configs, render_metadata
-from aps_components.bundle.block import INFERENCE_KEYS
+from aps_components.bundle.block import EVALUATION_KEYS, INFERENCE_KEYS
 from aps_components.bundle.writer import template
+from aps_components.configuration import network_options
 from aps_components.data.preparation.amos import Amos
 from aps_components.data.preparation.brats import MODALITIES, Brats
 from aps_components.inference import PromptedSlidingWindowInferer
-from aps_components.models import TRAINED_KEYS
+from aps_components.models import build_auto_prompt_seg, build_trained
 from aps_components.training import PromptedEvaluator, SemiSupervisedObjective, build_objective
 
 COMBINATIONS = {
@@ -46,6 +47,7 @@ HANDED_ON = {
     PromptedEvaluator: SupervisedEvaluator,
     PromptedSlidingWindowInferer: SlidingWindowInferer,
     build_objective: SemiSupervisedObjective,
+    build_trained: build_auto_prompt_seg,
     ProgressBar: tqdm.__init__,
     monai.data.DataLoader: torch.utils.data.DataLoader,
 }
@@ -120,7 +122,13 @@ class TestTemplate:
             for key, value in merged("la", combination).get().items()
             if (key in SETTINGS or not isinstance(value, (dict, list))) and f"@{key}" not in text
         }
-        assert unused <= {"training", "inference", "evaluating"}
+        assert unused <= {
+            "training",
+            "inference",
+            "evaluating",
+            "trained_with",
+            *network_options(merged("la", "train")),
+        }
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -155,8 +163,9 @@ class TestBundle:
         inference["checkpoint"] = "no/model.pt"  # whose settings would come first
         for key in (*INFERENCE_KEYS, "predictor", "mc_samples", "overlap", "precision"):
             assert training.get(key) == inference.get_parsed_content(key), key
-        network = {key: value for key, value in training.get("network_def").items() if key != "sam_checkpoint"}
-        assert network == inference.get("network_def")
+        network = {key for key in training.get("network_def") if key not in ("_target_", "sam_checkpoint")}
+        built = {**network_options(inference), **inference.get("network_def")}
+        assert network == set(built) - {"_target_", "checkpoint", "otherwise"}
 
     def test_model_b_is_trained_with_a_user(self, name):
         parser = merged(name, "train")
@@ -165,7 +174,9 @@ class TestBundle:
 
     def test_labels_agree_everywhere(self, name):
         labels = content(name, "train.json")["labels"]
-        assert content(name, "inference.json")["labels"] == labels
+        inference = merged(name, "inference")
+        inference["checkpoint"] = "no/model.pt"
+        assert inference.get_parsed_content("labels") == labels
         assert content(name, "metadata.json")["network_data_format"]["outputs"]["pred"]["channel_def"] == labels
         if (BUNDLES / name / "configs" / "datalist.json").exists():
             assert content(name, "datalist.json")["labels"] == labels
@@ -186,7 +197,7 @@ class TestOverrides:
         """An object such as label_values is not mixed with the one below it, and null stays null."""
         parser = merged(name, combination, file)
         below = merged(name, combination)
-        asked_of_the_model = TRAINED_KEYS if combination == "evaluate" else ()
+        asked_of_the_model = EVALUATION_KEYS if combination == "evaluate" else ()
         for key, value in content(name, file).items():
             assert parser.get(key) == value or key in asked_of_the_model
         untouched = below.get().keys() - content(name, file).keys()

@@ -50,4 +50,4 @@ def test_other_arguments_reach_the_function(tmp_path, capsys):
 def test_errors_are_one_line():
     with pytest.raises(SystemExit) as error:
         aps("benchmark", *REQUIRED, "--overlaps=1.5")
-    assert str(error.value) == "ValueError: overlaps [1.5] do not fit: see aps benchmark --help"
+    assert str(error.value) == "ValueError: overlaps 1.5 must be a number in [0, 1)"

@@ -112,12 +112,36 @@ def test_a_folder_without_usable_cases_is_refused(tmp_path, name):
         ({"background": 0, "liver": 1, "tumour": 2}, {0: "background", 1: "liver", 2: "tumour"}),
         ({"0": "background", "1": "liver"}, {0: "background", 1: "liver"}),
         ({"background": 0, "whole": [1, 2], "core": 2}, {0: "background", 2: "core"}),
-        (["background"], {}),
     ],
 )
 def test_names_of_a_dataset_json(tmp_path, labels, names):
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
     assert declared_labels(tmp_path) == names
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_dataset_json_of_windows_is_read(tmp_path, encoding):
+    (tmp_path / "dataset.json").write_text('{"labels": {"0": "background", "1": "Milz"}}', encoding=encoding)
+    assert declared_labels(tmp_path) == {0: "background", 1: "Milz"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"labels": {"background": 0, "liver": 1,}}', "not valid JSON"),
+        ('{"labels": {"background": 0, "liver": 1}', "not valid JSON"),
+        ("", "not valid JSON"),
+        ('{"labels": ["background"]}', "must map names to values"),
+        ('{"labels": {"background": 0, "liver": 1, "ignore": 2}}', 'the value 2 is "ignore"'),
+        ('{"labels": {"0": "background", "255": "Ignore"}}', 'the value 255 is "Ignore"'),
+        ('{"labels": {"background": 0, "liver": 1.5}}', "'liver' has the value 1.5"),
+        ('{"labels": {"background": 0, "liver": 1, "tumour": 1}}', "a value two names"),
+    ],
+)
+def test_a_faulty_dataset_json_is_refused_by_name(tmp_path, text, message):
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(DataError, match=r"dataset\.json: .*" + re.escape(message)):
+        declared_labels(tmp_path)
 
 
 def test_no_dataset_json(tmp_path):

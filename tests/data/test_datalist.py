@@ -123,7 +123,7 @@ def test_own_datalist_comes_before_the_default(tmp_path):
         (content(), {"labeled_count": 6}, r"labeled_count 6 is outside 1 to 5"),
         (content(), {"labeled_count": 0}, r"labeled_count 0 is outside 1 to 5"),
         (content(), {"labeled_count": 4, "validation_count": 2}, r"labeled_count 4 is outside 1 to 3"),
-        (content(), {"validation_count": 5}, r"empty label list"),
+        (content(), {"validation_count": 5}, r"validation_count 5 leaves none of the 5 training cases"),
         (content(), {"validation_count": -1}, r"validation_count -1 must not be negative"),
     ],
 )

@@ -7,6 +7,7 @@ from scans import random_image, random_label, truncate, write
 
 from aps_components.data import (
     DataError,
+    case_identities,
     dataset_name,
     evaluation_transforms,
     lazy_datalist,
@@ -116,13 +117,21 @@ def test_other_data_are_left_as_they_are(store, two_stream_items):
     moved = [{**labelled(store)[0], "image": write(store / "images" / "a.nii.gz", random_image())}]
     assert studies_folder(moved) is None
     dataset = training_dataset(two_stream_items, TRANSFORMS, **QUIET)
-    assert dataset.fingerprint is None
+    assert not dataset.in_datastore
     assert len(dataset.data) == 8
 
 
-class TestFingerprint:
-    def of(self, store, names="ab", **options):
-        return training_dataset(labelled(store, names), TRANSFORMS, **QUIET, **options).fingerprint
+@pytest.mark.parametrize("items", [[], [{"image": "a.nii.gz"}]])
+def test_no_labelled_scan_is_left(items):
+    with pytest.raises(DataError, match=r"no labelled scan is left to train on.*val_split"):
+        training_dataset(items, TRANSFORMS, **QUIET)
+
+
+class TestWhatADatastoreHolds:
+    def of(self, store, names="ab", *, validation=(), **options):
+        dataset = training_dataset(labelled(store, names), TRANSFORMS, validation=validation, **QUIET, **options)
+        assert dataset.in_datastore
+        return str(case_identities(dataset.data, validation, ordered=False))
 
     def test_is_the_same_for_the_same_data_in_any_order(self, store):
         assert self.of(store, "ab") == self.of(store, "ba")

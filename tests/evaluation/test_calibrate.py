@@ -71,5 +71,5 @@ def test_inference_and_evaluation_answer_as_it_was_calibrated(arguments, phantom
 
 
 def test_no_case_is_refused(arguments):
-    with pytest.raises(ValueError, match="cases 0 must be at least 1"):
+    with pytest.raises(ValueError, match="cases 0 must be a whole number from 1 on"):
         cli.calibrate(**arguments, cases=0)

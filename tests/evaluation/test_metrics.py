@@ -5,7 +5,14 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from aps_components.evaluation import case_metrics, dice, jaccard, surface_distances
-from aps_components.evaluation.metrics import Region, foreground_regions, region_metrics, volume_ratio
+from aps_components.evaluation.metrics import (
+    Region,
+    foreground_regions,
+    mean_dice,
+    normalized_surface_dice,
+    region_metrics,
+    volume_ratio,
+)
 from aps_components.label_map import keep_largest_component
 
 D, H, W = 17, 24, 40
@@ -187,3 +194,27 @@ def test_largest_component_of_nothing_is_nothing_and_strange_labels_are_refused(
     np.testing.assert_array_equal(keep_largest_component(nothing, num_classes=3), nothing)
     with pytest.raises(ValueError, match=r"0\.\.2, got 0\.\.5"):
         keep_largest_component(cube((0, 0, 0)) * 5, num_classes=3)
+
+
+def test_surface_dice_counts_what_lies_within_the_tolerance():
+    """Two plates, 2 voxels of 1.5 mm apart along the first axis."""
+    truth, prediction = np.zeros((12, 5, 7), dtype=bool), np.zeros((12, 5, 7), dtype=bool)
+    truth[4], prediction[6] = True, True
+    arguments = {"spacing": [1.5, 1.0, 2.0]}
+    assert normalized_surface_dice(prediction, truth, tolerance_mm=3.0, **arguments) == 1
+    assert normalized_surface_dice(prediction, truth, tolerance_mm=2.9, **arguments) == 0
+    prediction[4, :, :3] = True  # of the truth's 35 voxels, these 15 are found, and those within reach of them
+    reached = 5 * 4  # the next column lies 2 mm beside
+    both = (reached + 15) / (35 + 35 + 15)
+    assert normalized_surface_dice(prediction, truth, tolerance_mm=2.0, **arguments) == pytest.approx(both)
+    assert normalized_surface_dice(truth & False, truth, tolerance_mm=2.0, **arguments) == 0
+    assert normalized_surface_dice(truth & False, truth & False, tolerance_mm=2.0, **arguments) == 1
+
+
+def test_mean_dice_is_over_regions_and_of_the_largest_component():
+    truth, answer = np.zeros((9, 5, 7), dtype=np.uint8), np.zeros((9, 5, 7), dtype=np.uint8)
+    truth[2:4], answer[2:4] = 1, 1
+    answer[7, 0, 0] = 1
+    regions = [Region("one", (1,)), Region("two", (2,))]
+    assert mean_dice(answer, truth, regions) == pytest.approx((140 / 141 + 1) / 2)
+    assert mean_dice(answer, truth, regions, largest_component=True) == 1

@@ -5,8 +5,9 @@ from monai.transforms import SpatialPad
 from torch import nn
 
 from aps_components.inference import PromptedSlidingWindowInferer
+from aps_components.inference.inferer import mirrored_prompts
 from aps_components.models import Seen, build_auto_prompt_seg
-from aps_components.networks.sam3d import ImageEmbedding, Sam3dOutput
+from aps_components.networks.sam3d import ImageEmbedding, Prompts, Sam3dOutput
 from aps_components.prompts import PAD_LABEL, PromptGenerator
 from aps_components.uncertainty import DecoupledUncertainty, MonteCarloSamples
 
@@ -18,7 +19,11 @@ ODD = (17, 24, 40)  # two axes smaller than the window, one larger
 def model():
     torch.manual_seed(0)
     model = build_auto_prompt_seg(
-        num_classes=2, roi_size=ROI, filters=4, sam_variant="tiny", prompts={"points_per_class": 6, "radius": 4, "min_probability": 0.4}
+        num_classes=2,
+        roi_size=ROI,
+        filters=4,
+        sam_variant="tiny",
+        prompts={"points_per_class": 6, "radius": 4, "min_probability": 0.4},
     )
     return model.eval()
 
@@ -112,6 +117,20 @@ def test_points_are_mirrored_with_the_window():
     told = [asked.own_coords[0, 0].tolist() for asked in network.asked]
     assert told == [[3, 4, 5], [28, 4, 5], [3, 4, 26], [28, 4, 26]]
     assert all(asked.own_labels.tolist() == [[1, *[PAD_LABEL] * 7]] for asked in network.asked)
+
+
+def test_boxes_and_scribbles_turn_with_the_window():
+    one = torch.tensor([[1]])
+    prompts = Prompts.none(1)._replace(
+        boxes=torch.tensor([[[[1.0, 2, 3], [4, 5, 6]]]]),
+        box_labels=one,
+        stroke_coords=torch.tensor([[[7.0, 8, 9]]]),
+        stroke_labels=one,
+    )
+    turned = mirrored_prompts(prompts, (0, 2), (17, 24, 40))
+    assert turned.boxes.tolist() == [[[[12, 2, 33], [15, 5, 36]]]]
+    assert turned.stroke_coords.tolist() == [[[9, 8, 30]]]
+    assert mirrored_prompts(prompts, (), (17, 24, 40)) is prompts
 
 
 @pytest.mark.parametrize("axes", [(3,), (0, 0), (-1,), ([0, 1], 1), ([],)])

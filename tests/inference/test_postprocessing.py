@@ -18,6 +18,7 @@ from aps_components.inference import (
     output_transforms,
     prompts_in_world,
 )
+from aps_components.inference.prompt_file import mark_of
 
 LABELS = {0: "background", 1: "atrium"}
 SPACING = (1.0, 1.5, 2.0)
@@ -233,6 +234,7 @@ class TestPromptsInWorld:
             original_affine=np.array(original, dtype=float),
             labels=LABELS,
         )
+        assert entry.pop("mark") == mark_of(entry)
         return entry
 
     def test_same_grid(self):
@@ -243,6 +245,7 @@ class TestPromptsInWorld:
             "voxel": [1.0, 2.0, 3.0],
             "world_mm": [12.0, 26.0, 42.0],
             "score": 0.1235,
+            "source": "model",
         }
 
     def test_flipped_scan(self):

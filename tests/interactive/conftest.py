@@ -22,7 +22,7 @@ def model_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def model(model_file):
-    return load_model(model_file, "cpu")
+    return load_model(model_file, "cpu", settings={"precision": "fp32"})
 
 
 @pytest.fixture(scope="session")

@@ -60,8 +60,11 @@ def test_settings_of_a_training_that_stored_no_arguments(model_file, tmp_path):
     [
         ({"spacing": None}, "model.json does not say 'spacing'"),
         ({"labels": None}, "model.json does not say 'labels'"),
-        ({"network": {**NETWORK, "no_such": 1}}, "'network' has 'no_such', which this version cannot build"),
-        ({"network": {"filters": 4}}, "checkpoint of another architecture"),
+        (
+            {"network_def": {**NETWORK, "no_such": 1}},
+            "another version of this package, whose networks have 'no_such'",
+        ),
+        ({"network_def": {"filters": 4}}, "checkpoint of another architecture"),
     ],
 )
 def test_what_is_missing_is_named(model_file, tmp_path, changes, message):
@@ -88,16 +91,16 @@ def test_settings_can_be_changed_and_mistyped_ones_are_found(model_file):
         load_model(model_file, "cpu", settings={"overlp": 0.25})
 
 
-@pytest.mark.parametrize("changes", [{"simulated_user": None}, {"network": {**NETWORK, "model_b": "vnet"}}])
+@pytest.mark.parametrize("changes", [{"simulated_user": None}, {"network_def": {**NETWORK, "model_b": "vnet"}}])
 def test_a_model_that_was_trained_without_prompts_says_so(model_file, tmp_path, changes):
     file = copy(model_file, tmp_path, **changes)
-    if "network" in changes:
-        network = build_auto_prompt_seg(num_classes=3, roi_size=ROI, **changes["network"])
+    if "network_def" in changes:
+        network = build_auto_prompt_seg(num_classes=3, roi_size=ROI, **changes["network_def"])
         torch.save(network.state_dict(), file)
     model = load_model(file, "cpu")
     with pytest.raises(ValueError, match=r"model\.pt was trained without prompts .* --simulated_user"):
         model.require_prompted()
-    assert "simulated_user" not in json.loads((tmp_path / "model.json").read_text()) or "network" in changes
+    assert "simulated_user" not in json.loads((tmp_path / "model.json").read_text()) or "network_def" in changes
 
 
 def test_a_class_has_a_value_and_a_name(model):

@@ -13,7 +13,7 @@ SETTINGS = {
     "simulated_user": {},
     "largest_component": False,
     "precision": "fp32",
-    "network": NETWORK,
+    "network_def": NETWORK,
 }
 SHAPE = (31, 43, 19)  # sizes that cannot be confused
 AFFINE = np.array([[0.0, -1.0, 0, 20], [-0.75, 0, 0, 35], [0, 0, 2.5, -7], [0, 0, 0, 1]])

@@ -129,7 +129,11 @@ def test_two_bundles_of_one_name_are_refused(prepare):
 def test_a_port_that_is_taken_is_named(environment, tmp_path):
     options = {"environment": environment, "app": tmp_path, "studies": tmp_path, "models": ["small"]}
     server = LabelServer(**options, port=0)
-    assert server.url == f"http://127.0.0.1:{server.port}"
+    address, _, token = server.url.rpartition("/")
+    assert address == f"http://127.0.0.1:{server.port}"
+    assert len(token) >= 32
+    assert token not in " ".join(server.command())  # which everybody on the machine can read
+    assert token != LabelServer(**options, port=0).token
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

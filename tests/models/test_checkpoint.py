@@ -10,6 +10,7 @@ from aps_components.models import (
     ensure_writable,
     load_weights,
     read_checkpoint,
+    read_settings,
     save_atomically,
     save_settings,
     trained_setting,
@@ -264,3 +265,23 @@ def test_a_trained_setting_comes_from_beside_the_file(path):
 def test_settings_without_a_file_beside_are_not_compared(path):
     save_atomically(Pair().state_dict(), path)
     load_weights(Pair(), path, settings=SETTINGS)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_settings_beside_a_file_and_in_it_are_data(path, inside):
+    """Names of files may begin with anything, and go into no configuration; all else may not."""
+    case = {"name": "$a", "image": ["00:00"], "label": None}
+    kept = {"cases": {"labeled": [case]}, "pretrained": "$b/model.pt", "network_def": {"filters": 4}}
+
+    def save(settings):
+        save_atomically({"model": {}, "settings": settings} if inside else {}, path)
+        if not inside:
+            save_settings(settings, path)
+        return read_settings(path)
+
+    assert save(kept) == kept | {"backbone": "vnet", "strides": None, "kernel_sizes": None}
+    with pytest.raises(CheckpointError, match="would run it as code"):
+        save({"network_def": {"norm": "$open('x', 'w')"}})
+    for key, value in {"network_def": 3, "cases": {"labeled": [3]}, "train_a": "no", "strides": [2]}.items():
+        with pytest.raises(CheckpointError, match=rf"{key} is .*, where"):
+            save({key: value})

@@ -24,7 +24,8 @@ def tiny_bundle(folder: Path, name: str, *, weights: bool = True, **changes: Any
     config |= {"precision": "fp32", "overlap": 0.25, **changes}
     file.write_text(json.dumps(config))
     if weights:
-        write_weights(folder / "models" / "model.pt", num_classes=len(config["labels"]), channels=config["in_channels"])
+        said = json.loads((folder / "configs" / "train.json").read_text()) | changes
+        write_weights(folder / "models" / "model.pt", num_classes=len(said["labels"]), channels=said["in_channels"])
     return folder
 
 

@@ -103,7 +103,7 @@ def test_what_the_files_hold(make_trainer, tmp_path):
     assert same(read(tmp_path / "model.pt"), dict(trainer.teacher.module.state_dict()))
     state = read(tmp_path / "checkpoint.pt")
     assert (state["epoch"], state["iteration"]) == (1, 1)
-    assert state["settings"] == {"seed": 0, "device": "cpu"}
+    assert state["settings"] == json.loads((tmp_path / "model.json").read_text())
     assert same(state["student"], dict(trainer.network.state_dict()))
     network = build_auto_prompt_seg(num_classes=2, roi_size=(32, 32, 32), filters=4, sam_variant="tiny")
     load_weights(network, tmp_path / "model.pt")
@@ -198,9 +198,11 @@ def test_all_of_a_pretrained_model(make_trainer, tmp_path):
     assert same(dict(network.state_dict()), dict(trainer.teacher.module.state_dict()))
     with pytest.raises(ValueError, match="pretrained_part 'b' must be one of"):
         load_pretrained(network, tmp_path / "model.pt", part="b")
-    save_settings({"fusion": "cafa"}, tmp_path / "model.pt")
+    save_settings({"network_def": {"fusion": "cafa"}}, tmp_path / "model.pt")
     load_pretrained(network, tmp_path / "model.pt", settings={"fusion": "none"})  # which Model A has no part in
-    with pytest.raises(CheckpointError, match=r"fusion 'cafa' there, 'none' now. Give the same: --fusion '\"cafa\"'"):
+    with pytest.raises(
+        CheckpointError, match=r"fusion 'cafa' there, 'none' now. Give the same: --network_def#fusion '\"cafa\"'"
+    ):
         load_pretrained(network, tmp_path / "model.pt", part="all", settings={"fusion": "none"})
 
 
@@ -248,7 +250,7 @@ class TestRestart:
         assert all(
             torch.allclose(written[key], weights[key], atol=1e-4) for key, _ in second.network.named_parameters()
         )
-        assert read(tmp_path / "checkpoint.pt")["settings"] == {"datastore": "b"}
+        assert read(tmp_path / "checkpoint.pt")["settings"]["datastore"] == "b"
 
     def test_a_finished_run_starts_again(self, make_trainer, tmp_path):
         self.run(make_trainer, tmp_path, datastore="a")

@@ -116,7 +116,7 @@ def _write_scans(folder: Path, block: DatasetBlock) -> Path:
         for _ in range(count):
             number = sum(len(datalist[name]) for name in PARTS)
             case = {key: f"{key}s/case_{number}.nii.gz" for key in ("image", "label")}
-            _save(folder / case["image"], np.zeros((*shape, block.in_channels), dtype=np.int16))
+            _save(folder / case["image"], np.full((*shape, block.in_channels), number, dtype=np.int16))
             if part == "unlabeled":
                 del case["label"]
             else:

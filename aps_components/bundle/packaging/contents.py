@@ -43,7 +43,7 @@ def trained_block(block: DatasetBlock, settings: Mapping[str, Any]) -> DatasetBl
 
 
 def with_block(files: Mapping[str, bytes], block: DatasetBlock, trained: DatasetBlock) -> dict[str, bytes]:
-    """``train.json`` and ``inference.json`` with the values that the checkpoint was trained with.
+    """``train.json``, ``evaluate.json`` and ``inference.json`` with the values that the checkpoint was trained with.
 
     The shapes of the weights depend on the patch, and MONAI's ``bundle.load`` passes over weights of another shape
     without an error: the network that the configurations describe must be the checkpoint's by themselves.
@@ -58,6 +58,7 @@ def with_block(files: Mapping[str, bytes], block: DatasetBlock, trained: Dataset
     """
     lines = {
         "configs/train.json": (block.text(), trained.text()),
+        "configs/evaluate.json": (block.evaluation_text(), trained.evaluation_text()),
         "configs/inference.json": (block.inference_text(), trained.inference_text()),
     }
     return {name: _replaced(files[name].decode(), *lines[name], file=name).encode() for name in lines}

@@ -13,6 +13,7 @@ from aps_components.bundle.block import DatasetBlock
 from aps_components.bundle.metadata import PACKAGES, SCHEMA_FILE, BundleMetadata, render_metadata
 from aps_components.bundle.packaging.docs import headings
 from aps_components.bundle.writer import template
+from aps_components.plain_json import parse_json
 
 # Plain, because MONAI takes what stands before the first "." of NAME.zip for the folder in it.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -72,9 +73,9 @@ def config_faults(files: Mapping[str, bytes]) -> Iterator[str]:
     for name, content in files.items():
         if name.startswith("configs/") and name.endswith(".json") and content.strip():
             try:
-                parsed = json.loads(content)
+                parsed = parse_json(content, name=name)
             except ValueError as error:
-                yield f"{name}: not valid JSON ({error}); mend that line"
+                yield str(error)
             else:
                 yield from _metadata_faults(parsed) if name == METADATA else ()
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from aps_components.bundle.packaging.docs import with_notice
 from aps_components.files import sha256_of
 from aps_components.models import (
-    SETTINGS_OF_BEFORE,
     TRAINED_KEYS,
     CheckpointError,
     read_checkpoint,
+    read_settings,
     settings_file,
     without_folders,
 )
@@ -56,8 +56,8 @@ def read_weights(path: Path) -> tuple[Weights | None, list[str]]:
         faults = [f"{error}; without weights, package with --untrained"]
     if faults:
         return None, faults
-    settings = json.loads(settings_file(path).read_text(encoding="utf-8"))
-    return Weights(path=path, settings=without_folders({**SETTINGS_OF_BEFORE, **settings})), []
+    settings = read_settings(path)
+    return Weights(path=path, settings=without_folders(settings)), []
 
 
 def _weight_faults(path: Path) -> Iterator[str]:
@@ -81,10 +81,10 @@ def _settings_faults(path: Path) -> Iterator[str]:
         yield f"{path}: missing; training writes it beside the checkpoint: copy both"
         return
     try:
-        settings = {**SETTINGS_OF_BEFORE, **json.loads(path.read_text(encoding="utf-8"))}
-        lacking = [key for key in (*TRAINED_KEYS, "labels") if key not in settings]
-    except (TypeError, ValueError) as error:
-        yield f"{path}: not valid JSON ({error}); copy it again from the training"
+        settings = read_settings(path)
+        lacking = [key for key in TRAINED_KEYS if key not in settings]
+    except CheckpointError as error:
+        yield str(error)
     else:
         if lacking:
             yield f"{path}: does not say {', '.join(lacking)}; copy it again from the training"

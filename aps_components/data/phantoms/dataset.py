@@ -17,6 +17,8 @@ from aps_components.data.nifti import write_nifti
 from aps_components.data.phantoms.anatomy import draw_phantom
 from aps_components.data.phantoms.rendering import check_grid, render_phantom
 from aps_components.files import replace_text
+from aps_components.options import whole
+from aps_components.plain_json import read_object
 
 NAME, PREFIX = "phantoms", "phantom_"
 
@@ -45,9 +47,8 @@ def write_phantoms(
         DataError: the folder holds scans or a datalist of others.
     """
     sizes = {"training": labeled, "unlabeled": unlabeled, "validation": validation, "test": test}
-    for part, size in sizes.items():
-        if size < 0:
-            raise ValueError(f"number of {part} cases must not be negative, got {size}")
+    sizes = {part: whole(least=0)(f"number of {part} cases", size) for part, size in sizes.items()}
+    seed = whole(least=0)("seed", seed)
     check_grid(shape, spacing)
     folder = Path(out_dir)
     _refuse_foreign(folder)
@@ -77,9 +78,9 @@ def _refuse_foreign(folder: Path) -> None:
     """Phantoms replace phantoms, and nothing else."""
     if (listing := folder / "datalist.json").exists():
         try:
-            if json.loads(listing.read_text(encoding="utf-8"))["name"] == NAME:
+            if read_object(listing, keys=("name",))["name"] == NAME:
                 return
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError):
             pass
         raise DataError(f"{listing} is there, and of no phantoms: give another folder")
     for place in (folder / "images", folder / "labels"):

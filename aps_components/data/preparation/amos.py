@@ -7,7 +7,6 @@ scans those were is not published, so the order here is that of the names' hashe
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Collection, Mapping
@@ -20,6 +19,7 @@ from aps_components.data.errors import DataError
 from aps_components.data.preparation.cases import Findings, Outcome, RawCase, Split, nothing_found, stem_of
 from aps_components.data.preparation.split import divide, rule_of, shuffled
 from aps_components.data.preparation.volumes import check_nifti
+from aps_components.plain_json import read_object
 
 ORGANS = (
     "spleen",
@@ -167,7 +167,7 @@ def _listed(root: Path, findings: Findings) -> tuple[dict[str, dict[str, str | N
     if not source.is_file():
         return listed, 0
     try:
-        content = json.loads(source.read_text(encoding="utf-8"))
+        content = read_object(source)
         entries = [(folder, entry) for part, folder in LISTED.items() for entry in content.get(part, [])]
     except (ValueError, AttributeError, TypeError) as error:
         findings.notes.append(f"{source.name} is passed over: not a dataset.json ({error})")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from aps_components.data.preparation.cases import Layout, Outcome, RawCase
 from aps_components.files import replace_text
+from aps_components.plain_json import read_lines
 
 FILE = "preparation_state.jsonl"
 VERSION = 1  # raise it when `process` of a layout does something else
@@ -65,14 +66,19 @@ class Journal:
 
 def _read(path: Path) -> dict[str, Outcome]:
     done: dict[str, Outcome] = {}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    for line in lines:
+    for entry in read_lines(path, keys=("key", "outcome"), skip_broken=True):
         try:
-            entry = json.loads(line)
-            done[entry["key"]] = Outcome(**entry["outcome"])
-        except (ValueError, KeyError, TypeError):
+            outcome = Outcome(**entry["outcome"])
+            sizes = [type(size) is int and _is_inside(file) for file, size in outcome.written.items()]
+        except (AttributeError, TypeError):
             continue
+        if isinstance(entry["key"], str) and all(sizes):
+            done[entry["key"]] = outcome
     return done
+
+
+def _is_inside(file: str) -> bool:
+    return not os.path.isabs(file) and ".." not in Path(file).parts
 
 
 def _rewrite(path: Path, done: dict[str, Outcome]) -> None:

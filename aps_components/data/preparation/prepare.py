@@ -16,6 +16,7 @@ from aps_components.data.preparation.la import LeftAtrium
 from aps_components.data.preparation.split import digest, hide_labels
 from aps_components.data.preparation.summary import DATALIST, PARTS, Summary, output_folder, write_json
 from aps_components.data.preparation.workers import process_cases
+from aps_components.ownership import alone_in
 
 LAYOUTS: dict[str, Any] = {"la": LeftAtrium, "amos": Amos, "brats": Brats}
 OPTIONS = {"la": ("crop", "order", "label_grid"), "amos": ("modality", "protocol"), "brats": ()}
@@ -69,37 +70,39 @@ def prepare(
     if not source.is_dir():
         raise DataError(f"{source}: no such folder; give the unpacked download with --raw")
     folder = output_folder(out)
+    with alone_in(folder):
+        findings = layout.find(source, skip=folder)
+        split = layout.split(findings.cases, seed=seed, validation=validation, labeled=labeled)
+        split = hide_labels(split, labeled)
+        if not split.parts["training"]:
+            raise DataError(
+                f"{source}: {len(findings.cases)} case(s), but no training case with a label; add the labels"
+            )
+        journal = Journal(folder, raw=source, layout=layout)
+        cases = [case for part in PARTS for case in split.parts.get(part, [])]
+        if any(journal.find(case) is None for case in cases):
+            (folder / DATALIST).unlink(missing_ok=True)
+        outcomes = process_cases(cases, layout=layout, out=folder, journal=journal, workers=workers, progress=progress)
 
-    findings = layout.find(source, skip=folder)
-    split = layout.split(findings.cases, seed=seed, validation=validation, labeled=labeled)
-    split = hide_labels(split, labeled)
-    if not split.parts["training"]:
-        raise DataError(f"{source}: {len(findings.cases)} case(s), but no training case with a label; add the labels")
-    journal = Journal(folder, raw=source, layout=layout)
-    cases = [case for part in PARTS for case in split.parts.get(part, [])]
-    if any(journal.find(case) is None for case in cases):
-        (folder / DATALIST).unlink(missing_ok=True)
-    outcomes = process_cases(cases, layout=layout, out=folder, journal=journal, workers=workers, progress=progress)
-
-    sound = _sound(split, outcomes)
-    options = {
-        "raw": Path(os.path.relpath(source, folder)).as_posix(),
-        "seed": seed,
-        "labeled": labeled,
-        "validation": validation,
-        **given,
-    }
-    summary = _summary(layout, folder, options, findings, split, sound, outcomes)
-    summary.write()
-    if progress:
-        print(summary.text())
-    if not sound["training"]:
-        reasons = "; ".join(list(summary.left_out.values())[:3]) or "none has a label"
-        raise DataError(f"{source}: no training case with a label is left: {reasons}")
-    items = {part: [outcomes[case.name].item for case in kept] for part, kept in sound.items()}
-    labels = {str(value): name for value, name in layout.labels.items()}
-    write_json(folder / DATALIST, {"name": layout.name, "labels": labels, **items})
-    return folder / DATALIST
+        sound = _sound(split, outcomes)
+        options = {
+            "raw": Path(os.path.relpath(source, folder)).as_posix(),
+            "seed": seed,
+            "labeled": labeled,
+            "validation": validation,
+            **given,
+        }
+        summary = _summary(layout, folder, options, findings, split, sound, outcomes)
+        summary.write()
+        if progress:
+            print(summary.text())
+        if not sound["training"]:
+            reasons = "; ".join(list(summary.left_out.values())[:3]) or "none has a label"
+            raise DataError(f"{source}: no training case with a label is left: {reasons}")
+        items = {part: [outcomes[case.name].item for case in kept] for part, kept in sound.items()}
+        labels = {str(value): name for value, name in layout.labels.items()}
+        write_json(folder / DATALIST, {"name": layout.name, "labels": labels, **items})
+        return folder / DATALIST
 
 
 def _layout(dataset: str, given: Mapping[str, Any]) -> Layout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from aps_components.data import DataError, case_name, check_cases, inference_items
 from aps_components.data.datalist import files_of, scans_in
 from aps_components.evaluation.clicks.plot import plot_clicks
-from aps_components.evaluation.clicks.scan import Annotator
+from aps_components.evaluation.clicks.scan import Annotator, listening
 from aps_components.evaluation.clicks.summary import markdown, per_scan_csv, summarise
 from aps_components.evaluation.metrics import foreground_regions
 from aps_components.evaluation.records import Records
@@ -21,6 +22,7 @@ from aps_components.files import replace_text, sha256_of
 from aps_components.interactive import LoadedModel, Predictor, load_model
 from aps_components.interactive.model import taught_prompts
 from aps_components.models import ensure_writable, read_settings, resolved_precision
+from aps_components.ownership import alone_in
 
 Item = dict[str, Any]
 
@@ -80,26 +82,50 @@ def measure_clicks(
     else:
         raise ValueError("--dataset_dir needs --bundle, whose datalist says which scans are for validation")
     model.require_prompted()
+    predictor, regions = Predictor(model, thorough=thorough), foreground_regions(model.labels, more.get("regions"))
     annotator = Annotator(
-        predictor=Predictor(model, thorough=thorough),
-        regions=foreground_regions(model.labels, more.get("regions")),
+        predictor=predictor,
+        num_classes=len(model.labels),
+        regions=regions,
         clicks=clicks,
         tolerance_mm=tolerance_mm,
         label_values=more.get("label_values"),
+        listening=functools.partial(listening, predictor=predictor, regions=regions),
     )
     settings = {
         "checkpoint_sha256": sha256_of(model.checkpoint),
-        "clicks": clicks,
-        "tolerance_mm": tolerance_mm,
         "thorough": thorough,
         "predictor": model.network.predictor,
         "precision": resolved_precision(model.device, model.inferer.precision),
         "device": str(model.device),
         "options": dict(options or {}),
     }
-    scans = _measured(annotator, items[:cases], Records(folder / "scans.jsonl", settings=settings))
-    figures = {**summarise(list(scans.values()), clicks=clicks), "settings": settings}
-    _write(folder, figures, scans, title=model.checkpoint.name, annotator=annotator)
+    return report_clicks(annotator, items[:cases], folder, settings=settings, title=model.checkpoint.name)
+
+
+def report_clicks(
+    annotator: Annotator, items: Sequence[Item], folder: Path, *, settings: Mapping[str, Any], title: str
+) -> dict[str, Any]:
+    """Have scans corrected, and write ``clicks.json``, ``clicks.md``, ``clicks.csv`` and ``clicks.png``.
+
+    Args:
+        annotator: who clicks.
+        items: ``image`` and ``label`` files.
+        folder: of the files, which exists.
+        settings: what else the figures depend on, of JSON's types.
+        title: of whose answers.
+
+    Returns:
+        The figures, as in ``clicks.json``.
+
+    Raises:
+        ValueError: the folder holds figures of other settings.
+    """
+    depends = {"clicks": annotator.clicks, "tolerance_mm": annotator.tolerance_mm, **settings}
+    with alone_in(folder):
+        scans = _measured(annotator, items, Records(folder / "scans.jsonl", settings=depends))
+        figures = {**summarise(list(scans.values()), clicks=annotator.clicks), "settings": depends}
+        _write(folder, figures, scans, title=title, annotator=annotator)
     return figures
 
 

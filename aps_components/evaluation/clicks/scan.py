@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from aps_components.data import LoadVolumed
 from aps_components.data.label_values import LabelValues
 from aps_components.evaluation.listening import OWN, answers_by_alteration, border_band
 from aps_components.evaluation.metrics import Region, mean_dice, normalized_surface_dice
-from aps_components.interactive import LoadedModel, Predictor
+from aps_components.interactive import Answer, Predictor
 from aps_components.label_map import likeliest_class
 from aps_components.prompts import Click, deepest_error
 
@@ -24,6 +24,17 @@ HARM = 0.1  # percentage points of Dice that a click may cost
 
 Volume = NDArray[np.integer]
 Record = dict[str, Any]
+Listening = dict[str, dict[str, float]]
+
+
+class Correctable(Protocol):
+    """Whose answers are corrected: a :class:`Predictor`, or another model with its two methods."""
+
+    def set_image(self, scan: Any) -> None:
+        """See a scan, from its file or files."""
+
+    def predict(self, points: Sequence[Any] = ()) -> Answer:
+        """The whole answer after these clicks, ``(voxel of the scan, class)``, and all those before them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,22 +43,21 @@ class Annotator:
 
     Args:
         predictor: of the model.
+        num_classes: of the labels, background included.
         regions: classes, or several as one, over which Dice is averaged.
         clicks: the most for each scan.
         tolerance_mm: of the surface Dice.
         label_values: value in the label files to class.
+        listening: what else to measure before the first click, from the true label map; see :func:`listening`.
     """
 
-    predictor: Predictor
+    predictor: Correctable
+    num_classes: int
     regions: Sequence[Region]
     clicks: int = 10
     tolerance_mm: float = 2.0
     label_values: LabelValues = None
-
-    @property
-    def model(self) -> LoadedModel:
-        """Whose answers are corrected."""
-        return self.predictor.model
+    listening: Callable[[Volume], Listening] | None = None
 
     def correct(self, item: Mapping[str, Any]) -> Record:
         """Correct one scan until nothing is wrong or the clicks are spent, and measure; of JSON's types.
@@ -57,16 +67,17 @@ class Annotator:
 
         Returns:
             ``dice`` and ``nsd``, percent, before the first and after every click; of every click whether it was
-            ``obeyed`` at once, ``kept`` ever after and ``harmful``; ``first_ms`` and ``click_ms``; ``listening``.
+            ``obeyed`` at once, ``kept`` ever after and ``harmful``; ``first_ms`` and ``click_ms``; ``listening``, None
+            where it is not measured.
         """
-        loaded = LoadVolumed("label", num_classes=len(self.model.labels), label_values=self.label_values)
+        loaded = LoadVolumed("label", num_classes=self.num_classes, label_values=self.label_values)
         label = loaded({"label": item["label"]})["label"]
         truth, spacing = np.asarray(label[0]), [float(size) for size in label.pixdim]
         started = time.perf_counter()
         self.predictor.set_image(item["image"])
         answer = self.predictor.predict().label_map
         first_ms = 1000 * (time.perf_counter() - started)
-        listening = self._listening(truth)
+        listening = None if self.listening is None else self.listening(truth)
         curve = [self._measured(answer, truth, spacing)]
         said: list[Click] = []
         obeyed: list[bool] = []
@@ -102,23 +113,27 @@ class Annotator:
         ]
         return 100 * mean_dice(answer, truth, self.regions), 100 * float(np.mean(surface))
 
-    def _listening(self, truth: Volume) -> dict[str, dict[str, float]]:
-        """Model B's Dice in percent with each alteration, and the share of the border band that changes with it."""
-        session = self.predictor.session
-        on_network = session.grid.nearest(truth)
-        band = border_band(on_network, voxels=BAND_VOXELS)
-        answers = answers_by_alteration(session.volume.volume, self.model.network, self.model.inferer)
-        maps = {
-            name: likeliest_class(probabilities, dim=1)[0, 0].cpu().numpy() for name, probabilities in answers.items()
+
+def listening(truth: Volume, *, predictor: Predictor, regions: Sequence[Region]) -> Listening:
+    """Model B's Dice in percent with each alteration, and the share of the border band that changes with it.
+
+    Args:
+        truth: of the scan that the predictor has seen, [X, Y, Z].
+        predictor: before the first click.
+        regions: over which Dice is averaged.
+    """
+    session, model = predictor.session, predictor.model
+    on_network = session.grid.nearest(truth)
+    band = border_band(on_network, voxels=BAND_VOXELS)
+    answers = answers_by_alteration(session.volume.volume, model.network, model.inferer)
+    maps = {name: likeliest_class(probabilities, dim=1)[0, 0].cpu().numpy() for name, probabilities in answers.items()}
+    return {
+        name: {
+            "changed": float((found != maps[OWN])[band].mean()) if band.any() else 0.0,
+            "dice_b": 100 * mean_dice(found, on_network, regions, largest_component=model.largest_component),
         }
-        return {
-            name: {
-                "changed": float((found != maps[OWN])[band].mean()) if band.any() else 0.0,
-                "dice_b": 100
-                * mean_dice(found, on_network, self.regions, largest_component=self.model.largest_component),
-            }
-            for name, found in maps.items()
-        }
+        for name, found in maps.items()
+    }
 
 
 def _holds(answer: Volume, click: Click) -> bool:

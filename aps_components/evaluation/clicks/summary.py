@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from aps_components.csv_table import comma_separated
 from aps_components.evaluation.listening import ALTERATIONS, OWN
 from aps_components.evaluation.markdown import markdown_table
 
@@ -36,12 +35,7 @@ def summarise(scans: Sequence[Record], *, clicks: int) -> dict[str, Any]:
         **{name: _share(scans, name) for name in ("obeyed", "kept", "harmful")},
         "first_ms": float(np.mean([scan["first_ms"] for scan in scans])),
         "click_ms": float(np.median(times)) if times else None,
-        "listening": {
-            name: {
-                key: float(np.mean([scan["listening"][name][key] for scan in scans])) for key in ("changed", "dice_b")
-            }
-            for name in ALTERATIONS
-        },
+        "listening": _listening(scans),
     }
 
 
@@ -70,11 +64,6 @@ def markdown(figures: Mapping[str, Any], *, title: str, tolerance_mm: float) -> 
         ["ms to the first answer", f"{figures['first_ms']:.0f}"],
         ["ms a further click, median", click_ms],
     ]
-    listening = [["Model B with", "Dice %", "changed in the border band %"]]
-    for name, what in ALTERATIONS.items():
-        entry = figures["listening"][name]
-        changed = "-" if name == OWN else f"{100 * entry['changed']:.2f}"
-        listening.append([what, f"{entry['dice_b']:.2f}", changed])
     return "\n".join(
         [
             f"# What a click is worth: {title}\n",
@@ -83,26 +72,43 @@ def markdown(figures: Mapping[str, Any], *, title: str, tolerance_mm: float) -> 
             markdown_table(curve),
             markdown_table([["", "value"], *words]),
             "![Dice against clicks](clicks.png)\n",
-            "Does Model B listen to its points, and look at the image? On the network's grid, without clicks.\n",
-            markdown_table(listening),
+            *([] if figures["listening"] is None else _listening_markdown(figures["listening"])),
         ]
     )
+
+
+def _listening_markdown(listening: Mapping[str, Mapping[str, float]]) -> list[str]:
+    rows = [["Model B with", "Dice %", "changed in the border band %"]]
+    for name, what in ALTERATIONS.items():
+        changed = "-" if name == OWN else f"{100 * listening[name]['changed']:.2f}"
+        rows.append([what, f"{listening[name]['dice_b']:.2f}", changed])
+    question = "Does Model B listen to its points, and look at the image? On the network's grid, without clicks.\n"
+    return [question, markdown_table(rows)]
 
 
 def per_scan_csv(scans: Mapping[str, Record], *, clicks: int) -> str:
     """A line for each scan: its curves, and its clicks' shares."""
     steps = [step for step in STEPS if step <= clicks]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     heads = [f"{name}_{step}" for name in ("dice", "nsd") for step in steps]
-    writer.writerow(["scan", "clicks", *heads, "obeyed", "kept", "harmful", "first_ms", "click_ms"])
+    rows: list[list[Any]] = [["scan", "clicks", *heads, "obeyed", "kept", "harmful", "first_ms", "click_ms"]]
     for name, scan in scans.items():
         curves = [mean_curve([scan[key]], clicks=clicks)[step] for key in ("dice", "nsd") for step in steps]
         shares = [_share([scan], key) for key in ("obeyed", "kept", "harmful")]
         times = [scan["first_ms"], float(np.median(scan["click_ms"])) if scan["click_ms"] else None]
         cells = ["" if value is None else f"{value:.4f}" for value in (*curves, *shares, *times)]
-        writer.writerow([name, len(scan["obeyed"]), *cells])
-    return text.getvalue()
+        rows.append([name, len(scan["obeyed"]), *cells])
+    return comma_separated(rows)
+
+
+def _listening(scans: Sequence[Record]) -> dict[str, dict[str, float]] | None:
+    """None where it was not measured."""
+    found = [scan["listening"] for scan in scans]
+    if None in found:
+        return None
+    return {
+        name: {key: float(np.mean([entry[name][key] for entry in found])) for key in ("changed", "dice_b")}
+        for name in ALTERATIONS
+    }
 
 
 def _share(scans: Sequence[Record], name: str) -> float | None:

@@ -21,6 +21,8 @@ from aps_components.evaluation.speed.table import Line, write_table
 from aps_components.evaluation.trained import TrainedModel, load_trained
 from aps_components.inference import InvertToLabelMapd, PromptedSlidingWindowInferer
 from aps_components.models import ensure_writable
+from aps_components.options import optional, whole
+from aps_components.ownership import alone_in
 
 Case = dict[str, Any]
 
@@ -61,28 +63,31 @@ def benchmark(
     Raises:
         ValueError: a value or checkpoint that does not fit, or ``out`` holds figures of other settings.
     """
-    if reference_cases < 0 or (cases is not None and cases < 1):
-        raise ValueError(f"cases {cases} must be positive, reference_cases {reference_cases} not negative")
+    cases = optional(whole(least=1))("cases", cases)
+    reference_cases, seed = whole(least=0)("reference_cases", reference_cases), whole(least=0)("seed", seed)
     folder = ensure_writable(Path(out))
-    model = load_trained(bundle, dataset_dir=dataset_dir, checkpoint=checkpoint, split=split, options=options)
-    threads = torch.get_num_threads() if model.device.type == "cpu" else None
-    records = Records(folder / "scans.jsonl", settings={**model.settings, "threads": threads})
-    everything = list(dict.fromkeys([*settings, REFERENCE]))
-    names = [case_name(item) for item in model.items[:cases]]
-    scans = {setting: names[:reference_cases] if setting.is_reference else names for setting in everything}
-    jobs = {
-        name: [
-            setting for setting in everything if name in scans[setting] and not records.find(case=name, **setting.key)
+    with alone_in(folder):
+        model = load_trained(bundle, dataset_dir=dataset_dir, checkpoint=checkpoint, split=split, options=options)
+        threads = torch.get_num_threads() if model.device.type == "cpu" else None
+        records = Records(folder / "scans.jsonl", settings={**model.settings, "threads": threads})
+        everything = list(dict.fromkeys([*settings, REFERENCE]))
+        names = [case_name(item) for item in model.items[:cases]]
+        scans = {setting: names[:reference_cases] if setting.is_reference else names for setting in everything}
+        jobs = {
+            name: [
+                setting
+                for setting in everything
+                if name in scans[setting] and not records.find(case=name, **setting.key)
+            ]
+            for name in names
+        }
+        _measure(model, jobs, records, seed=seed)
+        lines = [
+            Line(setting=setting, scans={name: records.find(case=name, **setting.key) or {} for name in scans[setting]})
+            for setting in everything
+            if scans[setting]
         ]
-        for name in names
-    }
-    _measure(model, jobs, records, seed=seed)
-    lines = [
-        Line(setting=setting, scans={name: records.find(case=name, **setting.key) or {} for name in scans[setting]})
-        for setting in everything
-        if scans[setting]
-    ]
-    return write_table(folder, lines, context={**model.settings, "threads": threads, "torch": torch.__version__})
+        return write_table(folder, lines, context={**model.settings, "threads": threads, "torch": torch.__version__})
 
 
 def _measure(model: TrainedModel, jobs: Mapping[str, Sequence[Setting]], records: Records, *, seed: int) -> None:

@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args
 from monai.data.utils import dense_patch_slices
 
 from aps_components.inference import PromptedSlidingWindowInferer
-from aps_components.options import Axes, axis_groups
+from aps_components.options import Axes, axis_groups, choice, number
+from aps_components.options import whole as whole_number
 
 Blending = Literal["gaussian", "constant"]
 Overlap = float | tuple[float, ...]
@@ -101,14 +102,16 @@ def grid(
     Raises:
         ValueError: a value that does not fit, by name.
     """
-    for name, values, fits in (
-        ("overlaps", overlaps, all(0 <= value < 1 for value in overlaps)),
-        ("batches", batches, all(isinstance(value, int) and value >= 1 for value in batches)),
-        ("blendings", blendings, set(blendings) <= set(get_args(Blending))),
-        ("predictors", predictors, set(predictors) <= {"a", "b", "average"}),
+    for name, values, kind in (
+        ("overlaps", overlaps, number(least=0, below=1)),
+        ("batches", batches, whole_number(least=1)),
+        ("blendings", blendings, choice(*get_args(Blending))),
+        ("predictors", predictors, choice("a", "b", "average")),
     ):
-        if not fits or not values:
-            raise ValueError(f"{name} {list(values)} do not fit: see aps benchmark --help")
+        if not values:
+            raise ValueError(f"{name} {list(values)} is empty: see aps benchmark --help")
+        for value in values:
+            kind(name, value)
     combinations = itertools.product(predictors, overlaps, blendings, batches)
     settings = [
         Setting(overlap=float(overlap), batch=batch, blending=blending, predictor=predictor)  # type: ignore[arg-type]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from aps_components import csv_table
 from aps_components.evaluation.markdown import markdown_table
 from aps_components.evaluation.speed.settings import Setting
 from aps_components.files import replace_text
@@ -96,15 +95,13 @@ def _cell(value: float, how: str = ".2f") -> str:
 
 def comma_separated(lines: Sequence[Line]) -> str:
     """Every single figure: a row for each setting and scan."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["predictor", "window", "blending", "batch", "scan", "windows", "seconds", "dice"])
+    rows: list[list[Any]] = [["predictor", "window", "blending", "batch", "scan", "windows", "seconds", "dice"]]
     for line in lines:
         setting = line.setting
         for name, scan in line.scans.items():
             figures = [scan["windows"], f"{scan['seconds']:.4f}", f"{scan['dice']:.6f}"]
-            writer.writerow([setting.predictor, setting.window, setting.blending, setting.batch, name, *figures])
-    return stream.getvalue()
+            rows.append([setting.predictor, setting.window, setting.blending, setting.batch, name, *figures])
+    return csv_table.comma_separated(rows)
 
 
 def plot(lines: Sequence[Line], path: Path) -> None:

@@ -16,6 +16,8 @@ from aps_components.evaluation.uncertainty.maps import DEFINITIONS
 from aps_components.evaluation.uncertainty.report import write_report
 from aps_components.evaluation.uncertainty.scan import measure_scan
 from aps_components.models import ensure_writable, settings_file, trained_setting
+from aps_components.options import number, optional, whole
+from aps_components.ownership import alone_in
 
 NOISES = (0.0, 0.1, 0.2, 0.4)
 BAND_MM = 10.0
@@ -54,33 +56,34 @@ def check_uncertainty(
     Raises:
         ValueError: a value or checkpoint that does not fit, or ``out`` holds figures of other settings.
     """
-    noises = sorted({0.0, *map(float, noises)})
-    if noises[0] < 0 or band_mm <= 0 or (cases is not None and cases < 1):
-        raise ValueError(f"noises {noises} must not be negative, band_mm {band_mm} and cases {cases} must be positive")
+    noises = sorted({0.0, *(number(least=0)("noises", noise) for noise in noises)})
+    band_mm, seed = number(above=0)("band_mm", band_mm), whole(least=0)("seed", seed)
+    cases = optional(whole(least=1))("cases", cases)
     if not checkpoints or len(set(map(str, checkpoints))) < len(checkpoints):
         raise ValueError(f"checkpoints {[str(path) for path in checkpoints]}: give one or more, each once")
     folder = ensure_writable(Path(out))
-    counts = {
-        str(checkpoint): _labeled_count(Path(checkpoint), alone=len(checkpoints) == 1) for checkpoint in checkpoints
-    }
-    measured: list[dict[str, Any]] = []
-    for checkpoint in sorted(counts, key=lambda path: counts[path] or 0):
-        model = load_trained(bundle, dataset_dir=dataset_dir, checkpoint=checkpoint, split=split, options=options)
-        settings = {**model.settings, "band_mm": band_mm, "seed": seed, "noises": noises}
-        scans = _measured(model, settings, folder, cases=cases)
-        if measured and list(scans) != list(measured[0]["scans"]):
-            raise ValueError(
-                f"{checkpoint} was not trained without the same scans as {measured[0]['checkpoint']}, so the figures "
-                "do not compare: train both with the same validation_count"
-            )
-        entry = {
-            "checkpoint": checkpoint,
-            "labeled_count": counts[checkpoint],
-            "labeled_by_hand": trained_setting(checkpoint, "labeled_by_hand", None),
-            "labels": list(model.labels.values()),
+    with alone_in(folder):
+        counts = {
+            str(checkpoint): _labeled_count(Path(checkpoint), alone=len(checkpoints) == 1) for checkpoint in checkpoints
         }
-        measured.append({**entry, **settings, "scans": scans})
-    return write_report(folder, measured)
+        measured: list[dict[str, Any]] = []
+        for checkpoint in sorted(counts, key=lambda path: counts[path] or 0):
+            model = load_trained(bundle, dataset_dir=dataset_dir, checkpoint=checkpoint, split=split, options=options)
+            settings = {**model.settings, "band_mm": band_mm, "seed": seed, "noises": noises}
+            scans = _measured(model, settings, folder, cases=cases)
+            if measured and list(scans) != list(measured[0]["scans"]):
+                raise ValueError(
+                    f"{checkpoint} was not trained without the same scans as {measured[0]['checkpoint']}, so the "
+                    "figures do not compare: train both with the same validation_count"
+                )
+            entry = {
+                "checkpoint": checkpoint,
+                "labeled_count": counts[checkpoint],
+                "labeled_by_hand": trained_setting(checkpoint, "labeled_by_hand", None),
+                "labels": list(model.labels.values()),
+            }
+            measured.append({**entry, **settings, "scans": scans})
+        return write_report(folder, measured)
 
 
 def _labeled_count(checkpoint: Path, *, alone: bool) -> int | None:

@@ -178,8 +178,9 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         raise FileNotFoundError(f"SAM checkpoint {path} is not there: {_MEND}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise ValueError(f"SAM checkpoint {path} cannot be read; it may be cut off: fetch it again") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError):
+        # Without torch's own words, which for a file of more than weights advise to run what is in it.
+        raise ValueError(f"SAM checkpoint {path} cannot be read; it may be cut off: fetch it again") from None
     if not isinstance(content, Mapping) or any(mark not in content for mark in _MARKS_OF_SAM):
         raise ValueError(f"{path} is not a SAM checkpoint (no {_MARKS_OF_SAM[0]}): {_MEND}")
     return content

@@ -9,7 +9,7 @@ encoder (Ravi et al. 2024, arXiv:2408.00714), and helps the tokens (Xiao et al. 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from ..instance_norm import InstanceNorm
 from ._segment_anything import MLPBlock
 from .grid import ISOTROPIC_KERNELS, ISOTROPIC_STRIDES, Size3d, embedding_grid, product
 from .layer_norm import LayerNorm3d
-from .position_tables import resize_position_embedding
+from .position_tables import fitting_tables, resize_position_embedding
 from .relative_attention import RelativeAttention3d
 from .window import balanced_window, window_partition, window_unpartition
 
@@ -239,3 +239,9 @@ class ImageEncoder3d(nn.Module):
             x = block(x)
         tokens = self.neck(x.movedim(-1, 1))
         return ImageEmbedding(tokens, quarter, half, image if self.stem is not None else None)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Position tables that were learned for a grid of another size fit, interpolated."""
+        for name, table in fitting_tables(self, state_dict, prefix=prefix).items():
+            state_dict[name] = table
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -195,7 +195,8 @@ def _at(maps: PromptMaps, size: Sequence[int]) -> Tensor:
     marks = [F.adaptive_max_pool3d(each, tuple(size)) for each in (maps.points, maps.own, maps.boxes)]
     if maps.previous is None:
         return torch.cat([*marks, torch.zeros_like(marks[0])], dim=1)
-    return torch.cat([*marks, F.adaptive_avg_pool3d(maps.previous.exp(), (size[0], size[1], size[2]))], dim=1)
+    cell = [extent // coarse for extent, coarse in zip(maps.previous.shape[2:], size, strict=True)]
+    return torch.cat([*marks, F.avg_pool3d(maps.previous.exp(), cell)], dim=1)  # adaptive, ONNX would not know it
 
 
 class MaskDecoder3d(nn.Module):

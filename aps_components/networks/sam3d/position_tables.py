@@ -5,9 +5,11 @@ As ViT resizes its position embeddings for images of another size (Dosovitskiy e
 """
 
 import re
+import sys
 from collections.abc import Mapping
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .grid import Size3d
@@ -45,6 +47,48 @@ def resized_position_tables(weights: Mapping[str, Tensor], *, like: Mapping[str,
         other network does not have, stays as it is.
     """
     return {name: _resized(name, value, like[name]) if name in like else value for name, value in weights.items()}
+
+
+def fitting_tables(encoder: nn.Module, weights: Mapping[str, Any], *, prefix: str) -> dict[str, Tensor]:
+    """The position tables of weights that are about to be loaded into an image encoder, as large as its own.
+
+    MONAI's ``copy_model_state``, and so ``monai.bundle.load``, leaves out what has another shape without a word: it
+    hands an encoder its own tables back, with everything else from the file. Then those of the file are taken.
+
+    Args:
+        encoder: an image encoder.
+        weights: a state dict that holds the encoder's.
+        prefix: of the encoder's names in it.
+
+    Returns:
+        Those that differ in size from the encoder's, by their names in ``weights``.
+    """
+    own = {f"image_encoder.{name}": value for name, value in encoder.state_dict().items()}
+    given = {name: weights.get(prefix + name.removeprefix("image_encoder.")) for name in own}
+    is_own = {name: _is_the_same(value, own[name]) for name, value in given.items()}
+    if any(is_own.values()) and not all(is_own.values()):
+        given |= {name: _left_out(prefix + name.removeprefix("image_encoder.")) for name in own if is_own[name]}
+    tables = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+    resized = resized_position_tables(tables, like=own)
+    return {
+        prefix + name.removeprefix("image_encoder."): table
+        for name, table in resized.items()
+        if table is not tables[name] or is_own[name]
+    }
+
+
+def _is_the_same(given: Any, own: Tensor) -> bool:
+    return isinstance(given, Tensor) and given.data_ptr() == own.data_ptr()
+
+
+def _left_out(name: str) -> Tensor | None:
+    """What ``copy_model_state`` was given by this name; None where that did not call."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "copy_model_state":
+            return frame.f_locals.get("src_dict", {}).get(name)
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
 
 
 def _resized(name: str, table: Tensor, wanted: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -100,18 +101,19 @@ def point_maps(
         [B, C, D, H, W] in [0, 1], float32.
     """
     offsets, heights = _ball((float(radius[0]), float(radius[1]), float(radius[2])))
-    device = coords.device
-    maps = torch.zeros(coords.shape[0], num_classes * math.prod(size), device=device)
+    # Nothing names a device: a trace would keep it.
+    maps = coords.new_zeros(coords.shape[0], num_classes * math.prod(size), dtype=torch.float32)
     if coords.shape[1] == 0:
         return maps.unflatten(1, (num_classes, *size))
-    around = coords.round().long()[:, :, None] + torch.tensor(offsets, device=device)  # [B, N, K, 3]
+    centres = coords.round().long()[:, :, None]
+    around = centres + torch.from_numpy(np.array(offsets)).type_as(centres)  # [B, N, K, 3]
     inside = (labels >= 0)[..., None]
     index = labels.clamp(min=0)[..., None].expand(around.shape[:-1])
     for axis, extent in enumerate(size):
         place = around[..., axis]
         inside = inside & (place >= 0) & (place < extent)
         index = index * extent + place.clamp(0, extent - 1)
-    height = torch.tensor(heights, device=device).expand(around.shape[:-1])
+    height = torch.from_numpy(np.array(heights)).type_as(maps).expand(around.shape[:-1])
     if weights is not None:
         height = height * weights[..., None].float()
     maps = maps.scatter_reduce(1, index.flatten(1), torch.where(inside, height, 0.0).flatten(1), reduce="amax")

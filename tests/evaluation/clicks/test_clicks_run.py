@@ -15,7 +15,7 @@ from aps_components.evaluation.metrics import Region
 from aps_components.interactive import Predictor, load_model
 
 CORRECT = "aps_components.evaluation.clicks.scan.Annotator.correct"
-STORED = {"network": {"filters": 4, "sam_variant": "tiny"}, "simulated_user": {}, "spacing": [1.5, 1.5, 1.5]}
+STORED = {"network_def": {"filters": 4, "sam_variant": "tiny"}, "simulated_user": {}, "spacing": [1.5, 1.5, 1.5]}
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_perfect_answer_needs_no_click_and_a_shifted_one_is_measured(phantoms,
     image = next((phantoms / "images").iterdir())
     predictor.set_image(image)
     answer = predictor.predict()
-    annotator = Annotator(predictor=predictor, regions=[Region("one", (1,))], clicks=2)
+    annotator = Annotator(predictor=predictor, num_classes=2, regions=[Region("one", (1,))], clicks=2)
     label = tmp_path / "label.nii.gz"
     nib.save(nib.Nifti1Image(answer.label_map, answer.affine), label)
     record = annotator.correct({"image": str(image), "label": str(label)})

@@ -3,8 +3,8 @@ import math
 
 import numpy as np
 import pytest
-from aps_components.evaluation.uncertainty.listening import PROMPTS
 
+from aps_components.evaluation.listening import ALTERATIONS
 from aps_components.evaluation.uncertainty.maps import DEFINITIONS
 from aps_components.evaluation.uncertainty.report import model_names, write_report
 from aps_components.evaluation.uncertainty.summary import label_response, spread, summarise
@@ -27,7 +27,7 @@ def scan(*, auroc, mean, factor=1.5, precision=0.5):
             for name in ("a", "b", "average")
         },
         "prompts": {label: {"points": 3, "precision": precision} for label in LABELS},
-        "listening": {name: {"dice": 0.8, "changed": 0.1 * index} for index, name in enumerate(PROMPTS)},
+        "listening": {name: {"dice": 0.8, "changed": 0.1 * index} for index, name in enumerate(ALTERATIONS)},
     }
 
 

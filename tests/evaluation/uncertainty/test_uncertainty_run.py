@@ -51,7 +51,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_measured(phantoms, tiny
     assert message.endswith(f"into {unknown.with_suffix('.json')}")
     assert "each once" in refused(phantoms, tmp_path, [known, known])
     assert "each once" in refused(phantoms, tmp_path, [])
-    assert "noises [-0.1, 0.0] must not be negative" in refused(phantoms, tmp_path, [known], noises=[-0.1])
+    assert "noises -0.1 must be a number from 0 on" in refused(phantoms, tmp_path, [known], noises=[-0.1])
     assert "band_mm 0 " in refused(phantoms, tmp_path, [known], band_mm=0)
 
 

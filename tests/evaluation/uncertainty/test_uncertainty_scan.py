@@ -7,6 +7,7 @@ import pytest
 import torch
 from workflows import LA
 
+from aps_components.evaluation.listening import ALTERATIONS
 from aps_components.evaluation.trained import load_trained
 from aps_components.evaluation.uncertainty.maps import DEFINITIONS, surface_band
 from aps_components.evaluation.uncertainty.scan import measure_scan
@@ -120,3 +121,18 @@ def test_a_real_network_gives_the_same_figures_twice_and_they_are_json(model):
     alone = measure_scan(model.items[0], model, **arguments | {"noises": (0.0,)})
     assert alone["detection"] == first["detection"]
     assert measure_scan(model.items[0], model, **arguments | {"seed": 1})["levels"][1] != first["levels"][1]
+
+
+def test_what_other_prompts_and_no_image_change_is_measured(model):
+    """Without points everything stays here; with wrong ones, or without an image, every voxel is of the other class."""
+    truth = truth_of(model)
+    own = torch.rand(1, 2, *truth.shape, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
+    answers = {name: own if name in ("own", "no_points") else own.flip(1) for name in ALTERATIONS}
+    with patch("aps_components.evaluation.uncertainty.scan.answers_by_alteration", lambda *_: answers):
+        figures, _ = measured(model, answer=truth, maps=dict.fromkeys(DEFINITIONS, np.zeros(truth.shape)))
+    found = own[0].argmax(dim=0).numpy()
+    dice, opposite = (2 * (each & truth).sum() / (each.sum() + truth.sum()) for each in (found, 1 - found))
+    for name, entry in figures["listening"].items():
+        kept = name in ("own", "no_points")
+        assert entry == {"dice": pytest.approx(dice if kept else opposite), "changed": 0.0 if kept else 1.0}
+    assert list(figures["listening"]) == list(ALTERATIONS)

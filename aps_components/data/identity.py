@@ -1,0 +1,206 @@
+"""Who a scan is: by its voxels, whatever its file is called, wherever it lies, and however it is packed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
+
+from aps_components.data.datalist import Item, case_name, files_of
+from aps_components.data.errors import DataError
+from aps_components.terminal import shown
+
+Identity = dict[str, Any]
+"""Of a case: "name"; "image": a text for each of its files; "label": a text, or None."""
+Cases = Mapping[str, Sequence[Identity]]
+"""By part, in the order in which a training uses them."""
+
+LABELED, UNLABELED, VALIDATION, EARLIER = "labeled", "unlabeled", "validation", "earlier"
+LEARNED_FROM = (LABELED, UNLABELED, EARLIER)
+READERS = 4  # threads; most of the time goes into unpacking and hashing, which run beside others
+BLOCK = 1 << 20
+SHOWN = 3
+DIGITS = 32
+
+
+def case_identities(
+    training: Sequence[Item],
+    validation: Sequence[Item] = (),
+    *,
+    ordered: bool = True,
+    earlier: Cases | None = None,
+) -> Cases:
+    """The identity of every case of a training, by what it is used for.
+
+    Args:
+        training: labelled and unlabelled items.
+        validation: items with labels.
+        ordered: keep their order; False sorts them by name, for a source that gives them in any, a MONAI Label
+            datastore: an unreadable scan there validates nothing, and is left out.
+        earlier: the cases of the training that this one begins with, of which the model knows, too.
+
+    Raises:
+        DataError: one scan stands twice in the training, or in training and validation, also under two names; or one
+            that validates was learned from earlier.
+    """
+    if not ordered:
+        validation = [item for item in validation if _is_readable(item)]
+    parts = {
+        LABELED: [item for item in training if "label" in item],
+        UNLABELED: [item for item in training if "label" not in item],
+        VALIDATION: list(validation),
+    }
+    with ThreadPoolExecutor(READERS) as pool:
+        cases = {part: list(pool.map(identity, items)) for part, items in parts.items()}
+    _refuse_repeats(parts, cases)
+    if known := _learned_from(earlier or {}):
+        if seen := seen_items(validation, earlier or {}):
+            item, case, _ = seen[0]
+            raise DataError(
+                f"{files_of(item['image'])[0]} validates, but the pretrained model learned from it, as "
+                f"{case['name'] or case['image'][0]!r}: pretrain without it, or let other scans validate"
+            )
+        cases[EARLIER] = known
+    return cases if ordered else {part: sorted(found, key=lambda case: case["name"]) for part, found in cases.items()}
+
+
+def _is_readable(item: Item) -> bool:
+    try:
+        identity(item)
+    except DataError:
+        return False
+    return True
+
+
+def identity(item: Mapping[str, Any]) -> Identity:
+    """Of one case."""
+    label = item.get("label")
+    return {
+        "name": shown(case_name(item)),  # JSON has no half characters, which stand for bytes that are no UTF-8
+        "image": [scan_identity(file) for file in files_of(item["image"])],
+        "label": None if label is None else scan_identity(files_of(label)[0]),
+    }
+
+
+def scan_identity(file: str | os.PathLike[str]) -> str:
+    """Of a NIfTI file: a hash of its voxels as they are stored and, after a ":", one of where they lie.
+
+    A copy, a link, another name and another packing (``.nii``, ``.nii.gz``) change nothing.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    path = os.path.realpath(file)
+    try:
+        facts = os.stat(path)
+        return _scan_identity(path, facts.st_mtime_ns, facts.st_size)
+    except (OSError, ValueError, EOFError, ImageFileError) as error:
+        raise DataError(f"{os.fspath(file)}: cannot be read as NIfTI ({error}); export it again") from error
+
+
+def changes(found: Cases, now: Cases) -> str:
+    """Which cases a training was begun with that are not those of now, in words; empty where all are the same."""
+    lines = []
+    for part in (LABELED, UNLABELED, VALIDATION):
+        before, after = list(found.get(part, ())), list(now.get(part, ()))
+        if _digests(before) == _digests(after):
+            continue
+        if sorted(map(str, _digests(before))) == sorted(map(str, _digests(after))):
+            lines.append(f"the {part} scans stand in another order")
+            continue
+        gone = [case["name"] for case in before if _digest(case) not in _digests(after)]
+        new = [case["name"] for case in after if _digest(case) not in _digests(before)]
+        said = [f"without {_some(gone)}"] if gone else []
+        said += [f"with {_some(new)}"] if new else []
+        lines.append(f"the {part} scans are now {' and '.join(said)}")
+    return "; ".join(lines)
+
+
+def seen_items(items: Iterable[Item], cases: Cases) -> list[tuple[Item, Identity, str]]:
+    """Those of some items whose image a training had, each with the training's case and the part it was in.
+
+    Scans that a training validated on are none of them: it did not learn from those.
+    """
+    seen = {
+        voxels: (case, part)
+        for part in (LABELED, UNLABELED)
+        for case in cases.get(part, ())
+        for voxels in _voxels(case)
+    }
+    found = []
+    for item in items:
+        known = [seen[voxels] for voxels in _voxels(identity({"image": item["image"]})) if voxels in seen]
+        if known:
+            found.append((item, *known[0]))
+    return found
+
+
+def digest_of(items: Iterable[Item]) -> str:
+    """Of some cases together, in their order: another one where any image or label is another."""
+    return hashlib.sha256(repr([_digest(identity(item)) for item in items]).encode()).hexdigest()[:DIGITS]
+
+
+@lru_cache(maxsize=4096)
+def _scan_identity(path: str, changed: int, size: int) -> str:
+    """``changed`` and ``size`` tell the contents of a file apart."""
+    image = nib.load(path)
+    voxels = hashlib.sha256(repr((image.shape, image.header.get_data_dtype().newbyteorder("=").str)).encode())
+    for block in _stored(image):
+        voxels.update(block)
+    place = hashlib.sha256(np.round(np.asarray(image.affine, dtype=float), 4).tobytes())
+    return f"{voxels.hexdigest()[:DIGITS]}:{place.hexdigest()[:8]}"
+
+
+def _stored(image: Any) -> Iterator[bytes]:
+    """The voxels as they are in the file, a part at a time."""
+    left = int(np.prod(image.shape, dtype=np.int64)) * image.header.get_data_dtype().itemsize
+    with ImageOpener(image.file_map["image"].filename) as stream:
+        stream.seek(image.dataobj.offset)
+        while left > 0 and (block := stream.read(min(BLOCK, left))):
+            left -= len(block)
+            yield block
+    if left:
+        raise ValueError(f"{left} bytes are missing at its end")
+
+
+def _refuse_repeats(parts: Mapping[str, Sequence[Item]], cases: Cases) -> None:
+    seen: dict[str, tuple[str, str]] = {}
+    for part, items in parts.items():
+        for item, case in zip(items, cases[part], strict=True):
+            for file, scan in zip(files_of(item["image"]), case["image"], strict=True):
+                voxels = scan.partition(":")[0]
+                if voxels in seen:
+                    other, there = seen[voxels]
+                    raise DataError(
+                        f"{file} ({part}) and {other} ({there}) are one scan, voxel for voxel: take one of them out of "
+                        "the datalist"
+                    )
+                seen[voxels] = file, part
+
+
+def _learned_from(cases: Cases) -> list[Identity]:
+    return [case for part in LEARNED_FROM for case in cases.get(part, ())]
+
+
+def _voxels(case: Identity) -> list[str]:
+    return [scan.partition(":")[0] for scan in case["image"]]
+
+
+def _digest(case: Identity) -> tuple[Any, ...]:
+    return (*case["image"], case["label"])
+
+
+def _digests(cases: Sequence[Identity]) -> list[tuple[Any, ...]]:
+    return [_digest(case) for case in cases]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -1,0 +1,218 @@
+"""MONAI Label 0.8.5 with checks at the places where it takes a request apart: the forms, the datastore, archives.
+
+Its functions are replaced by ones that look first and then call them. Nothing of it is copied.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from aps_components.label_server.label_check import check_label
+from aps_components.label_server.parameters import (
+    FINAL,
+    RefusedRequestError,
+    check_inference,
+    check_info,
+    check_name,
+    check_tag,
+)
+from aps_components.plain_json import MOST_BYTES, parse_json, read_object
+
+MOST_FILES = 20_000
+MOST_UNPACKED = 8 << 30
+
+
+def install() -> None:
+    """Replace them, before the server is made."""
+    from monailabel.datastore.local import LocalDatastore
+    from monailabel.endpoints import datastore, infer, session
+    from monailabel.utils import sessions
+
+    infer.run_inference = refusing(_inference(infer.run_inference))
+    for name in ("add_image", "save_label", "update_image_info", "update_label_info"):
+        setattr(datastore, name, refusing(_with_params(getattr(datastore, name))))
+    session.create_session = refusing(session.create_session)
+    sessions.shutil = _Unpacking(sessions.shutil)
+    LocalDatastore.save_label = _save_label(LocalDatastore.save_label)
+    LocalDatastore.add_image = _add_image(LocalDatastore.add_image)
+
+
+def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A refusal becomes an answer that says why."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        from fastapi import HTTPException
+
+        try:
+            return function(*args, **kwargs)
+        except RefusedRequestError as error:
+            raise HTTPException(status_code=error.status, detail=str(error)) from error
+
+    return call
+
+
+def parsed_form(text: Any) -> Any:
+    """The parameters of a form, which come as a text of JSON."""
+    if not isinstance(text, str) or len(text) > MOST_BYTES:
+        raise RefusedRequestError("the parameters of a form must be a text of JSON")
+    return parse_json(text or "{}", name="params", mend="send a JSON object", error=RefusedRequestError)
+
+
+def known_image(datastore: Any, image: str) -> str:
+    """The name of a scan, which must be one of the datastore's: not a file that lies somewhere."""
+    check_name(image, what="image")
+    if not datastore.get_image_uri(image):
+        raise RefusedRequestError(f"there is no scan {image!r}", 404)
+    return image
+
+
+def label_values(app: str | os.PathLike[str]) -> set[int]:
+    """What the models of an app call their classes, and label files of their datasets do; 0 among them."""
+    values = {0}
+    for file in Path(app).glob("model/*/configs/train.json"):
+        content = read_object(file)
+        for names in (content.get("labels"), content.get("label_values")):
+            values |= {int(key) for key in names if str(key).isdecimal()} if isinstance(names, dict) else set()
+    return values
+
+
+def unpack(archive: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
+    """A zip or a tar into a folder, and nothing outside it.
+
+    Raises:
+        RefusedRequestError: it is neither, or holds links, devices, names that lead out, or too much.
+    """
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as zipped:
+                _refuse_members((entry.filename, entry.file_size, _is_special(entry)) for entry in zipped.infolist())
+                zipped.extractall(folder)
+        else:
+            with tarfile.open(archive) as tarred:
+                members = list(_bounded(tarred))
+                _refuse_members((one.name, one.size, not (one.isreg() or one.isdir())) for one in members)
+                for one in members:
+                    one.mode, one.uid, one.gid, one.uname, one.gname = 0o700 if one.isdir() else 0o600, 0, 0, "", ""
+                tarred.extractall(folder, members)  # each of them was looked at
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+        raise RefusedRequestError(f"the archive cannot be unpacked ({type(error).__name__}); send it again") from error
+
+
+def _bounded(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    for number, member in enumerate(archive):
+        if number >= MOST_FILES:
+            raise RefusedRequestError(f"the archive holds more than {MOST_FILES} files")
+        yield member
+
+
+def _is_special(entry: zipfile.ZipInfo) -> bool:
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    return bool(kind) and not (stat.S_ISREG(kind) or stat.S_ISDIR(kind))
+
+
+def _refuse_members(members: Iterator[tuple[str, int, bool]]) -> None:
+    total = 0
+    for number, (name, size, special) in enumerate(members):
+        total += size
+        path = PurePosixPath(name)
+        if special or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
+            raise RefusedRequestError(f"the archive holds {name[:80]!r}, a link or a name that leads out of it")
+        if total > MOST_UNPACKED or number >= MOST_FILES:
+            raise RefusedRequestError(f"the archive holds over {MOST_FILES} files or {MOST_UNPACKED >> 30} GB")
+
+
+class _Unpacking:
+    """``shutil`` for the sessions, whose archives are unpacked by :func:`unpack`."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def unpack_archive(self, archive: str, folder: str) -> None:
+        unpack(archive, folder)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def _inference(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def run(background_tasks: Any, model: str, image: str, session_id: str, params: Any, *rest: Any) -> Any:
+        from monailabel.interfaces.utils.app import app_instance
+
+        check_name(model, what="model")
+        check_inference(parsed_form(params))
+        if image:
+            known_image(app_instance().datastore(), image)
+        return function(background_tasks, model, image, session_id, params, *rest)
+
+    return run
+
+
+def _with_params(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Of the functions that store something: the text among their arguments that is JSON is looked at."""
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        for key in ("params", "info"):
+            if key in given:
+                check_info(parsed_form(given[key]), what=key)
+        for key in ("image", "label"):
+            if isinstance(given.get(key), str):
+                check_name(given[key], what=key)
+        if given.get("tag"):
+            check_tag(given["tag"])
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _save_label(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Also what a model answered, where that is stored."""
+
+    @functools.wraps(function)
+    def save(self: Any, image_id: str, label_filename: str, label_tag: str, label_info: Any, *rest: Any) -> Any:
+        from monailabel.config import settings
+
+        known_image(self, image_id)
+        check_tag(label_tag)
+        if label_tag == FINAL and isinstance(label_info, dict) and "model" in label_info:
+            raise RefusedRequestError(f"a model's label is not stored with the tag {FINAL!r}")
+        values = label_values(settings.MONAI_LABEL_APP_DIR)
+        image = self.get_image_uri(image_id)
+        if os.path.isfile(image):  # of DICOM, a folder of slices, the grid is known where it is sent back
+            check_label(label_filename, image, values=values)
+        return function(self, image_id, label_filename, label_tag, label_info, *rest)
+
+    return save
+
+
+def _add_image(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def add(self: Any, image_id: str, image_filename: str, image_info: Any) -> Any:
+        from monailabel.utils.others.generic import file_checksum
+
+        _, ending = self._to_id(os.path.basename(image_filename))
+        if ending not in [pattern.replace("*", "") for pattern in self._extensions]:
+            raise RefusedRequestError(f"{ending or 'no ending'}: none of the files that scans are here")
+        if image_id:
+            check_name(image_id, what="image")
+            there = self.get_image_uri(image_id)
+            if there and os.path.isfile(there) and file_checksum(there) != file_checksum(image_filename):
+                raise RefusedRequestError(f"there is another scan {image_id!r} already: give this one a new name", 409)
+            folder = self._datastore.image_path()
+            target = os.path.join(folder, f"{image_id}{ending}")
+            if os.path.realpath(target) != os.path.join(os.path.realpath(folder), f"{image_id}{ending}"):
+                raise RefusedRequestError(f"{image_id!r} is a link to a place elsewhere")
+        return function(self, image_id, image_filename, image_info)
+
+    return add

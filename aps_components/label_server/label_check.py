@@ -1,0 +1,87 @@
+"""Labels are looked at before MONAI Label stores one or replaces another by it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.transforms import LoadImage
+from numpy.typing import NDArray
+
+from aps_components.label_server.parameters import RefusedRequestError
+from aps_components.terminal import shown
+
+NIFTI = (".nii", ".nii.gz")
+OTHERS = (".nrrd",)
+FAR = 0.25  # of the smallest voxel: how far a corner of the label may lie from the scan's
+
+
+def check_label(label: str | os.PathLike[str], image: str | os.PathLike[str], *, values: Collection[int]) -> None:
+    """Refuse a label that is none of this scan.
+
+    Args:
+        label: its file.
+        image: the scan's.
+        values: that a voxel may have, background (0) included.
+
+    Raises:
+        RefusedRequestError: it cannot be read, lies on another grid, or has other values.
+    """
+    what = f"the label {shown(Path(label).name)}"
+    shape, place = _grid(image, what=f"the scan {shown(Path(image).name)}")
+    shape = shape[:3]  # of a scan with its channels in one file
+    own, affine = _grid(label, what=what)  # before its voxels: a few packed bytes can declare gigabytes
+    if own != shape:
+        raise RefusedRequestError(f"the label has {own} voxels, its scan {shape}: save it on the scan's grid")
+    distance = _farthest_corner(affine, place, shape)
+    if not distance <= FAR * float(np.linalg.norm(place[:3, :3], axis=0).min()):
+        raise RefusedRequestError(
+            f"the label lies {distance:.2f} mm off its scan: save it on the scan's own grid (with it as reference)"
+        )
+    found = np.unique(_voxels(label, what=what))
+    if not np.isfinite(found).all() or not np.array_equal(found, np.rint(found)):
+        raise RefusedRequestError("the label has values that are no whole numbers: save it as a label map")
+    if unknown := sorted({int(value) for value in found} - set(values)):
+        raise RefusedRequestError(
+            f"the label has the values {unknown[:8]}, which no model here knows; there are {sorted(values)[:40]}"
+        )
+
+
+def _grid(file: str | os.PathLike[str], *, what: str) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+    """Size, without a last axis of 1, and affine, RAS+."""
+    with _readable(file, what):
+        if str(file).endswith(NIFTI):
+            header = nib.load(file)
+            shape = tuple(header.shape)
+            return shape[:-1] if len(shape) == 4 and shape[3] == 1 else shape, header.affine
+        loaded = LoadImage(image_only=True)(file)
+        return tuple(loaded.shape), np.asarray(loaded.affine, dtype=float)
+    raise AssertionError
+
+
+def _voxels(file: str | os.PathLike[str], *, what: str) -> NDArray[Any]:
+    with _readable(file, what):
+        return np.asanyarray(nib.load(file).dataobj) if str(file).endswith(NIFTI) else LoadImage(image_only=True)(file)
+    raise AssertionError
+
+
+@contextmanager
+def _readable(file: str | os.PathLike[str], what: str) -> Iterator[None]:
+    if not str(file).endswith((*NIFTI, *OTHERS)):
+        raise RefusedRequestError(f"{what} is none of {', '.join((*NIFTI, *OTHERS))}: save it as one of these")
+    try:
+        yield
+    except Exception as error:  # a damaged file makes its readers raise almost anything
+        raise RefusedRequestError(f"{what} cannot be read ({type(error).__name__}); send it again") from error
+
+
+def _farthest_corner(one: NDArray[np.float64], other: NDArray[np.float64], shape: tuple[int, ...]) -> float:
+    """Largest distance of two grids' corners of the same number, in mm."""
+    corners = np.array([[*corner, 1.0] for corner in itertools.product(*((0, size - 1) for size in shape))])
+    return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())

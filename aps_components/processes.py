@@ -1,0 +1,94 @@
+"""Processes that end with the one that started them, however that ends.
+
+A process that is killed outright cleans up nothing: what it started would run on, and write on into the folder in
+which the next call carries on. On Linux the kernel sends a signal when a parent is gone; elsewhere a process between
+the two waits for the end of a pipe that the parent holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+ORPHANED = 137  # the exit status of what was killed
+
+
+def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """``Popen`` of a command that is killed when this process, or the thread that calls this, is no more."""
+    wrapped = [sys.executable, "-m", "aps_components.processes", str(os.getpid()), *command]
+    pipe = subprocess.DEVNULL if sys.platform.startswith("linux") else subprocess.PIPE
+    return subprocess.Popen(wrapped, stdin=pipe, **options)
+
+
+def die_with(parent: int) -> None:
+    """On Linux: have this process killed as soon as ``parent``, which started it, is gone."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # gone before this line
+            os._exit(ORPHANED)
+
+
+def end_with_pipe(pipe: Any, *, seconds: float = 10.0) -> threading.Thread:
+    """Watch ``pipe``, whose other end the parent holds: when that ends, so does this process's whole group.
+
+    Args:
+        pipe: to read from.
+        seconds: that the group has between the signal to end and the one that kills it.
+    """
+
+    def watch() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while pipe.read(1):
+                pass
+        end_group(seconds)
+
+    thread = threading.Thread(target=watch, name="parent watch", daemon=True)
+    thread.start()
+    return thread
+
+
+def end_group(seconds: float) -> None:
+    """End every process of this one's group, and this one."""
+    if hasattr(os, "killpg"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN) if _in_main_thread() else None
+        os.killpg(0, signal.SIGTERM)
+        threading.Event().wait(seconds)
+        os.killpg(0, signal.SIGKILL)
+    os._exit(ORPHANED)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command tied to the parent whose number comes first."""
+    parent, command = int(arguments[0]), list(arguments[1:])
+    if sys.platform.startswith("linux"):
+        die_with(parent)
+        os.execvp(command[0], command)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+
+    def end(*_: Any) -> None:
+        process.terminate()
+
+    def watch() -> None:
+        while sys.stdin.buffer.read(1):
+            pass
+        process.kill()
+
+    signal.signal(signal.SIGTERM, end)
+    threading.Thread(target=watch, daemon=True).start()
+    return process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
