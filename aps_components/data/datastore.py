@@ -87,22 +87,18 @@ def validation_dataset(
     data: Sequence[Item],
     transform: Sequence[Callable] | Callable,
     *,
-    in_channels: int = 1,
-    label_values: LabelValues = None,
     cache_rate: float = 1.0,
 ) -> EvaluationCache:
     """An EvaluationCache of the cases to validate on; of a MONAI Label datastore those that can be used.
 
     Args:
         data: items with "image" and "label".
-        transform: of the dataset, as are the other arguments; see `training_dataset`.
-        in_channels: channels that each image must have.
-        label_values: value in the label files to class.
+        transform: see `training_dataset`; it begins with the loading.
         cache_rate: the share of the items to cache.
     """
     items = list(data)
     if studies_folder(items) is not None:
-        items = usable_items(items, load=_loader(transform, in_channels, label_values), least=0)
+        items = usable_items(items, load=_loader(transform), least=0)
     return EvaluationCache(items, transform, cache_rate=cache_rate)
 
 
@@ -127,7 +123,7 @@ def usable_items(items: Sequence[Item], *, load: LoadVolumed, least: int = 1) ->
     return usable
 
 
-def _loader(transform: Any, in_channels: int, label_values: LabelValues) -> LoadVolumed:
+def _loader(transform: Any, in_channels: int = 1, label_values: LabelValues = None) -> LoadVolumed:
     """The one at the head of a pipeline, which knows the number of classes; one of its own where there is none."""
     first = next(iter(getattr(transform, "transforms", ())), None)
     if isinstance(first, LoadVolumed):

@@ -12,7 +12,6 @@ import torch.distributed as dist
 from monai.data import CacheDataset
 
 from aps_components.data import validation_dataset
-from aps_components.data.label_values import LabelValues
 from aps_components.models import ensure_writable
 from aps_components.ownership import own
 
@@ -65,14 +64,7 @@ def share_of_rank(items: Sequence[Item]) -> list[Item]:
 
 
 def cache_share_of_rank(
-    data: Sequence[Any],
-    transform: Sequence[Callable] | Callable,
-    *,
-    in_channels: int = 1,
-    label_values: LabelValues = None,
-    cache_rate: float = 1.0,
+    data: Sequence[Any], transform: Sequence[Callable] | Callable, *, cache_rate: float = 1.0
 ) -> CacheDataset:
     """``data.validation_dataset`` of :func:`share_of_rank` alone."""
-    return validation_dataset(
-        share_of_rank(data), transform, in_channels=in_channels, label_values=label_values, cache_rate=cache_rate
-    )
+    return validation_dataset(share_of_rank(data), transform, cache_rate=cache_rate)
