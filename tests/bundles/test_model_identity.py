@@ -223,7 +223,7 @@ class TestPretrained:
         first, *others = listing["training"]
         rewritten(later, lambda given: given | {"training": others})
         model = str(trained / "models" / "model.pt")
-        train(options(later, tmp_path / "out", pretrained=model))
+        train(options(later, tmp_path / "out", pretrained=model, unlabeled_batch=1))
         said = read_settings(tmp_path / "out" / "models" / "model.pt")["cases"]
         assert "phantom_000" in [case["name"] for case in said["earlier"]]
         rewritten(later, lambda given: given | {"test": [first]})
