@@ -17,7 +17,7 @@ SETTINGS = {
     "spacing": [1.5, 1.5, 2.0],
     "roi_size": [32, 48, 32],
     "intensity": "zscore",
-    "fusion": "none",
+    "fusion": "cafa",
     "seed": 3,
 }
 
