@@ -17,7 +17,7 @@ SETTINGS = {
     "spacing": [1.5, 1.5, 2.0],
     "roi_size": [32, 48, 32],
     "intensity": "zscore",
-    "fusion": "none",
+    "fusion": "cafa",
     "seed": 3,
 }
 
@@ -48,7 +48,7 @@ def edit_json(path: Path, **changes: object) -> None:
 
 def state_dict(**changes: object) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    sizes = {"num_classes": 2, "roi_size": SETTINGS["roi_size"]} | SIZES | changes
+    sizes = {key: SETTINGS[key] for key in ("roi_size", "fusion")} | {"num_classes": 2} | SIZES | changes
     return build_auto_prompt_seg(**sizes).state_dict()
 
 

@@ -22,6 +22,8 @@ COMPARED = "trained_with"  # holds what is compared with a model's settings
 ENTRIES = ("imports", "initialize", "run", "finalize", "training", "evaluating", "inference", "displayable_configs")
 # Where things are: MONAI's own tools set these, whether or not something lies there.
 PLACES = ("bundle_root", "dataset_dir", "output_dir")
+# What the values of label files mean: a file that renames the classes says so for all workflows.
+CLASSES = ("label_values", "regions")
 # Parts of a workflow that are left over where a tool puts another in front of them, such as scans in a dataset.
 PARTS = ("checkpointloader", "datalist", "dataloader", "dataset", "handlers", "inferer", "network", "preprocessing")
 # What MONAI adds where a training is tracked.
@@ -108,7 +110,16 @@ def _refuse_missing_parent(config: Config, key: str, known: Collection[str]) -> 
 def _refuse_unknown_keys(config: Config, more: Collection[str]) -> None:
     referred = set(_references(config))
     tops = {reference[0] for reference in referred}
-    with_effect = {*tops, *ENTRIES, *PLACES, *PARTS, *TRACKING, *more, *(TRAINING_OPTIONS if "train" in config else ())}
+    with_effect = {
+        *tops,
+        *ENTRIES,
+        *PLACES,
+        *CLASSES,
+        *PARTS,
+        *TRACKING,
+        *more,
+        *(TRAINING_OPTIONS if "train" in config else ()),
+    }
     with_effect |= set(TRAINED_KEYS if COMPARED in config else ())
     for key in config:
         if key not in with_effect and not key.startswith("_"):

@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 
 from aps_components.data.datalist import files_of
 from aps_components.data.errors import DataError
+from aps_components.data.nifti import read_geometry
 from aps_components.memory import NotEnoughMemoryError, require_memory
 
 FLOAT = 4  # bytes
@@ -51,12 +52,10 @@ def refuse_large_segmentation(files: Sequence[str], *, spacing: Sequence[float] 
         classes: background included.
     """
     try:
-        scan = nib.load(files[0])
-        shape, sizes = np.asarray(scan.shape[:3], dtype=float), nib.affines.voxel_sizes(scan.affine)
-    except Exception:  # what is wrong with it is said by whoever reads it
+        geometry = read_geometry(files[0])
+    except DataError:  # what is wrong with it is said by whoever reads it
         return
-    if len(shape) != 3:
-        return
+    shape, sizes = np.asarray(geometry.shape, dtype=float), np.asarray(geometry.spacing)
     own = float(np.prod(shape))
     of_network = own if spacing is None else float(np.prod(np.maximum(shape * sizes / np.asarray(spacing), 1)))
     volumes = own * (classes + BESIDE_CLASSES) + of_network * classes * ON_ITS_GRID

@@ -228,11 +228,10 @@ def trained_network(path: str | Path) -> dict[str, Any]:
     Settings of before they were kept say some of them by other names.
     """
     settings = read_settings(path)
-    if NETWORK in settings:
-        return {**SETTINGS_OF_BEFORE, **settings[NETWORK]}
     known = ("in_channels", "roi_size", "fusion", *SETTINGS_OF_BEFORE)
     found = {key: settings[key] for key in known if key in settings}
-    return found | ({"num_classes": len(settings["labels"])} if "labels" in settings else {})
+    found |= {"num_classes": len(settings["labels"])} if "labels" in settings else {}
+    return found | settings.get(NETWORK, {})
 
 
 def _refuse_other_settings(path: str | Path, settings: Mapping[str, Any], *, free: Collection[str] = FREE) -> None:

@@ -14,6 +14,7 @@ from aps_components.csv_table import comma_separated
 from aps_components.data.nifti import channels_of, read_geometry, read_scan
 from aps_components.files import replace_text
 from aps_components.plain_json import read_object
+from aps_components.terminal import shown
 
 CUBIC_MM_PER_ML = 1000.0
 MEASURES = ("mean", "std", "min", "max")
@@ -73,8 +74,16 @@ def load_channels(files: Sequence[str], modalities: Sequence[str] | None) -> dic
 
 
 def write_statistics(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a scan's statistics, whole or not at all."""
-    replace_text(path, json.dumps(content, indent=1) + "\n")
+    """Write a scan's statistics, whole or not at all; of a name, what can be read of it."""
+    replace_text(path, json.dumps(_readable(content), indent=1) + "\n")
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {shown(key): _readable(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_readable(entry) for entry in value]
+    return shown(value) if isinstance(value, str) else value
 
 
 def read_statistics(path: Path) -> dict[str, Any] | None:

@@ -56,15 +56,17 @@ def test_a_bundle_has_all_its_files(tmp_path):
 def test_what_is_not_said_here_is_the_templates():
     texts = render_configs(BLOCK)
     assert texts["train.json"].replace(BLOCK.text(), MARKER) == template("train.json")
-    for name in ("evaluate.json", "pretrain.json", "multi_gpu_train.json", "logging.conf"):
+    for name in ("pretrain.json", "multi_gpu_train.json", "logging.conf"):
         assert texts[name] == template(name)
     assert texts["inference.json"].replace(BLOCK.inference_text(), MARKER) == template("inference.json")
+    assert texts["evaluate.json"].replace(BLOCK.evaluation_text(), MARKER) == template("evaluate.json")
 
 
 def test_the_marker_stands_once_where_the_block_belongs():
     assert {name: template(name).count(MARKER) for name in CONFIGS if MARKER in template(name)} == {
         "train.json": 1,
         "inference.json": 1,
+        "evaluate.json": 1,
     }
 
 

@@ -176,7 +176,8 @@ def test_checkpoint_of_another_architecture_is_refused(data, tmp_path, other_arc
 def test_inference_refuses_faulty_scans(data, tmp_path, spoil, message):
     spoil(data)
     place = data / "images" / "c.nii.gz"
-    options = inference_options(tmp_path / "out", image=str(place), load_pretrain=False)
+    given = {"checkpoint": str(tmp_path / "none.pt"), "load_pretrain": False}
+    options = inference_options(tmp_path / "out", image=str(place), **given)
     said = refusal("inference.json", kind="infer", options=options)
     assert (message or f"{place}: no such file or folder") in said
 

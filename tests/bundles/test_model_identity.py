@@ -147,7 +147,7 @@ class TestEvaluation:
             ({"validation_count": 1}, "validation_count 2 there, 1 now"),
             ({"spacing": [2.0, 2.0, 2.0]}, "spacing None there"),
             ({"intensity": "zscore_nonzero"}, "intensity 'zscore' there"),
-            ({"fusion": "cafa"}, "fusion 'none' there"),
+            ({"fusion": "none"}, "fusion 'cafa' there"),
             ({"network_def#norm": "instance"}, "norm 'batch' there, 'instance' now"),
             ({"network_def#filters": 8}, "filters 4 there, 8 now"),
             ({"in_channels": 2}, "in_channels"),
@@ -223,7 +223,7 @@ class TestPretrained:
         first, *others = listing["training"]
         rewritten(later, lambda given: given | {"training": others})
         model = str(trained / "models" / "model.pt")
-        train(options(later, tmp_path / "out", pretrained=model))
+        train(options(later, tmp_path / "out", pretrained=model, unlabeled_batch=1))
         said = read_settings(tmp_path / "out" / "models" / "model.pt")["cases"]
         assert "phantom_000" in [case["name"] for case in said["earlier"]]
         rewritten(later, lambda given: given | {"test": [first]})

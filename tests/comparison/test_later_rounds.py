@@ -127,7 +127,7 @@ def test_the_minutes_are_those_of_all_rounds(runs):
     for teacher in second.teachers:
         finish(teacher)
     (second.folder / "training").mkdir(parents=True)
-    lines = [{"iteration": 60, "seconds_per_iteration": 2.0}]
+    lines = [{"epoch": 1, "iteration": 60, "seconds_per_iteration": 2.0}]
     (second.folder / "training" / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     second._write_result()
     assert second.result()["minutes"] == pytest.approx(1.5 + 1.5 + 2.0)

@@ -45,7 +45,9 @@ def run(phantoms, tiny_checkpoint, tiny_options, tmp_path):
     source = tiny_checkpoint(labeled_count=2)
     for suffix in (".pt", ".json"):
         source.with_suffix(suffix).rename(models / f"model{suffix}")
-    (training / "history.jsonl").write_text(json.dumps({"iteration": 2, "seconds_per_iteration": 1.0}) + "\n")
+    (training / "history.jsonl").write_text(
+        json.dumps({"epoch": 1, "iteration": 2, "seconds_per_iteration": 1.0}) + "\n"
+    )
     return trained
 
 

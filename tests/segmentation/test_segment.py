@@ -281,13 +281,13 @@ FAULTS = [
     (("--bundle", "{la}", "--checkpoint", "no.pt"), "no checkpoint at "),
     (("--bundle", "{la}", "--overlp=0.1"), "no option --overlp; did you mean --overlap?"),
     (("--bundle", "{la}", "--output_postfix=x"), "no option --output_postfix; there are: amp"),
-    (("--bundle", "{la}", "--overlap=1"), "overlap 1 must be in [0, 1)"),
+    (("--bundle", "{la}", "--overlap=1"), "overlap 1 must be a number in [0, 1)"),
     (("--bundle", "{la}", "--predictor=c"), "predictor 'c' must be 'a', 'b' or 'average'"),
     (("--bundle", "{la}", "--device=tpu9"), "--device tpu9 is no device"),
     (("--bundle", "{la}", "--device=cuda:99"), "--device cuda:99: this machine has "),
     (("--bundle", "{la}", "--config=nope"), "no config 'nope': give a path, or "),
     (("--bundle", "{la}", "--spacing=[3,3,3]"), "{la}/models/model.pt was trained with other settings: spacing"),
-    (("--bundle", "{la}", "--maps=perhaps"), "'perhaps' must be true or false"),
+    (("--bundle", "{la}", "--maps=perhaps"), "maps 'perhaps' must be true or false"),
 ]
 
 

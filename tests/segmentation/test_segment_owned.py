@@ -174,10 +174,17 @@ def test_results_are_no_scans_in_whatever_folder(run, copy, tmp_path):
 def test_one_damaged_study_stops_no_other(run, tmp_path):
     for number in ("1", "2"):
         write_series(tmp_path / number, shape=(17, 24, 5), ending=".dcm", SeriesInstanceUID=f"1.2.{number}")
-    (tmp_path / "2" / "extra.dcm").write_bytes(b"no DICOM at all")
+    (tmp_path / "2" / "IM0005.dcm").write_bytes(b"no DICOM at all")
     result = run(tmp_path, tmp_path / "out")
     assert len(result.done) == len(result.failed) == 1
-    assert "extra.dcm: not DICOM in spite of its name" in next(iter(result.failed.values()))
+    assert "IM0005.dcm: not DICOM in spite of its name" in next(iter(result.failed.values()))
+
+
+def test_a_damaged_file_of_another_name_is_a_failure_of_its_own(run, tmp_path):
+    write_series(tmp_path / "study", shape=(17, 24, 5), ending=".dcm")
+    (tmp_path / "study" / "extra.dcm").write_bytes(b"no DICOM at all")
+    result = run(tmp_path / "study", tmp_path / "out")
+    assert (len(result.done), list(result.failed)) == (1, ["extra_dcm"])
 
 
 def test_a_case_that_lacks_a_modality_stops_no_other(tmp_path):

@@ -121,12 +121,12 @@ class TestContents:
 
     def test_a_network_with_fusion_stays_one(self, bundle, tmp_path):
         """MONAI's `bundle.load` would pass over weights that have no place in the network of the configurations."""
-        model = write_model(tmp_path / "model.pt", state_dict(fusion="cafa"), fusion="cafa")
+        model = write_model(tmp_path / "model.pt", state_dict(fusion="concatenation"), fusion="concatenation")
         package = package_bundle(bundle, out=tmp_path, checkpoint=model)
-        assert package.adapted["fusion"] == "cafa"
+        assert package.adapted["fusion"] == "concatenation"
         written = content(package.archive)
-        assert json.loads(written["small/configs/train.json"])["fusion"] == "cafa"
-        assert "'cafa'" in json.loads(written["small/configs/inference.json"])["fusion"]
+        assert json.loads(written["small/configs/train.json"])["fusion"] == "concatenation"
+        assert "'concatenation'" in json.loads(written["small/configs/inference.json"])["fusion"]
 
     def test_where_the_training_kept_its_files_stays_at_home(self, bundle, tmp_path):
         model = write_model(tmp_path / "model.pt", pretrained=str(tmp_path / "secret" / "model_a.pt"))
