@@ -65,7 +65,7 @@ class SimulatedUser:
     own: float = 0.5
     simulated: float = 0.15
     none: float = 0.35
-    flipped: float = 0.15
+    flipped: float = 0.05
     wrong: float = 0.05
     altered: float = 0.4
     corrected: float = 0.5
