@@ -129,12 +129,7 @@ def seen_items(items: Iterable[Item], cases: Cases) -> list[tuple[Item, Identity
 
     Scans that a training validated on are none of them: it did not learn from those.
     """
-    seen = {
-        voxels: (case, part)
-        for part in (LABELED, UNLABELED)
-        for case in cases.get(part, ())
-        for voxels in _voxels(case)
-    }
+    seen = {voxels: (case, part) for part in LEARNED_FROM for case in cases.get(part, ()) for voxels in _voxels(case)}
     found = []
     for item in items:
         known = [seen[voxels] for voxels in _voxels(identity({"image": item["image"]})) if voxels in seen]

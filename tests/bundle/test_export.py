@@ -30,9 +30,10 @@ def make_bundle(folder, *, size=SIZE, network=TINY, **changes):
     config = json.loads(file.read_text()) | changes
     config["network_def"] |= network
     file.write_text(json.dumps(config))
+    said = json.loads((folder / "configs" / "train.json").read_text()) | changes
     torch.manual_seed(0)
     model = build_auto_prompt_seg(
-        num_classes=len(config["labels"]), in_channels=config["in_channels"], roi_size=size, **network
+        num_classes=len(said["labels"]), in_channels=said["in_channels"], roi_size=size, **network
     )
     torch.save(model.state_dict(), folder / "models" / "model.pt")
     save_settings({"roi_size": list(size), "spacing": [1.0, 1.0, 2.5]}, folder / "models" / "model.json")
