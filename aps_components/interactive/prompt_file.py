@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from aps_components.data import DataError
 from aps_components.inference.prompt_file import KINDS, MODEL, USER, WORLD, mark_of
 from aps_components.interactive.words import Listener, Words, without_contradictions
+from aps_components.plain_json import read_object
 from aps_components.prompts import Click, Scribble
 
 HEAD = ("scan", "shape", "affine", "world")
@@ -155,19 +155,9 @@ class _Reader:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; check --prompts") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); give a file that aps segment --maps wrote") from error
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path} is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}; mend it there"
-        ) from error
-    if not isinstance(content, dict):
-        raise DataError(f'{path} must be as in {{"scan": "...", "points": [...]}}')
-    return content
+    if not path.exists():
+        raise DataError(f"{path}: no such file; check --prompts")
+    return read_object(path, mend="give a file that aps segment --maps wrote", error=DataError)
 
 
 def _refuse_another_scan(content: Entry, scan: str, shape: Sequence[int], affine: NDArray[np.floating]) -> None:
