@@ -126,14 +126,16 @@ class InteractiveVolume:
         self.said = UserPrompts(list(dict.fromkeys(held)), [*self.said.boxes, *boxes], lines)
 
     def _ask(self, marks: Sequence[Click], boxes: Sequence[Box]) -> Tensor:
-        """Model B's new answer in the windows that the new prompts touch, the present one elsewhere."""
+        """Model B's new answer in the windows that the new prompts touch, the present one elsewhere.
+
+        Model A's own points are left out: the present answer holds what they say, and a person knows better.
+        """
         of_marks = {index for mark in marks for index in self._windows_at(mark.voxel)}
         of_boxes = {index for index, window in enumerate(self.volume.windows) for box in boxes if _meets(window, box)}
         windows = sorted(of_marks | of_boxes)
         answer = self.inferer.answer(
             self.volume,
             self.network,
-            own=self.volume.points,
             given=self._said_in,
             previous=self._padded(self.probabilities),
             windows=windows,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
+import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
@@ -28,15 +30,33 @@ NETWORK = "network_def"  # the setting that holds the network's arguments
 FREE = ("predictor", "mc_samples", "recompute", "sam_checkpoint")
 
 
-def save_atomically(content: Any, path: str | Path) -> None:
+def save_atomically(content: Any, path: str | Path, *, compressed: bool = False) -> None:
     """``torch.save`` to a temporary file beside ``path``, synced, then renamed over it.
 
     A run killed at any moment leaves the old file or the new one, never a part of one.
+
+    Args:
+        content: of the file.
+        path: of the file.
+        compressed: deflate it, for publishing: ``torch.load`` reads it as it reads any other, but cannot map it.
     """
     with replacing(path) as unfinished, open(unfinished, "wb") as stream:
-        torch.save(content, stream)
+        if compressed:
+            whole = io.BytesIO()
+            torch.save(content, whole)
+            _deflate(whole, stream)
+        else:
+            torch.save(content, stream)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def _deflate(source: IO[bytes], target: IO[bytes]) -> None:
+    """The zip file that ``torch.save`` writes, compressed; its dates stay, so the same weights give the same file."""
+    with zipfile.ZipFile(source) as whole, zipfile.ZipFile(target, "w") as packed:
+        for entry in whole.infolist():
+            name = zipfile.ZipInfo(entry.filename, entry.date_time)
+            packed.writestr(name, whole.read(entry), zipfile.ZIP_DEFLATED, compresslevel=9)
 
 
 def ensure_writable(directory: str | Path) -> Path:
@@ -144,14 +164,14 @@ def is_state_dict(weights: Any) -> bool:
     )
 
 
-def save_model(weights: Any, settings: Mapping[str, Any], path: str | Path) -> None:
+def save_model(weights: Any, settings: Mapping[str, Any], path: str | Path, *, compressed: bool = False) -> None:
     """Weights and their settings, both or, where the disk is full or the process is killed while writing, none.
 
     What was at ``path`` before stays whole until both are written; only two renamings are left then.
     """
     with replacing(settings_file(path)) as beside:
         beside.write_text(_settings_text(settings), encoding="utf-8")
-        save_atomically(weights, path)
+        save_atomically(weights, path, compressed=compressed)
 
 
 def _settings_text(settings: Mapping[str, Any]) -> str:

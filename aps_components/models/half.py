@@ -41,5 +41,5 @@ def halve(source: str | Path, target: str | Path) -> Path:
         raise CheckpointError(f"{source}: {beyond[0]} has values beyond 65504 or that are not finite; keep float32")
     target.parent.mkdir(parents=True, exist_ok=True)
     settings = without_folders(read_settings(source))
-    save_model(halves, settings, target)
+    save_model(halves, settings, target, compressed=True)
     return target

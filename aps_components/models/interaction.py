@@ -234,7 +234,10 @@ class InteractiveRounds:
         device = embedding.tokens.device
         given = as_tensors([self.given[row] for row in rows], device=device)
         index = torch.tensor(list(rows), device=device)
-        prompts = together(given, *(each[index] for each in self.points))
+        coords, labels, scores = (each[index] for each in self.points)
+        if mask_inputs is not None:  # the earlier answer holds what Model A's points say
+            labels = torch.full_like(labels, PAD_LABEL)
+        prompts = together(given, coords, labels, scores)
         output = self.model_b.decode(embedding, image_size=image_size, prompts=prompts, mask_inputs=mask_inputs)
         target = torch.from_numpy(np.stack([self.targets[row] for row in rows])[:, None].astype(np.int64))
         changed = torch.from_numpy(self.changed[list(rows)])
