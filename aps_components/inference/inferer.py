@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers import SlidingWindowInferer
+from monai.utils import ensure_tuple_rep
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -251,9 +252,10 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
     def _windows(self, image: Tensor) -> list[Window]:
         """Evenly laid over the volume, as MONAI lays them."""
         size, roi = image.shape[2:], self.roi_size
+        overlaps = ensure_tuple_rep(self.overlap, len(roi))
         interval = [
-            int(window) if window == extent else max(1, int(window * (1 - self.overlap)))
-            for window, extent in zip(roi, size, strict=True)
+            int(window) if window == extent else max(1, int(window * (1 - overlap)))
+            for window, extent, overlap in zip(roi, size, overlaps, strict=True)
         ]
         return [(d, h, w) for d, h, w in dense_patch_slices(size, roi, interval)]
 

@@ -94,7 +94,7 @@ class TestGoingOn:
             {"objective#dice_weight": 1.0},
             {"objective#teacher_weight": 0.1},
             {"network_def#dropout": 0.2},
-            {"network_def#uncertainty_form": "entropy"},
+            {"network_def#uncertainty_form": "variance"},
             {"network_def#prompts": {"strategy": "random"}},
             {"optimizer#betas": [0.8, 0.99]},
             {"lr_scheduler#power": 1.0},

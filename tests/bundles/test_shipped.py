@@ -41,12 +41,17 @@ def test_the_bundles_page_speaks_of_these_weights():
 
 
 def test_they_learned_long_enough():
-    """In two parts, of which the settings know the second."""
+    """Model A in two parts, then Model B in two, of which the settings know the last."""
     page, settings = (LA / "docs" / "README.md").read_text(), json.loads(MODEL.with_suffix(".json").read_text())
-    found = re.search(r"([\d,]+)\s+with\s+seed\s+0\s+and\s+then\s+([\d,]+)\s+with\s+seed\s+1", page)
-    first, second = (int(number.replace(",", "")) for number in found.groups())
-    assert settings["epochs"] * settings["epoch_length"] == second
+
+    def iterations(pattern):
+        return [int(number.replace(",", "")) for number in re.search(pattern, page).groups()]
+
+    first, second = iterations(r"([\d,]+)\s+with\s+seed\s+0\s+and\s+then\s+([\d,]+)\s+with\s+seed\s+1")
     assert first + second >= 4000
+    before, last = iterations(r"([\d,]+)\s+iterations\s+and\s+then\s+([\d,]+)\s+more")
+    assert settings["epochs"] * settings["epoch_length"] == last
+    assert before + last >= 1000
 
 
 @pytest.mark.slow

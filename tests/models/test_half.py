@@ -30,6 +30,9 @@ def test_weights_are_rounded_counters_and_settings_kept(source, tmp_path, capsys
     assert written["weight"][0].item() == 0.333251953125  # 1365 / 4096
     assert written["counter"] == counter
     assert json.loads((tmp_path / "new" / "model.json").read_text()) == {
+        "backbone": "vnet",  # what there was before there were others
+        "strides": None,
+        "kernel_sizes": None,
         "roi_size": [32, 32, 16],
         "pretrained": "a.pt",
     }

@@ -126,7 +126,9 @@ def test_dice_metric_leaves_the_background_out():
 
 def test_a_real_model_goes_through():
     torch.manual_seed(0)
-    network = build_auto_prompt_seg(num_classes=2, roi_size=(32, 32, 32), filters=4, sam_variant="tiny")
+    network = build_auto_prompt_seg(
+        num_classes=2, roi_size=(32, 32, 32), filters=4, sam_variant="tiny", prompts={"min_probability": 0.1}
+    )
     items = [{"image": torch.randn(1, 20, 32, 40), "label": torch.ones(1, 20, 32, 40, dtype=torch.uint8)}]
     evaluator = PromptedEvaluator(
         device="cpu",

@@ -56,7 +56,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_measured(phantoms, tiny
 
 
 def test_models_that_left_other_scans_out_do_not_compare(unsplit, tiny_checkpoint, tiny_options, tmp_path):
-    files = [tiny_checkpoint(str(count), labeled_count=count, validation_count=count) for count in (1, 2)]
+    files = [tiny_checkpoint(str(count), seed=count, labeled_count=count, validation_count=count) for count in (1, 2)]
     arguments = {"bundle": LA, "dataset_dir": unsplit, "checkpoints": files, "out": tmp_path, "options": tiny_options}
     with patch(MEASURE, return_value={}), pytest.raises(ValueError, match="train both with the same validation_count"):
         check_uncertainty(**arguments)
