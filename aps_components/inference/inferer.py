@@ -341,7 +341,7 @@ def _maps_of(seen: Seen) -> dict[str, Tensor]:
 
 def _without_maps(seen: Seen) -> Seen:
     """What Model B needs for further answers."""
-    nothing = seen.logits_a.new_empty(0)  # a slice would keep all of it
+    nothing = seen.logits_a.new_empty((0,))  # a slice would keep all of it
     samples = type(seen.samples)(nothing, nothing)
     return seen._replace(logits_a=nothing, samples=samples, uncertainty=type(seen.uncertainty)(nothing, nothing))
 
