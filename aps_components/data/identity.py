@@ -166,14 +166,19 @@ def _stored(image: Any) -> Iterator[bytes]:
         raise ValueError(f"{left} bytes are missing at its end")
 
 
+def _matters(part: str, other: str) -> bool:
+    """Whether a scan may not be in both: without a label it only comes more often, unless it validates elsewhere."""
+    return "validation" in (part, other) or "unlabeled" not in (part, other)
+
+
 def _refuse_repeats(parts: Mapping[str, Sequence[Item]], cases: Cases) -> None:
     seen: dict[str, tuple[str, str]] = {}
     for part, items in parts.items():
         for item, case in zip(items, cases[part], strict=True):
             for file, scan in zip(files_of(item["image"]), case["image"], strict=True):
                 voxels = scan.partition(":")[0]
-                if voxels in seen:
-                    other, there = seen[voxels]
+                other, there = seen.get(voxels, ("", ""))
+                if other and _matters(part, there):
                     raise DataError(
                         f"{file} ({part}) and {other} ({there}) are one scan, voxel for voxel: take one of them out of "
                         "the datalist"

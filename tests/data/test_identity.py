@@ -86,15 +86,20 @@ class TestRepeats:
         message = r"b\.nii\.gz \(validation\) and .*a\.nii\.gz \(labeled\) are one scan"
         with pytest.raises(DataError, match=message):
             case_identities([labelled], [kept])
-        with pytest.raises(DataError, match=r"\(unlabeled\) and .* \(labeled\)"):
-            case_identities([labelled, item(tmp_path, "c", 0, label=False)])
+        again = item(tmp_path, "c", 0, label=False)
+        with pytest.raises(DataError, match=r"b\.nii\.gz \(validation\) and .*c\.nii\.gz \(unlabeled\)"):
+            case_identities([again], [kept])
         with pytest.raises(DataError, match=r"\(labeled\) and .* \(labeled\)"):
             case_identities([labelled, kept])
 
     def test_one_channel_that_two_cases_share_is_refused(self, tmp_path):
         first, shared, last = (item(tmp_path, name, seed)["image"] for seed, name in enumerate("abc"))
         with pytest.raises(DataError, match="are one scan"):
-            case_identities([{"image": [first, shared]}, {"image": [last, shared]}])
+            case_identities([{"image": [first, shared]}], [{"image": [last, shared]}])
+
+    def test_a_scan_that_only_comes_more_often_is_no_leak(self, tmp_path):
+        cases = [item(tmp_path, "a", 0), item(tmp_path, "b", 0, label=False), item(tmp_path, "c", 0, label=False)]
+        assert len(case_identities(cases)["unlabeled"]) == 2
 
     def test_labels_may_be_equal(self, tmp_path):
         """Of two scans without a tumour, say."""

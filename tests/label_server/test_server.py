@@ -108,7 +108,7 @@ def test_broken_scan_gives_an_error_that_names_it_and_the_server_lives_on(client
 def test_training_without_a_label_says_so(client):
     task = client.train("small", max_epochs=1)
     assert task["status"] == "ERROR"
-    assert "there are 0 labeled cases" in "".join(task["details"])
+    assert "scan is left to train on" in "".join(task["details"])
 
 
 def test_one_label_is_trained_on_with_all_other_scans_and_the_next_answer_uses_it(
