@@ -103,11 +103,11 @@ class InteractiveVolume:
         for label in sorted({mark.label for mark in marks}):
             voxels = [mark.voxel for mark in marks if mark.label == label]
             turned = (wanted == label) & (former != label) & free
-            self._take(_pieces_at(turned, voxels), proposed, label)
+            self._take(_pieces_at(turned, voxels), proposed)
         for box in boxes:
             inside = np.zeros_like(free)
             inside[tuple(slice(low, high + 1) for low, high in zip(box.least, box.greatest, strict=True))] = True
-            self._take(inside & free & (wanted != former), proposed, None)
+            self._take(inside & free & (wanted != former), proposed)
         self._keep_said()
         return self.probabilities
 
@@ -172,7 +172,7 @@ class InteractiveVolume:
         lines = [line for line in scribbles if line.voxels]
         return as_tensors([UserPrompts(clicks, boxes, lines)], device=self.probabilities.device)
 
-    def _take(self, region: Mask, proposed: Tensor, label: int | None) -> None:
+    def _take(self, region: Mask, proposed: Tensor) -> None:
         """The proposed probabilities in a region."""
         if region.any():
             where = torch.from_numpy(region).to(self.probabilities.device)
