@@ -1,4 +1,4 @@
-"""A 3-D convolution that may be trained in bf16 on a CPU, however small its grid."""
+"""A 3-D convolution that may be trained on a CPU in bf16 and in fp32, however small its grid."""
 
 from __future__ import annotations
 
@@ -6,19 +6,33 @@ import torch
 from torch import Tensor, nn
 
 SMALLEST_BF16_GRID = 3
+LARGEST_SLOW_GRID = 20480  # channels x depth x height of one volume; ``ConvParams::use_mkldnn`` of torch's Convolution.cpp
 
 
 class Conv3d(nn.Conv3d):
-    """``torch.nn.Conv3d`` that leaves bf16 autocast on grids with an axis shorter than three cells.
+    """``torch.nn.Conv3d`` without two traps of small grids on a CPU, the deepest levels of a small patch.
 
-    There oneDNN 3.12 (torch 2.13) reads memory it never wrote when it computes the gradient of a padded 3x3x3
-    convolution's weights in bf16: gradients of 1e35, infinities and NaN (``tests/networks/test_convolution.py``). Such
-    grids, the deepest level of a small patch, hold so few cells that float32 costs nothing.
+    bf16, an axis shorter than three cells: oneDNN 3.12 (torch 2.13) reads memory it never wrote when it computes the
+    gradient of a padded 3x3x3 convolution's weights: gradients of 1e35, infinities and NaN
+    (``tests/networks/test_convolution.py``). Such grids leave autocast: they hold so few cells that float32 costs
+    nothing.
+
+    fp32, one volume: torch then keeps away from oneDNN and is eight times slower. Such a volume goes through as a pair.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, in_channels, D, H, W] -> [B, out_channels, D', H', W']."""
-        if input.is_cuda or min(input.shape[2:]) >= SMALLEST_BF16_GRID or not torch.is_autocast_enabled("cpu"):
+        if input.is_cuda:
+            return super().forward(input)
+        if not torch.is_autocast_enabled("cpu"):
+            return self._in_fp32(input)
+        if min(input.shape[2:]) >= SMALLEST_BF16_GRID:
             return super().forward(input)
         with torch.autocast("cpu", enabled=False):
-            return super().forward(input.float())
+            return self._in_fp32(input.float())
+
+    def _in_fp32(self, input: Tensor) -> Tensor:
+        small = len(input) == 1 and input.shape[1:4].numel() <= LARGEST_SLOW_GRID
+        if not small or torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return super().forward(input)
+        return super().forward(input.expand(2, -1, -1, -1, -1))[:1]

@@ -34,3 +34,18 @@ def test_outside_autocast_it_is_torchs_convolution() -> None:
 def test_larger_grids_stay_in_bf16() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert Conv3d(2, 4, kernel_size=1)(torch.randn(1, 2, 3, 5, 7)).dtype is torch.bfloat16
+
+
+def test_one_volume_in_float32_is_torchs_convolution_too() -> None:
+    """It goes through as a pair where torch would be slow; values and gradients are those of one."""
+    torch.manual_seed(0)
+    convolution = Conv3d(6, 5, kernel_size=3, stride=(2, 1, 1), padding=1)
+    features = torch.randn(1, 6, 17, 7, 5, requires_grad=True)
+    expected = F.conv3d(features, convolution.weight, convolution.bias, stride=(2, 1, 1), padding=1)
+    result = convolution(features)
+    torch.testing.assert_close(result, expected)
+    gradient = torch.randn_like(expected)
+    wanted = torch.autograd.grad(expected, (features, convolution.weight, convolution.bias), gradient)
+    found = torch.autograd.grad(result, (features, convolution.weight, convolution.bias), gradient)
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
