@@ -127,7 +127,7 @@ def test_a_slice_twice_is_refused(folder, copy):
         ({"ImagePositionPatient": list(lps(0, 0, 1.2))}, "uneven slices, 2.400 to 3.600 mm apart"),
         ({"PixelSpacing": [0.9, 0.8]}, "several sizes, pixel spacings or directions"),
         ({"ImageOrientationPatient": None}, "without position, orientation or pixel spacing"),
-        ({"NumberOfFrames": 2}, "a multi-frame file, which is not read here; convert it to NIfTI"),
+        ({"NumberOfFrames": 2}, "several files, and several frames in one of them; convert it to NIfTI"),
     ],
 )
 def test_a_slice_that_does_not_fit_is_refused(tmp_path, changes, message):
