@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from aps_components.data import DataError, nifti
 from aps_components.memory import NotEnoughMemoryError, require_memory
 from aps_components.segmentation.dicom_convert import converted
+from aps_components.segmentation.dicom_decoders import other_compression, unpacked
 from aps_components.segmentation.dicom_frames import LPS_TO_RAS
 from aps_components.segmentation.dicom_pixels import check_pixels
 from aps_components.segmentation.dicom_tilt import STEEPEST, TILT, put_upright, tilt_of, upright
@@ -308,7 +309,7 @@ def _refuse_uneven(series: Series, positions: NDArray[np.float64], normal: NDArr
     if len(positions) < 2:
         raise DataError(f"{_said(series)}: a single slice; a volume is wanted")
     heights = positions @ normal
-    gaps, length = np.diff(heights), heights[-1] - heights[0]
+    gaps = np.diff(heights)
     step = float(np.median(gaps))
     allowed = EVENNESS[0] * step + EVENNESS[1]
     if doubled := int((gaps < EVENNESS[1]).sum()):
@@ -431,6 +432,8 @@ def _pixels(file: str) -> NDArray[np.float32]:
     try:
         values = sitk.GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
+        if compression := other_compression(file):
+            return unpacked(file, compression)
         raise DataError(f"{file}: its pixels cannot be read, it looks truncated or damaged; copy it again") from error
     return np.asarray(values.reshape(values.shape[-2:]).T, dtype=np.float32)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from aps_components.data import DataError
 from aps_components.data.nifti import read_scan
 from aps_components.segmentation.dicom_frames import frames_of, indices_on, read_header
+from aps_components.segmentation.dicom_pixels import check_pixels
 
 NAME = "dcm2niix"
 INSTALL = f"run: pip install {NAME}"
@@ -45,6 +46,7 @@ def converted(file: str) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """
     if (dcm2niix := program()) is None:
         raise DataError(f"{file}: a multi-frame file, which {NAME} converts, and that is not installed; {INSTALL}")
+    check_pixels(file)
     with tempfile.TemporaryDirectory(prefix="aps_dicom_") as folder:
         source, target = Path(folder, "in"), Path(folder, "out")
         source.mkdir()
@@ -94,7 +96,9 @@ def _refuse_misplaced(file: str, shape: Sequence[int], affine: NDArray[np.float6
         if not _are_counted_along(header, frames.heights):
             raise DataError("frames that are not counted in the order in which they lie")
     except DataError as error:
-        raise DataError(f"{file}: {NAME} makes no volume of it that could be relied on: {error}; export it anew") from None
+        raise DataError(
+            f"{file}: {NAME} makes no volume of it that could be relied on: {error}; export it anew"
+        ) from None
 
 
 def _are_counted_along(header: Any, heights: NDArray[np.float64]) -> bool:

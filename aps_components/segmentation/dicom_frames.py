@@ -132,5 +132,5 @@ def on_frames(voxels: NDArray[Any], affine: NDArray[np.float64], frames: Frames)
     """
     result = np.empty((len(frames.positions), *frames.size[::-1]), dtype=voxels.dtype)
     for frame, (along_x, along_y, along_z) in zip(result, indices_on(affine, voxels.shape, frames), strict=True):
-        frame[:] = voxels[np.ix_(along_x, along_y, [along_z])][..., 0].T
+        frame[:] = voxels[..., along_z][np.ix_(along_x, along_y)].T
     return result

@@ -17,6 +17,7 @@ from aps_components.data import DataError
 BITS = (8, 16, 32)
 PADDING = 1  # byte, which makes an odd length even
 RLE = "1.2.840.10008.1.2.5"
+PLAIN = {f"1.2.840.10008.1.2{rest}" for rest in ("", ".1", ".1.99", ".2")}  # syntaxes whose pixels are not compressed
 JPEG_START = b"\xff\xd8"
 JPEG_2000_START = b"\xff\x4f\xff\x51"
 FRAME_HEADERS = {*range(0xFFC0, 0xFFD0), 0xFFF7} - {0xFFC4, 0xFFC8, 0xFFCC}  # SOF of JPEG, and of JPEG-LS
@@ -53,7 +54,7 @@ def check_pixels(file: str | os.PathLike[str]) -> None:
             )
         if not math.isfinite(slope * intercept) or slope == 0:
             raise DataError(f"{file}: its values are to be rescaled by {slope} and {intercept}; export it again")
-        if syntax is None or not syntax.is_compressed or syntax.is_deflated:
+        if syntax is None or syntax in PLAIN:
             expected = rows * columns * samples * frames * bits // 8
             if not expected <= len(content) <= expected + PADDING:
                 raise DataError(_unreadable(file, f"its header declares {expected} bytes, and it holds {len(content)}"))

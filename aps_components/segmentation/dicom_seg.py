@@ -151,7 +151,9 @@ def write_dicom_seg(
             with replacing(file) as place:
                 seg.save_as(place)
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # what highdicom finds wrong with the sources
-        raise DataError(f"{Path(series.slices[0].file).parent}: no DICOM SEG of it: {error}; export it again") from error
+        raise DataError(
+            f"{Path(series.slices[0].file).parent}: no DICOM SEG of it: {error}; export it again"
+        ) from error
 
 
 def _segmentation(**options: Any) -> Any:
