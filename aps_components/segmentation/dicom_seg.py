@@ -28,6 +28,7 @@ PACKAGE = "highdicom"
 LONGEST = 64  # letters of a short text, DICOM's LO
 FIRST_NUMBER = 1000  # added to the series' number, so that the segmentation stands behind it in a viewer
 UTF_8 = "ISO_IR 192"
+NEEDED = {"FrameOfReferenceUID": "frame of reference", "StudyInstanceUID": "study", "SOPInstanceUID": "UID of its own"}
 # Of the patient and the study; a series may leave them empty, and a file may lack them.
 MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"),
@@ -176,8 +177,10 @@ def _sources(series: Series) -> list[Any]:
     many = any(part.frames > 1 for part in series.slices)
     sources = [read_header(part.file) for part in (series.slices if many else geometry(series)[0])]
     for source in sources:
-        if not source.get("FrameOfReferenceUID"):
-            raise DataError(f"{series.slices[0].file}: no frame of reference, which a DICOM SEG needs; export it again")
+        for name, said in NEEDED.items():
+            if not source.get(name):
+                folder = Path(series.slices[0].file).parent
+                raise DataError(f"{folder}: no {said}, which a DICOM SEG needs; export it again")
         source.decode()
         source.SpecificCharacterSet = UTF_8
         for name in MAY_BE_EMPTY:
