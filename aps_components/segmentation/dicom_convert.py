@@ -21,8 +21,9 @@ from aps_components.segmentation.dicom_pixels import check_pixels
 
 NAME = "dcm2niix"
 INSTALL = f"run: pip install {NAME}"
-# Without a sidecar and compression, rescaled as the header says, no slices cropped or turned.
-OPTIONS = ["-b", "n", "-z", "n", "-p", "n", "-x", "i", "-f", "image"]
+# Whatever the user likes otherwise: without a sidecar and compression, rescaled as the header says, neither cropped nor
+# turned.
+OPTIONS = ["-g", "i", "-b", "n", "-z", "n", "-p", "n", "-x", "i", "-f", "image"]
 PATIENCE = 3600  # seconds
 LAST_WORDS = 200  # letters
 

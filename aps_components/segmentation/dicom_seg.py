@@ -131,7 +131,7 @@ def write_dicom_seg(
     """
     sources, scan = _sources(series), read_scan(label_map)
     try:
-        frames = on_frames(_classes(scan.voxels, maker), scan.geometry.affine, frames_of(sources))
+        frames = on_frames(_segment_numbers(scan.voxels, maker), scan.geometry.affine, frames_of(sources))
     except DataError as error:
         raise DataError(f"{label_map}: no label map of {series.name}: {error}; segment it again") from error
     described = _descriptions(maker, by_a_person=by_a_person)
@@ -201,15 +201,22 @@ def _say_spacing(sources: Sequence[Any]) -> None:
             source.SliceThickness = spacing
 
 
-def _classes(voxels: NDArray[Any], maker: Maker) -> NDArray[np.uint8 | np.uint16]:
-    """Segments are numbered from 1 on without a gap, in the order of the classes' values."""
+def _segment_numbers(voxels: NDArray[Any], maker: Maker) -> NDArray[Any]:
+    """Segments are numbered from 1 on without a gap, in the order of the classes' values; [X, Y, Z]."""
     values = [0, *(label for label in sorted(maker.labels) if label)]
-    there = np.unique(voxels)
-    if len(unknown := there[~np.isin(there, values)]):
-        raise DataError(f"value {unknown[0]:g} of the label map is no class of the model")
-    numbers = np.zeros(int(max(values)) + 1, dtype=np.uint8 if len(values) < 256 else np.uint16)
+    dtype: type[np.unsignedinteger[Any]] = np.uint8 if len(values) < np.iinfo(np.uint8).max else np.uint16
+    no_class = np.iinfo(dtype).max
+    numbers = np.full(max(values) + 1, no_class, dtype=dtype)
     numbers[values] = np.arange(len(values))
-    return np.asarray(numbers[voxels.astype(np.intp)])
+    result = np.empty(voxels.shape, dtype=dtype, order="F")
+    for z in range(voxels.shape[2]):  # a slice at a time: indices take eight bytes each
+        wanted = voxels[..., z]
+        index = np.clip(wanted, 0, max(values)).astype(np.intp)
+        result[..., z] = numbers[index]
+        unknown = (index != wanted) | (result[..., z] == no_class)
+        if unknown.any():
+            raise DataError(f"value {wanted[unknown][0]:g} of the label map is no class of the model")
+    return result
 
 
 def _descriptions(maker: Maker, *, by_a_person: bool) -> list[Any]:
