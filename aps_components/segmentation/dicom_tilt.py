@@ -1,7 +1,7 @@
 """Slices of a tilted gantry, put upright: each is moved within its own plane, and none is mixed with another.
 
-dcm2niix does the same for CT, but puts a series that is tilted to one of the two sides in another place: 21 mm off after 17
-degrees and 57 mm (dcm2niix issue 259, and its version 1.0.20260724).
+dcm2niix does the same for CT, but puts a series that is tilted to one of the two sides in another place: 21 mm off
+after 17 degrees and 57 mm (dcm2niix issue 259, and its version 1.0.20260724).
 """
 
 from __future__ import annotations
