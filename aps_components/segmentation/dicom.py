@@ -309,7 +309,7 @@ def _refuse_uneven(series: Series, positions: NDArray[np.float64], normal: NDArr
     if len(positions) < 2:
         raise DataError(f"{_said(series)}: a single slice; a volume is wanted")
     heights = positions @ normal
-    gaps = np.diff(heights)
+    gaps, length = np.diff(heights), heights[-1] - heights[0]
     step = float(np.median(gaps))
     allowed = EVENNESS[0] * step + EVENNESS[1]
     if doubled := int((gaps < EVENNESS[1]).sum()):
@@ -329,20 +329,15 @@ def _refuse_uneven(series: Series, positions: NDArray[np.float64], normal: NDArr
         raise DataError(
             f"{_said(series)}: uneven slices, {gaps.min():.3f} to {gaps.max():.3f} mm apart; resample it to even ones"
         )
-    _refuse_crooked(series, positions, normal)
-
-
-def _refuse_crooked(series: Series, positions: NDArray[np.float64], normal: NDArray[np.float64]) -> None:
-    """Slices that move to the side, but not along one straight line as those of a tilted gantry do."""
-    heights = positions @ normal
-    length = heights[-1] - heights[0]
-    sideways = positions - np.outer(heights, normal)
-    slope = (sideways[-1] - sideways[0]) / length
-    if np.linalg.norm(slope) > STEEPEST:
+    line = positions[0] + np.outer((heights - heights[0]) / length, positions[-1] - positions[0])
+    if (off := float(np.linalg.norm(positions - line, axis=1).max())) > allowed:
+        raise DataError(
+            f"{_said(series)}: a slice lies {off:.2f} mm beside the line of the others, as of two series in one; "
+            "export it again"
+        )
+    sideways = float(np.linalg.norm(positions[-1] - positions[0] - length * normal))
+    if sideways > STEEPEST * length:
         raise DataError(f"{_said(series)}: its slices move further to the side than along the stack; export it again")
-    off = np.linalg.norm(sideways - sideways[0] - np.outer(heights - heights[0], slope), axis=1).max()
-    if off > TILT * length:
-        raise DataError(f"{_said(series)}: its slices lie up to {off:.1f} mm beside a straight stack; export it again")
 
 
 def _headers(folder: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
