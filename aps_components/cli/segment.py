@@ -23,6 +23,7 @@ def segment(
     config: str | None = None,
     series: str | None = None,
     prompts: str | None = None,
+    dicom_seg: bool = False,
     cache_dir: str | None = None,
     **settings: Any,
 ) -> None:
@@ -42,6 +43,7 @@ def segment(
         config: override files of the bundle, names or paths, with commas between them.
         series: only the DICOM series of this number, name or description.
         prompts: clicks, boxes and scribbles for the one scan: NAME_prompts.json, as --maps writes it, edited.
+        dicom_seg: also write each label map as a DICOM SEG of its DICOM series, for the archive that this came from.
         cache_dir: where a zip is unpacked; ~/.cache/aps/bundles by default.
         settings: any further key of the bundle's inference.json.
     """
@@ -62,6 +64,7 @@ def segment(
         configs=[] if config is None else several(config),
         series=None if series is None else str(series),
         prompts=None if prompts is None else _path("--prompts", prompts),
+        dicom_seg=truth("dicom_seg", dicom_seg),
         settings={**settings, **{key: value for key, value in given.items() if value is not None}},
         cache_dir=cache_dir or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "aps", "bundles"),
     )

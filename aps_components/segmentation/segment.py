@@ -22,6 +22,8 @@ from aps_components.interactive import Words, holds_a_persons_words
 from aps_components.models import settings_file
 from aps_components.segmentation.bundle_inference import BundleInference
 from aps_components.segmentation.corrections import corrected, words_for
+from aps_components.segmentation.dicom_seg import Maker
+from aps_components.segmentation.dicom_seg_output import DicomSegOutput, remove_own
 from aps_components.segmentation.inputs import Case, find_cases
 from aps_components.segmentation.outputs import Outputs, choose_outputs
 from aps_components.segmentation.preview import save_preview
@@ -88,6 +90,7 @@ def segment(
     configs: Sequence[str] = (),
     series: str | None = None,
     prompts: str | os.PathLike[str] | None = None,
+    dicom_seg: bool = False,
     settings: Mapping[str, Any] | None = None,
     cache_dir: str | os.PathLike[str] = CACHE_DIR,
 ) -> Segmentation:
@@ -109,6 +112,7 @@ def segment(
         series: only the DICOM series of this number, name or description.
         prompts: a file of a person's prompts for the one scan, as ``maps`` writes it, edited. The scan is segmented
             anew.
+        dicom_seg: also write each label map as a DICOM SEG of its series.
         settings: further keys of the bundle's ``inference.json`` to other values.
         cache_dir: where zips are unpacked.
 
@@ -122,21 +126,27 @@ def segment(
     inputs = find_cases(source, modalities=inference.modalities, series=series)
     weights = inference.require_checkpoint()
     said = None if prompts is None else words_for(prompts, inputs.cases, labels=inference.labels, checkpoint=weights)
-    outputs = choose_outputs(output, inputs.cases)
+    outputs, metadata = choose_outputs(output, inputs.cases), bundle_metadata(root)
     made_by = {
         "bundle": root.name,
-        "version": bundle_metadata(root).get("version"),
+        "version": metadata.get("version"),
         "weights_sha256": sha256_of(weights),
         "weights_settings_sha256": sha256_of(beside) if (beside := settings_file(weights)).is_file() else None,
         "settings": {key: value for key, value in changes.items() if key != "checkpoint"},
         "configs": [file.name for file in inference.overrides],
         **({} if prompts is None else {"prompts_sha256": sha256_of(Path(prompts).expanduser())}),
     }
+    segs = None
+    if dicom_seg:
+        maker = Maker.of_bundle(
+            metadata, name=root.name, weights=str(made_by["weights_sha256"]), labels=inference.labels
+        )
+        segs = DicomSegOutput(outputs, inputs.cases, maker=maker, overwrite=overwrite, by_a_person=said is not None)
     for line in (*(f"Note: {line}" for line in version_differences(root)), *(f"Left out {x}" for x in inputs.left_out)):
         print(line)
     for note in [] if said is None else said.notes:
         print(f"Note: {prompts}: {note}")
-    run = _Run(inference, outputs, made_by, maps=maps, preview=preview, overwrite=overwrite, said=said)
+    run = _Run(inference, outputs, made_by, maps=maps, preview=preview, overwrite=overwrite, said=said, segs=segs)
     return run.every(inputs.cases, device=device)
 
 
@@ -153,9 +163,11 @@ class _Run:
         preview: bool,
         overwrite: bool,
         said: Words | None,
+        segs: DicomSegOutput | None,
     ) -> None:
         self.inference, self.outputs, self.made_by = inference, outputs, made_by
         self.maps, self.preview, self.overwrite, self.said = maps, preview, overwrite, said
+        self.segs = segs
         self.result = Segmentation(outputs)
 
     def every(self, cases: Sequence[Case], *, device: str | None) -> Segmentation:
@@ -183,6 +195,8 @@ class _Run:
         try:
             if case.fault:
                 raise DataError(case.fault)
+            if self.segs is not None:
+                self.segs.refuse_foreign(case)
             if self.overwrite:
                 return Found(complete=False)
             if self.said is not None:
@@ -217,6 +231,8 @@ class _Run:
                 preview_file(self.outputs, case).unlink(missing_ok=True)
         if self.preview and not is_picture(preview_file(self.outputs, case)):
             self._draw(case, statistics)
+        if self.segs is not None:
+            self.segs.write(case)
         self.result.statistics.append(statistics)
         (self.result.skipped if found.complete else self.result.done).append(case.name)
         if found.complete:
@@ -242,6 +258,7 @@ class _Run:
         earlier = (preview_file(self.outputs, case), *self.outputs.wanted(case, maps=True)[1:])
         for stale in (self.outputs.label_map(case), *(file for file in earlier if file != words)):
             stale.unlink(missing_ok=True)
+        remove_own(self.outputs, case)
         if self.said is None and not self.maps:
             words.unlink(missing_ok=True)
         write_statistics(statistics_file(self.outputs, case), statistics)
