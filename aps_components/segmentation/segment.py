@@ -17,6 +17,7 @@ from aps_components.bundle import bundle_metadata, locate_bundle, version_differ
 from aps_components.bundle.locate import CACHE_DIR
 from aps_components.data import DataError
 from aps_components.data.nifti import read_geometry, read_scan
+from aps_components.evaluation.preview import save_preview
 from aps_components.files import sha256_of
 from aps_components.interactive import Words, holds_a_persons_words
 from aps_components.models import settings_file
@@ -24,7 +25,6 @@ from aps_components.segmentation.bundle_inference import BundleInference
 from aps_components.segmentation.corrections import corrected, words_for
 from aps_components.segmentation.inputs import Case, find_cases
 from aps_components.segmentation.outputs import Outputs, choose_outputs
-from aps_components.segmentation.preview import save_preview
 from aps_components.segmentation.records import (
     Claim,
     Found,

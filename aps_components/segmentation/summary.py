@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aps_components.segmentation.preview import millilitres
+from aps_components.evaluation.preview import millilitres
 from aps_components.segmentation.segment import RESEARCH_ONLY, Segmentation
 
 ROWS = 45  # of the table; more go to the file alone
