@@ -37,8 +37,8 @@ from aps_components.segmentation.records import (
 )
 from aps_components.segmentation.statistics import (
     CUBIC_MM_PER_ML,
-    POSTFIX,
     class_statistics,
+    folder_statistics,
     load_channels,
     read_statistics,
     write_statistics,
@@ -295,11 +295,7 @@ class _Run:
 
     def _write_table(self) -> None:
         """Of every scan in the folder, those of earlier calls too."""
-        if self.outputs.stem is not None:
-            scans = self.result.statistics
-        else:
-            files = sorted(self.outputs.folder.glob(f"*_{POSTFIX}.json"))
-            scans = [content for file in files if (content := read_statistics(file)) is not None]
+        scans = folder_statistics(self.outputs, self.result.statistics)
         if scans:
             write_table(self.outputs.table, scans)
 
