@@ -107,7 +107,7 @@ class Evaluated:
         entries = [(f"{spread(map(mean, dice.values()))} %", "Dice, mean ± deviation over the cases")]
         if known(map(mean, surface.values())):
             entries.append((f"{spread(map(mean, surface.values()))} %", f"NSD at {NSD_TOLERANCE_MM:g} mm"))
-        return [*entries, (str(len(dice)), f"cases, {self.context.get('split', UNKNOWN)}")]
+        return [*entries, (str(len(dice)), f"cases of the {text(self.context.get('split', UNKNOWN))} part")]
 
     def sections(self, *, name: str = "") -> list[Section]:
         """Everything that is known; parts without figures are left out.
@@ -282,19 +282,31 @@ def matrices(metrics: Mapping[str, Figures], classes: Sequence[str]) -> list[Tab
         classes: in the order of the columns.
     """
     first = next(iter(metrics))
-    cases = worst_first(by_case(metrics[first]))
+    measured = {title: figures for title, figures in metrics.items() if known(figures.values())}
+    if len(classes) == 1:
+        columns = {
+            f"{title} %": {case: figures.get((case, classes[0])) for case, _ in figures}
+            for title, figures in measured.items()
+        }
+        return [_matrix(columns, by_case(metrics[first]), f"The case with the worst {first} first.")] if columns else []
     tables = []
-    for title, figures in metrics.items():
-        if not known(figures.values()):
-            continue
-        rows: list[list[str | Cell]] = []
-        for case in cases:
-            values = [figures.get((case, name)) for name in classes]
-            means = [mean(values)] if len(classes) > 1 else []
-            rows.append([case, *(_shaded(value) for value in [*means, *values])])
-        head = ["case", *(["mean"] if len(classes) > 1 else []), *classes]
-        tables.append(Table(head, rows, note=f"{title} in percent, the case with the worst {first} first."))
+    for title, figures in measured.items():
+        columns = {"mean": {case: mean(values) for case, values in by_case(figures).items()}}
+        columns |= {
+            name: {case: value for (case, other), value in figures.items() if other == name} for name in classes
+        }
+        note = f"{title} in percent, the case with the worst {first} first."
+        tables.append(_matrix(columns, by_case(metrics[first]), note))
     return tables
+
+
+def _matrix(
+    columns: Mapping[str, Mapping[str, float | None]], cases: Mapping[str, Sequence[float | None]], note: str
+) -> Table:
+    rows: list[list[str | Cell]] = [
+        [case, *(_shaded(column.get(case)) for column in columns.values())] for case in worst_first(cases)
+    ]
+    return Table(["case", *columns], rows, note=note)
 
 
 def _shaded(value: float | None) -> Cell:

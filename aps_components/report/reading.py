@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median, pstdev
 from typing import Any
 
-UNKNOWN = "unknown"
+UNKNOWN, NOT_SET = "unknown", "not set"
 DASH = "\N{EN DASH}"
 MOST_FACTS, MOST_LEVELS, MOST_LETTERS = 80, 3, 300
 SECONDS_PER_MINUTE, MINUTES_PER_HOUR = 60, 60
@@ -73,7 +73,7 @@ def duration(seconds: float | None) -> str:
 def text(value: Any) -> str:
     """A value of JSON's types in a line."""
     if value is None:
-        return UNKNOWN
+        return NOT_SET
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

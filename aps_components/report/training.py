@@ -101,7 +101,7 @@ def write_training_report(out: str | os.PathLike[str]) -> Path:
     ]
     page = Page(
         title=f"Training: {_name(content, folder)}",
-        about="What there was to learn from, how well the model does on scans it did not learn from, and how to repeat it.",
+        about="What there was to learn from, how well the model does on other scans, and how to repeat it.",
         headline=_headline(answers, chosen, evaluations),
         sections=[section for section in sections if section.blocks],
     )
@@ -213,7 +213,7 @@ def _held_out_sections(
     answers: Mapping[Kind, HeldOut], chosen: Kind | None, names: Mapping[str, str], unknown: Sequence[Text]
 ) -> list[Section]:
     if chosen is None:
-        unknown = (
+        nothing = (
             "No labelled scan was kept back from a training: how well the model does on new scans is unknown here."
         )
         return [Section("Labelled scans, held out in turn", [Text(nothing), *unknown])]
