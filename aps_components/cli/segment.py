@@ -72,21 +72,21 @@ def segment(
         settings={**settings, **{key: value for key, value in given.items() if value is not None}},
         cache_dir=cache_dir or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "aps", "bundles"),
     )
-    print(f"\n{summary(result)}")
-    if (result.outputs.stem is None) if wanted is None else wanted:
-        print(_reported(result))
+    in_folder = result.outputs.stem is None
+    said = _reported(result) if result.statistics and (in_folder if wanted is None else wanted) else None
+    print(f"\n{summary(result, report=said)}")
     if result.failed:
         sys.exit(f"{len(result.failed)} of {result.scans} scan(s) failed: {', '.join(result.failed)}")
 
 
 def _reported(result: Segmentation) -> str:
-    """Where the report is. It is a help: where it cannot be written, the segmentations are there all the same."""
+    """Where the report is, or why there is none: the segmentations are there all the same."""
     from aps_components.report import write_segmentation_report
 
     try:
-        return f"report      {write_segmentation_report(result)}"
+        return str(write_segmentation_report(result))
     except (OSError, ValueError) as error:
-        return f"no report: {error}"
+        return f"none: {error}"
 
 
 def _path(name: str, value: object) -> str:

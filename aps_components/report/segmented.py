@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def write_segmentation_report(result: Segmentation) -> Path:
     ]
     page = Page(
         title=f"Segmentations: {outputs.folder.resolve().name}",
-        about=f"{len(scans)} scans segmented, {len(result.failed)} not. {_order(doubts)}",
+        about=f"{len(scans)} scan(s) segmented, {len(result.failed)} not. {_order(doubts)}",
         sections=[section for section in sections if section.blocks],
     )
     name = REPORT_FILE if outputs.stem is None else f"{outputs.stem}_{REPORT_FILE}"
@@ -115,7 +116,14 @@ def _order(doubts: Mapping[str, float | None]) -> str:
 
 
 def _failures(failed: Mapping[str, str]) -> list[Block]:
-    return [Table(["scan", "why"], [[name, why] for name, why in failed.items()], names=2)] if failed else []
+    rows = [[name, _without_path(why)] for name, why in failed.items()]
+    return [Table(["scan", "why"], rows, names=2)] if rows else []
+
+
+def _without_path(why: str) -> str:
+    """A page is handed on, and a folder's name may be a patient's: what stands before a file's name goes."""
+    said = re.split(r"[/\\]", why)[-1]
+    return said.partition(": ")[2] or said
 
 
 def _volumes(
