@@ -43,7 +43,11 @@ def dataset_to_judge(
     """
     place = Path(os.path.abspath(Path(data).expanduser()))
     if place.is_file():
-        return place.parent if place.name == DATALIST else _written(_absolute(place), Path(work))
+        return (
+            place.parent
+            if place.name == DATALIST
+            else _written(_absolute(read_datalist(place), place.parent), Path(work))
+        )
     if (place / DATALIST).is_file() or _holds(place, Path(known)):
         return place
     if split == "training":
@@ -53,13 +57,9 @@ def dataset_to_judge(
         )
     images, masks = KEPT_APART if all((place / name).is_dir() for name in KEPT_APART) else (None, None)
     folder = find_cases(place, images=images, labels=masks)
-    items = [
-        {"image": [str(folder.root / file) for file in case.images], "label": str(folder.root / case.label)}
-        for case in folder.cases
-        if case.label is not None
-    ]
+    items = [case.item for case in folder.cases if case.label is not None]
     content = {"name": place.name, "labels": dict(labels), "training": [], split or "test": items}
-    return _written(content, Path(work))
+    return _written(_absolute(content, folder.root), Path(work))
 
 
 def _holds(place: Path, known: Path) -> bool:
@@ -74,24 +74,23 @@ def _holds(place: Path, known: Path) -> bool:
     return bool(items) and all(Path(file).is_file() for item in items for file in files_of(item["image"]))
 
 
-def _absolute(file: Path) -> dict[str, Any]:
-    """A datalist whose paths are not relative any more."""
-    content = read_datalist(file)
+def _absolute(content: dict[str, Any], root: Path) -> dict[str, Any]:
+    """A datalist whose paths are not relative to a folder any more."""
 
     def anchored(entry: Any) -> Any:
         if isinstance(entry, list):
             return [anchored(one) for one in entry]
-        return os.path.abspath(file.parent / Path(entry).expanduser()) if isinstance(entry, str) else entry
+        return os.path.abspath(root / Path(entry).expanduser()) if isinstance(entry, str) else entry
 
-    for part in PARTS:
-        if isinstance(items := content.get(part), list):
-            content[part] = [
-                {key: anchored(value) if key in ("image", "label") else value for key, value in item.items()}
-                if isinstance(item, dict)
-                else item
-                for item in items
-            ]
-    return content
+    def item(entry: Any) -> Any:
+        files = {key: anchored(entry[key]) for key in ("image", "label") if key in entry}
+        return {**entry, **files}
+
+    parts = {part: content[part] for part in PARTS if isinstance(content.get(part), list)}
+    return content | {
+        part: [item(entry) if isinstance(entry, dict) else entry for entry in entries]
+        for part, entries in parts.items()
+    }
 
 
 def _written(content: Mapping[str, Any], work: Path) -> Path:
