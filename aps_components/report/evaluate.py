@@ -12,7 +12,7 @@ from typing import Any
 
 from aps_components.bundle import locate_bundle, require_weights, workflow_command
 from aps_components.data.to_judge import dataset_to_judge
-from aps_components.models import ensure_writable, read_settings
+from aps_components.models import ensure_writable, read_settings, trained_cases
 from aps_components.plain_json import read_object
 from aps_components.report.evaluated import METRICS_FILE
 from aps_components.report.evaluation import write_evaluation_report
@@ -69,6 +69,10 @@ def evaluate(
     chosen = {} if split is None else {"split": split}
     paths = {"dataset_dir": dataset, "checkpoint": weights, "output_dir": folder.resolve()}
     command = workflow_command(root, "evaluating", FILES, {**paths, **chosen, **(options or {})})
+    if not trained_cases(weights):
+        print(
+            f"Note: nothing beside {weights} says which scans it learned from; whether these are new to it is unknown"
+        )
     before = _changed(folder / METRICS_FILE)
     print(f"$ {_typed(command)}", flush=True)
     if subprocess.run(command, check=False).returncode or _changed(folder / METRICS_FILE) == before:

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aps_components.evaluation.seen import TRAINING
 from aps_components.models import read_settings
 from aps_components.report.blocks import Block, Commands, Facts, Page, Section
 from aps_components.report.evaluated import METRICS_FILE, Evaluated
 from aps_components.report.page import REPORT_FILE, write_page
-from aps_components.report.reading import facts
+from aps_components.report.reading import NOT_SET, facts
 
 NOT_SHOWN = ("cases",)  # of a model's settings: the fingerprint of every scan
 LEARNED_FROM = {"labeled": "labelled scans learned from", "unlabeled": "unlabelled scans learned from"}
@@ -53,25 +54,38 @@ def write_evaluation_report(
     ]
     page = Page(
         title=f"Evaluation: {name or place.resolve().name}",
-        about="How well a model does on scans that it did not learn from, measured on each scan's own grid."
-        if evaluated.context.get("split") != "training"
-        else "How well a model does on scans that it learned from: this says nothing of new ones.",
+        about=about(evaluated),
         headline=evaluated.headline(),
         sections=[section for section in sections if section.blocks],
     )
     return write_page(place / REPORT_FILE, page)
 
 
-def _model(evaluated: Evaluated) -> list[Block]:
-    """What its settings say, where they lie beside it still."""
+def about(evaluated: Evaluated) -> str:
+    """What the figures say of new scans; nothing is promised that nobody has looked at."""
+    if evaluated.context.get("split") == TRAINING:
+        return "How well a model does on scans that it learned from: this says nothing of new ones."
+    if not _settings(evaluated).get("cases"):
+        return (
+            "How well a model does on labelled scans. Its model.json does not say which scans it learned from: whether "
+            "these are new to it is unknown."
+        )
+    return "How well a model does on scans that it did not learn from, measured on each scan's own grid."
+
+
+def _settings(evaluated: Evaluated) -> Mapping[str, Any]:
+    """What lies beside the model still."""
     checkpoint = evaluated.context.get("checkpoint")
-    if not isinstance(checkpoint, str):
-        return []
     try:
-        settings = read_settings(checkpoint)
+        return read_settings(checkpoint) if isinstance(checkpoint, str) else {}
     except (OSError, ValueError):
-        return []
+        return {}
+
+
+def _model(evaluated: Evaluated) -> list[Block]:
+    settings = _settings(evaluated)
     parts = settings.get("cases") or {}
     counts = [(title, str(len(parts[part]))) for part, title in LEARNED_FROM.items() if part in parts]
-    shown = facts({key: value for key, value in settings.items() if key not in NOT_SHOWN})
+    said = facts({key: value for key, value in settings.items() if key not in NOT_SHOWN})
+    shown = [(name, value) for name, value in said if value != NOT_SET]
     return [Facts([*counts, *shown])] if shown else []

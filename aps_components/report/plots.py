@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Of Wong 2011 (doi:10.1038/nmeth.1618), which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -88,6 +89,7 @@ def _figure(panels: int, *, legend: bool = False) -> tuple[Figure, Sequence[Axes
     drawn = figure.subplots(1, panels, squeeze=False)[0]
     for axes in drawn:
         axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))  # more labels run into each other where values are small
         axes.spines[["top", "right"]].set_visible(False)
     return figure, list(drawn)
 

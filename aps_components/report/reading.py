@@ -81,7 +81,8 @@ def text(value: Any) -> str:
     if isinstance(value, list):
         if any(isinstance(entry, Mapping) for entry in value):
             return f"{len(value)} entries"
-        return ", ".join(map(text, value)) or "none"
+        inner = (f"[{text(entry)}]" if isinstance(entry, list) else text(entry) for entry in value)
+        return ", ".join(inner) or "none"
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {text(entry)}" for key, entry in value.items()) or "none"
     return str(value)

@@ -13,6 +13,7 @@ from reports import read_report
 from aps_components.data import evaluation_transforms
 from aps_components.evaluation import Evaluation
 from aps_components.inference import VolumePrediction
+from aps_components.models import save_settings
 from aps_components.report import write_evaluation_report
 
 SHAPE, SPACING = (37, 29, 11), (1.5, 1.5, 10.0)
@@ -164,6 +165,25 @@ def test_another_page_of_that_name_is_not_replaced(tmp_path, folder):
     with pytest.raises(FileExistsError, match=r"report.html is no report of AutoPromptSeg .*; move it away"):
         write_evaluation_report(tmp_path)
     assert (tmp_path / "report.html").read_text() == "<html>mine</html>"
+
+
+def test_that_scans_are_new_to_the_model_is_said_only_where_its_settings_tell(tmp_path, folder, report):
+    """Those of the evaluation above had no checkpoint; a scan's fingerprint beside one tells."""
+    unknown, known = "whether these are new to it is unknown", "on scans that it did not learn from"
+    assert unknown in report.words
+    assert known not in report.words
+    content = json.loads((folder / "metrics.json").read_text())
+    content["context"]["checkpoint"] = str(tmp_path / "model.pt")
+    case = {"name": "a", "image": ["0:0"], "label": "1:1"}
+    save_settings(
+        {"cases": {"labeled": [case], "unlabeled": [case, case]}, "flip_axes": [[0, 1]]}, tmp_path / "model.pt"
+    )
+    (tmp_path / "metrics.json").write_text(json.dumps(content))
+    words = read_report(write_evaluation_report(tmp_path)).words
+    assert known in words
+    assert unknown not in words
+    assert "unlabelled scans learned from\n2" in words or "unlabelled scans learned from2" in words
+    assert "[0, 1]" in words
 
 
 def test_scans_of_the_training_are_named_so(tmp_path, folder):
