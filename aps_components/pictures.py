@@ -48,11 +48,11 @@ def figure_bytes(figure: Figure, *, format: str) -> bytes:
 def _save(figure: Figure, target: Any, **options: Any) -> None:
     """Names of scans and classes go into figures: matplotlib would read ``a$b$c`` as a formula, and fail at ``$b__c$``.
 
-    What no font has a letter for is drawn as a question mark.
+    What no font has a letter for is drawn as a question mark. Ticks are empty until then, and may be formulas.
     """
     for text in figure.findobj(Text):
-        if isinstance(text, Text) and OF_TICKS not in text.get_text():
-            letters = text.get_text()
+        letters = text.get_text() if isinstance(text, Text) else ""
+        if isinstance(text, Text) and letters and OF_TICKS not in letters:
             text.set_parse_math(False)
             text.set_text("".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in letters))
     with warnings.catch_warnings():

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -14,11 +12,12 @@ from scipy.stats import spearmanr
 
 from aps_components.evaluation.metrics import NSD_TOLERANCE_MM
 from aps_components.plain_json import read_object
-from aps_components.report.blocks import Block, Cell, Section, Table, Text
-from aps_components.report.page import drawn, photograph
-from aps_components.report.plots import LIMITS, Bin, doubt_figure, reliability_figure, volumes_figure
+from aps_components.report.agreement import agreement, pooled, relative, signed_percent
+from aps_components.report.blocks import Block, Section, Table, Text
+from aps_components.report.cases import by_case, by_class, matrices
+from aps_components.report.page import drawn, photograph, picture_file
+from aps_components.report.plots import LIMITS, doubt_figure, reliability_figure, volumes_figure
 from aps_components.report.reading import (
-    DASH,
     UNKNOWN,
     known,
     mapping,
@@ -36,7 +35,6 @@ METRICS_FILE = "metrics.json"
 PREDICTOR_NAMES = {"average": "the average of Models A and B", "a": "Model A", "b": "Model B"}
 VARIANT_NAMES = {"raw": "", "largest_component": ", the largest component of each class alone"}
 CASES_FOR_RANKS = 4  # fewer have no order that says anything
-Figures = Mapping[tuple[str, str], float | None]  # by case and class
 
 
 @dataclass(frozen=True)
@@ -173,12 +171,12 @@ class Evaluated:
             "Left: on the line both are the same. Right: above 0 the answer is too large."
             + (" Orange: mean difference, and the limits of agreement." if len(volumes) == 1 else ""),
         )
-        agreement = [[name, str(len(pairs)), *_agreement(pairs)] for name, pairs in volumes.items()]
+        agreements = [[name, str(len(pairs)), *agreement(pairs)] for name, pairs in volumes.items()]
         head = ["class", "cases", "truth, mean ml", "answer, mean ml", "difference, mean ml", "limits of agreement, ml"]
         note = f"Limits of agreement: mean difference ± {LIMITS:g} standard deviations (Bland and Altman)."
-        ranked = sorted(found.items(), key=lambda entry: -abs(_relative(entry[1])))
+        ranked = sorted(found.items(), key=lambda entry: -abs(relative(entry[1])))
         rows = [
-            [case, name, f"{true:.4g}", f"{said:.4g}", f"{said - true:+.3g}", _signed_percent(_relative((true, said)))]
+            [case, name, f"{true:.4g}", f"{said:.4g}", f"{said - true:+.3g}", signed_percent(relative((true, said)))]
             for (case, name), (true, said) in ranked
         ]
         cases = Table(
@@ -187,7 +185,7 @@ class Evaluated:
             names=2,
             note="The largest difference, as a share of the truth, first.",
         )
-        return [picture, Table(head, agreement, note=note), cases]
+        return [picture, Table(head, agreements, note=note), cases]
 
     def _millilitres(self) -> dict[tuple[str, str], tuple[float, float]]:
         """True and the answer's volume by case and class."""
@@ -256,105 +254,3 @@ def _rank_correlation(both: Sequence[tuple[float, float | None]]) -> str:
 def known_items(values: Mapping[str, float | None]) -> list[tuple[str, float]]:
     """Names and values that are not None."""
     return [(name, value) for name, value in values.items() if value is not None]
-
-
-def by_case(figures: Figures) -> dict[str, list[float | None]]:
-    """The figures of all classes of each case."""
-    found: dict[str, list[float | None]] = {}
-    for (case, _), value in figures.items():
-        found.setdefault(case, []).append(value)
-    return found
-
-
-def by_class(figures: Figures) -> dict[str, list[float | None]]:
-    """The figures of all cases of each class."""
-    found: dict[str, list[float | None]] = {}
-    for (_, name), value in figures.items():
-        found.setdefault(name, []).append(value)
-    return found
-
-
-def matrices(metrics: Mapping[str, Figures], classes: Sequence[str]) -> list[Table]:
-    """For each metric, shares from 0 to 1, a table of cases by classes: the case with the lowest Dice first.
-
-    Args:
-        metrics: by name, the first of which orders the cases; those without any figure are left out.
-        classes: in the order of the columns.
-    """
-    first = next(iter(metrics))
-    measured = {title: figures for title, figures in metrics.items() if known(figures.values())}
-    if len(classes) == 1:
-        columns = {
-            f"{title} %": {case: figures.get((case, classes[0])) for case, _ in figures}
-            for title, figures in measured.items()
-        }
-        return [_matrix(columns, by_case(metrics[first]), f"The case with the worst {first} first.")] if columns else []
-    tables = []
-    for title, figures in measured.items():
-        columns = {"mean": {case: mean(values) for case, values in by_case(figures).items()}}
-        columns |= {
-            name: {case: value for (case, other), value in figures.items() if other == name} for name in classes
-        }
-        note = f"{title} in percent, the case with the worst {first} first."
-        tables.append(_matrix(columns, by_case(metrics[first]), note))
-    return tables
-
-
-def _matrix(
-    columns: Mapping[str, Mapping[str, float | None]], cases: Mapping[str, Sequence[float | None]], note: str
-) -> Table:
-    rows: list[list[str | Cell]] = [
-        [case, *(_shaded(column.get(case)) for column in columns.values())] for case in worst_first(cases)
-    ]
-    return Table(["case", *columns], rows, note=note)
-
-
-def _shaded(value: float | None) -> Cell:
-    return Cell(DASH) if value is None else Cell(percent(value), shade=min(1.0, max(0.0, 1 - value)))
-
-
-def picture_file(folder: Path, name: Any) -> Path | None:
-    """A picture that a file names, if it lies in that file's folder."""
-    if not isinstance(name, str) or not name:
-        return None
-    file = (folder / name).resolve()
-    return file if file.is_relative_to(folder.resolve()) and file.is_file() else None
-
-
-def pooled(calibrations: Sequence[Mapping[str, Any]]) -> list[Bin]:
-    """The bins of all cases together; none where the cases do not have the same."""
-    keys = ("voxels", "confidence", "correct")
-    columns = [[entry.get(key) for key in keys] for entry in calibrations if entry]
-    try:
-        sums = np.array(columns, dtype=float).sum(axis=0)
-    except (TypeError, ValueError):
-        return []
-    if not columns or sums.ndim != 2 or not np.isfinite(sums).all():
-        return []
-    voxels, confidence, correct = sums[:, sums[0] > 0]
-    return [
-        Bin(share=count / voxels.sum(), confidence=sure / count, accuracy=right / count)
-        for count, sure, right in zip(voxels, confidence, correct, strict=True)
-    ]
-
-
-def _agreement(pairs: Sequence[tuple[float, float]]) -> list[str]:
-    true, said = fmean(pair[0] for pair in pairs), fmean(pair[1] for pair in pairs)
-    apart = [pair[1] - pair[0] for pair in pairs]
-    limits = DASH
-    if len(apart) > 1:
-        half = LIMITS * stdev(apart)
-        limits = f"{fmean(apart) - half:+.3g} to {fmean(apart) + half:+.3g}"
-    return [f"{true:.4g}", f"{said:.4g}", f"{fmean(apart):+.3g}", limits]
-
-
-def _relative(pair: tuple[float, float]) -> float:
-    """The difference as a share of the truth; infinite where there is nothing to find."""
-    true, said = pair
-    if true:
-        return (said - true) / true
-    return math.inf if said else 0.0
-
-
-def _signed_percent(share: float) -> str:
-    return f"{100 * share:+.1f}" if math.isfinite(share) else DASH

@@ -6,6 +6,7 @@ import base64
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
@@ -87,6 +88,14 @@ def photograph(file: Path, description: str, *, caption: str = "", width: int | 
         image = image.resize((width, max(1, round(image.height * width / image.width))))
     image.save(content, "JPEG", quality=JPEG_QUALITY, optimize=True)
     return Picture(_address("image/jpeg", content.getvalue()), description, caption)
+
+
+def picture_file(folder: Path, name: Any) -> Path | None:
+    """A picture that a file names, if it lies in that file's folder."""
+    if not isinstance(name, str) or not name:
+        return None
+    file = (folder / name).resolve()
+    return file if file.is_relative_to(folder.resolve()) and file.is_file() else None
 
 
 def _address(kind: str, content: bytes) -> str:

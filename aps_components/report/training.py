@@ -11,16 +11,9 @@ from typing import Any, NamedTuple
 from aps_components.evaluation.uncertainty.maps import DEFINITIONS
 from aps_components.plain_json import read_object
 from aps_components.report.blocks import Block, Commands, Facts, Page, Section, Table, Text
-from aps_components.report.evaluated import (
-    METRICS_FILE,
-    PREDICTOR_NAMES,
-    Evaluated,
-    by_case,
-    by_class,
-    matrices,
-    picture_file,
-)
-from aps_components.report.page import REPORT_FILE, drawn, photograph, write_page
+from aps_components.report.cases import by_case, by_class, matrices
+from aps_components.report.evaluated import METRICS_FILE, PREDICTOR_NAMES, Evaluated
+from aps_components.report.page import REPORT_FILE, drawn, photograph, picture_file, write_page
 from aps_components.report.reading import (
     UNKNOWN,
     duration,
@@ -163,14 +156,15 @@ def _name(content: Mapping[str, Any], folder: Path) -> str:
 def _headline(
     answers: Mapping[Kind, HeldOut], chosen: Kind | None, evaluations: Mapping[str, Evaluated]
 ) -> list[tuple[str, str]]:
-    """Of the scans kept back from every training if there are some, else of those kept back in turn."""
-    if evaluations:
-        return next(iter(evaluations.values())).headline()
-    if chosen is None:
-        return []
-    dice = by_case(answers[chosen].dice)
-    figures = [(f"{spread(map(mean, dice.values()))} %", "Dice of held-out labelled scans, mean ± deviation")]
-    return [*figures, (str(len(dice)), "labelled scans, each answered by models that did not learn from it")]
+    """Of the labelled scans held out in turn, and of the first evaluation of the bundle."""
+    figures = []
+    if chosen is not None:
+        dice = by_case(answers[chosen].dice)
+        said = f"Dice of {len(dice)} labelled scans, by models that did not learn from them"
+        figures.append((f"{spread(map(mean, dice.values()))} %", said))
+    for evaluated in list(evaluations.values())[:1]:
+        figures += evaluated.headline()
+    return figures
 
 
 def _plan(content: Mapping[str, Any]) -> list[Block]:
@@ -325,8 +319,9 @@ def _figure(value: Any) -> str:
 
 def _machine(content: Mapping[str, Any]) -> list[Block]:
     seconds = known(number(stage.get("seconds")) for stage in objects(content.get("stages")))
-    total = [("time of all stages", duration(sum(seconds)))] if seconds else [("time", UNKNOWN)]
-    return [Facts([*total, *facts(content.get("machine")), *facts(content.get("versions"))])]
+    planned = number(mapping(content.get("plan")).get("seconds"))
+    times = [("planned", duration(planned)), ("took, all stages", duration(sum(seconds) if seconds else None))]
+    return [Facts([*times, *facts(content.get("machine")), *facts(content.get("versions"))])]
 
 
 def _commands(content: Mapping[str, Any]) -> list[Block]:
