@@ -31,10 +31,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "segmentation": LEAVES
     | PARTS
     | {"models", "configuration", "inference", "training", "interactive", "evaluation", "bundle"},
+    "report": LEAVES | PARTS | {"__init__", "models", "inference", "training", "evaluation", "bundle", "segmentation"},
     "label_server": LEAVES | PARTS | {"models", "configuration", "bundle"},
     "cli": LEAVES
     | PARTS
-    | {"models", "training", "evaluation", "demo", "bundle", "comparison", "segmentation", "label_server"},
+    | {"models", "training", "evaluation", "demo", "bundle", "comparison", "segmentation", "report", "label_server"},
     "__main__": LEAVES | {"cli"},
 }
 ENTRY_POINTS = {"cli", "__main__"}

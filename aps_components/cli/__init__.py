@@ -18,6 +18,7 @@ from aps_components.cli.calibrate import calibrate
 from aps_components.cli.clicks import clicks
 from aps_components.cli.compare import compare
 from aps_components.cli.demo import demo
+from aps_components.cli.evaluate import evaluate
 from aps_components.cli.export import export
 from aps_components.cli.halve import halve
 from aps_components.cli.label import label
@@ -42,6 +43,7 @@ from aps_components.terminal import guard_terminal
 VERBOSE = "--verbose"  # of every command: the traceback of an error is printed, too
 COMMANDS = {
     "segment": segment,
+    "evaluate": evaluate,
     "demo": demo,
     "phantoms": phantoms,
     "prepare": prepare,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aps_components.cli.arguments import several
+
+if TYPE_CHECKING:
+    from aps_components.segmentation import Segmentation
 
 
 def segment(
@@ -17,6 +20,7 @@ def segment(
     device: str | None = None,
     maps: bool = False,
     preview: bool = True,
+    report: bool | None = None,
     overwrite: bool = False,
     predictor: str | None = None,
     overlap: float | None = None,
@@ -37,6 +41,7 @@ def segment(
         device: cpu, cuda or cuda:1; a GPU, if there is one, by default.
         maps: also write probabilities, uncertainty maps and prompt points.
         preview: draw a picture of each scan; --nopreview for none.
+        report: write report.html, a page over all scans; by default for a folder of results, not for a single file.
         overwrite: segment again what is segmented already.
         predictor: average (default), a or b: whose answer to take; a is fastest.
         overlap: of neighbouring windows, in [0, 1), 0.5 by default; 0.25 is faster.
@@ -47,9 +52,11 @@ def segment(
         cache_dir: where a zip is unpacked; ~/.cache/aps/bundles by default.
         settings: any further key of the bundle's inference.json.
     """
-    from aps_components.options import truth
+    from aps_components.options import optional, truth
     from aps_components.segmentation import segment as segment_scans
     from aps_components.segmentation import summary
+
+    wanted = optional(truth)("report", report)
 
     given = {"predictor": predictor, "overlap": overlap}
     result = segment_scans(
@@ -68,9 +75,21 @@ def segment(
         settings={**settings, **{key: value for key, value in given.items() if value is not None}},
         cache_dir=cache_dir or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "aps", "bundles"),
     )
-    print(f"\n{summary(result)}")
+    in_folder = result.outputs.stem is None
+    said = _reported(result) if result.statistics and (in_folder if wanted is None else wanted) else None
+    print(f"\n{summary(result, report=said)}")
     if result.failed:
         sys.exit(f"{len(result.failed)} of {result.scans} scan(s) failed: {', '.join(result.failed)}")
+
+
+def _reported(result: Segmentation) -> str:
+    """Where the report is, or why there is none: the segmentations are there all the same."""
+    from aps_components.report import write_segmentation_report
+
+    try:
+        return str(write_segmentation_report(result))
+    except (OSError, ValueError) as error:
+        return f"none: {error}"
 
 
 def _path(name: str, value: object) -> str:

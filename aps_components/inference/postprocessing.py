@@ -53,21 +53,31 @@ class InvertToLabelMapd(MapTransform):
         keys: to turn; missing ones are skipped.
         preprocessing: what ``image`` went through; it is inverted.
         largest_component: keep the largest connected component of each foreground class.
+        confidence: key to write the probability [1, D, H, W] of the likeliest class under; of no use with several keys.
     """
 
-    def __init__(self, keys: Any, preprocessing: InvertibleTransform, *, largest_component: bool = False) -> None:
+    def __init__(
+        self,
+        keys: Any,
+        preprocessing: InvertibleTransform,
+        *,
+        largest_component: bool = False,
+        confidence: str | None = None,
+    ) -> None:
         super().__init__(keys, allow_missing_keys=True)
         self.to_own_grid = inverted(preprocessing, (PRED,))
-        self.largest_component = largest_component
+        self.largest_component, self.confidence = largest_component, confidence
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace the probabilities under the keys."""
         d = dict(data)
         for key in self.key_iterator(d):
-            d[key] = self._label_map(d[key], d["image"])
+            d[key], likeliest = self._label_map(d[key], d["image"])
+            if self.confidence is not None:
+                d[self.confidence] = likeliest
         return d
 
-    def _label_map(self, probabilities: Tensor, image: MetaTensor) -> Tensor:
+    def _label_map(self, probabilities: Tensor, image: MetaTensor) -> tuple[Tensor, Tensor]:
         channels = (
             channel
             for some in probabilities.split(CLASSES_AT_ONCE)
@@ -78,7 +88,9 @@ class InvertToLabelMapd(MapTransform):
         for index, channel in enumerate(channels, start=1):
             label_map[channel > likeliest] = index  # of equals the first stays, as argmax has it
             torch.maximum(likeliest, channel, out=likeliest)
-        return _largest_components(label_map, len(probabilities)) if self.largest_component else label_map
+        if self.largest_component:
+            label_map = _largest_components(label_map, len(probabilities))
+        return label_map, likeliest
 
 
 class KeepProbabilitiesd(Transform):

@@ -17,6 +17,7 @@ from aps_components.bundle import bundle_metadata, locate_bundle, version_differ
 from aps_components.bundle.locate import CACHE_DIR
 from aps_components.data import DataError
 from aps_components.data.nifti import read_geometry, read_scan
+from aps_components.evaluation.preview import save_preview
 from aps_components.files import sha256_of
 from aps_components.interactive import Words, holds_a_persons_words
 from aps_components.models import settings_file
@@ -26,7 +27,6 @@ from aps_components.segmentation.dicom_seg import Maker
 from aps_components.segmentation.dicom_seg_output import DicomSegOutput, remove_own
 from aps_components.segmentation.inputs import Case, find_cases
 from aps_components.segmentation.outputs import Outputs, choose_outputs
-from aps_components.segmentation.preview import save_preview
 from aps_components.segmentation.records import (
     Claim,
     Found,
@@ -39,8 +39,8 @@ from aps_components.segmentation.records import (
 )
 from aps_components.segmentation.statistics import (
     CUBIC_MM_PER_ML,
-    POSTFIX,
     class_statistics,
+    folder_statistics,
     load_channels,
     read_statistics,
     write_statistics,
@@ -312,11 +312,7 @@ class _Run:
 
     def _write_table(self) -> None:
         """Of every scan in the folder, those of earlier calls too."""
-        if self.outputs.stem is not None:
-            scans = self.result.statistics
-        else:
-            files = sorted(self.outputs.folder.glob(f"*_{POSTFIX}.json"))
-            scans = [content for file in files if (content := read_statistics(file)) is not None]
+        scans = folder_statistics(self.outputs, self.result.statistics)
         if scans:
             write_table(self.outputs.table, scans)
 

@@ -186,10 +186,13 @@ def test_label_map_in_little_memory_is_the_argmax_to_the_bit(
     before = data["pred"].clone()
     steps = [inverted(preprocessing, ("pred",)), LabelMapd("pred", largest_component=largest_component)]
     expected = Compose(steps)(data)["pred"]
-    found = InvertToLabelMapd(("pred", "absent"), preprocessing, largest_component=largest_component)(data)["pred"]
+    options = {"largest_component": largest_component, "confidence": "confidence"}
+    both = InvertToLabelMapd(("pred", "absent"), preprocessing, **options)(data)
+    found = both["pred"]
     assert expected.shape == found.shape == (1, *nib.load(tmp_path / "scan.nii.gz").shape)
     assert found.dtype == torch.uint8
     assert torch.equal(found.as_tensor(), expected.as_tensor())
+    assert torch.equal(both["confidence"], inverted(preprocessing, ("pred",))(data)["pred"].amax(dim=0, keepdim=True))
     assert torch.equal(found.affine, expected.affine)
     assert found.meta["filename_or_obj"] == expected.meta["filename_or_obj"]
     assert torch.equal(data["pred"], before)
