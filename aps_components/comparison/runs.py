@@ -14,8 +14,8 @@ from typing import Any
 from tqdm import tqdm
 
 from aps_components.bundle import aps_command, workflow_command
-from aps_components.comparison.machine import machine
 from aps_components.comparison.methods import GROUP, Method, in_equal_budget
+from aps_components.evaluation.machine import machine
 from aps_components.evaluation.pseudo_labels import labeled_by
 from aps_components.files import replace_text, sha256_of
 from aps_components.models import copy_settings, read_checkpoint, save_atomically, settings_file

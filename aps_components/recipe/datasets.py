@@ -45,12 +45,16 @@ class Learning:
             patients=patients,
         )
 
+    def patient(self, name: str) -> str:
+        """Whose scan a case is."""
+        return self.patients.get(name, name)
+
     def without(self, held_out: Collection[str]) -> Learning:
         """Some labelled scans validate instead; no other scan of their patients is learned from, either."""
-        of_fold = {self.patients[name] for name in held_out}
+        of_fold = {self.patient(name) for name in held_out}
 
         def other(item: Item) -> bool:
-            return self.patients[case_name(item)] not in of_fold
+            return self.patient(case_name(item)) not in of_fold
 
         return Learning(
             name=self.name,

@@ -45,7 +45,7 @@ class Journal:
                 f"{out} holds a training with other options ({different}): give the same, or another --out"
             )
         self._content: dict[str, Any] = {"asked": asked, "worked": 0.0, "stages": {}, "facts": {}} | (found or {})
-        self._before = float(self._content["worked"])
+        self._before: float = self._content["worked"]
         self._written = 0.0
 
     @property
@@ -66,6 +66,12 @@ class Journal:
     def is_done(self, stage: str) -> bool:
         """Whether a stage has ended well."""
         return bool(self._content["stages"].get(stage, {}).get("done"))
+
+    @property
+    def done(self) -> int:
+        """How many stages have ended well."""
+        with self._lock:
+            return sum(bool(stage["done"]) for stage in self._content["stages"].values())
 
     def begin(self, stage: str, command: Sequence[str], *, folder: Path | None = None) -> None:
         """A stage begins, or goes on."""
@@ -95,6 +101,10 @@ class Journal:
         self._written = time.monotonic()
         replace_text(self.file, json.dumps(self._content, indent=1) + "\n")
         replace_text(self.out / COMMANDS, _script(self._content["stages"]))
+
+
+def _empty(asked: dict[str, Any]) -> dict[str, Any]:
+    return {"asked": asked, "worked": 0.0, "stages": {}, "facts": {}}
 
 
 def _script(stages: Mapping[str, Mapping[str, Any]]) -> str:

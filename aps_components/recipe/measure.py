@@ -85,9 +85,14 @@ def _seconds_of_scan(commands: Commands, folder: Path, *, dataset: Path, one: bo
         split="training" if one else "validation",
     )
     whole = _run([stage], threads=threads)
-    found = SCAN_RATE.findall(stage.log.read_text(encoding="utf-8", errors="replace"))
-    if not found:
-        return whole
+    return seconds_a_scan(stage.log) or whole
+
+
+def seconds_a_scan(log: Path) -> float | None:
+    """Of an evaluation, by the last progress bar in its log; None where there is none."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    if not (found := SCAN_RATE.findall(text)):
+        return None
     rate, unit = float(found[-1][0]), found[-1][1]
     return max(LEAST_SCAN, rate if unit == "s/scan" else 1 / max(rate, 1e-6))
 

@@ -279,23 +279,20 @@ def _measure(facts: Facts, pace: Pace) -> _Part | None:
     return _Part(name="validation scans", what=f"answers {facts.validation} scans kept apart", overhead=seconds)
 
 
-def last_iterations(plan: TimePlan, facts: Facts, pace: Pace, *, second: bool, left: float, recipe: Recipe) -> int:
+def last_iterations(facts: Facts, pace: Pace, *, second: bool, left: float, recipe: Recipe) -> int:
     """Iterations of the last training, when all before it is done.
 
     Args:
-        plan: of the whole.
         facts: what there is.
-        pace: as measured, or as it turned out.
+        pace: as it turned out.
         second: whether it learns from labels by models.
         left: seconds to the end.
         recipe: of the whole.
     """
-    after = pace.start + _calibrating(facts, pace, recipe=recipe)
-    after += pace.start + facts.validation * pace.scan if facts.validation else 0.0
-    if second:
-        after += _labelling(facts, pace, plan.shape.folds or plan.shape.seeds, plan.unlabelled)
-    speed = _last_pace(replace(plan.shape, second=second), facts, pace, recipe)
-    return max(recipe.least_iterations, int((left - after) / speed))
+    shape = Shape(folds=0, second=second)
+    parts = [_last(shape, facts, pace, recipe=recipe), _measure(facts, pace)]
+    after = math.fsum(part.overhead for part in parts if part is not None)
+    return max(recipe.least_iterations, int((left - after) / _last_pace(shape, facts, pace, recipe)))
 
 
 def unknown(shape: Shape, facts: Facts, recipe: Recipe) -> list[str]:

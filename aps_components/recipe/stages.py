@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -177,7 +176,13 @@ class Commands:
 
 
 def run_chains(
-    chains: Sequence[Sequence[Stage]], *, jobs: int, threads: int, journal: Journal, display: Display
+    chains: Sequence[Sequence[Stage]],
+    *,
+    jobs: int,
+    threads: int,
+    journal: Journal,
+    display: Display,
+    after: Callable[[], None] = lambda: None,
 ) -> None:
     """Run some chains of stages beside each other, each stage when the one before it has ended; what is done already is
     not repeated.
@@ -188,11 +193,12 @@ def run_chains(
         threads: of each command.
         journal: says what is done, and is told.
         display: shown all the while.
+        after: called whenever a stage has ended.
 
     Raises:
         StageFailedError: a stage failed; the others were stopped, and go on with the next call.
     """
-    stop = Event()
+    stop, ended = Event(), journal.done
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         futures = [pool.submit(_run_chain, chain, threads, journal, stop, display) for chain in chains]
         try:
@@ -201,6 +207,9 @@ def run_chains(
                 done, waiting = wait(waiting, timeout=SECONDS_BETWEEN_LOOKS)
                 for future in done:
                     future.result()
+                if journal.done != ended:
+                    ended = journal.done
+                    after()
                 display.show()
         finally:
             stop.set()
@@ -230,8 +239,3 @@ def _run(stage: Stage, threads: int, journal: Journal, stop: Event) -> None:
     except CommandFailedError as error:
         raise StageFailedError(f"{stage.name} failed: {error}") from None
     journal.add(stage.name, 0.0, done=True)
-
-
-def relative(file: Path, out: Path) -> str:
-    """A file as it is named in figures and pages, which go elsewhere with the folder."""
-    return Path(os.path.relpath(file, out)).as_posix()

@@ -96,13 +96,15 @@ def test_too_short_a_time_is_refused_with_one_that_is_enough():
 
 
 def test_the_last_training_takes_what_is_left():
-    plan = plan_of(4 * HOUR)
-    ahead = last_iterations(plan, FACTS, PACE, second=True, left=5000, recipe=Recipe())
-    # start and calibration (15 + 15 + 8 scans), labels (15 + 4 models x 70 scans) of 4 s.
-    assert ahead == int((5000 - 62 - (15 + 4 * 70 * 4)) / 0.6)
-    slower = last_iterations(plan, FACTS, PACE, second=False, left=5000, recipe=Recipe())
-    assert slower == int((5000 - 62) / (1.2 * 0.6))
-    assert last_iterations(plan, FACTS, PACE, second=True, left=0, recipe=Recipe()) == Recipe().least_iterations
+    """Start and calibration: 15 + 15 + 8 scans of 4 s. Five scans are kept apart: 15 + 5 x 4."""
+    facts = Facts(labelled=8, unlabelled=62, patients=8, validation=5)
+    second, first, none = (
+        last_iterations(facts, PACE, second=second, left=left, recipe=Recipe())
+        for second, left in ((True, 5000), (False, 5000), (True, 0))
+    )
+    assert second == int((5000 - 62 - 35) / 0.6)
+    assert first == int((5000 - 62 - 35) / (1.2 * 0.6))
+    assert none == Recipe().least_iterations
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 7, 100, 1234])
