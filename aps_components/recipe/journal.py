@@ -36,16 +36,15 @@ class Journal:
         self.file = self.work / JOURNAL
         self._lock = Lock()
         self._begun = time.monotonic()
-        asked = json.loads(json.dumps(dict(asked)))
+        plain: dict[str, Any] = json.loads(json.dumps(dict(asked)))
         found = read_object(self.file, keys=("asked",), mend=MEND) if self.file.is_file() else None
-        if found is None and out.is_dir() and (there := sorted(entry.name for entry in out.iterdir())):
-            raise ValueError(f"{out} holds {there[0]}, and no training of aps train: give an empty folder by --out")
-        if found is not None and (different := differences(found["asked"], asked)):
-            raise ValueError(
-                f"{out} holds a training with other options ({different}): give the same, or another --out"
-            )
-        self._content: dict[str, Any] = {"asked": asked, "worked": 0.0, "stages": {}, "facts": {}} | (found or {})
-        self._before: float = self._content["worked"]
+        others = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")] if out.is_dir() else []
+        if found is None and others:
+            raise ValueError(f"{out} holds {min(others)}, and no training of aps train: give an empty folder by --out")
+        if found is not None and (different := differences(found["asked"], plain)):
+            raise ValueError(f"{out} holds a training with other options ({different}): {MEND}")
+        self._content: dict[str, Any] = {**_empty(plain), **(found or {})}
+        self._before = float(self._content["worked"])
         self._written = 0.0
 
     @property

@@ -182,10 +182,11 @@ class _Part:
     share: float = 0.0
     turns: int = 1
     pace: float = 0.0
+    most: int = 0
     overhead: float = 0.0
 
     def iterations(self, usable: float) -> int:
-        return int(self.share * usable / self.turns / self.pace) if self.share else 0
+        return min(self.most, int(self.share * usable / self.turns / self.pace)) if self.share else 0
 
     def step(self, usable: float) -> Step:
         count = self.iterations(usable)
@@ -230,6 +231,7 @@ def _first(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> _Part |
         name="first round",
         what=f"{trainings} trainings of {{iterations}} iterations{judged if shape.folds else ' on all labelled scans'}",
         share=_shares(shape, recipe)[0],
+        most=recipe.most_iterations,
         turns=turns,
         pace=pace.first(recipe) if facts.unlabelled else pace.labeled,
         overhead=turns * (pace.start + judging),
@@ -246,6 +248,7 @@ def _check(shape: Shape, facts: Facts, pace: Pace, *, unlabelled: int, recipe: R
         name="is a second round better?",
         what=f"the same for a second round on {shape.checked} folds, {{iterations}} iterations each",
         share=_shares(shape, recipe)[1],
+        most=recipe.most_iterations,
         turns=turns,
         pace=pace.labeled,
         overhead=turns * (_labelling(facts, pace, 1, unlabelled) + 2 * pace.start + scans),
@@ -267,6 +270,7 @@ def _last(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> _Part:
         name="last training",
         what=f"one training of {{iterations}} iterations on {scans}, then calibration",
         share=_shares(shape, recipe)[2],
+        most=recipe.most_iterations,
         pace=_last_pace(shape, facts, pace, recipe),
         overhead=pace.start + _calibrating(facts, pace, recipe=recipe),
     )
@@ -292,7 +296,8 @@ def last_iterations(facts: Facts, pace: Pace, *, second: bool, left: float, reci
     shape = Shape(folds=0, second=second)
     parts = [_last(shape, facts, pace, recipe=recipe), _measure(facts, pace)]
     after = math.fsum(part.overhead for part in parts if part is not None)
-    return max(recipe.least_iterations, int((left - after) / _last_pace(shape, facts, pace, recipe)))
+    fit = int((left - after) / _last_pace(shape, facts, pace, recipe))
+    return min(recipe.most_iterations, max(recipe.least_iterations, fit))
 
 
 def unknown(shape: Shape, facts: Facts, recipe: Recipe) -> list[str]:

@@ -30,6 +30,7 @@ class Recipe:
         check_share: that of judging the second round.
         quick_share: that of quick folds.
         least_iterations: of a training; a plan that has not so many for each is made simpler.
+        most_iterations: of a training, however long the time.
         most_overhead: of the time, what starting, judging and labelling may take; a plan with more is made simpler.
         epochs: of every training; after each it can go on if it was killed.
         warmup_share: of a first-round training, its part on labelled patches alone.
@@ -55,6 +56,7 @@ class Recipe:
     check_share: float = 0.2
     quick_share: float = 0.4
     least_iterations: int = 100
+    most_iterations: int = 50_000
     most_overhead: float = 0.45
     epochs: int = 30
     warmup_share: float = 1 / 3
