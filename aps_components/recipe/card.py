@@ -7,19 +7,21 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, pstdev
 
 from aps_components.recipe.choices import Answer, answered_so
-from aps_components.recipe.plan import duration
+from aps_components.recipe.plan import CHECK_STEP, FIRST_STEP, duration
 from aps_components.recipe.results import HeldOut, TrainingResults
 
+JUDGED = (FIRST_STEP, CHECK_STEP)  # steps of a plan that were done as planned
 VALIDATION = -1  # the fold of scans that the dataset itself keeps apart
 
 
-def performance(results: TrainingResults, answer: Answer, *, round: int) -> str:
+def performance(results: TrainingResults, answer: Answer, *, round: int, last: str) -> str:
     """The section of the card, in Markdown without its heading.
 
     Args:
         results: of the whole training.
         answer: how the model of the bundle answers.
         round: that it is of.
+        last: what its own training was.
     """
     apart = [entry for entry in results.held_out if entry.fold == VALIDATION]
     folds = [entry for entry in results.held_out if entry.fold != VALIDATION]
@@ -27,7 +29,7 @@ def performance(results: TrainingResults, answer: Answer, *, round: int) -> str:
         _of_model(apart, answer),
         _of_folds(folds, answer, round=round) if folds or not apart else "",
         "### What was decided\n\n" + _choices(results),
-        "### How it was trained\n\n" + _trained(results),
+        "### How it was trained\n\n" + _trained(results, last),
     ]
     if results.plan.unknown:
         parts.append("### What is not known\n\n" + "\n".join(f"- {line}" for line in results.plan.unknown))
@@ -95,7 +97,8 @@ def _choices(results: TrainingResults) -> str:
     return "\n".join(lines)
 
 
-def _trained(results: TrainingResults) -> str:
-    lines = [f"- {step.name}: {step.what}" for step in results.plan.stages]
+def _trained(results: TrainingResults, last: str) -> str:
+    rounds = [f"- {step.name}: {step.what}" for step in results.plan.stages if step.name in JUDGED]
     machine = ", ".join(f"{key} {value}" for key, value in results.machine.items())
+    lines = [*rounds, f"- the training of this model: {last}"]
     return "\n".join([*lines, f"- {duration(results.seconds)} of commands in all, on: {machine}"])

@@ -60,19 +60,18 @@ def choose_answer(held_out: Sequence[HeldOut], *, least_gain: float) -> tuple[An
     return answer, [by_predictor, by_calibration, by_windows]
 
 
-def choose_round(held_out: Sequence[HeldOut], *, predictor: str, possible: bool) -> tuple[bool, ChoiceRecord]:
+def choose_round(held_out: Sequence[HeldOut], *, answer: Answer, possible: bool) -> tuple[bool, ChoiceRecord]:
     """Whether the last training learns from labels by models: scan by scan against the first round.
 
     Args:
-        held_out: of both rounds.
-        predictor: that answers.
+        held_out: of both rounds; of the second one only as its models answer.
+        answer: as first-round models answer.
         possible: there are scans without a label, and time.
     """
     if not possible:
         return False, ChoiceRecord(name=ROUND, chosen=NO, figures={}, note="no unlabelled scans, or no time for it")
-    plain = [entry for entry in held_out if _is(entry, predictor) and not entry.calibrated]
-    second, record = _better(ROUND, plain, lambda _: True, lambda entry: entry.round == 2, least=0.0, otherwise=True)
-    return second, record
+    of_both = [e for e in held_out if _is(e, answer.predictor) and (e.round == 2 or e.calibrated == answer.calibrated)]
+    return _better(ROUND, of_both, lambda _: True, lambda entry: entry.round == 2, least=0.0, otherwise=True)
 
 
 def mean_dice(entries: Iterable[HeldOut]) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 from aps_components.recipe.settings import Recipe
 
+FIRST_STEP, CHECK_STEP = "first round", "is a second round better?"
 SLACK = 0.03  # of the time, for what no measurement foresaw
 
 
@@ -228,7 +229,7 @@ def _first(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> _Part |
     views = ["plain", *(["calibrated"] if shape.calibrated else []), *(["turned"] if shape.mirrored else [])]
     judged = f"; each answers the scans that it did not see: {', '.join(views)}"
     return _Part(
-        name="first round",
+        name=FIRST_STEP,
         what=f"{trainings} trainings of {{iterations}} iterations{judged if shape.folds else ' on all labelled scans'}",
         share=_shares(shape, recipe)[0],
         most=recipe.most_iterations,
@@ -242,16 +243,16 @@ def _check(shape: Shape, facts: Facts, pace: Pace, *, unlabelled: int, recipe: R
     """Of each fold whose second round is judged: labels by its own model, a training, answers."""
     if not shape.checked:
         return None
-    turns = math.ceil(shape.checked / facts.jobs)
+    turns, labelling = math.ceil(shape.checked / facts.jobs), _labelling(facts, pace, 1, unlabelled)
     scans = math.ceil(facts.labelled / shape.folds) * pace.scan
     return _Part(
-        name="is a second round better?",
+        name=CHECK_STEP,
         what=f"the same for a second round on {shape.checked} folds, {{iterations}} iterations each",
         share=_shares(shape, recipe)[1],
         most=recipe.most_iterations,
         turns=turns,
         pace=pace.labeled,
-        overhead=turns * (_labelling(facts, pace, 1, unlabelled) + 2 * pace.start + scans),
+        overhead=turns * (labelling + _calibrating(facts, pace, recipe=recipe) + 2 * pace.start + scans),
     )
 
 

@@ -216,12 +216,16 @@ def run_chains(
 
 
 def _run_chain(chain: Sequence[Stage], threads: int, journal: Journal, stop: Event, display: Display) -> None:
-    for stage in chain:
-        if stop.is_set():
-            return
-        if not journal.is_done(stage.name):
-            with display.running(stage.name, stage.training, stage.iterations):
-                _run(stage, threads, journal, stop)
+    try:
+        for stage in chain:
+            if stop.is_set():
+                return
+            if not journal.is_done(stage.name):
+                with display.running(stage.name, stage.training, stage.iterations):
+                    _run(stage, threads, journal, stop)
+    except BaseException:
+        stop.set()  # before this thread takes the next chain
+        raise
 
 
 def _run(stage: Stage, threads: int, journal: Journal, stop: Event) -> None:

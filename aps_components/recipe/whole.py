@@ -105,16 +105,17 @@ class WholeTraining:
         answer, choices = choose_answer(self._held_out(), least_gain=self.recipe.least_gain)
         self.choices = choices
         self._judge_second_round(answer)
-        second, choice = choose_round(self._held_out(), predictor=answer.predictor, possible=self.plan.shape.second)
+        second, choice = choose_round(self._held_out(), answer=answer, possible=self.plan.shape.second)
         self.choices = [*choices, choice]
-        if second and not self.journal.is_done(self._labelling(answer).name):
+        last = replace(answer, calibrated=self._calibrated(answer, second=second))
+        if second:
             self._run([[self._labelling(answer)]], alone=True)
-        self._run([self._last(answer, second=second)], alone=True)
-        self._deploy(answer)
+        self._run([self._last(last, second=second)], alone=True)
+        self._deploy(last)
         self._measure_apart()
         results = self._results()
         page = self.commands.bundle / "docs" / "README.md"
-        figures = performance(results, answer, round=1 + second)
+        figures = performance(results, answer, round=1 + second, last=self._last_said(second=second))
         replace_text(page, with_performance(page.read_text(encoding="utf-8"), figures))
         return results
 
@@ -254,7 +255,20 @@ class WholeTraining:
             second=True,
             begins_with=self._fold_folder(index) / "models" / MODEL,
         )
-        return [labelling, training, self._view(PLAIN, folder, name=name, fold=index, round=2)]
+        if not self._calibrated(answer, second=True):
+            return [labelling, training, self._view(PLAIN, folder, name=name, fold=index, round=2)]
+        calibrating = self.commands.calibrating(
+            f"{name}, calibration",
+            dataset=self._fold_folder(index) / "scans",
+            checkpoint=folder / "models" / MODEL,
+            target=folder / "models" / CALIBRATED,
+        )
+        view = self._view(WITH_OFFSETS, folder, name=name, fold=index, round=2)
+        return [labelling, training, calibrating, view]
+
+    def _calibrated(self, answer: Answer, *, second: bool) -> bool:
+        """A second round that adjusts no offsets while it trains gets them afterwards."""
+        return answer.calibrated or (second and not self.recipe.second_decision_interval)
 
     def _labelling(self, answer: Answer) -> Stage:
         folders = [self._fold_folder(index) for index in range(len(self.folds))]
@@ -335,6 +349,13 @@ class WholeTraining:
             alone=self.pace.alone * slower,
             scan=fmean(scans) if scans else self.pace.scan,
         )
+
+    def _last_said(self, *, second: bool) -> str:
+        by_models = len(self._drawn(self.learning.unlabelled))
+        others = f"{by_models} that the models of the first round labelled" if second else ""
+        others = others or (f"{self.facts.unlabelled} without a label" if self.facts.unlabelled else "")
+        scans = " and ".join(filter(None, [f"{self.facts.labelled} labelled scans", others]))
+        return f"{self._last_iterations(second=second):,} iterations on {scans}"
 
     def _answering(self, answer: Answer) -> dict[str, Any]:
         mirror_axes = list(self.block.flip_axes[:1]) if answer.mirrored else []

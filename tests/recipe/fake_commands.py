@@ -1,10 +1,11 @@
-"""Commands of a whole training that take no time: each writes what the real one leaves, from figures given in a test."""
+"""Commands of a whole training that take no time: each writes what the real one leaves, with a test's own figures."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ Dice = Callable[[dict[str, Any]], float]
 
 def options_of(command: Sequence[str]) -> dict[str, str]:
     """Of a command line, by name."""
-    return {key[2:]: value for key, value in zip(command, command[1:], strict=False) if key.startswith("--")}
+    return {key[2:]: value for key, value in pairwise(command) if key.startswith("--")}
 
 
 class FakeCommands:
@@ -51,6 +52,7 @@ class FakeCommands:
         assert len(datalist.labeled) >= int(options["labeled_batch"])
         assert len(datalist.unlabeled) >= int(options["unlabeled_batch"])
         labels = {str(index): name for index, name in datalist.labels.items()}
+        Path(options["ckpt_dir"]).mkdir(parents=True, exist_ok=True)
         save_model({"weight": torch.zeros(1)}, {"labels": labels}, Path(options["ckpt_dir"]) / "model.pt")
         epochs, length = int(options["epochs"]), int(options["epoch_length"])
         lines = [{"epoch": e, "iteration": e * length, "seconds_per_iteration": 1.2} for e in range(1, epochs + 1)]
@@ -64,7 +66,7 @@ class FakeCommands:
         what = {
             "calibrated": "calibrated" in options["checkpoint"],
             "mirrored": "mirror_axes" in options,
-            "round": 2 if "second_" in options["dataset_dir"] else 1,
+            "round": 2 if "/work/second_" in options["dataset_dir"] else 1,
         }
         rows = [
             {"case": name, "predictor": predictor, "variant": variant, "class": datalist.labels[1], "dice": dice}

@@ -1,6 +1,10 @@
 """A whole training with commands that take no time: what is run, decided, kept and refused."""
 
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -11,7 +15,8 @@ import aps_components
 from aps_components.data import case_name, load_datalist
 from aps_components.data.errors import DataError
 from aps_components.models import read_settings
-from aps_components.ownership import FolderInUseError, alone_in
+from aps_components.ownership import FolderInUseError
+from aps_components.processes import CommandFailedError
 from aps_components.recipe import read_results, train
 from aps_components.recipe.stages import StageFailedError
 
@@ -55,7 +60,7 @@ def test_a_plan_is_printed_and_nothing_is_written(scans, tmp_path, capsys):
 def test_all_rounds_end_in_a_bundle(scans, tmp_path):
     commands, results = run(scans, tmp_path / "out")
     judged = 3 * ["training", "evaluating", "calibrate", "evaluating", "evaluating"]
-    checked = 2 * ["pseudo-label", "training", "evaluating"]
+    checked = 2 * ["pseudo-label", "training", "calibrate", "evaluating"]
     assert commands.kinds[: len(judged) + len(checked)] == judged + checked
     model = tmp_path / "out" / "bundle" / "models" / "model.pt"
     assert model.is_file()
@@ -126,8 +131,6 @@ def test_after_an_end_nothing_is_repeated(scans, tmp_path):
 
 
 def test_a_failure_names_the_stage_and_goes_on_afterwards(scans, tmp_path):
-    from aps_components.processes import CommandFailedError
-
     commands = FakeCommands(fails=("training", 2))
     commands.error = CommandFailedError("ValueError: the loss is nan (all of it: training.log)")
     with pytest.raises(StageFailedError, match=r"^first round, fold 2 failed: ValueError: the loss is nan \(all of"):
@@ -154,8 +157,6 @@ def test_a_call_that_contradicts_the_folder_is_refused(scans, tmp_path, changes,
 
 
 def test_other_scans_are_refused(scans, tmp_path):
-    import shutil
-
     copy = shutil.copytree(scans, tmp_path / "scans")
     with pytest.raises(KeyboardInterrupt):
         run(copy, tmp_path / "out", FakeCommands(fails=("training", 1)))
@@ -169,30 +170,21 @@ def test_a_folder_of_something_else_and_one_in_use_are_refused(scans, tmp_path):
     (tmp_path / "letters" / "a.txt").write_text("dear")
     with pytest.raises(ValueError, match=r"letters holds a.txt, and no training of aps train"):
         run(scans, tmp_path / "letters")
-    (tmp_path / "busy").mkdir()
 
-    class Asks(FakeCommands):
-        def training(self, options):
-            super().training(options)
 
-    with alone_in(tmp_path / "busy"):
-        pass
-    other = FakeCommands()
+def test_a_folder_in_use_is_refused_to_others(scans, tmp_path):
+    code = f"from aps_components.ownership import own; own({str(tmp_path / 'out')!r})"
+    environ = {"PYTHONPATH": str(Path(aps_components.__file__).parents[1])}
+    said = []
 
-    def second_call(*_, **__):
-        import subprocess
-        import sys
-        from pathlib import Path
-
-        code = f"from aps_components.ownership import own; own({str(tmp_path / 'busy')!r})"
-        root = str(Path(aps_components.__file__).parents[1])
-        found = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": root}, capture_output=True, check=False)
-        assert FolderInUseError.__name__ in found.stderr.decode()
+    def while_it_trains(*_, **__):
+        other = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False)
+        said.append(other.stderr)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(scans, tmp_path / "busy", second_call)
-    assert other.kinds == []
+        run(scans, tmp_path / "out", while_it_trains)
+    assert FolderInUseError.__name__ in said[0]
 
 
 @pytest.mark.parametrize(
