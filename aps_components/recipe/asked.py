@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from aps_components.bundle.writer import template
 from aps_components.configuration import DATASET_OPTIONS
+from aps_components.files import replace_text
 from aps_components.options import refuse_unknown
-from aps_components.plain_json import parse_json
+from aps_components.plain_json import parse_json, read_object
 
 UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "min": 60.0, "s": 1.0}
 TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(d|h|min|m|s)")
@@ -52,3 +55,31 @@ def checked_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
             raise ValueError(f"--{key} is not for aps train: {OWN[key]}")
     of_dataset = {key: DATASET_OPTIONS[key](key, value) for key, value in options.items() if key in DATASET_OPTIONS}
     return of_dataset, {key: value for key, value in options.items() if key not in DATASET_OPTIONS}
+
+
+def set_options(bundle: Path, options: Mapping[str, Any]) -> None:
+    """Write options into a bundle's configurations, which then say what its model was trained with.
+
+    Args:
+        bundle: its folder.
+        options: of ``train.json``, a "#" reaches inside; those of ``inference.json``, too, are set there as well.
+
+    Raises:
+        ValueError: an option reaches into what has no inside.
+    """
+    for name in ("train.json", "inference.json") if options else ():
+        file = bundle / "configs" / name
+        content = read_object(file)
+        for key, value in options.items():
+            if name == "train.json" or key in content:
+                _set(content, key, value)
+        replace_text(file, json.dumps(content, indent=4, ensure_ascii=False) + "\n")
+
+
+def _set(content: dict[str, Any], key: str, value: Any) -> None:
+    *outer, last = key.split("#")
+    for part in outer:
+        content = content.get(part)  # type: ignore[assignment]
+        if not isinstance(content, dict):
+            raise ValueError(f"no option --{key}: {part} has nothing inside")
+    content[last] = value

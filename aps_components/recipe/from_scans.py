@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from aps_components.models import ensure_writable
 from aps_components.options import whole
 from aps_components.ownership import alone_in
 from aps_components.processes import cores
-from aps_components.recipe.asked import checked_options, parse_time
+from aps_components.recipe.asked import checked_options, parse_time, set_options
 from aps_components.recipe.datasets import Learning
 from aps_components.recipe.journal import Journal
 from aps_components.recipe.plan import duration, make_time_plan
@@ -209,7 +210,9 @@ def _trained(wanted: _Wanted, out: Path) -> TrainingResults:
         _refuse_other_scans(known, listed, wanted=wanted, out=out)
     bundle = out / BUNDLE
     if not bundle.is_dir():
-        _new_bundle(wanted, bundle)
+        unfinished = journal.work / BUNDLE
+        shutil.rmtree(unfinished, ignore_errors=True)
+        os.replace(_new_bundle(wanted, unfinished), bundle)
     commands, learning = _parts(wanted, bundle)
     training = WholeTraining(wanted.asked, commands=commands, learning=learning, journal=journal, data=wanted.data)
     if journal.recall("pace") is None:
@@ -246,7 +249,9 @@ def _new_bundle(wanted: _Wanted, bundle: Path) -> Path:
         "validation": entries(wanted.scans.validation),
         "test": entries(wanted.scans.test),
     }
-    return write_new(bundle, name=name, found=found, datalist=datalist, trained=SCHEDULE)
+    written = write_new(bundle, name=name, found=found, datalist=datalist, trained=SCHEDULE)
+    set_options(written, wanted.of_training)
+    return written
 
 
 def _with_options(found: LookedAt, given: Mapping[str, Any]) -> LookedAt:
@@ -267,7 +272,7 @@ def _name(root: Path) -> str:
 
 
 def _parts(wanted: _Wanted, bundle: Path) -> tuple[Commands, Learning]:
-    commands = Commands(bundle=bundle, recipe=wanted.asked.recipe, options=wanted.of_training, device=wanted.device)
+    commands = Commands(bundle=bundle, recipe=wanted.asked.recipe, device=wanted.device)
     root, file = wanted.scans.folder.root, bundle / "configs" / "datalist.json"
     return commands, Learning.read(root, file, wanted.scans.patients)
 
@@ -323,6 +328,6 @@ def _ended(results: TrainingResults, out: Path, *, worked: float) -> str:
             f"\nThe model and its figures: {bundle}/docs/README.md",
             f"  aps segment SCANS RESULTS --bundle {bundle}",
             f"  aps label --bundles {bundle} --studies SCANS",
-            f"  aps package {bundle}",
+            f"  aps package {bundle}   (first fill in {bundle}/docs/data_license.txt)",
         ]
     )

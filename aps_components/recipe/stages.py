@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -19,8 +19,6 @@ from aps_components.recipe.settings import FROM_FIRST, Recipe
 
 SECONDS_BETWEEN_LOOKS = 2.0
 MODEL, CALIBRATED = "model.pt", "model_calibrated.pt"
-# Options of a training that evaluation, calibration and labelling know, too.
-OF_EVERY_COMMAND = ("precision", "overlap", "mc_samples", "device")
 
 
 class StageFailedError(RuntimeError):
@@ -53,13 +51,11 @@ class Commands:
     Attributes:
         bundle: its folder.
         recipe: of the whole.
-        options: further ones of ``train.json``, of every training.
         device: for all; None for the bundle's own choice.
     """
 
     bundle: Path
     recipe: Recipe
-    options: Mapping[str, Any] = field(default_factory=dict)
     device: str | None = None
 
     def training(
@@ -98,8 +94,7 @@ class Commands:
             "val_interval": epochs + 1,
             **self._batches(scans, second=second),
             **(self._of_second(begins_with) if second else {"learning_rate": self.recipe.learning_rate}),
-            **({"device": self.device} if self.device else {}),
-            **self.options,
+            **self._shared(),
         }
         return Stage(
             name=name,
@@ -154,8 +149,7 @@ class Commands:
         return Stage(name=name, command=aps_command("pseudo-label", options), log=target.parent / "pseudo-label.log")
 
     def _shared(self) -> dict[str, Any]:
-        shared = {key: value for key, value in self.options.items() if key in OF_EVERY_COMMAND}
-        return ({"device": self.device} if self.device else {}) | shared
+        return {"device": self.device} if self.device else {}
 
     def _batches(self, scans: tuple[int, int], *, second: bool) -> dict[str, int]:
         """Patches of an iteration; no more than there are scans to take them from."""
