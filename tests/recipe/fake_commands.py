@@ -66,7 +66,7 @@ class FakeCommands:
         what = {
             "calibrated": "calibrated" in options["checkpoint"],
             "mirrored": "mirror_axes" in options,
-            "round": 2 if "/work/second_" in options["dataset_dir"] else 1,
+            "round": 2 if "work/second_" in options["dataset_dir"] else 1,
         }
         rows = [
             {"case": name, "predictor": predictor, "variant": variant, "class": datalist.labels[1], "dice": dice}
