@@ -7,7 +7,7 @@ from typing import Any
 from fire.decorators import SetParseFns
 
 
-@SetParseFns(data=str, out=str, time=str, labels=str, images=str, labels_dir=str, device=str)
+@SetParseFns(data=str, out=str, time=str, labels=str, images=str, labels_dir=str, device=str, pretrained=str)
 def train(
     data: str,
     out: str,
@@ -21,6 +21,7 @@ def train(
     images: str | None = None,
     labels_dir: str | None = None,
     jobs: int | None = None,
+    pretrained: str | None = None,
     recipe: dict[str, Any] | None = None,
     **options: Any,
 ) -> None:
@@ -41,6 +42,7 @@ def train(
         images: the sub-folder of the images, if it has another name.
         labels_dir: the sub-folder of the labels, if it has another name.
         jobs: trainings at once; by default one on a GPU, and on a CPU as many as there are cores and folds.
+        pretrained: model.pt of another training, also of other classes or channels; what fits of it is taken.
         recipe: numbers of the recipe to change, such as "{'folds':3}".
         options: any further option of the bundle's training, for all trainings, such as --augmentation affine.
     """
@@ -59,6 +61,7 @@ def train(
         images=images,
         labels_dir=labels_dir,
         jobs=jobs,
+        pretrained=pretrained,
         recipe=recipe,
         options=options,
         dry_run=truth("dry_run", dry_run),

@@ -18,6 +18,7 @@ from aps_components.bundle.new import NAME, LookedAt, look_at, parse_labels, wri
 from aps_components.bundle.rules import Choice
 from aps_components.data.datalist import Item, relative_item
 from aps_components.data.errors import DataError
+from aps_components.files import sha256_of
 from aps_components.memory import free_memory
 from aps_components.models import ensure_writable
 from aps_components.options import whole
@@ -53,6 +54,7 @@ class _Wanted:
     of_dataset: dict[str, Any]
     of_training: dict[str, Any]
     device: str | None
+    pretrained: Path | None
     asked: Asked
 
     def as_json(self) -> dict[str, Any]:
@@ -64,6 +66,7 @@ class _Wanted:
             "seed": self.asked.seed,
             "spacing": self.spacing,
             "roi_size": self.roi_size,
+            "pretrained": None if self.pretrained is None else sha256_of(self.pretrained),
             "options": {**self.of_dataset, **self.of_training},
             "recipe": asdict(self.asked.recipe),
         }
@@ -82,6 +85,7 @@ def train(
     images: str | None = None,
     labels_dir: str | None = None,
     jobs: int | None = None,
+    pretrained: str | os.PathLike[str] | None = None,
     recipe: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     dry_run: bool = False,
@@ -102,6 +106,8 @@ def train(
         spacing, roi_size: voxel size in mm and patch in voxels, instead of the proposed ones.
         images, labels_dir: the sub-folders, if they have other names.
         jobs: trainings at once; by default one on a GPU, and on a CPU as many as there are cores and folds.
+        pretrained: ``model.pt`` of another training, also of other classes or channels: every training begins with what
+            fits of it.
         recipe: numbers of :class:`Recipe` to change.
         options: further options of the bundle's ``train.json``, for every training.
         dry_run: look, measure and print the plan alone; nothing is written into ``out``.
@@ -126,6 +132,7 @@ def train(
         images=images,
         labels_dir=labels_dir,
         jobs=jobs,
+        pretrained=pretrained,
         recipe=recipe,
         options=options,
     )
@@ -149,6 +156,7 @@ def _checked(
     images: str | None,
     labels_dir: str | None,
     jobs: int | None,
+    pretrained: str | os.PathLike[str] | None,
     recipe: Mapping[str, Any] | None,
     options: Mapping[str, Any] | None,
 ) -> _Wanted:
@@ -169,6 +177,7 @@ def _checked(
         of_dataset=of_dataset,
         of_training=of_training,
         device=device,
+        pretrained=_weights(pretrained),
         asked=Asked(
             seconds=seconds,
             seed=whole(least=0)("seed", seed),
@@ -178,6 +187,15 @@ def _checked(
             cores=cores(),
         ),
     )
+
+
+def _weights(pretrained: str | os.PathLike[str] | None) -> Path | None:
+    if pretrained is None:
+        return None
+    file = Path(os.path.abspath(Path(pretrained).expanduser()))
+    if not file.is_file():
+        raise FileNotFoundError(f"no checkpoint at {file}: give model.pt of a training by --pretrained")
+    return file
 
 
 def _jobs(recipe: Recipe, *, on_gpu: bool) -> int:
@@ -272,7 +290,7 @@ def _name(root: Path) -> str:
 
 
 def _parts(wanted: _Wanted, bundle: Path) -> tuple[Commands, Learning]:
-    commands = Commands(bundle=bundle, recipe=wanted.asked.recipe, device=wanted.device)
+    commands = Commands(bundle=bundle, recipe=wanted.asked.recipe, device=wanted.device, pretrained=wanted.pretrained)
     root, file = wanted.scans.folder.root, bundle / "configs" / "datalist.json"
     return commands, Learning.read(root, file, wanted.scans.patients)
 

@@ -52,11 +52,13 @@ class Commands:
         bundle: its folder.
         recipe: of the whole.
         device: for all; None for the bundle's own choice.
+        pretrained: a model, also of other classes or channels, that every training begins with as far as it fits.
     """
 
     bundle: Path
     recipe: Recipe
     device: str | None = None
+    pretrained: Path | None = None
 
     def training(
         self,
@@ -93,6 +95,7 @@ class Commands:
             "warmup_epochs": warmup,
             "val_interval": epochs + 1,
             **self._batches(scans, second=second),
+            **({"pretrained": self.pretrained, "pretrained_part": "fitting"} if self.pretrained else {}),
             **(self._of_second(begins_with) if second else {"learning_rate": self.recipe.learning_rate}),
             **self._shared(),
         }

@@ -228,3 +228,15 @@ def test_scans_that_a_datalist_keeps_apart_are_answered_at_the_end_alone(phantom
 
 def test_it_is_at_hand_where_one_looks_for_it():
     assert aps_components.train is train
+
+
+def test_every_training_begins_with_what_fits_of_another_model(scans, tmp_path):
+    model = tmp_path / "model.pt"
+    model.write_bytes(b"weights")
+    commands, _ = run(scans, tmp_path / "out", pretrained=model)
+    trainings = [options_of(c) for c, kind in zip(commands.commands, commands.kinds, strict=True) if kind == "training"]
+    assert {(found["pretrained"], found["pretrained_part"]) for found in trainings} == {(str(model), "fitting")}
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*nowhere.pt"):
+        run(scans, tmp_path / "other", pretrained=tmp_path / "nowhere.pt")
+    with pytest.raises(ValueError, match=r"pretrained '.*' there, None now"):
+        run(scans, tmp_path / "out")
