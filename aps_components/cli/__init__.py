@@ -29,6 +29,7 @@ from aps_components.cli.phantoms import phantoms
 from aps_components.cli.prepare import prepare
 from aps_components.cli.pseudo_label import pseudo_label
 from aps_components.cli.segment import segment
+from aps_components.cli.train import train
 from aps_components.cli.uncertainty import uncertainty
 from aps_components.errors import (
     INTERRUPTED,
@@ -42,6 +43,7 @@ from aps_components.terminal import guard_terminal
 
 VERBOSE = "--verbose"  # of every command: the traceback of an error is printed, too
 COMMANDS = {
+    "train": train,
     "segment": segment,
     "evaluate": evaluate,
     "demo": demo,
