@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": LEAVES | PARTS | {"models", "configuration", "inference", "training", "evaluation", "bundle"},
     "bundle": LEAVES | PARTS | {"models", "configuration", "inference", "training", "interactive", "evaluation"},
     "comparison": LEAVES | PARTS | {"models", "configuration", "inference", "training", "evaluation", "bundle"},
-    "recipe": LEAVES | PARTS | {"models", "configuration", "inference", "training", "evaluation", "bundle"},
+    "recipe": LEAVES | PARTS | {"models", "configuration", "inference", "training", "evaluation", "bundle", "report"},
     "segmentation": LEAVES
     | PARTS
     | {"models", "configuration", "inference", "training", "interactive", "evaluation", "bundle"},

@@ -213,7 +213,7 @@ class InteractiveRounds:
         return torch.where(drawn < share, weaker, torch.where(drawn < (1 + share) / 2, mean, logits))
 
     def _moved(self, logits: Tensor, clicks: Sequence[Sequence[Click]]) -> Tensor:
-        """Log probabilities of the answers with their borders moved past the new clicks, which Model B then corrects."""
+        """Log probabilities of answers whose borders are moved past the new clicks; Model B then corrects them."""
         spacing = self.model_b.relative_spacing
         return torch.stack(
             [
