@@ -23,6 +23,11 @@ KEPT_OF_NAME = 60  # letters at its end, so that a long name stays one that the 
 MARK = re.compile(re.escape(HIDDEN) + r"([0-9a-f]{4})-(\d+)-[0-9a-f]{8}\.")
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """With the home folder in the place of a "~", as a shell has it: that of a user whom nobody knows stays a name."""
+    return Path(os.path.expanduser(path))
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A hidden name beside ``path`` to write to; when the block ends well, that file takes the place of ``path``.

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from aps_components.terminal import brief
+
 Axes = Sequence[int | Sequence[int]]
 """Of a volume: 0 left-right, 1 back-front, 2 down-up; those in a list of their own go together."""
 
@@ -174,9 +176,9 @@ def differences(found: Mapping[str, Any], given: Mapping[str, Any]) -> str:
         there, now = found.get(key), given.get(key)
         if isinstance(there, Mapping) and isinstance(now, Mapping):
             inner = differences(there, now)
-            parts += [f"{key}#{part}" for part in inner.split("; ") if part]
+            parts += [f"{brief(key)}#{part}" for part in inner.split("; ") if part]
         elif there != now:
-            parts.append(f"{key} {there!r} there, {now!r} now")
+            parts.append(f"{brief(key)} {brief(repr(there))} there, {brief(repr(now))} now")
     return "; ".join(parts)
 
 

@@ -19,7 +19,7 @@ from monai.bundle import ConfigParser
 
 from aps_components.bundle.locate import WEIGHTS
 from aps_components.configuration import network_settings
-from aps_components.files import replace_text, replacing
+from aps_components.files import expanded, replace_text, replacing
 from aps_components.label_server.environment import LabelEnvironment
 from aps_components.models import (
     NETWORK,
@@ -108,7 +108,7 @@ def _copy_files(bundle: Path, model: Path) -> None:
 
 def _place_weights(bundle: Path, model: Path, checkpoint: str | os.PathLike[str] | None, *, untrained: bool) -> str:
     own, target = bundle / WEIGHTS, model / WEIGHTS
-    source = Path(checkpoint).expanduser() if checkpoint is not None else own
+    source = expanded(checkpoint) if checkpoint is not None else own
     if checkpoint is not None and not source.is_file():
         raise FileNotFoundError(f"{source}: no such checkpoint for {bundle.name!r}")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """The process that looks at one input after another, within bounds; the parent ends it where it hangs."""
 
+import logging
 import random
 import resource
 import tempfile
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import dicom_inputs
 import json_inputs
 import nifti_inputs
+import SimpleITK as sitk
 import zip_inputs
 from claims import Violation
 
@@ -57,6 +59,8 @@ def one(kind: str, group: str, seed: int, index: int) -> Report:
 
 def serve(pipe: Connection) -> None:
     """Answer with the report of each input that the parent names."""
+    logging.disable(logging.WARNING)  # notes on headers, thousands of them
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
     size = int(next(line for line in STATUS.read_text().splitlines() if line.startswith("VmSize")).split()[1]) << 10
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,4 +1,4 @@
-"""DICOM series with every kind of gap and damage, and a decoder of its own: pydicom's bytes and the standard's words."""
+"""DICOM series with every kind of gap and damage, and a decoder by hand from the bytes that pydicom finds."""
 
 import math
 import random
@@ -67,7 +67,7 @@ def check(folder: Path, draw: random.Random) -> bool:
 
 
 def _series(draw: random.Random, uid: str) -> list[Dataset]:
-    columns, rows, count = draw.choice([(5, 7), (8, 8), (7, 3)]) + (draw.choice([2, 3, 5, 8]),)
+    columns, rows, count = (*draw.choice([(5, 7), (8, 8), (7, 3)]), draw.choice([2, 3, 5, 8]))
     directions = draw.choice([STRAIGHT, TURN, -STRAIGHT])
     normal = np.cross(*directions)
     step, syntax = draw.choice([0.5, 1.0, 3.0]), draw.choice(SYNTAXES)
@@ -79,7 +79,10 @@ def _series(draw: random.Random, uid: str) -> list[Dataset]:
         one = Dataset()
         one.file_meta = FileMetaDataset()
         one.file_meta.TransferSyntaxUID = syntax
-        one.file_meta.MediaStorageSOPClassUID, one.file_meta.MediaStorageSOPInstanceUID = CTImageStorage, f"{uid}.{index}"
+        one.file_meta.MediaStorageSOPClassUID, one.file_meta.MediaStorageSOPInstanceUID = (
+            CTImageStorage,
+            f"{uid}.{index}",
+        )
         one.SOPClassUID, one.SOPInstanceUID, one.SeriesInstanceUID = CTImageStorage, f"{uid}.{index}", uid
         one.StudyInstanceUID, one.SeriesNumber, one.SeriesDescription = "1.2.3", 3, "T1 axial"
         one.Modality, one.PatientName = "CT", "Doe^Jane"
@@ -210,7 +213,7 @@ def _compare(series: Series, volume: np.ndarray, affine: np.ndarray) -> None:
     agree(np.allclose(affine, truth, atol=1e-4), "another place than its slices have")
     agree(np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 0, "a place that is none")
     for index, one in enumerate(order):
-        off = np.linalg.norm(truth[:2].tolist() and places[one] - places[order[0]] - index * np.array(_step(truth)))
+        off = np.linalg.norm(places[one] - places[order[0]] - index * np.array(_step(truth)))
         agree(bool(off < 0.1 + 0.02 * float(np.linalg.norm(_step(truth)))), "a slice that lies elsewhere was taken")
 
 
@@ -229,7 +232,9 @@ def _values(part: Dataset) -> np.ndarray:
     values = (values >> (high + 1 - stored)) & (2**stored - 1)
     if int(part.get("PixelRepresentation", 0)) == 1:
         values = np.where(values >= 2 ** (stored - 1), values - 2**stored, values)
-    slope, intercept = (float(part.get(name, default)) for name, default in (("RescaleSlope", 1), ("RescaleIntercept", 0)))
+    slope, intercept = (
+        float(part.get(name, default)) for name, default in (("RescaleSlope", 1), ("RescaleIntercept", 0))
+    )
     agree(math.isfinite(slope) and math.isfinite(intercept), "rescaled by what is no number")
     return (values * slope + intercept).reshape(int(part.Rows), int(part.Columns)).T
 

@@ -69,7 +69,7 @@ def fuzz(counts: dict[str, int], *, seed: int = 0, only: int | None = None, grou
                 report = looker.look(kind, group, seed, index)
                 reports[kind, group].append(report)
                 if report.fault:
-                    print(f"{kind} {group} {index}: {report.fault}", flush=True)
+                    print(f"VIOLATION {kind} {group} {index}: {report.fault}", flush=True)
     looker.end()
     print(table(reports))
     return not any(report.fault for found in reports.values() for report in found)

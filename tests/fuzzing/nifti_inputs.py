@@ -124,7 +124,7 @@ def _doors(file: Path, scan: Outcome, geometry: Outcome) -> None:
 
 def _server_door(file: Path, scan: Outcome) -> None:
     """A label that is to be stored beside its scan, here itself."""
-    sent = through(lambda: check_label(file, scan=file, values={0, 1, 2}), names=["label", "scan", file])
+    sent = through(lambda: check_label(file, file, values={0, 1, 2}), names=["label", "scan", file])
     agree(sent.refused or not scan.refused, "the server stores a label that the reader refuses")
 
 

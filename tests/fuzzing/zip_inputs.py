@@ -25,7 +25,7 @@ def make(folder: Path, draw: random.Random, group: str) -> tuple[Path, str]:
     if kind in _ODD:
         entries.insert(draw.randrange(len(entries) + 1), _ODD[kind](draw))
         if kind == "many":
-            entries += [(f"b/many/{index}", b"") for index in range(12_000)]
+            entries += [(f"b/many/{index}", b"") for index in range(21_000)]
     content = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         warnings.simplefilter("ignore")
@@ -93,6 +93,8 @@ DAMAGES = {
     ),
     "cut": cut,
     "sizes": _no_size,
-    "encrypted": lambda content, draw: content.replace(b"PK\x01\x02\x14\x03\x14\0\0\0", b"PK\x01\x02\x14\x03\x14\0\1\0"),
+    "encrypted": lambda content, draw: content.replace(
+        b"PK\x01\x02\x14\x03\x14\0\0\0", b"PK\x01\x02\x14\x03\x14\0\1\0"
+    ),
     "no zip": lambda content, draw: draw.choice([b"", b"PK", draw.randbytes(500), b"\x1f\x8b" + content]),
 }
