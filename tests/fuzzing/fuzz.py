@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-import child
+import child  # noqa: E402
 
 COUNTS = {"nifti": 1000, "dicom": 300, "json": 300, "zip": 50}
 SECONDS = 20.0  # for one input
