@@ -65,6 +65,8 @@ def archive_fault(members: Sequence[Member], *, size: int, most_files: int, most
         if fault := _fault(member):
             return f"{member.name[:200]!r} {fault}"
     total = sum(member.size for member in members)
+    if None not in (packed := [member.packed for member in members]):
+        size = min(size, sum(part for part in packed if part is not None))
     if total > RATIO_FROM_ALL and total > MAX_RATIO * max(1, size):
         return f"it would become {total // 2**20} MiB of {size // 2**20} MiB"
     if len(members) > most_files or total > most_bytes:

@@ -338,7 +338,8 @@ def _labels(content: dict[str, Any], source: Path) -> dict[int, str]:
         labels = {}
     if len(labels) < 2 or sorted(labels) != list(range(len(labels))):
         raise DataError(
-            f"{source}: labels is {brief(content['labels'])}; map each class value 0, 1, ... without a gap to its name"
+            f"{source}: labels is {brief(repr(content['labels']))}; map each class value 0, 1, ... without a gap to "
+            "its name"
         )
     return dict(sorted(labels.items()))
 
@@ -346,7 +347,7 @@ def _labels(content: dict[str, Any], source: Path) -> dict[int, str]:
 def _items(content: dict[str, Any], part: str, root: Path, source: Path) -> list[Item]:
     entries = content.get(part, [])
     if not isinstance(entries, list):
-        raise DataError(f"{source}: {part} is {brief(entries)}; it must be a list of cases")
+        raise DataError(f"{source}: {part} is {brief(repr(entries))}; it must be a list of cases")
     items = [_item(entry, root, f"{source}: {part}[{index}]") for index, entry in enumerate(entries)]
     if part in ("validation", "test"):
         _require_labels(items, f"{source}: {part}")
@@ -362,7 +363,7 @@ def _item(entry: object, root: Path, where: str) -> Item:
     if not all(isinstance(file, str) and "\0" not in file for file in (*(files if several else [files]), label or "")):
         raise DataError(f"{where} is {brief(entry)}; image and label must be file names")
     if entry.get(LABEL_BY, HAND) not in (HAND, MODELS):
-        raise DataError(f'{where}: {LABEL_BY} is {brief(entry[LABEL_BY])}; it must be "{HAND}" or "{MODELS}"')
+        raise DataError(f'{where}: {LABEL_BY} is {brief(repr(entry[LABEL_BY]))}; it must be "{HAND}" or "{MODELS}"')
     paths = [_path(root, file) for file in (files if several else [files])]
     return {"image": paths if several else paths[0]} | ({"label": _path(root, label)} if label else {})
 

@@ -285,7 +285,7 @@ def _why_half(file: Path) -> str:
     }
     reader = next((reader for ending, reader in readers.items() if file.name.endswith(ending)), None)
     try:
-        return "" if reader is None or (file.name == "large_files.json") else str(reader(file) and "" or "")
+        return "" if reader is None or (file.name == "large_files.json") else str((reader(file) and "") or "")
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
