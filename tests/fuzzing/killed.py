@@ -39,6 +39,7 @@ from aps_components.plain_json import read_json, read_lines  # noqa: E402
 from aps_components.segmentation.records import is_picture  # noqa: E402
 from aps_components.segmentation.workspace import PREFIX  # noqa: E402
 
+PAGE = 4096  # bytes, of which a disk in memory gives whole ones
 LONGEST = 400.0  # seconds, of a command
 ORPHANS = 20.0  # seconds, in which what it started must end
 MARK = "APS_KILLED_MARK"  # in the environment of all that a command starts
@@ -207,7 +208,7 @@ def run(arguments: list[str], *, log: Path, seconds: float = LONGEST, until: str
         if ended:
             return os.waitstatus_to_exitcode(status), time.monotonic() - started
         if until and until in log.read_text(errors="replace")[beginning:]:
-            os.kill(process, signal.SIGINT)
+            os.kill(process, signal.SIGTERM)
             until = ""
         time.sleep(0.02)
     os.kill(process, signal.SIGKILL)
@@ -328,19 +329,19 @@ def fill(name: str, command: Command, place: Path) -> dict[str, Any]:
     """Run a command on disks that are too small, then with more room."""
     until, faults, refused = READY if command.forever else "", [], 0
     wanted = command.same(place / "whole")
-    needed = sum(file.stat().st_size for file in _final(place / "whole"))
+    needed = sum(-(-file.stat().st_size // PAGE) * PAGE for file in _final(place / "whole"))
     for share in SHARES:
-        with _disk(place / f"disk{share}", max(32, int(share * needed / 1024))) as disk:
-            folder, log = disk / "out", place / f"disk{share}.log"
+        with _disk(place / f"disk{share}", max(8, int(share * needed / 1024))) as disk:
+            folder, log = disk, place / f"disk{share}.log"  # as deep as without: some results name places beside them
             status, _ = run(command.arguments(folder), log=log, until=until)
             faults += [f"{log}: left running: {line}" for line in left_running(place)]
             faults += [f"{log}: {line}" for line in (half_written(folder) if folder.exists() else [])]
             if status != 0:
                 refused += 1
                 said = log.read_text(errors="replace")
-                last = " ".join(said.strip().splitlines()[-3:])
-                if status is None or status < 0 or "No space left" not in said or str(disk) not in last:
-                    faults.append(f"{log}: exit status {status}, and it said: {last[-400:]}")
+                named = [line for line in said.splitlines() if "No space left" in line and str(disk) in line]
+                if status is None or status < 0 or not named:
+                    faults.append(f"{log}: exit status {status}, and it said: {said[-400:]}")
             subprocess.run(["mount", "-o", f"remount,size={2 * needed // 1024 + 65536}k", str(disk)], check=True)
             status, _ = run(command.arguments(folder), log=log, until=until)
             if status != 0:
