@@ -63,6 +63,28 @@ def replace_text(path: str | os.PathLike[str], text: str) -> None:
         unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+def copy_whole(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Copy a file with its times and permissions, whole or not at all."""
+    with replacing(path) as unfinished:
+        shutil.copy2(source, unfinished)
+
+
+def copy_folder(source: str | os.PathLike[str], target: str | os.PathLike[str], *, last: str = "") -> None:
+    """Copy a folder into another, file by file as :func:`copy_whole` does; what Python compiled is left out.
+
+    Args:
+        source: the folder.
+        target: made if missing; files of the same names are replaced.
+        last: a file that tells by being there that all of it is, and so comes last.
+    """
+    source = Path(source)
+    files = [file for file in sorted(source.rglob("*")) if file.is_file() and "__pycache__" not in file.parts]
+    for file in sorted(files, key=lambda file: file == source / last):
+        path = Path(target) / file.relative_to(source)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        copy_whole(file, path)
+
+
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file's content, in hexadecimal digits, read in small parts."""
     digest = hashlib.sha256()

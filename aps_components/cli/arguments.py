@@ -14,11 +14,11 @@ from aps_components.terminal import brief
 
 POSITIONAL_OR_KEYWORD = inspect.Parameter.POSITIONAL_OR_KEYWORD
 VAR_POSITIONAL, VAR_KEYWORD = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-TEXTS = (str, "str", "str | None")
+TEXTS = (str, str | None, "str", "str | None")
 
 
 def parsed(text: str) -> Any:
-    """A value as Python Fire reads it, but for two texts: one with a "#", at which fire would cut, and ``2024_01_05``."""
+    """A value as Python Fire reads it, but for texts such as ``results#2``, which it cuts off, and ``2024_01_05``."""
     if has_comment(text):
         return text
     value = DefaultParseValue(text)
@@ -65,9 +65,11 @@ def _with_others(signature: inspect.Signature) -> Iterator[inspect.Parameter]:
     """Such that fire hands over everything."""
     parameters = signature.parameters.values()
     yield from (one for one in parameters if one.kind is POSITIONAL_OR_KEYWORD)
-    yield inspect.Parameter("others", VAR_POSITIONAL)
+    yield inspect.Parameter("further_values", VAR_POSITIONAL)
     yield from (one for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY)
-    yield next((one for one in parameters if one.kind is VAR_KEYWORD), inspect.Parameter("more", VAR_KEYWORD))
+    yield next(
+        (one for one in parameters if one.kind is VAR_KEYWORD), inspect.Parameter("further_options", VAR_KEYWORD)
+    )
 
 
 def _as_text(parameter: inspect.Parameter | None, value: Any) -> Any:

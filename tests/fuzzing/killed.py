@@ -41,7 +41,7 @@ from aps_components.segmentation.workspace import PREFIX  # noqa: E402
 
 PAGE = 4096  # bytes, of which a disk in memory gives whole ones
 LONGEST = 400.0  # seconds, of a command
-ORPHANS = 20.0  # seconds, in which what it started must end
+ORPHANS = 60.0  # seconds, in which what it started must end; a server looks at it when Python has begun
 MARK = "APS_KILLED_MARK"  # in the environment of all that a command starts
 READY = "MONAI Label is ready"
 SHARES = (0.02, 0.4, 0.8)  # of the room that a command needs, of the full disks
@@ -162,7 +162,7 @@ def commands(place: Path) -> dict[str, Command]:
                     "--num_workers=0",
                     "--validation_count=1",
                 ),
-                *("--warmup_epochs=1", "--device=cpu"),
+                *("--warmup_epochs=1", "--device=cpu", "--labeled_batch=2"),
             ],
             dice,
             kills=5,
@@ -199,7 +199,8 @@ def run(arguments: list[str], *, log: Path, seconds: float = LONGEST, until: str
     Returns:
         Its exit status, None if it was killed; and how long it took.
     """
-    started, beginning = time.monotonic(), log.stat().st_size if log.exists() else 0
+    log.touch()
+    started, beginning = time.monotonic(), log.stat().st_size
     process = os.fork()
     if not process:
         _become(arguments, log)
