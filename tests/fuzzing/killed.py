@@ -162,7 +162,7 @@ def commands(place: Path) -> dict[str, Command]:
                     "--num_workers=0",
                     "--validation_count=1",
                 ),
-                *("--warmup_epochs=1", "--device=cpu", "--labeled_batch=2"),
+                *("--warmup_epochs=1", "--device=cpu", "--labeled_batch=1", "--unlabeled_batch=1"),
             ],
             dice,
             kills=5,
