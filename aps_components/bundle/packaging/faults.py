@@ -95,7 +95,8 @@ def _metadata_faults(metadata: Any) -> Iterator[str]:
     validator = _jsonschema().validators.validator_for(schema)(schema)
     for error in sorted(validator.iter_errors(metadata), key=lambda error: error.json_path):
         where = "#".join(str(step) for step in error.absolute_path)
-        yield f"{METADATA}: {f'{where}: ' if where else ''}{brief(error.message, most=500)}; mend it as configs/{SCHEMA_FILE} wants it"
+        said = brief(error.message, most=500)
+        yield f"{METADATA}: {f'{where}: ' if where else ''}{said}; mend it as configs/{SCHEMA_FILE} wants it"
     yield from _version_faults(metadata.get("version"), metadata.get("changelog"))
     required = metadata.get("required_packages_version")
     for name, version in PACKAGES.items():
