@@ -13,13 +13,14 @@ from tqdm import tqdm
 
 from aps_components.evaluation.metrics import foreground_regions, volume_ratio
 from aps_components.evaluation.trained import TrainedModel, load_trained
-from aps_components.label_map import likeliest_class
+from aps_components.label_map import keep_largest_component, likeliest_class
 from aps_components.models import ensure_writable, read_settings, save_model
 from aps_components.models.decision import Decision
 from aps_components.options import whole
 from aps_components.uncertainty import every
 
 ANSWERS = ("predictor", "mirror_axes")  # how a scan is answered; inference does so by default where it was given
+LEAST = math.log(1e-6)  # of a probability
 MOST_VALUES = 12_000_000  # kept of each model: voxels of all scans, times classes; volumes of more are no better known
 
 
@@ -75,11 +76,11 @@ def _answer(model: TrainedModel, item: Mapping[str, Any], *, share: float) -> di
     """Both models' log-probabilities [1, C, 1, 1, N] and the label [1, 1, 1, 1, N] of at most ``share`` voxels."""
     data = model.preprocessing(item)
     prediction = model.inferer.predict(data["image"].as_tensor()[None].to(model.device), model.network)
-    volumes = {
-        "label": data["label"].as_tensor()[None].long(),
-        "a": prediction.probabilities_a.cpu().clamp_min(1e-6).log(),
-        "b": prediction.probabilities_b.cpu().clamp_min(1e-6).log(),
-    }
+    answers = {"a": prediction.probabilities_a, "b": prediction.probabilities_b}
+    volumes = {name: answer.cpu().clamp_min(1e-6).log() for name, answer in answers.items()}
+    if model.largest_component:
+        volumes = {name: of_largest_pieces(volume) for name, volume in volumes.items()}
+    volumes["label"] = data["label"].as_tensor()[None].long()
     return {name: thinned(volume, share=share) for name, volume in volumes.items()}
 
 
@@ -98,6 +99,21 @@ def fit_offsets(
             f"{now:.1f} % with it"
         )
     return lines
+
+
+def of_largest_pieces(scores: Tensor) -> Tensor:
+    """Log-probabilities in which all that keeping each class's largest component drops is certain background.
+
+    Else the volume of a false piece far away, which no answer shows, would shrink the true one.
+
+    Args:
+        scores: log-probabilities, [1, C, D, H, W].
+    """
+    found = likeliest_class(scores, dim=1)[0, 0].numpy()
+    kept = keep_largest_component(found, num_classes=scores.shape[1])
+    certain = torch.full((1, scores.shape[1], 1, 1, 1), LEAST).to(scores)
+    certain[:, 0] = 0
+    return torch.where(torch.from_numpy(kept != found), certain, scores)
 
 
 def thinned(volume: Tensor, *, share: float) -> Tensor:

@@ -6,6 +6,7 @@ from workflows import LA
 
 from aps_components import cli
 from aps_components.data import load_datalist
+from aps_components.evaluation.calibrate import of_largest_pieces
 from aps_components.evaluation.trained import load_trained
 from aps_components.models import read_checkpoint
 from aps_components.segmentation.bundle_inference import BundleInference
@@ -24,7 +25,7 @@ def arguments(phantoms, tiny_checkpoint, tiny_options, tmp_path):
 
 
 def test_both_models_find_the_volumes_of_the_scans_they_were_trained_on(arguments, phantoms, tiny_options, tmp_path):
-    cli.calibrate(**arguments)
+    cli.calibrate(**arguments, largest_component=False)
     target = tmp_path / "new" / "model.pt"
     assert json.loads(target.with_suffix(".json").read_text())["pretrained"] == "somewhere"
     model = load_trained(LA, dataset_dir=phantoms, checkpoint=target, seen=True, options=tiny_options | {"overlap": 0})
@@ -73,3 +74,14 @@ def test_inference_and_evaluation_answer_as_it_was_calibrated(arguments, phantom
 def test_no_case_is_refused(arguments):
     with pytest.raises(ValueError, match="cases 0 must be a whole number from 1 on"):
         cli.calibrate(**arguments, cases=0)
+
+
+def test_what_an_answer_does_not_show_has_no_volume():
+    """Of class 1 the larger piece counts, of class 2 all of it: the smaller piece is background for certain."""
+    label = torch.zeros(17, 24, 40, dtype=torch.long)
+    label[2:9, 3:9, 5:12], label[12:14, 20:22, 30:33], label[9:12, 3:9, 5:12] = 1, 1, 2
+    scores = (torch.nn.functional.one_hot(label, 3).movedim(-1, 0)[None] * 0.9 + 0.1 / 3).log()
+    kept = of_largest_pieces(scores)
+    assert torch.bincount(kept.argmax(dim=1).flatten()).tolist() == [label.numel() - 294 - 126, 294, 126]
+    assert (kept[0, 1:, 12:14, 20:22, 30:33] < -13).all()
+    assert torch.equal(kept[..., :20], scores[..., :20])
