@@ -42,6 +42,7 @@ from aps_components.data.label_values import LabelValues, map_values, parsed_lab
 from aps_components.data.modalities import SUFFIXES
 from aps_components.data.nifti import channels_of, read_scan
 from aps_components.data.outliers import RefuseDrownedd
+from aps_components.data.resampling import LinearResample
 from aps_components.data.room import refuse_large_grid, refuse_unloadable
 from aps_components.options import Axes, axis_groups
 
@@ -177,6 +178,7 @@ class Resampled(Spacingd):
         modes = ["nearest" if key == LABEL else "bilinear" for key in keys]
         super().__init__(keys, pixdim=spacing or (-1.0,) * 3, mode=modes, allow_missing_keys=True)
         self.spacing = spacing
+        self.spacing_transform.sp_resample = LinearResample(dtype=np.float64)
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
         """Resample, or return the data as they are when there is no spacing."""
