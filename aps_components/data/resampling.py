@@ -109,7 +109,9 @@ def interpolate(volume: Tensor, maps: Sequence[AxisMap]) -> Tensor:
         for first in range(0, size[0], rows):
             slab = maps[0].part(first, first + rows)
             low, high = int(slab.below.min()), int(slab.above.max()) + 1
-            target[first : first + rows] = interpolated(channel[low:high].double(), [slab.shifted(low), *maps[1:]], order)
+            target[first : first + rows] = interpolated(
+                channel[low:high].double(), [slab.shifted(low), *maps[1:]], order
+            )
     return result
 
 
@@ -127,7 +129,7 @@ def interpolated(block: Tensor, maps: Sequence[AxisMap], order: Sequence[int]) -
 
 
 class LinearResample(SpatialResample):
-    """MONAI's SpatialResample, axis by axis where the two grids have the same axes; its answer in a tenth of its memory.
+    """MONAI's SpatialResample, axis by axis where both grids have the same axes, in a tenth of its memory.
 
     What it does not know, such as ``nearest``, it leaves to MONAI.
     """

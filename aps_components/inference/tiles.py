@@ -1,0 +1,285 @@
+"""Maps of a volume in tiles, of which only some are in memory: what does not fit lies in a file without a name.
+
+Windows overlap, so each of their voxels is added to several times. The volume is cut where windows begin and end; a
+window is then made of whole tiles, a tile is finished when its last window was added, and of a large volume the tiles
+in work are few.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+Window = tuple[slice, slice, slice]
+Index = tuple[int, int, int]
+
+
+class TileStore:
+    """Tensors by key: those last used in memory, the others in a file, which the system removes with the process.
+
+    Args:
+        budget: bytes to hold in memory; the tensor in use is held in any case.
+        folder: for the file; the system's folder for temporary files where
+            there is none of that name.
+        device: where tensors are held.
+    """
+
+    def __init__(self, *, budget: float, folder: str | Path | None = None, device: torch.device | str = "cpu") -> None:
+        self.budget, self.device = budget, torch.device(device)
+        self.folder = folder if folder is not None and Path(folder).is_dir() else None
+        self._held: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._changed: set[Hashable] = set()
+        self._places: dict[Hashable, tuple[int, torch.dtype, torch.Size]] = {}
+        self._free: dict[int, list[int]] = {}
+        self._bytes = 0
+        self._end = 0
+        self._file: BinaryIO | None = None
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._held or key in self._places
+
+    @property
+    def spilled(self) -> int:
+        """Bytes of the file."""
+        return self._end
+
+    def put(self, key: Hashable, tensor: Tensor) -> None:
+        """Keep a tensor; a changed one has to be put again."""
+        former = self._held.pop(key, None)
+        self._bytes += tensor.nbytes - (0 if former is None else former.nbytes)
+        self._held[key] = tensor
+        self._changed.add(key)
+        self._make_room()
+
+    def get(self, key: Hashable) -> Tensor:
+        """A tensor that was put."""
+        if key in self._held:
+            self._held.move_to_end(key)
+            return self._held[key]
+        offset, dtype, shape = self._places[key]
+        tensor = torch.empty(shape, dtype=dtype)
+        file = self._opened()
+        file.seek(offset)
+        file.readinto(_bytes_of(tensor))  # type: ignore[attr-defined]
+        tensor = tensor.to(self.device)
+        self._held[key] = tensor
+        self._bytes += tensor.nbytes
+        self._make_room()
+        return tensor
+
+    def pop(self, key: Hashable) -> Tensor:
+        """A tensor that was put, and is not needed any more."""
+        tensor = self.get(key)
+        if key in self._held:
+            self._bytes -= tensor.nbytes
+            del self._held[key]
+        self._changed.discard(key)
+        if (place := self._places.pop(key, None)) is not None:
+            self._free.setdefault(tensor.nbytes, []).append(place[0])
+        return tensor
+
+    def _make_room(self) -> None:
+        """The one that was used last stays."""
+        while self._bytes > self.budget and len(self._held) > 1:
+            key, tensor = self._held.popitem(last=False)
+            self._bytes -= tensor.nbytes
+            if key in self._changed:
+                self._write(key, tensor.cpu().contiguous())
+                self._changed.discard(key)
+
+    def _write(self, key: Hashable, tensor: Tensor) -> None:
+        if key not in self._places:
+            free = self._free.get(tensor.nbytes)
+            offset = free.pop() if free else self._end
+            self._end = max(self._end, offset + tensor.nbytes)
+            self._places[key] = (offset, tensor.dtype, tensor.shape)
+        file = self._opened()
+        file.seek(self._places[key][0])
+        file.write(_bytes_of(tensor))
+
+    def _opened(self) -> BinaryIO:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115
+        return self._file
+
+
+def _bytes_of(tensor: Tensor) -> Any:
+    return memoryview(tensor.flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]
+
+
+class Tiling:
+    """How windows cut a volume.
+
+    Args:
+        windows: all of them; together they cover the volume.
+    """
+
+    def __init__(self, windows: Sequence[Window]) -> None:
+        self.cuts = [
+            sorted({edge for window in windows for edge in (window[axis].start, window[axis].stop)})
+            for axis in range(3)
+        ]
+
+    @property
+    def tiles(self) -> Iterator[Index]:
+        """All of them, the last axis fastest."""
+        yield from product(*(range(len(cuts) - 1) for cuts in self.cuts))
+
+    def place(self, tile: Index) -> Window:
+        """Where a tile lies."""
+        d, h, w = (slice(cuts[i], cuts[i + 1]) for cuts, i in zip(self.cuts, tile, strict=True))
+        return d, h, w
+
+    def within(self, region: Window) -> Iterator[Index]:
+        """The tiles that have a part in a region."""
+        ranges = []
+        for cuts, side in zip(self.cuts, region, strict=True):
+            first = bisect_left(cuts, side.start + 1) - 1
+            last = bisect_left(cuts, side.stop)
+            ranges.append(range(max(first, 0), min(last, len(cuts) - 1)))
+        yield from product(*ranges)
+
+
+class TiledMaps:
+    """Finished maps [C, D, H, W] of a volume, in tiles.
+
+    Args:
+        store: of the tiles.
+        name: under which they are kept there.
+        tiling: of the volume with its padding.
+        channels: C.
+        padding: before the first voxel of each axis.
+        size: (D, H, W) without padding.
+    """
+
+    def __init__(
+        self,
+        store: TileStore,
+        name: str,
+        tiling: Tiling,
+        *,
+        channels: int,
+        padding: Sequence[int] = (0, 0, 0),
+        size: Sequence[int],
+    ) -> None:
+        self.store, self.name, self.tiling = store, name, tiling
+        self.channels, self.padding, self.size = channels, tuple(padding), tuple(size)
+
+    def fill(self, tile: Index, maps: Tensor) -> None:
+        """Put a tile's maps, [C, d, h, w]."""
+        self.store.put((self.name, tile), maps)
+
+    def region(self, region: Window, channels: slice = slice(None)) -> Tensor:
+        """A part of the maps, [C, d, h, w].
+
+        Args:
+            region: in voxels of the volume without padding.
+            channels: some of them.
+        """
+        inner = moved(region, self.padding)
+        tiles = list(self.tiling.within(inner))
+        shape = [side.stop - side.start for side in region]
+        result: Tensor | None = None
+        for tile in tiles:
+            part = self.store.get((self.name, tile))[channels]
+            source, target = _common(self.tiling.place(tile), inner)
+            if len(tiles) == 1:
+                return part[(slice(None), *source)]
+            if result is None:
+                result = part.new_empty(len(part), *shape)
+            result[(slice(None), *target)] = part[(slice(None), *source)]
+        assert result is not None
+        return result
+
+    def whole(self, channels: slice = slice(None)) -> Tensor:
+        """All of it, [C, D, H, W]."""
+        d, h, w = (slice(0, size) for size in self.size)
+        return self.region((d, h, w), channels).clone()
+
+    @property
+    def blocks(self) -> Iterator[Window]:
+        """The parts of the volume that a tile holds each, without padding, in the order of the tiles."""
+        for tile in self.tiling.tiles:
+            sides = []
+            for side, before, size in zip(self.tiling.place(tile), self.padding, self.size, strict=True):
+                sides.append(slice(max(side.start - before, 0), min(side.stop - before, size)))
+            if all(side.start < side.stop for side in sides):
+                yield sides[0], sides[1], sides[2]
+
+
+class TiledBlend:
+    """A weighted mean of what overlapping windows say, tile by tile; the sums are those of ``Blend``, to the bit.
+
+    Args:
+        store: for the sums.
+        name: under which they are kept there.
+        windows: all that will be added.
+        times: how often each of them.
+        tiling: theirs, where it is there already.
+        finished: is given a tile and its mean [C, d, h, w] as soon as the last window was added.
+    """
+
+    def __init__(
+        self,
+        store: TileStore,
+        name: str,
+        windows: Sequence[Window],
+        *,
+        times: int = 1,
+        tiling: Tiling | None = None,
+        finished: Callable[[Index, Tensor], None],
+    ) -> None:
+        self.store, self.name, self.tiling, self.finished = store, name, tiling or Tiling(windows), finished
+        self.missing: dict[Index, int] = {}
+        for window in windows:
+            for tile in self.tiling.within(window):
+                self.missing[tile] = self.missing.get(tile, 0) + times
+
+    def add(self, maps: Tensor, window: Window, *, weight: Tensor) -> None:
+        """One window's maps, [C, *roi], and the weight of its voxels, [roi]."""
+        weighted = maps.float() * weight
+        for tile in self.tiling.within(window):
+            place = self.tiling.place(tile)
+            source, target = _common(window, place)
+            key = (f"{self.name} sums", tile)
+            shape = [side.stop - side.start for side in place]
+            sums = self.store.get(key) if key in self.store else weighted.new_zeros(len(weighted) + 1, *shape)
+            sums[:-1][(slice(None), *target)] += weighted[(slice(None), *source)]
+            sums[-1][target] += weight[source]
+            self.missing[tile] -= 1
+            if self.missing[tile]:
+                self.store.put(key, sums)
+            else:
+                if key in self.store:
+                    self.store.pop(key)
+                mean = sums[:-1]
+                mean /= sums[-1:].clamp_min(torch.finfo(torch.float32).tiny)
+                self.finished(tile, mean)
+
+
+def moved(window: Window, by: Sequence[int]) -> Window:
+    """The same window in a frame whose origin lies that much before."""
+    d, h, w = (slice(side.start + further, side.stop + further) for side, further in zip(window, by, strict=True))
+    return d, h, w
+
+
+def _common(one: Window, other: Window) -> tuple[Window, Window]:
+    """What two boxes share, in voxels of each."""
+    starts = [max(a.start, b.start) for a, b in zip(one, other, strict=True)]
+    stops = [min(a.stop, b.stop) for a, b in zip(one, other, strict=True)]
+
+    def seen_from(box: Window) -> Window:
+        d, h, w = (
+            slice(start - side.start, stop - side.start) for start, stop, side in zip(starts, stops, box, strict=True)
+        )
+        return d, h, w
+
+    return seen_from(one), seen_from(other)
