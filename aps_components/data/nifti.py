@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import numpy as np
 from nibabel.nifti1 import Nifti1Header, Nifti1Image
 from nibabel.nifti2 import Nifti2Header, Nifti2Image
-from nibabel.volumeutils import native_code
+from nibabel.volumeutils import apply_read_scaling, native_code
 from numpy.typing import DTypeLike, NDArray
 
 from aps_components.data.errors import DataError
@@ -115,6 +115,29 @@ def read_scan(file: File, *, scaled: bool = True) -> Scan:
 def channels_of(scan: Scan) -> NDArray[Any]:
     """The scan's voxels with the channels first, [C, X, Y, Z]."""
     return np.moveaxis(scan.voxels, 3, 0) if scan.voxels.ndim == 4 else scan.voxels[None]
+
+
+def read_channels(file: File, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """A file's voxels as [C, X, Y, Z], float32; scaled some slices at a time, which nibabel does in float64.
+
+    Args:
+        file: ``.nii`` or ``.nii.gz``.
+        out: where to put them; by default a new array that lies in memory as the file does.
+
+    Raises:
+        DataError: as of `read_scan`.
+    """
+    scan = read_scan(file, scaled=False)
+    channels = channels_of(scan)
+    target = np.empty_like(channels, dtype=np.float32, subok=False) if out is None else out
+    scaled = (scan.slope, scan.intercept) != (1, 0)
+    with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite
+        for first in range(0, channels.shape[3], SLICES):
+            part = channels[..., first : first + SLICES]
+            target[..., first : first + SLICES] = (
+                apply_read_scaling(part, scan.slope, scan.intercept) if scaled else part
+            )
+    return target
 
 
 def write_like(path: File, voxels: NDArray[Any], header: Any, *, description: str = "") -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from functools import partial
-from itertools import product
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,12 +18,11 @@ from torch.nn import functional as F
 
 from aps_components.data.resampling import AxisMap, LinearResample, axis_maps, best_order, interpolated
 from aps_components.data.transforms import Resampled
-from aps_components.inference.tiles import Window
+from aps_components.inference.tiles import Window, blocks_of
 
 Bring = Callable[[Tensor], Tensor]  # one of the maps to the scan's grid, float32
 
 IMAGE = "image"
-SIDE = 64  # voxels of the network's grid, of a block of maps that are no tiles
 
 
 class Maps(Protocol):
@@ -60,8 +58,8 @@ class WholeMaps:
 
     @property
     def blocks(self) -> Iterator[Window]:
-        """Of at most 64 x 64 x 64 voxels."""
-        return _cut(self.size)
+        """As those of tiles."""
+        return blocks_of(_window([slice(0, size) for size in self.size]))
 
 
 class OwnGrid:
@@ -129,7 +127,7 @@ class OwnGrid:
 
     def _turned_blocks(self) -> Iterator[tuple[Window, Window, Bring]]:
         """Of the scan's grid, whose axes are not quite those of the network's."""
-        for there in _cut(self.size):
+        for there in blocks_of(_window([slice(0, size) for size in self.size])):
             indices = [torch.arange(side.start, side.stop, dtype=torch.float64) for side in there]
             places = torch.stack(torch.meshgrid(*indices, indexing="ij"), dim=-1)
             places = places @ torch.as_tensor(self.transform[:3, :3].T) + torch.as_tensor(self.transform[:3, 3])
@@ -184,12 +182,6 @@ def _at_places(block: Tensor, *, grid: Tensor) -> Tensor:
         align_corners=True,
     )
     return found[0, 0].float()
-
-
-def _cut(size: Sequence[int]) -> Iterator[Window]:
-    """A volume in blocks of at most 64 x 64 x 64 voxels."""
-    for starts in product(*(range(0, extent, SIDE) for extent in size)):
-        yield _window([slice(start, min(start + SIDE, extent)) for start, extent in zip(starts, size, strict=True)])
 
 
 def _window(sides: Sequence[slice]) -> Window:

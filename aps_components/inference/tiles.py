@@ -21,6 +21,8 @@ from torch import Tensor
 Window = tuple[slice, slice, slice]
 Index = tuple[int, int, int]
 
+SIDE = 32
+
 
 class TileStore:
     """Tensors by key: those last used in memory, the others in a file, which the system removes with the process.
@@ -206,13 +208,12 @@ class TiledMaps:
 
     @property
     def blocks(self) -> Iterator[Window]:
-        """The parts of the volume that a tile holds each, without padding, in the order of the tiles."""
+        """The volume in blocks that lie in a tile each, tile after tile."""
         for tile in self.tiling.tiles:
             sides = []
             for side, before, size in zip(self.tiling.place(tile), self.padding, self.size, strict=True):
                 sides.append(slice(max(side.start - before, 0), min(side.stop - before, size)))
-            if all(side.start < side.stop for side in sides):
-                yield sides[0], sides[1], sides[2]
+            yield from blocks_of((sides[0], sides[1], sides[2]))
 
 
 class TiledBlend:
@@ -263,6 +264,13 @@ class TiledBlend:
                 mean = sums[:-1]
                 mean /= sums[-1:].clamp_min(torch.finfo(torch.float32).tiny)
                 self.finished(tile, mean)
+
+
+def blocks_of(box: Window) -> Iterator[Window]:
+    """A box in blocks of at most :data:`SIDE` voxels a side: few classes are in one."""
+    for starts in product(*(range(side.start, side.stop, SIDE) for side in box)):
+        d, h, w = (slice(start, min(start + SIDE, side.stop)) for start, side in zip(starts, box, strict=True))
+        yield d, h, w
 
 
 def moved(window: Window, by: Sequence[int]) -> Window:

@@ -39,6 +39,7 @@ LEGEND_WIDTH, LINE, SWATCH = 3.0, 0.24, 0.13  # inches: of the legend, of its li
 NAME_LENGTH = 24  # of a class in the legend
 FILL = 0.25  # opacity of a class over the image
 AROUND = 0.25  # of the segmentation's box, added on every side to choose the grey window in
+SAMPLES = 4_000_000  # voxels, of which black and white are taken
 SCALES = (1, 2, 5, 10, 20, 50, 100, 200)  # mm, of the scale bar
 
 
@@ -115,11 +116,11 @@ def save_preview(
 def busiest_slices(label_map: Volume) -> tuple[int, int, int]:
     """Along each axis the slice that has most of the classes, each counted as a share of itself; or the middle one."""
     shares = [np.zeros(size) for size in label_map.shape]
-    for label in np.unique(label_map):
-        if label > 0:
-            inside = label_map == label
-            for axis, share in enumerate(shares):
-                share += inside.sum(axis=tuple(other for other in range(3) if other != axis)) / inside.sum()
+    for label, box in enumerate(ndimage.find_objects(label_map), start=1):
+        if box is not None:
+            inside = label_map[box] == label
+            for axis, (share, side) in enumerate(zip(shares, box, strict=True)):
+                share[side] += inside.sum(axis=tuple(other for other in range(3) if other != axis)) / inside.sum()
     first, second, third = (int(share.argmax()) if share.any() else len(share) // 2 for share in shares)
     return first, second, third
 
@@ -162,7 +163,9 @@ def _grey_window(image: Volume, label_map: Volume) -> tuple[float, float]:
             slice(max(0, part.start - margin), part.stop + margin)
             for part, margin in zip(found[0], margins, strict=True)
         )
-    black, white = np.percentile(image[box], (1, 99.5))
+    inside = image[box]
+    step = math.ceil((inside.size / SAMPLES) ** (1 / 3))
+    black, white = np.percentile(inside[::step, ::step, ::step], (1, 99.5))
     return float(black), float(white if white > black else black + 1)
 
 

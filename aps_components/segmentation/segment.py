@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aps_components.bundle import bundle_metadata, locate_bundle, version_differences
 from aps_components.bundle.locate import CACHE_DIR
@@ -157,6 +158,7 @@ class _Run:
         self.inference, self.outputs, self.made_by = inference, outputs, made_by
         self.maps, self.preview, self.overwrite, self.said = maps, preview, overwrite, said
         self.result = Segmentation(outputs)
+        self.read: tuple[Sequence[str], dict[str, NDArray[np.float32]]] | None = None
 
     def every(self, cases: Sequence[Case], *, device: str | None) -> Segmentation:
         if not self.overwrite:
@@ -217,6 +219,7 @@ class _Run:
                 preview_file(self.outputs, case).unlink(missing_ok=True)
         if self.preview and not is_picture(preview_file(self.outputs, case)):
             self._draw(case, statistics)
+        self.read = None
         self.result.statistics.append(statistics)
         (self.result.skipped if found.complete else self.result.done).append(case.name)
         if found.complete:
@@ -254,7 +257,7 @@ class _Run:
 
     def _measure(self, case: Case, label_map: Path, files: Sequence[str], claim: Claim) -> dict[str, Any]:
         geometry = read_geometry(files[0])
-        channels = load_channels(files, self.inference.modalities)
+        channels = self._channels(files)
         first = next(iter(channels.values()))[::SAMPLED, ::SAMPLED, ::SAMPLED]
         if len(np.unique(first)) <= FEW_VALUES and np.array_equal(first, np.rint(first)):
             print("  (few different values: is this a scan, or a label map?)", end="", flush=True)
@@ -273,12 +276,17 @@ class _Run:
             "made_by": claim.made_by,
         }
 
+    def _channels(self, files: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Those of a scan that was just measured are there to be drawn."""
+        if self.read is None or self.read[0] != files:
+            self.read = None  # not two scans in memory
+            self.read = (files, load_channels(files, self.inference.modalities))
+        return self.read[1]
+
     def _draw(self, case: Case, statistics: Mapping[str, Any]) -> None:
         """A picture is a help: where it fails, the scan does not."""
         files = self._files(case)
-        name, image = next(iter(load_channels(files[:1], None).items()))
-        if modalities := self.inference.modalities:
-            name = modalities[0]
+        name, image = next(iter(self._channels(files).items()))
         made_by = statistics.get("made_by", self.made_by)
         try:
             save_preview(
