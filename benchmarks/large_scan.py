@@ -63,7 +63,7 @@ def stand_in(**_: Any) -> Any:
         def __init__(self) -> None:
             super().__init__()
             grey = (torch.tensor(GREY, dtype=torch.float32).clamp_min(-125) + 125) / 400
-            self.register_buffer("grey", grey.view(1, -1, 1, 1, 1))
+            self.grey = nn.Parameter(grey.view(1, -1, 1, 1, 1), requires_grad=False)
 
         def forward(self, patch: torch.Tensor) -> torch.Tensor:
             return (patch - self.grey).square_().mul_(-2000)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 import sys
 from typing import Any
@@ -24,6 +26,7 @@ def segment(
     series: str | None = None,
     prompts: str | None = None,
     cache_dir: str | None = None,
+    shard: str | None = None,
     **settings: Any,
 ) -> None:
     """Segment scans: label maps on the scans' own grids, volumes and intensities, a picture of each.
@@ -43,19 +46,24 @@ def segment(
         series: only the DICOM series of this number, name or description.
         prompts: clicks, boxes and scribbles for the one scan: NAME_prompts.json, as --maps writes it, edited.
         cache_dir: where a zip is unpacked; ~/.cache/aps/bundles by default.
+        shard: 3/16 for the third of sixteen jobs that share the scans by size; torchrun's processes do so anyway.
         settings: any further key of the bundle's inference.json.
     """
     from aps_components.options import truth
     from aps_components.segmentation import segment as segment_scans
     from aps_components.segmentation import summary
+    from aps_components.segmentation.sharing import Ranks, Share
 
+    ranks = Ranks(os.environ)
+    if shard is not None and ranks.several:
+        raise ValueError("--shard and torchrun both share the scans: take one of them")
     given = {"predictor": predictor, "overlap": overlap}
     result = segment_scans(
         _path("INPUT", input),
         _path("OUTPUT", output),
         bundle=_path("--bundle", bundle),
         checkpoint=None if checkpoint is None else _path("--checkpoint", checkpoint),
-        device=None if device is None else str(device),
+        device=ranks.device() if device is None else str(device),
         maps=truth("maps", maps),
         preview=truth("preview", preview),
         overwrite=truth("overwrite", overwrite),
@@ -64,7 +72,13 @@ def segment(
         prompts=None if prompts is None else _path("--prompts", prompts),
         settings={**settings, **{key: value for key, value in given.items() if value is not None}},
         cache_dir=cache_dir or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "aps", "bundles"),
+        share=ranks.share if shard is None else Share.parsed(str(shard)),
     )
+    parts = ranks.gathered(result)
+    if not parts:
+        return  # the first rank speaks for all
+    result = functools.reduce(operator.add, parts)
+    result.statistics.sort(key=lambda scan: str(scan["scan"]))
     print(f"\n{summary(result)}")
     if result.failed:
         sys.exit(f"{len(result.failed)} of {result.scans} scan(s) failed: {', '.join(result.failed)}")

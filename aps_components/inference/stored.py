@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from aps_components.data.room import TILES
 from aps_components.inference.points import PromptPoint, listed, mirrored_prompts, prompts_in
 from aps_components.inference.tiles import Index, TiledBlend, TiledMaps, TileStore, Tiling, Window, moved
 from aps_components.models import AutoPromptSeg, Seen, autocast, together
@@ -23,7 +24,7 @@ from aps_components.uncertainty import DecoupledUncertainty, MonteCarloSamples
 if TYPE_CHECKING:
     from aps_components.inference.inferer import PromptedSlidingWindowInferer
 
-IN_MEMORY = 2**30  # bytes of tiles; further ones lie in a file
+IN_MEMORY = TILES  # bytes; further tiles lie in a file
 SHARE_OF_GPU = 0.5  # of its free memory, for tiles
 NOTHING = (torch.empty(0), MonteCarloSamples(*[torch.empty(0)] * 2), DecoupledUncertainty(*[torch.empty(0)] * 2))
 

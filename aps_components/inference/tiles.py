@@ -105,7 +105,13 @@ class TileStore:
             self._places[key] = (offset, tensor.dtype, tensor.shape)
         file = self._opened()
         file.seek(self._places[key][0])
-        file.write(_bytes_of(tensor))
+        try:
+            file.write(_bytes_of(tensor))
+        except OSError as error:
+            place = self.folder or tempfile.gettempdir()
+            raise OSError(
+                f"{place}: no room for the maps of a large scan ({error.strerror}); free some there"
+            ) from error
 
     def _opened(self) -> BinaryIO:
         if self._file is None:

@@ -36,6 +36,7 @@ from aps_components.segmentation.records import (
     sign,
     statistics_file,
 )
+from aps_components.segmentation.sharing import Share
 from aps_components.segmentation.statistics import (
     CUBIC_MM_PER_ML,
     POSTFIX,
@@ -45,7 +46,7 @@ from aps_components.segmentation.statistics import (
     write_statistics,
     write_table,
 )
-from aps_components.segmentation.workspace import work_folder
+from aps_components.segmentation.workspace import one_at_a_time, work_folder
 
 RESEARCH_ONLY = "For research only. Not a medical device; not for diagnosis or treatment."
 FEW_VALUES = 16  # a scan has more different ones
@@ -70,6 +71,16 @@ class Segmentation:
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
+    def __add__(self, other: Segmentation) -> Segmentation:
+        """Of both, which have their results in the same place."""
+        return Segmentation(
+            self.outputs,
+            self.statistics + other.statistics,
+            self.done + other.done,
+            self.skipped + other.skipped,
+            self.failed | other.failed,
+        )
+
     @property
     def scans(self) -> int:
         """How many there were."""
@@ -91,6 +102,7 @@ def segment(
     prompts: str | os.PathLike[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     cache_dir: str | os.PathLike[str] = CACHE_DIR,
+    share: Share | None = None,
 ) -> Segmentation:
     """Segment scans with a bundle, and say on the way what is done.
 
@@ -112,6 +124,7 @@ def segment(
             anew.
         settings: further keys of the bundle's ``inference.json`` to other values.
         cache_dir: where zips are unpacked.
+        share: only this part of the scans; other processes have the others.
 
     Raises:
         ValueError, OSError, RuntimeError: nothing could be started; which file or value is wrong and the mend.
@@ -137,8 +150,9 @@ def segment(
         print(line)
     for note in [] if said is None else said.notes:
         print(f"Note: {prompts}: {note}")
+    cases = inputs.cases if share is None else share.take(inputs.cases)
     run = _Run(inference, outputs, made_by, maps=maps, preview=preview, overwrite=overwrite, said=said)
-    return run.every(inputs.cases, device=device)
+    return run.every(cases, device=device)
 
 
 class _Run:
@@ -302,14 +316,16 @@ class _Run:
             print(f"  (no picture: {_in_a_line(error)})", end="", flush=True)
 
     def _write_table(self) -> None:
-        """Of every scan in the folder, those of earlier calls too."""
+        """Of every scan in the folder, those of earlier calls and of other processes, too: the last one has all."""
         if self.outputs.stem is not None:
-            scans = self.result.statistics
-        else:
+            if self.result.statistics:
+                write_table(self.outputs.table, self.result.statistics)
+            return
+        with one_at_a_time(self.outputs.folder):
             files = sorted(self.outputs.folder.glob(f"*_{POSTFIX}.json"))
             scans = [content for file in files if (content := read_statistics(file)) is not None]
-        if scans:
-            write_table(self.outputs.table, scans)
+            if scans:
+                write_table(self.outputs.table, scans)
 
 
 def _in_a_line(error: Exception) -> str:
