@@ -32,6 +32,12 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, NEVER))
 
 
+def return_freed_memory() -> None:
+    """Have glibc give back what is free on its heap now, as between two stages that need different blocks."""
+    if sys.platform.startswith("linux") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
+
+
 class NotEnoughMemoryError(ValueError):
     """What is asked for cannot fit; the message says what it would need."""
 

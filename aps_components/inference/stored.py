@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from aps_components.data.room import TILES
 from aps_components.inference.points import PromptPoint, listed, mirrored_prompts, prompts_in
 from aps_components.inference.tiles import Index, TiledBlend, TiledMaps, TileStore, Tiling, Window, moved
+from aps_components.memory import return_freed_memory
 from aps_components.models import AutoPromptSeg, Seen, autocast, together
 from aps_components.networks.sam3d import Prompts
 from aps_components.uncertainty import DecoupledUncertainty, MonteCarloSamples
@@ -52,6 +53,7 @@ def predict_stored(
     """
     if inputs.shape[0] != 1:
         raise ValueError(f"one volume at a time, not a batch of {inputs.shape[0]}")
+    return_freed_memory()
     work = _Work(inferer, inputs)
     if not maps and getattr(network, "predictor", "a") == "a":
         return StoredPrediction(work.alone(network))
@@ -236,7 +238,7 @@ def _by_b(work: _Work, network: AutoPromptSeg, first: _ByA) -> TiledMaps:
     maps = work.kept("probabilities", network.num_classes)
 
     def finished(tile: Index, mean: Tensor) -> None:
-        maps.fill(tile, (work.store.pop(("a", tile)) + mean) / 2 if first.with_answer else mean)
+        maps.fill(tile, work.store.pop(("a", tile)).add_(mean).div_(2) if first.with_answer else mean)
 
     blend = work.blend("b", finished, times=len(work.flips))
     weight = (1 / len(work.flips)) * work.importance

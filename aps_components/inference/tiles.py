@@ -7,6 +7,8 @@ in work are few.
 
 from __future__ import annotations
 
+import math
+import mmap
 import tempfile
 from bisect import bisect_left
 from collections import OrderedDict
@@ -45,6 +47,16 @@ class TileStore:
         self._end = 0
         self._file: BinaryIO | None = None
 
+    def zeros(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """A tensor to keep; on a CPU in memory of its own, apart from what comes and goes with every window.
+
+        Between kept blocks of the heap a window's own, which are larger, find no place: the heap would grow on.
+        """
+        count = math.prod(shape)
+        if self.device.type != "cpu" or not count:
+            return torch.zeros(*shape, dtype=dtype, device=self.device)
+        return torch.frombuffer(mmap.mmap(-1, count * dtype.itemsize), dtype=dtype).view(*shape)
+
     def __contains__(self, key: Hashable) -> bool:
         return key in self._held or key in self._places
 
@@ -67,11 +79,13 @@ class TileStore:
             self._held.move_to_end(key)
             return self._held[key]
         offset, dtype, shape = self._places[key]
-        tensor = torch.empty(shape, dtype=dtype)
+        tensor = self.zeros(shape, dtype)
+        buffer = tensor if tensor.device.type == "cpu" else torch.empty(shape, dtype=dtype)
         file = self._opened()
         file.seek(offset)
-        file.readinto(_bytes_of(tensor))  # type: ignore[attr-defined]
-        tensor = tensor.to(self.device)
+        file.readinto(_bytes_of(buffer))  # type: ignore[attr-defined]
+        if buffer is not tensor:
+            tensor.copy_(buffer)
         self._held[key] = tensor
         self._bytes += tensor.nbytes
         self._make_room()
@@ -258,7 +272,7 @@ class TiledBlend:
             source, target = _common(window, place)
             key = (f"{self.name} sums", tile)
             shape = [side.stop - side.start for side in place]
-            sums = self.store.get(key) if key in self.store else weighted.new_zeros(len(weighted) + 1, *shape)
+            sums = self.store.get(key) if key in self.store else self.store.zeros((len(weighted) + 1, *shape))
             sums[:-1][(slice(None), *target)] += weighted[(slice(None), *source)]
             sums[-1][target] += weight[source]
             self.missing[tile] -= 1

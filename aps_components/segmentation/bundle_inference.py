@@ -19,6 +19,7 @@ from aps_components.data import DataError
 from aps_components.data.room import refuse_large_segmentation
 from aps_components.errors import plain_errors
 from aps_components.interactive import LoadedModel, Predictor
+from aps_components.memory import return_freed_memory
 from aps_components.models import CheckpointError, ensure_writable
 from aps_components.options import literal, switch
 
@@ -148,6 +149,7 @@ class BundleInference:
             self.workflow.run()
             state = self._built("evaluator").state
             state.output = state.batch = None  # a scan's maps can take gigabytes
+        return_freed_memory()
         self.broken_off = False
 
     def predictor(self) -> Predictor:
