@@ -116,3 +116,27 @@ def test_likeliest_class_is_argmax_in_batches_and_alone(classes, dtype):
 def test_likeliest_class_of_equal_ones_is_the_first():
     scores = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]])
     assert likeliest_class(scores, dim=1).tolist() == [[1], [0]]
+
+
+def by_scipy(label_map, num_classes):
+    """A class at a time, voxel by voxel."""
+    kept = np.zeros_like(label_map)
+    for index in range(1, num_classes):
+        components, count = ndimage.label(label_map == index, structure=np.ones((3,) * label_map.ndim))
+        if count:
+            kept[components == 1 + np.bincount(components.ravel())[1:].argmax()] = index
+    return kept
+
+
+@pytest.mark.parametrize("shape", [(17, 24, 40), (1, 9, 30), (13, 1, 1), (1, 1, 1), (11, 31)])
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.4, 0.95])
+def test_same_as_scipy(shape, share):
+    rng = np.random.default_rng(0)
+    label = np.where(rng.random(shape) < share, rng.integers(1, 4, size=shape), 0).astype(np.uint8)
+    np.testing.assert_array_equal(keep_largest_component(label, num_classes=4), by_scipy(label, 4))
+
+
+def test_same_as_scipy_on_blobs():
+    field = ndimage.gaussian_filter(np.random.default_rng(1).standard_normal((30, 41, 52)), 2)
+    label = np.digitize(field, np.quantile(field, [0.6, 0.8, 0.9])).astype(np.uint8)
+    np.testing.assert_array_equal(keep_largest_component(label, num_classes=4), by_scipy(label, 4))

@@ -55,7 +55,7 @@ class TileStore:
         count = math.prod(shape)
         if self.device.type != "cpu" or not count:
             return torch.zeros(*shape, dtype=dtype, device=self.device)
-        return torch.frombuffer(mmap.mmap(-1, count * dtype.itemsize), dtype=dtype).view(*shape)
+        return torch.frombuffer(_own_memory(count * dtype.itemsize), dtype=dtype).view(*shape)
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._held or key in self._places
@@ -131,6 +131,13 @@ class TileStore:
         if self._file is None:
             self._file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115
         return self._file
+
+
+def _own_memory(size: int) -> mmap.mmap:
+    """Zeros, apart from the C library's heap."""
+    if hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return mmap.mmap(-1, size)
 
 
 def _bytes_of(tensor: Tensor) -> Any:
