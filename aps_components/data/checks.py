@@ -60,7 +60,7 @@ def check_cases(
 
     def faults_of(item: Mapping[str, Any]) -> list[str]:
         key = f"right {json.dumps([in_channels, num_classes, sorted(mapping.items())])} {_facts_of(item)}"
-        if key in remembered.known:
+        if key in remembered:
             return []
         found = list(_case_faults(item, in_channels, num_classes, mapping))
         if not found and cache_dir is not None:

@@ -27,6 +27,7 @@ from monai.transforms import Transform
 from aps_components.data.errors import DataError
 from aps_components.data.identity import identity
 from aps_components.data.remembered import Remembered
+from aps_components.plain_json import read_json
 
 FORM = 1  # of an entry; another one where a version of this project preprocesses in another way
 DIGITS = 32
@@ -41,7 +42,7 @@ class Stored(NamedTuple):
 
     def opened(self) -> dict[str, Any]:
         """Its volumes, which are read where something of them is needed, and may be written to in memory."""
-        facts = json.loads((self.place / FACTS).read_text())
+        facts = read_json(self.place / FACTS)
         item: dict[str, Any] = {}
         for key, about in facts.items():
             voxels = torch.from_numpy(np.load(self.place / f"{key}.npy", mmap_mode="c"))

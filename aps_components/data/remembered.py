@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-NAME = "remembered.jsonl"
+NAME, DIGITS = "remembered.tsv", 64
 
 
 class Remembered:
-    """A text for each key; a line of a file that processes append to, each line at once.
+    """A text of one line for each key: a line of a file that processes append to, each line at once.
 
     Args:
         folder: of the file; None remembers nothing.
@@ -26,23 +25,23 @@ class Remembered:
         if self.file is not None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             if self.file.is_file():
-                self.known = dict(_pairs(self.file.read_text(encoding="utf-8", errors="replace").splitlines()))
+                self.known = dict(_pairs(self.file.read_text(encoding="utf-8", errors="replace")))
 
     def of(self, key: str, find: Callable[[], str]) -> str:
         """What is known under a key, or is found now."""
-        if key in self.known:
-            return self.known[key]
-        value = find()
-        self.keep(key, value)
-        return value
+        if key not in self:
+            self.keep(key, find())
+        return self.known[_short(key)]
+
+    def __contains__(self, key: str) -> bool:
+        return _short(key) in self.known
 
     def keep(self, key: str, value: str) -> None:
         """Remember a value."""
-        self.known[key] = value
+        self.known[_short(key)] = value
         if self.file is not None:
-            line = (json.dumps([key, value]) + "\n").encode()
             with self._lock, self.file.open("ab", buffering=0) as stream:
-                stream.write(line)
+                stream.write(f"{_short(key)}\t{value}\n".encode())
 
 
 def facts(file: str | os.PathLike[str]) -> str:
@@ -53,15 +52,16 @@ def facts(file: str | os.PathLike[str]) -> str:
     """
     path = os.path.realpath(file)
     state = os.stat(path)
-    return json.dumps([path, state.st_mtime_ns, state.st_size])
+    return f"{path} {state.st_mtime_ns} {state.st_size}"
 
 
-def _pairs(lines: Iterable[str]) -> Iterable[tuple[str, str]]:
-    """Of whole lines: one that a process was killed in is none."""
-    for line in lines:
-        try:
-            pair: Any = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair):
-            yield pair[0], pair[1]
+def _short(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", errors="surrogateescape")).hexdigest()
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    """Of whole lines: one that a process was killed in has no end, or runs into the next one."""
+    for line in text.split("\n")[:-1]:
+        key, tab, value = line.partition("\t")
+        if tab and len(key) == DIGITS and "\t" not in value:
+            yield key, value

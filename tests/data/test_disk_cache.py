@@ -125,8 +125,9 @@ def test_a_fault_is_found_again_until_it_is_mended(items, tmp_path):
 def test_a_line_that_was_cut_off_is_none(tmp_path):
     Remembered(tmp_path).keep("one", "1")
     with (tmp_path / NAME).open("a") as stream:
-        stream.write('["two", "2')
-    assert Remembered(tmp_path).known == {"one": "1"}
+        stream.write("0" * 64 + "\t2")
+    assert len(Remembered(tmp_path).known) == 1
+    assert Remembered(tmp_path).of("one", lambda: "2") == "1"
     os.utime(tmp_path / NAME, ns=(5, 5))
     before = facts(tmp_path / NAME)
     os.utime(tmp_path / NAME, ns=(6, 6))
