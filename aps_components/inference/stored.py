@@ -8,6 +8,7 @@ Sums are made in the inferer's order: the answer is its own, to the bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from aps_components.data.room import TILES
 from aps_components.inference.points import PromptPoint, listed, mirrored_prompts, prompts_in
 from aps_components.inference.tiles import Index, TiledBlend, TiledMaps, TileStore, Tiling, Window, moved
-from aps_components.memory import return_freed_memory
+from aps_components.memory import large_blocks_apart, return_freed_memory
 from aps_components.models import AutoPromptSeg, Seen, autocast, together
 from aps_components.networks.sam3d import Prompts
 from aps_components.uncertainty import DecoupledUncertainty, MonteCarloSamples
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from aps_components.inference.inferer import PromptedSlidingWindowInferer
 
 IN_MEMORY = TILES  # bytes; further tiles lie in a file
+FEW_WINDOWS = 16  # in which the heap does not grow by much
 SHARE_OF_GPU = 0.5  # of its free memory, for tiles
 NOTHING = (torch.empty(0), MonteCarloSamples(*[torch.empty(0)] * 2), DecoupledUncertainty(*[torch.empty(0)] * 2))
 
@@ -55,11 +57,12 @@ def predict_stored(
         raise ValueError(f"one volume at a time, not a batch of {inputs.shape[0]}")
     return_freed_memory()
     work = _Work(inferer, inputs)
-    if not maps and getattr(network, "predictor", "a") == "a":
-        return StoredPrediction(work.alone(network))
-    own = cast(AutoPromptSeg, network)
-    first = _ByA(work, own, maps=maps)
-    probabilities = first.maps["a"] if own.predictor == "a" else _by_b(work, own, first)
+    with large_blocks_apart() if len(work.windows) > FEW_WINDOWS else nullcontext():
+        if not maps and getattr(network, "predictor", "a") == "a":
+            return StoredPrediction(work.alone(network))
+        own = cast(AutoPromptSeg, network)
+        first = _ByA(work, own, maps=maps)
+        probabilities = first.maps["a"] if own.predictor == "a" else _by_b(work, own, first)
     return StoredPrediction(probabilities, first.maps.get("epistemic"), first.maps.get("aleatoric"), first.points)
 
 
