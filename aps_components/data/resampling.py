@@ -2,7 +2,7 @@
 
 MONAI looks up every voxel of the new grid by its three coordinates, in float64: 40 bytes for each of them, and more for
 the volume as float64. Between grids whose axes are the same the three coordinates are independent of each other.
-Computed in float64 and rounded once, the answer is the same but for a voxel in some millions, by its last bit.
+Computed in float64 and rounded once, the answer is MONAI's but for last bits: of values halfway between two of float32.
 """
 
 from __future__ import annotations
