@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from typing import Any
 
+import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -18,22 +20,41 @@ MADE_HERE = "AutoPromptSeg"  # in a picture's file, which tells it from those of
 def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int, **options: Any) -> None:
     """Draw a figure into a file.
 
-    Names of scans and classes go into figures: matplotlib would read ``a$b$c`` as a formula, and fail at ``$b__c$``.
-    What no font has a letter for is drawn as a question mark.
-
     Args:
         figure: drawn on already.
         path: its ending chooses the format.
         dpi: dots an inch.
         options: of ``Figure.savefig``.
     """
-    for text in figure.findobj(Text):
-        if isinstance(text, Text) and OF_TICKS not in text.get_text():
-            letters = text.get_text()
-            text.set_parse_math(False)
-            text.set_text("".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in letters))
     if os.fspath(path).endswith(".png"):
         options["metadata"] = {"Software": MADE_HERE}
-    with replacing(path) as unfinished, warnings.catch_warnings():
+    with replacing(path) as unfinished:
+        _save(figure, unfinished, dpi=dpi, **options)
+
+
+def figure_bytes(figure: Figure, *, format: str) -> bytes:
+    """A figure as the content of a file, the same each time.
+
+    Args:
+        figure: drawn on already.
+        format: such as ``svg``.
+    """
+    content = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": MADE_HERE}):
+        _save(figure, content, format=format, metadata={"Date": None} if format == "svg" else {})
+    return content.getvalue()
+
+
+def _save(figure: Figure, target: Any, **options: Any) -> None:
+    """Names of scans and classes go into figures: matplotlib would read ``a$b$c`` as a formula, and fail at ``$b__c$``.
+
+    What no font has a letter for is drawn as a question mark. Ticks are empty until then, and may be formulas.
+    """
+    for text in figure.findobj(Text):
+        letters = text.get_text() if isinstance(text, Text) else ""
+        if isinstance(text, Text) and letters and OF_TICKS not in letters:
+            text.set_parse_math(False)
+            text.set_text("".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in letters))
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")
-        figure.savefig(unfinished, dpi=dpi, **options)
+        figure.savefig(target, **options)

@@ -14,11 +14,21 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+THREADS = "OMP_NUM_THREADS"  # of the environment, by which a process takes so many
 ORPHANED = 137  # the exit status of what was killed
+
+
+class CommandFailedError(RuntimeError):
+    """A command ended with an error; the message is its last line and its log."""
+
+
+class CommandStopped(RuntimeError):
+    """A command was asked to stop, and has ended."""
 
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
@@ -26,6 +36,55 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
     wrapped = [sys.executable, "-m", "aps_components.processes", str(os.getpid()), *command]
     pipe = subprocess.DEVNULL if sys.platform.startswith("linux") else subprocess.PIPE
     return subprocess.Popen(wrapped, stdin=pipe, **options)
+
+
+def run_logged(
+    command: Sequence[str],
+    *,
+    log: str | os.PathLike[str],
+    stop: threading.Event,
+    threads: int | None = None,
+    look: Callable[[], None] = lambda: None,
+    seconds: float = 2.0,
+) -> None:
+    """Run a command to its end, as :func:`start` does, with all that it says at the end of a file.
+
+    Args:
+        command: and its arguments.
+        log: made with its folder, if it is missing.
+        stop: ends the command, from another thread.
+        threads: that it may compute with; None leaves it to the environment.
+        look: called every so many ``seconds``, and once more when the command has ended.
+
+    Raises:
+        CommandFailedError: it failed.
+        CommandStopped: ``stop`` was set.
+    """
+    file = Path(log)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    environ = None if threads is None else {**os.environ, THREADS: str(threads)}
+    with open(file, "a", encoding="utf-8") as stream:
+        process = start(command, stdout=stream, stderr=subprocess.STDOUT, env=environ)
+        try:
+            while process.poll() is None and not stop.wait(seconds):
+                look()
+            if process.poll() is None:
+                raise CommandStopped
+            look()
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+    if process.returncode:
+        last = file.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+        raise CommandFailedError(f"{' '.join(last)} (all of it: {file})")
+
+
+def cores() -> int:
+    """That this process may use; where the environment says how many threads, no more than those."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get(THREADS, "")
+    return min(there, int(asked)) if asked.isdecimal() and int(asked) else there
 
 
 def die_with(parent: int) -> None:

@@ -17,7 +17,7 @@ LEAVES |= {"ownership", "plain_json", "processes", "terminal"}
 PARTS = {"networks", "uncertainty", "prompts", "losses", "data"}
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(LEAVES, LEAVES),
-    "__init__": {"interactive"},  # for type checkers; when it runs, not before it is asked for
+    "__init__": {"interactive", "recipe"},  # for type checkers; when it runs, not before it is asked for
     **dict.fromkeys(PARTS, LEAVES),
     "models": LEAVES | PARTS,
     "configuration": LEAVES | PARTS | {"models"},
@@ -28,17 +28,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": LEAVES | PARTS | {"models", "configuration", "inference", "training", "evaluation", "bundle"},
     "bundle": LEAVES | PARTS | {"models", "configuration", "inference", "training", "interactive", "evaluation"},
     "comparison": LEAVES | PARTS | {"models", "configuration", "inference", "training", "evaluation", "bundle"},
+    "recipe": LEAVES | PARTS | {"models", "configuration", "inference", "training", "evaluation", "bundle"},
     "segmentation": LEAVES
     | PARTS
     | {"models", "configuration", "inference", "training", "interactive", "evaluation", "bundle"},
+    "report": LEAVES | PARTS | {"__init__", "models", "inference", "training", "evaluation", "bundle", "segmentation"},
     "label_server": LEAVES | PARTS | {"models", "configuration", "bundle"},
     "cli": LEAVES
     | PARTS
-    | {"models", "training", "evaluation", "demo", "bundle", "comparison", "segmentation", "label_server"},
+    | {"models", "training", "evaluation", "demo", "bundle", "comparison", "recipe", "segmentation", "report"}
+    | {"label_server"},
     "__main__": LEAVES | {"cli"},
 }
 ENTRY_POINTS = {"cli", "__main__"}
-READ_THE_ENVIRONMENT = ENTRY_POINTS | {"errors"}  # a bundle has no other way to be told to show tracebacks
+# A bundle has no other way to be told to show tracebacks, nor a process how many threads to take.
+READ_THE_ENVIRONMENT = ENTRY_POINTS | {"errors", "processes"}
 ENGINES = re.compile(r"(ignite|monai\.engines|monai\.handlers)(\.|$)")
 ENVIRONMENT = re.compile(r"os\.(environb?|getenvb?|putenv)(\.|$)")
 DATASETS = re.compile(

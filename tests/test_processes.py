@@ -4,10 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+
+from aps_components.processes import CommandFailedError, CommandStopped, cores, run_logged
 
 ROOT = Path(__file__).parents[1]
 ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -103,3 +106,29 @@ def test_a_signal_reaches_the_command():
     )
     done = subprocess.run([sys.executable, "-c", code], env=ENVIRON, capture_output=True, text=True, check=False)
     assert int(done.stdout) == -signal.SIGTERM
+
+
+def test_a_logged_command_says_its_last_line_and_its_threads(tmp_path):
+    log, never = tmp_path / "logs" / "a.log", threading.Event()
+    looks = []
+    show = "import os; print(os.environ['OMP_NUM_THREADS'])"
+    run_logged([sys.executable, "-c", show], log=log, stop=never, threads=3, look=lambda: looks.append(1), seconds=0.05)
+    assert log.read_text() == "3\n"
+    assert looks
+    with pytest.raises(CommandFailedError, match=rf"^ValueError: this \(all of it: {log}\)$"):
+        run_logged([sys.executable, "-c", "raise ValueError('this')"], log=log, stop=never)
+    assert log.read_text().startswith("3\n")  # what an earlier call said stays
+
+
+def test_a_logged_command_is_stopped(tmp_path):
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(CommandStopped):
+        run_logged([sys.executable, "-c", "import time; time.sleep(60)"], log=tmp_path / "a.log", stop=stop)
+
+
+def test_cores_are_at_most_the_threads_that_the_environment_allows(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    for asked, wanted in (("", 6), ("2", 2), ("9", 6), ("0", 6), ("many", 6)):
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        assert cores() == wanted

@@ -18,6 +18,7 @@ from aps_components.data.fingerprint import PERCENTILES, Fingerprint
 
 FAULTS_SHOWN = 10
 TRAINING_SCANS_OF_A_BATCH = 2  # labelled, and again unlabelled ones, in train.json
+PERFORMANCE, NOT_MEASURED = "## Performance", "Nothing has been measured yet."
 CPU_SCHEDULE = "--epochs 16 --warmup_epochs 5 --val_interval 4"
 
 
@@ -103,9 +104,23 @@ def _config_list(bundle: str | None, *files: str) -> str:
 
 
 def readme(
-    name: str, folder: CaseFolder, fingerprint: Fingerprint, plan: Plan, *, training: int, validation: int
+    name: str,
+    folder: CaseFolder,
+    fingerprint: Fingerprint,
+    plan: Plan,
+    *,
+    training: int,
+    validation: int,
+    schedule: str | None = None,
 ) -> str:
-    """The new bundle's docs/README.md, with the headings of the model zoo."""
+    """The new bundle's docs/README.md, with the headings of the model zoo.
+
+    Args:
+        name: of the bundle.
+        folder, fingerprint, plan: of its dataset.
+        training, validation: labelled cases of each.
+        schedule: how it is trained, a Markdown list; by default as the bundle's train.json does it.
+    """
     block, unlabelled = plan.block, len(fingerprint.unlabelled)
     steps = commands(plan, bundle=None, data="DIR", labelled=training, unlabelled=unlabelled, validation=validation)
     choices = [f"- `{key}`: `{_json(choice.value)}`: {choice.reason}" for key, choice in plan.choices.items()]
@@ -137,11 +152,7 @@ may change there, in both files alike.
 
 {chr(10).join(choices)}
 
-Those of every bundle:
-
-- Iterations: 12,000 (120 epochs of 100), the first 4,000 on labelled patches alone
-- Batch: 2 labelled and 2 unlabelled patches{_batch_note(training, unlabelled)}
-- AdamW, 1e-3 falling to 0, weight decay 0.01; bf16 mixed precision where the device computes it
+{schedule or _schedule(training, unlabelled)}
 
 ## Input
 
@@ -154,9 +165,9 @@ RAS, brought to the voxel size of the training ({spacing}) and normalised.
 {block.num_classes - 1}, on the scan's own grid. With `--save_maps true` also probabilities, epistemic and aleatoric
 uncertainty, and the prompt points.
 
-## Performance
+{PERFORMANCE}
 
-Nothing has been measured yet.
+{NOT_MEASURED}
 
 ## MONAI Bundle Commands
 
@@ -175,6 +186,26 @@ From the bundle's folder; `DIR` is the dataset. A downloaded package brings its 
 
 [Apache-2.0](../LICENSE) for code and configuration. The data have [terms of their own](data_license.txt).
 """
+
+
+def with_performance(page: str, figures: str) -> str:
+    """A page of :func:`readme` with measured figures in the place of those that it had.
+
+    Args:
+        page: the whole of it.
+        figures: Markdown, below the heading.
+    """
+    before, heading, after = page.partition(f"\n{PERFORMANCE}\n")
+    _, following, rest = after.partition("\n## ")
+    return f"{before}{heading}\n{figures.strip()}\n{following}{rest}"
+
+
+def _schedule(training: int, unlabelled: int) -> str:
+    return f"""Those of every bundle:
+
+- Iterations: 12,000 (120 epochs of 100), the first 4,000 on labelled patches alone
+- Batch: 2 labelled and 2 unlabelled patches{_batch_note(training, unlabelled)}
+- AdamW, 1e-3 falling to 0, weight decay 0.01; bf16 mixed precision where the device computes it"""
 
 
 def data_license(name: str) -> str:

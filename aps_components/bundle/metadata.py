@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aps_components.bundle.block import DatasetBlock
+from aps_components.bundle.segment_codes import KEY, read_segment_codes
 from aps_components.plain_json import read_object
 
 SCHEMA_FILE = "meta_schema_20240725.json"
@@ -48,6 +49,7 @@ class BundleMetadata:
         intended_use: what it is for.
         version: of the bundle.
         changelog: version to what is new in it; must name `version`.
+        segment_codes: class value, as text, to the codes of what it is; see ``segment_codes.read_segment_codes``.
     """
 
     name: str
@@ -68,12 +70,14 @@ class BundleMetadata:
     changelog: dict[str, str] = field(
         default_factory=lambda: {"0.1.0": "first version: semi-supervised training, evaluation and inference"}
     )
+    segment_codes: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if empty := [name for name in ("name", "task", "modality", "data_source") if not getattr(self, name)]:
             raise ValueError(f"{empty[0]} of the bundle's metadata is empty: say it in a few words")
         if self.version not in self.changelog:
             raise ValueError(f"version {self.version!r} is not in the changelog {self.changelog!r}: add what is new")
+        read_segment_codes(self.segment_codes)
 
     @classmethod
     def read(cls, metadata_json: str | os.PathLike[str]) -> BundleMetadata:
@@ -86,8 +90,8 @@ class BundleMetadata:
         try:
             content = read_object(path)
             modality = content["network_data_format"]["inputs"]["image"]["modality"]
-            own = {entry.name: content[entry.name] for entry in fields(cls) if entry.name != "modality"}
-            return cls(modality=modality, **own)
+            own = {entry.name: content[entry.name] for entry in fields(cls) if entry.name not in ("modality", KEY)}
+            return cls(modality=modality, segment_codes=content.get(KEY, {}), **own)
         except KeyError as error:
             raise ValueError(f"{path}: key {error} is missing; add it") from error
         except TypeError:
@@ -116,6 +120,7 @@ def render_metadata(metadata: BundleMetadata, block: DatasetBlock) -> str:
         "image_classes": metadata.image_classes,
         "label_classes": "single channel: " + ", ".join(f"{value} {name}" for value, name in block.labels.items()),
         "pred_classes": f"{len(names)} channels: {', '.join(names)}",
+        **({KEY: metadata.segment_codes} if metadata.segment_codes else {}),
         "eval_metrics": {},
         "intended_use": metadata.intended_use,
         "references": metadata.references,

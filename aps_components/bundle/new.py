@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from aps_components.bundle.metadata import BundleMetadata
 from aps_components.bundle.plan import Plan, make_plan
 from aps_components.bundle.writer import write_bundle
 from aps_components.configuration import DATASET_OPTIONS
-from aps_components.data.case_folder import declared_labels, find_cases
+from aps_components.data.case_folder import CaseFolder, declared_labels, find_cases
 from aps_components.data.errors import DataError
 from aps_components.data.fingerprint import CaseFacts, Fingerprint, take_fingerprint
 from aps_components.files import replace_text
@@ -70,38 +71,12 @@ def new_bundle(
     _check_arguments(name, out, validation=validation, budget=budget, spacing=spacing, roi_size=roi_size)
     names = parse_labels(labels)
     folder = find_cases(data, images=images, labels=labels_dir)
-    print(f"{folder.root}: {len(folder.cases)} cases in {folder.images}/, labels in {folder.labels}/", flush=True)
-    fingerprint = take_fingerprint(folder)
-    if not fingerprint.labelled:
-        faults = "\n".join(f"  {fault}" for fault in fingerprint.faults[:10])
-        raise DataError(f"{folder.root}: no labelled case can be used; mend at least one of these:\n{faults}")
-    plan = make_plan(
-        fingerprint,
-        names=names or declared_labels(folder.root),
-        channel_tokens=folder.channel_tokens,
-        budget=budget,
-        spacing=spacing,
-        roi_size=roi_size,
-    )
+    found = look_at(folder, names=names, budget=budget, spacing=spacing, roi_size=roi_size)
+    plan, fingerprint = found.plan, found.fingerprint
     datalist = make_datalist(name, fingerprint, plan.block.labels, validation=validation, seed=seed)
-    training, kept = len(datalist["training"]), len(datalist["validation"])
-    print("\n" + describe_scans(fingerprint, plan))
-    if faults := describe_faults(folder, fingerprint, plan):
-        print("\n" + faults)
-    print("\nProposed, by the rules of docs/explanation/planning.md:\n\n" + describe_plan(plan))
-
-    bundle = write_bundle(
-        out,
-        block=plan.block,
-        metadata=_metadata(name, plan),
-        datalist=datalist,
-        docs={
-            "README.md": readme(name, folder, fingerprint, plan, training=training, validation=kept),
-            "data_license.txt": data_license(name),
-        },
-    )
-    replace_text(bundle / "configs" / "fingerprint.json", _fingerprint_json(fingerprint))
-    unlabelled = len(datalist["unlabeled"])
+    training, unlabelled, kept = (len(datalist[part]) for part in ("training", "unlabeled", "validation"))
+    print("\n" + found.described())
+    bundle = write_new(out, name=name, found=found, datalist=datalist)
     print(
         f"\nWritten: {out}. Training has {training} labelled and {unlabelled} unlabelled cases, validation {kept}. "
         "Its docs/README.md\nrepeats all of the above; fill in docs/data_license.txt.\n"
@@ -116,6 +91,78 @@ def new_bundle(
     print("Next:\n")
     steps = commands(plan, bundle=out, data=data, labelled=training, unlabelled=unlabelled, validation=kept)
     print("\n\n".join(f"# {title}\n{command}" for title, command in steps.items()))
+    return bundle
+
+
+@dataclass(frozen=True)
+class LookedAt:
+    """A dataset that was looked at: its files, what they are like, and the settings that follow."""
+
+    folder: CaseFolder
+    fingerprint: Fingerprint
+    plan: Plan
+
+    def described(self) -> str:
+        """All of it for a terminal."""
+        faults = describe_faults(self.folder, self.fingerprint, self.plan)
+        proposed = "Proposed, by the rules of docs/explanation/planning.md:\n\n" + describe_plan(self.plan)
+        return "\n\n".join(filter(None, [describe_scans(self.fingerprint, self.plan), faults, proposed]))
+
+
+def look_at(
+    folder: CaseFolder,
+    *,
+    names: Mapping[int, str] | None = None,
+    budget: str = "gpu",
+    spacing: Sequence[float] | None = None,
+    roi_size: Sequence[int] | None = None,
+) -> LookedAt:
+    """Read the scans of a folder and plan the settings; arguments as of :func:`new_bundle`, labels as of
+    :func:`parse_labels`.
+
+    Raises:
+        DataError: no labelled case can be used.
+    """
+    print(f"{folder.root}: {len(folder.cases)} cases in {folder.images}/, labels in {folder.labels}/", flush=True)
+    fingerprint = take_fingerprint(folder)
+    if not fingerprint.labelled:
+        faults = "\n".join(f"  {fault}" for fault in fingerprint.faults[:10])
+        raise DataError(f"{folder.root}: no labelled case can be used; mend at least one of these:\n{faults}")
+    plan = make_plan(
+        fingerprint,
+        names=names or declared_labels(folder.root),
+        channel_tokens=folder.channel_tokens,
+        budget=budget,
+        spacing=spacing,
+        roi_size=roi_size,
+    )
+    return LookedAt(folder, fingerprint, plan)
+
+
+def write_new(
+    out: str | os.PathLike[str], *, name: str, found: LookedAt, datalist: Mapping[str, Any], trained: str | None = None
+) -> Path:
+    """Write the bundle of a dataset that was looked at; errors as of :func:`write_bundle`.
+
+    Args:
+        out: its folder.
+        name: of the bundle.
+        found: what its settings follow from.
+        datalist: becomes the bundle's.
+        trained: how it is trained, a Markdown list, where that is not as the bundle's own schedule says.
+    """
+    counts = {"training": len(datalist["training"]), "validation": len(datalist["validation"])}
+    bundle = write_bundle(
+        out,
+        block=found.plan.block,
+        metadata=_metadata(name, found.plan),
+        datalist=datalist,
+        docs={
+            "README.md": readme(name, found.folder, found.fingerprint, found.plan, schedule=trained, **counts),
+            "data_license.txt": data_license(name),
+        },
+    )
+    replace_text(bundle / "configs" / "fingerprint.json", _fingerprint_json(found.fingerprint))
     return bundle
 
 

@@ -18,6 +18,7 @@ from aps_components.cli.calibrate import calibrate
 from aps_components.cli.clicks import clicks
 from aps_components.cli.compare import compare
 from aps_components.cli.demo import demo
+from aps_components.cli.evaluate import evaluate
 from aps_components.cli.export import export
 from aps_components.cli.halve import halve
 from aps_components.cli.label import label
@@ -28,6 +29,7 @@ from aps_components.cli.phantoms import phantoms
 from aps_components.cli.prepare import prepare
 from aps_components.cli.pseudo_label import pseudo_label
 from aps_components.cli.segment import segment
+from aps_components.cli.train import train
 from aps_components.cli.uncertainty import uncertainty
 from aps_components.errors import (
     INTERRUPTED,
@@ -41,7 +43,9 @@ from aps_components.terminal import guard_terminal
 
 VERBOSE = "--verbose"  # of every command: the traceback of an error is printed, too
 COMMANDS = {
+    "train": train,
     "segment": segment,
+    "evaluate": evaluate,
     "demo": demo,
     "phantoms": phantoms,
     "prepare": prepare,

@@ -8,8 +8,7 @@ from typing import Any
 
 from aps_components.cli.arguments import several
 from aps_components.options import truth, whole
-
-THREADS = "OMP_NUM_THREADS"
+from aps_components.processes import THREADS
 
 
 def compare(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,13 @@ from typing import Any
 from tqdm import tqdm
 
 from aps_components.bundle import aps_command, workflow_command
-from aps_components.comparison.machine import machine
 from aps_components.comparison.methods import GROUP, Method, in_equal_budget
+from aps_components.evaluation.machine import machine
 from aps_components.evaluation.pseudo_labels import labeled_by
 from aps_components.files import replace_text, sha256_of
 from aps_components.models import copy_settings, read_checkpoint, save_atomically, settings_file
 from aps_components.plain_json import read_object
-from aps_components.processes import start
+from aps_components.processes import CommandFailedError, CommandStopped, run_logged
 from aps_components.training.history import HISTORY_FILE, read_history
 
 # The averaged weights, the same after `aps calibrate` where training has a decision, and the last ones.
@@ -239,39 +238,26 @@ class Run:
         self._process(stop, run_id, self.command(run_id, files, **paths))
 
     def _process(self, stop: Event, run_id: str, command: Sequence[str]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / f"{run_id}.log"
-        with open(log, "a", encoding="utf-8") as stream:
-            # Killed with this process: a training left behind would write on into the folder that a new one goes on in.
-            process = start(command, stdout=stream, stderr=subprocess.STDOUT)
-            try:
-                self._watch(process, stop, with_bar=run_id == "training")
-            finally:
-                if process.poll() is None:
-                    process.terminate()
-                    process.wait()
-        if process.returncode:
-            last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-            raise RunError(
-                f"{run_id} of {self.method.name}, seed {self.seed}, failed: {' '.join(last)} (all of it: {log})"
-            )
+        try:
+            with self._bar(disable=run_id != "training") as bar:
+                run_logged(command, log=log, stop=stop, look=lambda: self._show(bar), seconds=SECONDS_BETWEEN_LOOKS)
+        except CommandStopped:
+            raise RunStopped(f"{self.method.name}, seed {self.seed}") from None
+        except CommandFailedError as error:
+            raise RunError(f"{run_id} of {self.method.name}, seed {self.seed}, failed: {error}") from None
 
-    def _watch(self, process: subprocess.Popen[bytes], stop: Event, *, with_bar: bool) -> None:
-        """Until it ends; a bar, in a file a line now and then, follows the training's own log."""
-        label = f"{self.method.name}, seed {self.seed}"
-        on_terminal = sys.stderr.isatty()
-        look = {} if on_terminal else IN_A_FILE
+    def _bar(self, *, disable: bool) -> tqdm:
+        """Of the training's epochs; in a file a line now and then."""
+        look = {} if sys.stderr.isatty() else IN_A_FILE
         done = len(self._history())  # what is left is told by the pace of what goes on now, and by all of it
-        with tqdm(
-            total=self.epochs, initial=done, desc=label, unit="epoch", smoothing=0, disable=not with_bar, **look
-        ) as bar:
-            while (ended := process.poll() is not None) or not stop.wait(SECONDS_BETWEEN_LOOKS):
-                steps = len(self._history()) - bar.n
-                if steps or on_terminal:
-                    bar.update(steps)
-                if ended:
-                    return
-            raise RunStopped(label)
+        label = f"{self.method.name}, seed {self.seed}"
+        return tqdm(total=self.epochs, initial=done, desc=label, unit="epoch", smoothing=0, disable=disable, **look)
+
+    def _show(self, bar: tqdm) -> None:
+        """The bar follows the training's own log."""
+        if not bar.disable and ((steps := len(self._history()) - bar.n) or sys.stderr.isatty()):
+            bar.update(steps)
 
     def _write_result(self) -> None:
         history = self._history()

@@ -214,7 +214,7 @@ TRAINING_OPTIONS: dict[str, Kind] = {
     "ckpt_dir": text,
     "output_dir": text,
     "pretrained": _FILE,
-    "pretrained_part": choice("a", "all"),
+    "pretrained_part": choice("a", "all", "fitting"),
     "sam_checkpoint": _FILE,
     # What a training has in other places of its configuration, by the ids that MONAI's own tools change.
     "train#trainer#max_epochs": _AT_LEAST_ONE,

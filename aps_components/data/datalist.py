@@ -97,6 +97,7 @@ def load_datalist(
     dataset_dir: str | os.PathLike[str],
     *,
     default: str | os.PathLike[str] | None = None,
+    file: str | os.PathLike[str] | None = None,
     labeled_count: int | None = None,
     unlabeled_count: int | None = None,
     validation_count: int = 0,
@@ -110,6 +111,7 @@ def load_datalist(
     Args:
         dataset_dir: the dataset's folder; its own datalist.json is used if there is one.
         default: the datalist to use otherwise, such as the one a bundle ships.
+        file: this datalist and no other.
         labeled_count: keep the labels of the first so many training cases; the rest become unlabelled.
             None keeps every label there is.
         unlabeled_count: keep the first so many unlabelled cases; None keeps all.
@@ -123,7 +125,7 @@ def load_datalist(
             labelled cases, also none, are right, and too few to take validation cases from leaves those out.
     """
     root = _folder(dataset_dir)
-    source = _datalist_file(root, default)
+    source = _datalist_file(root, default) if file is None else Path(file)
     content = read_datalist(source)
     remaining = content.get("test") == "remaining"
     named = [part for part in PARTS if not (part == "test" and remaining)]
@@ -227,6 +229,19 @@ def case_name(item: Mapping[str, Any]) -> str:
     """An item's case name: that of its image file without .nii or .nii.gz, or what the names of several share."""
     files = files_of(item["image"])
     return common_name(files) if len(files) > 1 else stem(files[0])
+
+
+def relative_item(item: Mapping[str, Any], folder: File) -> Item:
+    """An item as a datalist in ``folder`` names it; its paths are joined by name alone, whatever is a link."""
+
+    def relative(value: Any) -> Any:
+        return (
+            [os.path.relpath(file, folder) for file in value]
+            if isinstance(value, list)
+            else os.path.relpath(value, folder)
+        )
+
+    return {key: relative(value) for key, value in item.items()}
 
 
 def _with_modalities(item: Item, modalities: Sequence[str]) -> Item:

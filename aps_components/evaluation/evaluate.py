@@ -15,13 +15,14 @@ from tqdm import tqdm
 
 from aps_components.data import LoadVolumed, case_name
 from aps_components.data.label_values import LabelValues
-from aps_components.evaluation.metrics import ClassMetrics, Region, foreground_regions, region_metrics
+from aps_components.evaluation.metrics import ClassMetrics, foreground_regions, region_metrics
+from aps_components.evaluation.predictors import PREDICTORS, prompt_precision
 from aps_components.evaluation.report import VARIANTS, EvaluationReport
+from aps_components.evaluation.scan_record import Answered, WorstCases, doubt, scan_record
 from aps_components.inference import InvertToLabelMapd, PromptedSlidingWindowInferer, PromptPoint
 from aps_components.label_map import keep_largest_component
 from aps_components.models import AutoPromptSeg, ensure_writable
 
-PREDICTORS = {"average": "probabilities", "a": "probabilities_a", "b": "probabilities_b"}
 logger = logging.getLogger(__name__)
 
 
@@ -37,13 +38,15 @@ class Evaluation:
         preprocessing: of the image alone; it is inverted, so the comparison is on the scan's own grid.
         labels: class value to name, background included.
         device: to run on.
-        output_dir: receives ``metrics.csv`` and ``metrics.json``.
+        output_dir: receives ``metrics.csv``, ``metrics.json`` and pictures of the worst cases.
         split: name of the part that is evaluated, for the report.
         answering: the predictor whose answer inference gives with this checkpoint, for the report.
         context: more to write down (checkpoint, seed, ...).
         regions: name to classes, as in {"whole tumour": [1, 2, 3]}; if given, these are measured instead of the
             classes, and the largest component is that of each region.
         label_values: value in the label files to class, see ``LoadVolumed``.
+        largest_component: inference keeps the largest component of each class alone, for the report.
+        pictures: of so many of the worst cases, by mean Dice of the answer that inference gives.
     """
 
     def __init__(
@@ -61,6 +64,8 @@ class Evaluation:
         context: Mapping[str, Any] | None = None,
         regions: Mapping[str, Sequence[int]] | None = None,
         label_values: LabelValues = None,
+        largest_component: bool = False,
+        pictures: int = 8,
     ) -> None:
         items = [item for item in items if "label" in item]
         if not items:
@@ -74,17 +79,22 @@ class Evaluation:
         self.answering, self.context = answering, dict(context or {})
         self.regions = foreground_regions(self.labels, regions)
         self.load_label = LoadVolumed("label", num_classes=len(self.labels), label_values=label_values)
-        self.to_label_map = InvertToLabelMapd("pred", preprocessing)
+        self.to_label_map = InvertToLabelMapd("pred", preprocessing, confidence="confidence")
+        self.answering_variant = VARIANTS[1] if largest_component else VARIANTS[0]
+        self.worst_cases = WorstCases(self.output_dir, most=pictures)
+        self.scans: list[dict[str, Any]] = []
 
     def run(self) -> EvaluationReport:
         """Evaluate every case, write the report and print its table."""
-        report = EvaluationReport()
+        report, self.scans = EvaluationReport(), []
         self.network.to(self.device).eval()
         for item in tqdm(self.items, desc=f"evaluating {self.split}", unit="scan"):
             self._add(report, item)
         answering = {"inference_predictor": self.answering} if self.answering else {}
+        answering |= {"inference_variant": self.answering_variant}
         context = {"split": self.split, "cases": len(self.items), **answering, **self.context}
-        files = report.write(self.output_dir, context=context)
+        scans = [scan | {"picture": self.worst_cases.picture(scan["case"])} for scan in self.scans]
+        files = report.write(self.output_dir, context=context, scans=scans)
         print(report.table())
         if self.answering:
             print(f"with this checkpoint inference answers by predictor {self.answering}")
@@ -95,23 +105,33 @@ class Evaluation:
         data = self.preprocessing({"image": item["image"]})
         label = self.load_label({"label": item["label"]})["label"]
         truth = np.asarray(label[0])
-        probabilities, points = self._predict(data["image"].as_tensor()[None].to(self.device))
+        spacing = [float(size) for size in label.pixdim]
+        probabilities, points, doubts = self._predict(data["image"].as_tensor()[None].to(self.device))
         to_voxel = np.linalg.inv(np.asarray(label.affine)) @ np.asarray(data["image"].affine)
         precision = [prompt_precision(points, truth, region=r, to_voxel=to_voxel) for r in self.regions]
+        answering = self.answering if self.answering in probabilities else next(iter(probabilities))
         for predictor in list(probabilities):  # one after the other: on the scan's own grid they are large
-            label_map = self.to_label_map({"pred": probabilities.pop(predictor), "image": data["image"]})["pred"]
-            measured = self._measured(np.asarray(label_map[0]), truth, spacing=[float(size) for size in label.pixdim])
+            own = self.to_label_map({"pred": probabilities.pop(predictor), "image": data["image"]})
+            label_map = np.asarray(own["pred"][0])
+            measured = self._measured(label_map, truth, spacing=spacing)
             for variant, metrics in measured.items():
                 for entry, share in zip(metrics, precision, strict=True):
                     report.add(case_name(item), [entry], variant=variant, predictor=predictor, prompt_precision=share)
+            if predictor == answering:
+                answered = Answered(item, label_map, np.asarray(own["confidence"][0]), truth, np.asarray(label.affine))
+                self.scans.append(scan_record(answered, spacing=spacing, doubts=doubts, predictor=predictor))
+                dice = float(np.mean([entry.dice for entry in measured[self.answering_variant]]))
+                cleaned = self.answering_variant != VARIANTS[0]
+                self.worst_cases.add(answered, dice=dice, labels=self.labels, largest_component=cleaned)
 
-    def _predict(self, image: Tensor) -> tuple[dict[str, Tensor], Sequence[PromptPoint]]:
-        """Probabilities [C, D, H, W] by predictor, and the prompts of the one scan [1, in_channels, D, H, W]."""
+    def _predict(self, image: Tensor) -> tuple[dict[str, Tensor], Sequence[PromptPoint], dict[str, float | None]]:
+        """Of the one scan [1, in_channels, D, H, W]: probabilities [C, D, H, W] by predictor, prompts, uncertainty."""
         if self.network.predictor == "a":
             with torch.inference_mode():
-                return {"a": self.inferer(image, self.network)[0].cpu()}, ()
+                return {"a": self.inferer(image, self.network)[0].cpu()}, (), {}
         prediction = self.inferer.predict(image, self.network)
-        return {name: getattr(prediction, field)[0].cpu() for name, field in PREDICTORS.items()}, prediction.prompts
+        probabilities = {name: getattr(prediction, field)[0].cpu() for name, field in PREDICTORS.items()}
+        return probabilities, prediction.prompts, doubt(prediction)
 
     def _measured(
         self, prediction: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float]
@@ -127,21 +147,3 @@ class Evaluation:
             for variant, metrics in zip(VARIANTS, (raw, of_largest), strict=True):
                 measured[variant].append(metrics)
         return measured
-
-
-def prompt_precision(points: Sequence[PromptPoint], truth: Any, *, region: Region, to_voxel: Any) -> float:
-    """Share of the points of a region's classes that lie in it; NaN without such points.
-
-    Args:
-        points: on the network's grid.
-        truth: label map on the scan's own grid, [D, H, W].
-        region: one class or several.
-        to_voxel: from the network's voxels to the truth's, [4, 4].
-    """
-    hits: list[bool] = []
-    for point in points:
-        if point.label in region.classes:
-            voxel = np.rint(to_voxel @ np.append(point.voxel, 1.0))[:3].astype(int)
-            voxel = np.clip(voxel, 0, np.array(truth.shape) - 1)
-            hits.append(int(truth[tuple(voxel)]) in region.classes)
-    return float(np.mean(hits)) if hits else float("nan")

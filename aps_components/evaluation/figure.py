@@ -18,10 +18,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from aps_components.evaluation.drawing import draw_outline, draw_scale, write_on
 from aps_components.pictures import save_figure
 
 Volume = NDArray[Any]
@@ -116,7 +116,7 @@ def save_overview(
     planes = _planes(prediction if truth is None or not np.any(truth) else truth, spacing)
     labels = _labels(prediction, truth, points)
 
-    columns = [_Column("image", lambda axes, plane: _draw_scale(axes, plane, known=spacing is not None))]
+    columns = [_Column("image", _scale_bar if spacing is not None else _nothing)]
     if truth is not None:
         columns.append(_Column("truth", lambda axes, plane: _draw_truth(axes, plane, truth, labels)))
     columns.append(_Column("prediction", lambda axes, plane: _draw_prediction(axes, plane, prediction, truth, labels)))
@@ -183,7 +183,7 @@ def _draw_column(
         if row == 0:
             axes.set_title(column.heading, fontsize=10)
         if number == 0:
-            _write_on(axes, 0.04, 0.95, plane.name, va="top")
+            write_on(axes, 0.04, 0.95, plane.name, {"va": "top", "fontsize": 7})
     if column.unit is not None:
         bar = figure.colorbar(drawn, cax=figure.add_axes(layout.colour_bar(number)), orientation="horizontal")
         bar.locator = MaxNLocator(nbins=4)  # more labels run into each other where the values are small
@@ -236,30 +236,20 @@ def _heat_map(volume: Volume, colour_map: str) -> Draw:
     return lambda axes, plane: _show(axes, plane, volume, cmap=colour_map, vmin=low, vmax=high)
 
 
-def _outline(axes: Any, plane: Plane, mask: Volume, **options: Any) -> None:
-    """Contour of a mask, closed at the edge of the volume; an empty one has none."""
-    cut = np.pad(plane.cut(mask).astype(float), 1)
-    if cut.any():
-        rows, columns = (np.arange(size) - 1 for size in cut.shape)
-        limits = axes.get_xlim(), axes.get_ylim()
-        axes.contour(columns, rows, cut, levels=[0.5], **options)
-        axes.set(xlim=limits[0], ylim=limits[1])
-
-
 def _draw_truth(axes: Any, plane: Plane, truth: Volume, labels: Sequence[int]) -> None:
     cut = plane.cut(truth)
     overlay = np.zeros((*cut.shape, 4))
     for label in labels:
         overlay[cut == label] = (*_colour(label), 0.3)
-        _outline(axes, plane, truth == label, colors=[_colour(label)], linewidths=1.2)
+        draw_outline(axes, plane.cut(truth == label), colors=[_colour(label)], linewidths=1.2)
     axes.imshow(overlay, origin="lower", aspect=plane.spacing[1] / plane.spacing[0], interpolation="nearest")
 
 
 def _draw_prediction(axes: Any, plane: Plane, prediction: Volume, truth: Volume | None, labels: Sequence[int]) -> None:
     for label in labels:
-        _outline(axes, plane, prediction == label, colors=[_colour(label)], linewidths=1.4)
+        draw_outline(axes, plane.cut(prediction == label), colors=[_colour(label)], linewidths=1.4)
         if truth is not None:
-            _outline(axes, plane, truth == label, colors=[TRUTH_COLOUR], linewidths=0.9, linestyles="dashed")
+            draw_outline(axes, plane.cut(truth == label), colors=[TRUTH_COLOUR], linewidths=0.9, linestyles="dashed")
 
 
 def _draw_points(axes: Any, plane: Plane, points: Sequence[Point]) -> None:
@@ -280,21 +270,12 @@ def _draw_points(axes: Any, plane: Plane, points: Sequence[Point]) -> None:
             )
 
 
-def _draw_scale(axes: Any, plane: Plane, *, known: bool) -> None:
-    """A bar of a round length, about a quarter of the panel's width."""
-    if not known:
-        return
-    length = max((step for step in (1, 2, 5, 10, 20, 50, 100) if step <= plane.extent[0] / 4), default=1)
-    bar = axes.plot([0.05, 0.05 + length / plane.extent[0]], [0.06, 0.06], transform=axes.transAxes)
-    for line in bar:
-        line.set(color="white", linewidth=2, solid_capstyle="butt")
-    _write_on(axes, 0.05, 0.08, f"{length} mm", va="bottom")
+def _scale_bar(axes: Any, plane: Plane) -> None:
+    draw_scale(axes, plane.extent[0], share=1 / 4)
 
 
-def _write_on(axes: Any, x: float, y: float, text: str, *, va: str) -> None:
-    """White on black shadow, so that it can be read over any tissue."""
-    shadow = [withStroke(linewidth=1.5, foreground="black")]
-    axes.text(x, y, text, transform=axes.transAxes, color="white", fontsize=7, va=va, path_effects=shadow)
+def _nothing(axes: Any, plane: Plane) -> None:
+    """Without known voxel sizes there is no length to draw."""
 
 
 def _legend_handles(

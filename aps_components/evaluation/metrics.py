@@ -7,13 +7,13 @@ directed percentiles, where `SurfaceDistances.hausdorff_95` pools the distances 
 
 Empty masks, for which surface distance has no meaning:
 
-===================  ====  =======  =========  ============
-prediction, truth    dice  jaccard  distances  volume_ratio
-===================  ====  =======  =========  ============
-both empty           1     1        0          1
-truth empty          0     0        NaN        NaN
-prediction empty     0     0        NaN        0
-===================  ====  =======  =========  ============
+===================  ====  =======  ===  =========  ============
+prediction, truth    dice  jaccard  nsd  distances  volume_ratio
+===================  ====  =======  ===  =========  ============
+both empty           1     1        1    0          1
+truth empty          0     0        0    NaN        NaN
+prediction empty     0     0        0    NaN        0
+===================  ====  =======  ===  =========  ============
 
 A NaN means undefined: `EvaluationReport` leaves it out of means and counts it.
 """
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from aps_components.label_map import keep_largest_component
 
 Mask = NDArray[np.bool_]
+NSD_TOLERANCE_MM = 2.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class ClassMetrics:
     volume_ratio: float
     prediction_voxels: int
     truth_voxels: int
+    nsd: float = math.nan  # at NSD_TOLERANCE_MM
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,10 @@ class SurfaceDistances:
     def average(self) -> float:
         """Mean distance from the prediction's surface to the truth's: directed (medpy's `asd`)."""
         return float(self.prediction_to_truth.mean())
+
+    def within(self, tolerance: float) -> float:
+        """Share of both surfaces' voxels that lie no farther from the other one; an undefined distance does not."""
+        return float((np.concatenate([self.prediction_to_truth, self.truth_to_prediction]) <= tolerance).mean())
 
     def scaled(self, size: float) -> SurfaceDistances:
         """In mm, where they are in voxels of that size along every axis."""
@@ -160,6 +166,7 @@ def region_metrics(prediction: Mask, truth: Mask, *, region: Region, spacing: Se
         volume_ratio=volume_ratio(prediction, truth),
         prediction_voxels=int(np.count_nonzero(prediction)),
         truth_voxels=int(np.count_nonzero(truth)),
+        nsd=in_mm.within(NSD_TOLERANCE_MM),
     )
 
 
@@ -205,9 +212,7 @@ def normalized_surface_dice(prediction: Mask, truth: Mask, *, spacing: Sequence[
         spacing: of the voxels along D, H and W, mm.
         tolerance_mm: the largest distance that counts as none.
     """
-    distances = surface_distances(prediction, truth, spacing=spacing)
-    both = np.concatenate([distances.prediction_to_truth, distances.truth_to_prediction])
-    return float((both <= tolerance_mm).mean())  # NaN, where one is empty, is never within
+    return surface_distances(prediction, truth, spacing=spacing).within(tolerance_mm)
 
 
 def jaccard(prediction: Mask, truth: Mask) -> float:

@@ -9,7 +9,6 @@ Knowledge in a Neural Network, arXiv:1503.02531). Volumes are set on the labelle
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aps_components.data import DataError, LoadVolumed, case_name
-from aps_components.data.datalist import LABEL_BY, MODELS, Datalist, files_of, scans_in
+from aps_components.data.datalist import LABEL_BY, MODELS, Datalist, files_of, relative_item, scans_in
+from aps_components.data.identity import seen_items
 from aps_components.data.label_values import map_values, parsed_label_values
 from aps_components.data.marks import Mark, maker_hash, mark_of, read_mark, scan_hash
 from aps_components.data.nifti import read_header, read_scan, write_like
@@ -29,7 +29,7 @@ from aps_components.evaluation.calibrate import MOST_VALUES, fit_offsets, thinne
 from aps_components.evaluation.trained import TrainedModel, load_trained
 from aps_components.files import replace_text
 from aps_components.inference import LabelMapd, inverted
-from aps_components.models import ensure_writable, trained_setting
+from aps_components.models import ensure_writable, trained_cases, trained_setting
 from aps_components.models.decision import Decision
 from aps_components.ownership import alone_in
 from aps_components.plain_json import read_json
@@ -55,8 +55,9 @@ def pseudo_label(
     Args:
         bundle: its folder.
         dataset_dir: of the scans that the models were trained on.
-        checkpoints: ``model.pt`` of trainings on the same labelled scans, with their settings beside them; voxel sizes
-            and patches may differ.
+        checkpoints: ``model.pt`` of trainings with their settings beside them, on the same labelled scans or on folds
+            of them; voxel sizes and patches may differ. The volumes of a labelled scan are set by those models that did
+            not learn from it, where there are some.
         target: a folder.
         options: other keys of the bundle's evaluation to change. Without a ``predictor`` each model answers by the one
             that inference answers by.
@@ -165,10 +166,16 @@ def _decision(models: Sequence[TrainedModel], datalist: Datalist) -> tuple[Decis
     kept: list[tuple[Tensor, Tensor]] = []
     for item in tqdm(datalist.labeled, desc="calibrating", unit="scan"):
         label = load_label({"label": item["label"]})["label"].as_tensor()[None].long()
-        kept.append((thinned(_log_probabilities(models, item)[None], share=share), thinned(label, share=share)))
+        answer = _log_probabilities(_unaware(models, item), item)[None]
+        kept.append((thinned(answer, share=share), thinned(label, share=share)))
     decision = Decision(classes)
     logits, truth = (torch.cat(parts, dim=-1) for parts in zip(*kept, strict=True))
     return decision, fit_offsets(decision, logits, truth, ANSWER, labels=datalist.labels)
+
+
+def _unaware(models: Sequence[TrainedModel], item: Mapping[str, Any]) -> Sequence[TrainedModel]:
+    """The models that did not learn from a scan, as of folds; all of them, where there is none."""
+    return [model for model in models if not seen_items([dict(item)], trained_cases(model.checkpoint))] or models
 
 
 def _label_map(models: Sequence[TrainedModel], item: Mapping[str, Any], decision: Decision) -> np.ndarray:
@@ -203,16 +210,8 @@ def _label_file(folder: Path, item: Mapping[str, Any]) -> Path:
 
 
 def _write_datalist(folder: Path, datalist: Datalist) -> None:
-    def relative(value: str | list[str]) -> str | list[str]:
-        # As the datalist's reader joins them: by name alone, whatever is a link.
-        return (
-            [os.path.relpath(file, folder) for file in value]
-            if isinstance(value, list)
-            else os.path.relpath(value, folder)
-        )
-
     def entry(item: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: relative(value) for key, value in item.items()}
+        return relative_item(item, folder)
 
     def labelled(item: Mapping[str, Any]) -> dict[str, Any]:
         return {**entry({**item, "label": str(_label_file(folder, item))}), LABEL_BY: MODELS}

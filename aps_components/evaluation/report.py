@@ -18,9 +18,9 @@ from aps_components.files import replace_text
 
 VARIANTS = ("raw", "largest_component")
 ALL_CLASSES = "all"
-METRICS = ("dice", "jaccard", "hd95_voxel", "hd95_mm", "asd_voxel", "asd_mm", "volume_ratio")
+METRICS = ("dice", "jaccard", "nsd", "hd95_voxel", "hd95_mm", "asd_voxel", "asd_mm", "volume_ratio")
 GROUP_COLUMNS = ("predictor", "variant", "class")
-TABLE_COLUMNS = (*GROUP_COLUMNS, "n", "Dice", "Jaccard", "HD95 mm", "ASD mm", "Volume")
+TABLE_COLUMNS = (*GROUP_COLUMNS, "n", "Dice", "Jaccard", "NSD", "HD95 mm", "ASD mm", "Volume")
 RESERVED_COLUMNS = {"case", "label", *GROUP_COLUMNS, *(field.name for field in fields(ClassMetrics))}
 
 Row = dict[str, Any]
@@ -83,7 +83,7 @@ class EvaluationReport:
         return entries
 
     def table(self) -> str:
-        """The means as plain text, Dice, Jaccard and volume in percent."""
+        """The means as plain text, Dice, Jaccard, NSD and volume in percent."""
         entries = self.summary()
         lines = [TABLE_COLUMNS, *(_table_cells(entry) for entry in entries)]
         widths = [max(len(line[column]) for line in lines) for column in range(len(TABLE_COLUMNS))]
@@ -94,9 +94,14 @@ class EvaluationReport:
         return "\n".join(text)
 
     def write(
-        self, output_dir: str | os.PathLike[str], *, name: str = "metrics", context: Mapping[str, Any]
+        self,
+        output_dir: str | os.PathLike[str],
+        *,
+        name: str = "metrics",
+        context: Mapping[str, Any],
+        scans: Sequence[Mapping[str, Any]] = (),
     ) -> tuple[Path, Path]:
-        """Write NAME.csv, one line per row, and NAME.json with context, rows and summary; NaN becomes null.
+        """Write NAME.csv, one line per row, and NAME.json with context, rows, summary and scans; NaN becomes null.
 
         Each file appears whole or not at all.
 
@@ -104,6 +109,7 @@ class EvaluationReport:
             output_dir: made if it is not there.
             name: of the two files, without ending.
             context: what the figures were measured on: data, checkpoint, settings. Must be JSON's types.
+            scans: what is known of each case as a whole, of JSON's types.
 
         Returns:
             The two paths.
@@ -113,6 +119,7 @@ class EvaluationReport:
         """
         folder = Path(output_dir)
         document = {"context": dict(context), "cases": self.rows, "summary": self.summary()}
+        document |= {"scans": list(scans)} if scans else {}
         contents = {
             folder / f"{name}.csv": self._csv(),
             folder / f"{name}.json": json.dumps(json_ready(document), indent=2, allow_nan=False) + "\n",
@@ -172,7 +179,7 @@ def _statistics(values: Iterable[float]) -> dict[str, float]:
 
 def _table_cells(entry: Row) -> tuple[str, ...]:
     number = f"({entry['n']}, {entry['undefined']})" if entry["undefined"] else str(entry["n"])
-    percent = (_cell(100 * entry[column]["mean"]) for column in ("dice", "jaccard"))
+    percent = (_cell(100 * entry[column]["mean"]) for column in ("dice", "jaccard", "nsd"))
     distance = (_cell(entry[column]["mean"]) for column in ("hd95_mm", "asd_mm"))
     volume = _cell(100 * entry["volume_ratio"]["mean"])
     return (*(str(entry[column]) for column in GROUP_COLUMNS), number, *percent, *distance, volume)

@@ -18,7 +18,7 @@ from aps_components.inference.inferer import PromptedSlidingWindowInferer, SeenV
 from aps_components.label_map import likeliest_class
 from aps_components.models import AutoPromptSeg, as_tensors
 from aps_components.networks.sam3d import Prompts
-from aps_components.prompts import Box, Click, Scribble, UserPrompts
+from aps_components.prompts import Box, Click, Scribble, UserPrompts, with_moved_borders
 
 TOUCHING = np.ones((3, 3, 3))
 CERTAIN = 0.99  # probability of what a user has said
@@ -96,7 +96,8 @@ class InteractiveVolume:
         """
         self._remember(clicks, boxes, scribbles)
         marks = [*clicks, *(Click(line.label, voxel) for line in scribbles for voxel in line.voxels)]
-        proposed = self._ask(marks, boxes)
+        moved = with_moved_borders(self.probabilities[0], clicks, spacing=self.network.model_b.relative_spacing)[None]
+        proposed = self._ask(moved, marks, boxes)
         former = self.label_map[0, 0].cpu().numpy()
         wanted = likeliest_class(proposed, dim=1)[0, 0].cpu().numpy()
         free = self._named < 0
@@ -125,8 +126,8 @@ class InteractiveVolume:
         ]
         self.said = UserPrompts(list(dict.fromkeys(held)), [*self.said.boxes, *boxes], lines)
 
-    def _ask(self, marks: Sequence[Click], boxes: Sequence[Box]) -> Tensor:
-        """Model B's new answer in the windows that the new prompts touch, the present one elsewhere.
+    def _ask(self, moved: Tensor, marks: Sequence[Click], boxes: Sequence[Box]) -> Tensor:
+        """Model B's correction of an answer in the windows that the new prompts touch, that answer elsewhere.
 
         Model A's own points are left out: the present answer holds what they say, and a person knows better.
         """
@@ -137,12 +138,12 @@ class InteractiveVolume:
             self.volume,
             self.network,
             given=self._said_in,
-            previous=self._padded(self.probabilities),
+            previous=self._padded(moved),
             windows=windows,
             mirrored=self.thorough,
         )
         answer = answer[self.volume.inside]
-        return torch.where(answer.sum(dim=1, keepdim=True) > 0, answer, self.probabilities)
+        return torch.where(answer.sum(dim=1, keepdim=True) > 0, answer, moved)
 
     def _windows_at(self, place: Sequence[int]) -> list[int]:
         """Those that hold a voxel; the one that holds it deepest alone, unless it is to be thorough."""

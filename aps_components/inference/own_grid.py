@@ -89,24 +89,42 @@ class OwnGrid:
         class is likelier everywhere in a block than another one anywhere in it, the other one is not looked at.
         """
         labels: Tensor | None = None
-        for region, there, bring in self._blocks(maps):
-            probabilities = maps.region(region)
-            if labels is None:
-                labels = torch.zeros(self.size, dtype=torch.uint8, device=probabilities.device)
-            labels[there] = _likeliest(probabilities, bring)
+        for there, classes, _ in self._likeliest(maps):
+            labels = self._whole(classes) if labels is None else labels
+            labels[there] = classes
         assert labels is not None  # no volume is empty
         return self._turned(labels[None])
+
+    def label_map_and_confidence(self, maps: Maps) -> tuple[Tensor, Tensor]:
+        """:meth:`label_map`, and the probability of each voxel's likeliest class, [1, D, H, W], float32."""
+        labels: Tensor | None = None
+        confidence: Tensor | None = None
+        for there, classes, best in self._likeliest(maps):
+            labels = self._whole(classes) if labels is None else labels
+            confidence = self._whole(best) if confidence is None else confidence
+            labels[there], confidence[there] = classes, best
+        assert labels is not None
+        assert confidence is not None
+        return self._turned(labels[None]), self._turned(confidence[None])
 
     def channel(self, maps: Maps, index: int) -> Tensor:
         """One of the maps, [1, D, H, W], float32, on the scan's own grid."""
         whole: Tensor | None = None
         for region, there, bring in self._blocks(maps):
-            part = maps.region(region, slice(index, index + 1))[0]
-            if whole is None:
-                whole = torch.empty(self.size, dtype=torch.float32, device=part.device)
-            whole[there] = bring(part)
+            part = bring(maps.region(region, slice(index, index + 1))[0])
+            whole = self._whole(part) if whole is None else whole
+            whole[there] = part
         assert whole is not None
         return self._turned(whole[None])
+
+    def _likeliest(self, maps: Maps) -> Iterator[tuple[Window, Tensor, Tensor]]:
+        """Of each part of the scan: where it is, its voxels' likeliest classes and these classes' probabilities."""
+        for region, there, bring in self._blocks(maps):
+            yield (there, *_likeliest(maps.region(region), bring))
+
+    def _whole(self, part: Tensor) -> Tensor:
+        """Room for the scan, of a part's kind."""
+        return part.new_zeros(self.size)
 
     def _blocks(self, maps: Maps) -> Iterator[tuple[Window, Window, Bring]]:
         """Parts of the maps, the voxels of the scan that lie there, and how a map is brought to these."""
@@ -151,8 +169,8 @@ class OwnGrid:
         return data[IMAGE]
 
 
-def _likeliest(probabilities: Tensor, bring: Bring) -> Tensor:
-    """[C, D, H, W] to classes on another grid, [d, h, w], uint8."""
+def _likeliest(probabilities: Tensor, bring: Bring) -> tuple[Tensor, Tensor]:
+    """[C, D, H, W] to classes on another grid, uint8, and how likely they are, float32, [d, h, w] each."""
     flat = probabilities.flatten(1)
     least, most = flat.amin(dim=1), flat.amax(dim=1)
     classes = (most >= least.max()).nonzero()[:, 0].tolist()
@@ -162,7 +180,7 @@ def _likeliest(probabilities: Tensor, bring: Bring) -> Tensor:
         found = bring(probabilities[index])
         labels.masked_fill_(found > best, index)
         torch.maximum(best, found, out=best)
-    return labels
+    return labels, best
 
 
 def _along_axes(block: Tensor, *, parts: Sequence[AxisMap], order: Sequence[int]) -> Tensor:

@@ -53,18 +53,31 @@ class InvertToLabelMapd(MapTransform):
         keys: to turn; missing ones are skipped.
         preprocessing: what ``image`` went through; it is inverted.
         largest_component: keep the largest connected component of each foreground class.
+        confidence: key to write the probability [1, D, H, W] of the likeliest class under; of no use with several keys.
     """
 
-    def __init__(self, keys: Any, preprocessing: InvertibleTransform, *, largest_component: bool = False) -> None:
+    def __init__(
+        self,
+        keys: Any,
+        preprocessing: InvertibleTransform,
+        *,
+        largest_component: bool = False,
+        confidence: str | None = None,
+    ) -> None:
         super().__init__(keys, allow_missing_keys=True)
-        self.preprocessing, self.largest_component = preprocessing, largest_component
+        self.preprocessing = preprocessing
+        self.largest_component, self.confidence = largest_component, confidence
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace the probabilities under the keys."""
         d = dict(data)
         for key in self.key_iterator(d):
             maps: Maps = WholeMaps(d[key]) if isinstance(d[key], Tensor) else d[key]
-            label_map = OwnGrid(self.preprocessing, d["image"]).label_map(maps)
+            own_grid = OwnGrid(self.preprocessing, d["image"])
+            if self.confidence is None:
+                label_map = own_grid.label_map(maps)
+            else:
+                label_map, d[self.confidence] = own_grid.label_map_and_confidence(maps)
             d[key] = _largest_components(label_map, maps.channels) if self.largest_component else label_map
         return d
 

@@ -157,6 +157,39 @@ def load_weights(
     return network
 
 
+def load_fitting(network: nn.Module, path: str | Path) -> list[str]:
+    """Load every weight of a file that the network has under the same name and in the same shape, to train it further
+    on other classes or channels. Position tables of a patch of another size are interpolated.
+
+    Args:
+        network: receives the weights, in place; others stay as they are.
+        path: of a ``model.pt``.
+
+    Returns:
+        What was left, a line each: weights of the network that the file has not, or has in another shape.
+
+    Raises:
+        CheckpointError: the file cannot be read, or not one weight of it fits.
+    """
+    content = read_checkpoint(path)
+    weights = content.get("model", content)
+    if not is_state_dict(weights):
+        raise CheckpointError(f"{path} holds no state dict, neither as a whole nor under 'model'")
+    own = network.state_dict()
+    weights = resized_position_tables(weights, like=own)
+    fitting = {key: weights[key] for key in own if key in weights and weights[key].shape == own[key].shape}
+    if not fitting:
+        raise CheckpointError(f"{path}: not one of its weights fits this network; give a model of this project")
+    network.load_state_dict(fitting, strict=False)
+    return [
+        f"{key}: {tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} in the network"
+        if key in weights
+        else f"{key}: not in the file"
+        for key in own
+        if key not in fitting
+    ]
+
+
 def is_state_dict(weights: Any) -> bool:
     """Whether these are tensors by name and nothing else."""
     return isinstance(weights, dict) and all(

@@ -25,6 +25,7 @@ from aps_components.prompts import (
     SimulatedUser,
     UserPrompts,
     exchanged_classes,
+    with_moved_borders,
 )
 
 LabelMap = NDArray[np.integer]
@@ -153,7 +154,7 @@ class InteractiveRounds:
         chosen = embedding.of(index)
         current = self._start_of_corrections(rounds[0].logits.detach().float()[index], rows)
         for _ in range(1, self.user.rounds):
-            self._correct(current, rows)
+            current = self._moved(current, self._correct(current, rows))
             rounds.append(self._answer(chosen, image_size, rows, current))
             current = rounds[-1].logits.detach().float()
         return rounds
@@ -211,22 +212,30 @@ class InteractiveRounds:
         mean = (logits.softmax(dim=1) + weaker.softmax(dim=1)).div(2).clamp_min(1e-6).log()
         return torch.where(drawn < share, weaker, torch.where(drawn < (1 + share) / 2, mean, logits))
 
-    def _correct(self, logits: Tensor, rows: Sequence[int]) -> None:
-        """The user looks at every second voxel, or so."""
+    def _moved(self, logits: Tensor, clicks: Sequence[Sequence[Click]]) -> Tensor:
+        """Log probabilities of the answers, their borders moved past the new clicks; Model B then corrects them."""
+        spacing = self.model_b.relative_spacing
+        return torch.stack(
+            [
+                with_moved_borders(row.softmax(dim=0), new, spacing=spacing).clamp_min(1e-6).log() if new else row
+                for row, new in zip(logits, clicks, strict=True)
+            ]
+        )
+
+    def _correct(self, logits: Tensor, rows: Sequence[int]) -> list[list[Click]]:
+        """The user looks at every second voxel, or so; the new clicks of each row."""
         d, h, w = self.model_b.mask_stride
-        # An axis that is halved less often has coarser voxels.
-        spacing = [
-            max(self.model_b.stride) / token * step for token, step in zip(self.model_b.stride, (d, h, w), strict=True)
-        ]
+        spacing = [size * step for size, step in zip(self.model_b.relative_spacing, (d, h, w), strict=True)]
+        new: list[list[Click]] = []
         answers = likeliest_class(logits[:, :, ::d, ::h, ::w], dim=1)[:, 0].cpu().numpy()
         for row, answer in zip(rows, answers, strict=True):
             said = self.user.corrections(answer, self.targets[row][::d, ::h, ::w], self.rng, spacing=spacing)
-            self.given[row].clicks.extend(
-                Click(c.label, (c.voxel[0] * d, c.voxel[1] * h, c.voxel[2] * w)) for c in said.clicks
-            )
+            new.append([Click(c.label, (c.voxel[0] * d, c.voxel[1] * h, c.voxel[2] * w)) for c in said.clicks])
+            self.given[row].clicks.extend(new[-1])
             self.given[row].scribbles.extend(
                 line._replace(voxels=[(v[0] * d, v[1] * h, v[2] * w) for v in line.voxels]) for line in said.scribbles
             )
+        return new
 
     def _answer(
         self, embedding: ImageEmbedding, image_size: Sequence[int], rows: Sequence[int], mask_inputs: Tensor | None

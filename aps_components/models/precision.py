@@ -61,7 +61,7 @@ def _bf16_pays() -> bool:
 
 
 def _seconds(dtype: torch.dtype) -> float:
-    """Processor time, which no neighbour lengthens, of the fastest of a few convolutions as of a network's middle levels."""
+    """Of a convolution as in a network's middle levels: the least processor time, which no neighbour lengthens."""
     weight, volume = torch.ones(32, 32, 3, 3, 3, dtype=dtype), torch.ones(2, 32, 24, 24, 24, dtype=dtype)
     taken = []
     with torch.no_grad():

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 
 SMALLEST_BF16_GRID = 3
-LARGEST_SLOW_GRID = (
-    20480  # channels x depth x height of one volume; ``ConvParams::use_mkldnn`` of torch's Convolution.cpp
-)
+LARGEST_SLOW_GRID = 20480  # channels x depth x height of one volume: torch, Convolution.cpp, ConvParams::use_mkldnn
 
 
 class Conv3d(nn.Conv3d):

@@ -11,6 +11,7 @@ from aps_components.prompts.generator import (
     prompt_precision,
     window_maximum,
 )
+from aps_components.prompts.moved_border import MovedBorder, moved_border, with_moved_borders
 from aps_components.prompts.simulated import Box, Click, Scribble, deepest_error
 from aps_components.prompts.user import SimulatedUser, UserPrompts
 
@@ -19,6 +20,7 @@ __all__ = [
     "AlteredTargets",
     "Box",
     "Click",
+    "MovedBorder",
     "PointPrompts",
     "PromptGenerator",
     "PromptPrecision",
@@ -28,7 +30,9 @@ __all__ = [
     "deepest_error",
     "exchanged_classes",
     "local_maxima",
+    "moved_border",
     "normalise_per_case",
     "prompt_precision",
     "window_maximum",
+    "with_moved_borders",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import math
 import os
 import re
 import warnings
@@ -23,17 +24,19 @@ from numpy.typing import NDArray
 
 from aps_components.data import DataError, nifti
 from aps_components.memory import NotEnoughMemoryError, require_memory
+from aps_components.segmentation.dicom_convert import converted
+from aps_components.segmentation.dicom_decoders import other_compression, unpacked
+from aps_components.segmentation.dicom_frames import LPS_TO_RAS
 from aps_components.segmentation.dicom_pixels import check_pixels
+from aps_components.segmentation.dicom_tilt import STEEPEST, TILT, put_upright, tilt_of, upright
 
 TAGS = [
     *["SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "NumberOfFrames", "SamplesPerPixel"],
     *["SOPClassUID", "Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"],
 ]
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 ORIENTATION_TOLERANCE = 1e-3  # of a direction cosine
 EVENNESS = 0.02, 0.01  # share of the spacing, and mm, by which the distance of two slices may differ from it
 SHORTEST = 0.5  # of a direction, which has length 1
-TILT = 0.005  # mm to the side per mm along the stack, 0.3 degrees
 FLOAT, COPIES = 4, 2  # bytes, and volumes while a series is read
 CONVERT = "convert it to NIfTI, for instance with dcm2niix"
 ENDINGS = (".dcm", ".ima")  # other files are told by their first bytes
@@ -206,23 +209,63 @@ def series_names(series: Sequence[Series]) -> list[str]:
 def read_series(series: Series) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """The voxels [x, y, z], rescaled, and the affine [4, 4] from voxel to mm, RAS+ as NIfTI has it.
 
+    Slices of a tilted gantry are put upright, and a multi-frame file is converted by dcm2niix.
+
     Raises:
-        DataError: slices are missing, doubled, uneven, tilted, of several sizes or unreadable, or in one multi-frame
-            file.
+        DataError: slices are missing, doubled, uneven, of several sizes or unreadable, or a multi-frame file cannot be
+            converted.
         RuntimeError: SimpleITK is not installed.
     """
+    if _is_multi_frame(series):
+        part = _only_file(series)
+        _refuse_large(series, part.frames * part.size[0] * part.size[1])
+        volume, affine = converted(part.file)
+        return _compact(volume.astype(np.float32)), affine
     slices, affine = geometry(series)
-    wanted = FLOAT * COPIES * len(slices) * slices[0].size[0] * slices[0].size[1]
+    shape = (*slices[0].size, len(slices))
+    grid = upright(shape, affine) if tilt_of(affine) > TILT else None
+    _refuse_large(series, math.prod(shape) + (0 if grid is None else math.prod(grid.shape)))
+    stack = np.empty(shape, dtype=np.float32)
+    for index, part in enumerate(slices):
+        stack[..., index] = _pixels(part.file)
+    return (_compact(stack), affine) if grid is None else (_compact(put_upright(stack, grid)), grid.affine)
+
+
+def grid(series: Series) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
+    """Shape and affine of what `read_series` reads; errors as of it."""
+    if _is_multi_frame(series):
+        volume, affine = read_series(series)
+        return (volume.shape[0], volume.shape[1], volume.shape[2]), affine
+    slices, affine = geometry(series)
+    shape = (*slices[0].size, len(slices))
+    if tilt_of(affine) <= TILT:
+        return shape, affine
+    found = upright(shape, affine)
+    return found.shape, found.affine
+
+
+def _is_multi_frame(series: Series) -> bool:
+    return not series.fault and any(part.frames > 1 for part in series.slices)
+
+
+def _only_file(series: Series) -> Slice:
+    if len(series.slices) > 1:
+        raise DataError(f"{_said(series)}: several files, and several frames in one of them; {CONVERT}")
+    return series.slices[0]
+
+
+def _refuse_large(series: Series, voxels: int) -> None:
     try:
-        require_memory(wanted, what=_said(series), mend="take a machine with more memory")
+        require_memory(FLOAT * COPIES * voxels, what=_said(series), mend="take a machine with more memory")
     except NotEnoughMemoryError as error:
         raise DataError(str(error)) from None
-    volume = np.empty((*slices[0].size, len(slices)), dtype=np.float32)
-    for index, part in enumerate(slices):
-        volume[..., index] = _pixels(part.file)
+
+
+def _compact(volume: NDArray[np.float32]) -> NDArray[Any]:
+    """In 16 bits where that loses nothing."""
     bounds = np.iinfo(np.int16)
     whole = bounds.min <= volume.min() and volume.max() <= bounds.max and np.array_equal(volume, np.rint(volume))
-    return (volume.astype(np.int16) if whole else volume), affine
+    return volume.astype(np.int16) if whole else volume
 
 
 def write_nifti(series: Series, path: str | os.PathLike[str]) -> None:
@@ -232,12 +275,13 @@ def write_nifti(series: Series, path: str | os.PathLike[str]) -> None:
 
 
 def geometry(series: Series) -> tuple[list[Slice], NDArray[np.float64]]:
-    """The slices from the first to the last along their normal, and the affine, RAS+; errors as of `read_series`."""
+    """Single slices from the first to the last along their normal, and the affine, RAS+; errors as of `read_series`.
+
+    The third axis is at an angle to the others where the gantry was tilted.
+    """
     parts = series.slices
     if series.fault:
         raise DataError(f"{_said(series)}: {series.fault}")
-    if any(part.frames > 1 for part in parts):
-        raise DataError(f"{_said(series)}: a multi-frame file, which is not read here; {CONVERT}")
     if any(None in (part.position, part.orientation, part.spacing) for part in parts):
         raise DataError(f"{_said(series)}: slices without position, orientation or pixel spacing; export it again")
     if len({(part.size, part.spacing) for part in parts}) > 1 or _directions(parts) > 1:
@@ -285,12 +329,15 @@ def _refuse_uneven(series: Series, positions: NDArray[np.float64], normal: NDArr
         raise DataError(
             f"{_said(series)}: uneven slices, {gaps.min():.3f} to {gaps.max():.3f} mm apart; resample it to even ones"
         )
-    sideways = float(np.linalg.norm(positions[-1] - positions[0] - length * normal))
-    if sideways > TILT * length:
+    line = positions[0] + np.outer((heights - heights[0]) / length, positions[-1] - positions[0])
+    if (off := float(np.linalg.norm(positions - line, axis=1).max())) > allowed:
         raise DataError(
-            f"{_said(series)}: tilted (its slices move {sideways:.1f} mm to the side over {length:.1f} mm); {CONVERT}, "
-            "which straightens it"
+            f"{_said(series)}: a slice lies {off:.2f} mm beside the line of the others, as of two series in one; "
+            "export it again"
         )
+    sideways = float(np.linalg.norm(positions[-1] - positions[0] - length * normal))
+    if sideways > STEEPEST * length:
+        raise DataError(f"{_said(series)}: its slices move further to the side than along the stack; export it again")
 
 
 def _headers(folder: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
@@ -380,6 +427,8 @@ def _pixels(file: str) -> NDArray[np.float32]:
     try:
         values = sitk.GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
+        if compression := other_compression(file):
+            return unpacked(file, compression)
         raise DataError(f"{file}: its pixels cannot be read, it looks truncated or damaged; copy it again") from error
     return np.asarray(values.reshape(values.shape[-2:]).T, dtype=np.float32)
 

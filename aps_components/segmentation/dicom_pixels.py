@@ -11,12 +11,16 @@ import os
 import struct
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 from aps_components.data import DataError
 
 BITS = (8, 16, 32)
+MOST_BITS_SWAPPED = 16  # a word (PS3.5, annex A.3): of two, pydicom exchanges the order, too, and GDCM does not
 PADDING = 1  # byte, which makes an odd length even
 RLE = "1.2.840.10008.1.2.5"
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+PLAIN = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", BIG_ENDIAN}  # pixels are not packed
 JPEG_START = b"\xff\xd8"
 JPEG_2000_START = b"\xff\x4f\xff\x51"
 FRAME_HEADERS = {*range(0xFFC0, 0xFFD0), 0xFFF7} - {0xFFC4, 0xFFC8, 0xFFCC}  # SOF of JPEG, and of JPEG-LS
@@ -42,6 +46,7 @@ def check_pixels(file: str | os.PathLike[str]) -> None:
             syntax = getattr(getattr(data, "file_meta", None), "TransferSyntaxUID", None)
             declared = [int(data.get(name, default)) for name, default in DECLARED]
             content = bytes(data.PixelData)
+            swapped, compressed = _order(syntax)
             slope, intercept = (float(data.get(name, default)) for name, default in RESCALING)
         except Exception as error:  # a damaged file makes pydicom raise almost anything
             raise DataError(_unreadable(file, type(error).__name__)) from error
@@ -51,9 +56,14 @@ def check_pixels(file: str | os.PathLike[str]) -> None:
                 f"{file}: its header declares {columns} x {rows} pixels of {stored} in {bits} bits, which no picture "
                 "has; export it again"
             )
+        if bits > MOST_BITS_SWAPPED and swapped:
+            raise DataError(
+                f"{file}: pixels of {bits} bits in big endian, which every reader takes otherwise; export it in little "
+                "endian"
+            )
         if not math.isfinite(slope * intercept) or slope == 0:
             raise DataError(f"{file}: its values are to be rescaled by {slope} and {intercept}; export it again")
-        if syntax is None or not syntax.is_compressed or syntax.is_deflated:
+        if not compressed:
             expected = rows * columns * samples * frames * bits // 8
             if not expected <= len(content) <= expected + PADDING:
                 raise DataError(_unreadable(file, f"its header declares {expected} bytes, and it holds {len(content)}"))
@@ -66,6 +76,11 @@ def check_pixels(file: str | os.PathLike[str]) -> None:
     wanted = rows * columns * samples * bits // 8 if syntax == RLE else (columns, rows)
     if len(parts) != frames or any(size is not None and size != wanted for size in sizes):
         raise DataError(_unreadable(file, f"its header declares {wanted}, its compressed pixels say {sizes[:1]}"))
+
+
+def _order(syntax: Any) -> tuple[bool, bool]:
+    """Of a transfer syntax: whether numbers are big endian, and whether each picture is packed by itself."""
+    return syntax == BIG_ENDIAN, syntax is not None and syntax not in PLAIN
 
 
 def _unreadable(file: str | os.PathLike[str], why: str) -> str:

@@ -15,7 +15,8 @@ from aps_components.data.datalist import FAULT, files_of, scans_in
 from aps_components.data.marks import is_result
 from aps_components.data.modalities import SUFFIXES, is_nifti_name, stem
 from aps_components.data.nifti import read_geometry
-from aps_components.segmentation.dicom import Series, find_series, geometry, is_dicom, series_names, write_nifti
+from aps_components.segmentation.dicom import Series, find_series, is_dicom, series_names, write_nifti
+from aps_components.segmentation.dicom import grid as series_grid
 
 LABEL_MAP = "seg"
 MAPS = ("probabilities", "epistemic", "aleatoric")
@@ -53,8 +54,7 @@ class Case:
         if self.series is None:
             header = read_geometry(self.files[0])
             return header.shape, header.affine
-        slices, affine = geometry(self.series)
-        return (*slices[0].size, len(slices)), affine
+        return series_grid(self.series)
 
 
 @dataclass(frozen=True)

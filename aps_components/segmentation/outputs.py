@@ -38,6 +38,10 @@ class Outputs:
         """Where a DICOM series lies as NIfTI."""
         return self.file(case, "image", NIFTI)
 
+    def dicom_seg(self, case: Case) -> Path:
+        """Where the label map of a DICOM series lies as DICOM."""
+        return self.file(case, LABEL_MAP, ".dcm")
+
     @property
     def table(self) -> Path:
         """The statistics as CSV, of all scans in the folder."""
@@ -87,9 +91,9 @@ def choose_outputs(output: str | os.PathLike[str], cases: Iterable[Case]) -> Out
         outputs = Outputs(path.parent, path.name[: -len(NIFTI)])
     else:
         raise DataError(f"OUTPUT {path} is one file, but there are {len(cases)} scans; give a folder")
-    inputs = {os.path.realpath(file) for case in cases for file in case.files}
+    inputs = {os.path.realpath(file) for case in cases for file in case.sources}
     for case in cases:
-        for target in outputs.wanted(case, maps=True):
+        for target in (*outputs.wanted(case, maps=True), outputs.dicom_seg(case)):
             if os.path.realpath(target) in inputs:
                 raise DataError(f"OUTPUT {path} would overwrite the scan {target}; give another name or folder")
     ensure_writable(outputs.folder)

@@ -21,14 +21,16 @@ from aps_components.bundle import bundle_metadata, locate_bundle, version_differ
 from aps_components.bundle.locate import CACHE_DIR
 from aps_components.data import DataError
 from aps_components.data.nifti import read_geometry, read_scan
+from aps_components.evaluation.preview import save_preview
 from aps_components.files import sha256_of
 from aps_components.interactive import Words, holds_a_persons_words
 from aps_components.models import settings_file
 from aps_components.segmentation.bundle_inference import BundleInference
 from aps_components.segmentation.corrections import corrected, words_for
+from aps_components.segmentation.dicom_seg import Maker
+from aps_components.segmentation.dicom_seg_output import DicomSegOutput, remove_own
 from aps_components.segmentation.inputs import Case, find_cases
 from aps_components.segmentation.outputs import Outputs, choose_outputs
-from aps_components.segmentation.preview import save_preview
 from aps_components.segmentation.records import (
     Claim,
     Found,
@@ -42,8 +44,8 @@ from aps_components.segmentation.records import (
 from aps_components.segmentation.sharing import Share
 from aps_components.segmentation.statistics import (
     CUBIC_MM_PER_ML,
-    POSTFIX,
     class_statistics,
+    folder_statistics,
     load_channels,
     read_statistics,
     write_statistics,
@@ -103,6 +105,7 @@ def segment(
     configs: Sequence[str] = (),
     series: str | None = None,
     prompts: str | os.PathLike[str] | None = None,
+    dicom_seg: bool = False,
     settings: Mapping[str, Any] | None = None,
     cache_dir: str | os.PathLike[str] = CACHE_DIR,
     share: Share | None = None,
@@ -125,6 +128,7 @@ def segment(
         series: only the DICOM series of this number, name or description.
         prompts: a file of a person's prompts for the one scan, as ``maps`` writes it, edited. The scan is segmented
             anew.
+        dicom_seg: also write each label map as a DICOM SEG of its series.
         settings: further keys of the bundle's ``inference.json`` to other values.
         cache_dir: where zips are unpacked.
         share: only this part of the scans; other processes have the others.
@@ -139,22 +143,28 @@ def segment(
     inputs = find_cases(source, modalities=inference.modalities, series=series)
     weights = inference.require_checkpoint()
     said = None if prompts is None else words_for(prompts, inputs.cases, labels=inference.labels, checkpoint=weights)
-    outputs = choose_outputs(output, inputs.cases)
+    outputs, metadata = choose_outputs(output, inputs.cases), bundle_metadata(root)
     made_by = {
         "bundle": root.name,
-        "version": bundle_metadata(root).get("version"),
+        "version": metadata.get("version"),
         "weights_sha256": sha256_of(weights),
         "weights_settings_sha256": sha256_of(beside) if (beside := settings_file(weights)).is_file() else None,
         "settings": {key: value for key, value in changes.items() if key != "checkpoint"},
         "configs": [file.name for file in inference.overrides],
         **({} if prompts is None else {"prompts_sha256": sha256_of(Path(prompts).expanduser())}),
     }
+    segs = None
+    if dicom_seg:
+        maker = Maker.of_bundle(
+            metadata, name=root.name, weights=str(made_by["weights_sha256"]), labels=inference.labels
+        )
+        segs = DicomSegOutput(outputs, inputs.cases, maker=maker, overwrite=overwrite, by_a_person=said is not None)
     for line in (*(f"Note: {line}" for line in version_differences(root)), *(f"Left out {x}" for x in inputs.left_out)):
         print(line)
     for note in [] if said is None else said.notes:
         print(f"Note: {prompts}: {note}")
     cases = inputs.cases if share is None else share.take(inputs.cases)
-    run = _Run(inference, outputs, made_by, maps=maps, preview=preview, overwrite=overwrite, said=said)
+    run = _Run(inference, outputs, made_by, maps=maps, preview=preview, overwrite=overwrite, said=said, segs=segs)
     return run.every(cases, device=device)
 
 
@@ -219,9 +229,11 @@ class _Run:
         preview: bool,
         overwrite: bool,
         said: Words | None,
+        segs: DicomSegOutput | None,
     ) -> None:
         self.inference, self.outputs, self.made_by = inference, outputs, made_by
         self.maps, self.preview, self.overwrite, self.said = maps, preview, overwrite, said
+        self.segs = segs
         self.result = Segmentation(outputs)
         self.line: list[str] = []
         self.read: tuple[Sequence[str], dict[str, NDArray[np.float32]]] | None = None
@@ -255,7 +267,9 @@ class _Run:
         return self.result
 
     def _both_fit(self, job: _Job, following: _Job) -> bool:
-        """Whether the memory holds two scans; a series that is no NIfTI yet waits for its turn."""
+        """Whether the memory holds two scans."""
+        if job.case.series is not None or following.case.series is not None:
+            return False  # what reads and writes DICOM holds back warnings, in all threads
         if not (job.waits and following.waits):
             return True
         files = [one.case.files for one in (job, following)]
@@ -316,6 +330,8 @@ class _Run:
         try:
             if case.fault:
                 raise DataError(case.fault)
+            if self.segs is not None:
+                self.segs.refuse_foreign(case)
             if self.overwrite:
                 return Found(complete=False)
             if self.said is not None:
@@ -349,6 +365,8 @@ class _Run:
                 preview_file(self.outputs, case).unlink(missing_ok=True)
         if self.preview and not is_picture(preview_file(self.outputs, case)):
             self._draw(case, statistics)
+        if self.segs is not None:
+            self.segs.write(case)
         self.result.statistics.append(statistics)
         (self.result.skipped if found.complete else self.result.done).append(case.name)
         if found.complete:
@@ -378,6 +396,7 @@ class _Run:
         earlier = (preview_file(self.outputs, case), *self.outputs.wanted(case, maps=True)[1:])
         for stale in (self.outputs.label_map(case), *(file for file in earlier if file != words)):
             stale.unlink(missing_ok=True)
+        remove_own(self.outputs, case)
         if self.said is None and not self.maps:
             words.unlink(missing_ok=True)
         write_statistics(statistics_file(self.outputs, case), statistics)
@@ -438,13 +457,8 @@ class _Run:
 
     def _write_table(self) -> None:
         """Of every scan in the folder, those of earlier calls and of other processes, too: the last one has all."""
-        if self.outputs.stem is not None:
-            if self.result.statistics:
-                write_table(self.outputs.table, self.result.statistics)
-            return
         with one_at_a_time(self.outputs.folder):
-            files = sorted(self.outputs.folder.glob(f"*_{POSTFIX}.json"))
-            scans = [content for file in files if (content := read_statistics(file)) is not None]
+            scans = folder_statistics(self.outputs, self.result.statistics)
             if scans:
                 write_table(self.outputs.table, scans)
 

@@ -15,6 +15,7 @@ from aps_components.csv_table import comma_separated
 from aps_components.data.nifti import read_channels, read_geometry
 from aps_components.files import replace_text
 from aps_components.plain_json import read_object
+from aps_components.segmentation.outputs import Outputs
 from aps_components.terminal import shown
 
 CUBIC_MM_PER_ML = 1000.0
@@ -97,6 +98,19 @@ def read_statistics(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content["classes"], list) and all(map(_is_entry, content["classes"])) else None
+
+
+def folder_statistics(outputs: Outputs, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The statistics of every scan in a folder, those of earlier calls too; of a single file those of this call.
+
+    Args:
+        outputs: where they are.
+        found: by this call.
+    """
+    if outputs.stem is not None:
+        return list(found)
+    files = sorted(outputs.folder.glob(f"*_{POSTFIX}.json"))
+    return [content for file in files if (content := read_statistics(file)) is not None]
 
 
 def _is_entry(entry: Any) -> bool:

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aps_components.segmentation.preview import millilitres
+from aps_components.evaluation.preview import millilitres
 from aps_components.segmentation.segment import RESEARCH_ONLY, Segmentation
 
 ROWS = 45  # of the table; more go to the file alone
 TEXT_COLUMNS = 2  # from the left; figures stand to the right of their column
 
 
-def summary(result: Segmentation) -> str:
-    """Millilitres and mean intensity of every scan and class, where everything is, and what it is for."""
+def summary(result: Segmentation, *, report: str | None = None) -> str:
+    """Millilitres and mean intensity of every scan and class, where everything is, and what it is for.
+
+    Args:
+        result: of the scans.
+        report: where the report of them is, or why there is none; None where none was wanted.
+    """
     rows = [row for scan in result.statistics for row in _rows(scan)]
     lines = []
     if rows:
@@ -28,6 +33,7 @@ def summary(result: Segmentation) -> str:
         outputs = result.outputs
         file = "" if outputs.stem is None else f"{outputs.stem}.nii.gz"
         lines += [f"{'label map' if file else 'label maps':11} {outputs.folder / file}", f"statistics  {outputs.table}"]
+    lines += [] if report is None else [f"report      {report}"]
     return "\n".join([*lines, RESEARCH_ONLY])
 
 

@@ -19,6 +19,7 @@ from aps_components.models import (
     CheckpointError,
     Predictor,
     ensure_writable,
+    load_fitting,
     load_weights,
     read_checkpoint,
     read_settings,
@@ -35,6 +36,8 @@ CASES = "cases"
 # What is written down, and may be another when a training goes on: a file counts by its content.
 FOR_INFORMATION = ("code", "pretrained", "sam_checkpoint")
 PARTS = {"a": "model_a.", "all": ""}
+FITTING = "fitting"
+SHOWN = 3
 logger = logging.getLogger(__name__)
 
 
@@ -202,16 +205,22 @@ def load_pretrained(
         network: receives the weights, in place.
         path: a ``model.pt``.
         part: ``a``: Model A alone, of a pretraining; ``all``: the whole network, to train a model further, also on
-            patches and voxels of another size.
+            patches and voxels of another size; ``fitting``: what fits, for other classes or channels. What was left is
+            logged.
         settings: arguments of the network, compared with those that the whole network in the file was built with.
 
     Raises:
         ValueError: another part.
         CheckpointError: the weights do not fit.
     """
-    if part not in PARTS:
-        raise ValueError(f"pretrained_part {part!r} must be one of {tuple(PARTS)}")
-    if path is not None:
+    if part not in (*PARTS, FITTING):
+        raise ValueError(f"pretrained_part {part!r} must be one of {(*PARTS, FITTING)}")
+    if path is not None and part == FITTING:
+        left = load_fitting(network, path)
+        more = f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
+        said = f"left as they are: {'; '.join(left[:SHOWN])}{more}" if left else "all of them"
+        logger.info("the network starts from the weights of %s that fit, %s", path, said)
+    elif path is not None:
         whole = part == "all"
         compared = {NETWORK: settings} if whole and settings else None
         load_weights(network, path, only=PARTS[part], settings=compared, other_roi_size=whole)

@@ -17,11 +17,20 @@ NOT_A_LOSS = "gradient_norm"
 
 
 def plot_progress(history: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Draw every loss, the validation where there was one, and seconds an iteration with the learning rate.
+    """Write :func:`progress_figure` as PNG, whole or not at all.
 
     Args:
         history: what ``read_history`` gives, at least one epoch.
-        path: of the PNG, written whole or not at all.
+        path: of the file.
+    """
+    save_figure(progress_figure(history), path, dpi=100, format="png")
+
+
+def progress_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Every loss, the validation where there was one, and seconds an iteration with the learning rate.
+
+    Args:
+        history: what ``read_history`` gives, at least one epoch.
     """
     figure = Figure(figsize=(9, 9), layout="constrained")
     FigureCanvasAgg(figure)
@@ -38,7 +47,7 @@ def plot_progress(history: Sequence[Mapping[str, Any]], path: str | Path) -> Non
     rate.set(ylabel="learning rate (red)", ylim=(0, None))
     for axes in (losses, validation, pace):
         axes.grid(alpha=0.3)
-    save_figure(figure, path, dpi=100, format="png")
+    return figure
 
 
 def _lines(

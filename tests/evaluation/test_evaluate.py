@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+from unittest.mock import patch
 
 import nibabel as nib
 import numpy as np
@@ -169,13 +170,58 @@ def test_files_hold_every_predictor_case_and_the_context(tmp_path, capsys):
     }
     assert len(rows) == 12
     document = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    context = {"split": "validation", "cases": 2, "inference_predictor": "a", "checkpoint": "m.pt"}
+    context = {"split": "validation", "cases": 2, "inference_predictor": "a", "inference_variant": "raw"}
+    context |= {"checkpoint": "m.pt"}
     assert document["context"] == context
     assert {entry["n"] for entry in document["summary"]} == {2}
     printed = capsys.readouterr().out
     assert "largest_component" in printed
     assert "with this checkpoint inference answers by predictor a" in printed
     assert f"written: {tmp_path / 'out' / 'metrics.csv'}" in printed
+
+
+def scans_of(folder):
+    return {scan["case"]: scan for scan in json.loads((folder / "metrics.json").read_text())["scans"]}
+
+
+def test_each_scan_has_its_size_its_calibration_and_its_uncertainty(tmp_path):
+    """B is the answer, one voxel off, and as sure as can be where it is wrong."""
+    evaluate([write_case(tmp_path)], tmp_path / "out", answering="b")
+    scan = scans_of(tmp_path / "out")["case"]
+    assert (scan["shape"], scan["spacing_mm"]) == ([20, 22, 24], [1.5, 1.0, 2.0])
+    assert scan["voxel_ml"] == pytest.approx(0.003)
+    assert scan["uncertainty"] == {"epistemic": 0, "aleatoric": 0}
+    calibration = scan["calibration"]
+    voxels, wrong = sum(calibration["voxels"]), 2 * SIDE**2
+    assert calibration["predictor"] == "b"
+    assert voxels - sum(calibration["correct"]) == wrong
+    assert calibration["ece"] == calibration["overconfidence"] == pytest.approx(wrong / voxels)
+
+
+def test_what_is_not_segmented_has_no_uncertainty_and_a_alone_none(tmp_path):
+    evaluate([write_case(tmp_path, image=0 * cube())], tmp_path / "out")
+    assert scans_of(tmp_path / "out")["case"]["uncertainty"] == {"epistemic": None, "aleatoric": None}
+    evaluate([write_case(tmp_path)], tmp_path / "out", predictor="a", answering="a")
+    assert scans_of(tmp_path / "out")["case"]["uncertainty"] == {}
+
+
+def test_pictures_are_of_the_worst_cases(tmp_path):
+    """Of four, two: one finds nothing, one half, one all, and the last all but an island that inference drops."""
+    half, island = cube(), cube()
+    half[9:] = 0
+    island[0, 0, 0] = 1
+    images = {"all": cube(), "half": half, "none": 0 * cube(), "island": island}
+    items = [write_case(tmp_path, name, image=image) for name, image in images.items()]
+    evaluate(items, tmp_path / "out", largest_component=True, pictures=2)
+    pictures = {name: scan["picture"] for name, scan in scans_of(tmp_path / "out").items()}
+    assert pictures == {"all": None, "half": "worst_cases/half.png", "none": "worst_cases/none.png", "island": None}
+    assert sorted(file.name for file in (tmp_path / "out" / "worst_cases").iterdir()) == ["half.png", "none.png"]
+
+
+def test_without_a_picture_the_figures_are_there(tmp_path):
+    with patch("aps_components.evaluation.scan_record.save_preview", side_effect=RuntimeError("no font")):
+        evaluate([write_case(tmp_path)], tmp_path / "out")
+    assert scans_of(tmp_path / "out")["case"]["picture"] is None
 
 
 class Tissues:

@@ -211,6 +211,14 @@ def test_surface_dice_counts_what_lies_within_the_tolerance():
     assert normalized_surface_dice(truth & False, truth & False, tolerance_mm=2.0, **arguments) == 1
 
 
+@pytest.mark.parametrize("spacing", [SPACING, (1.0, 1.0, 1.0)], ids=["cuboids", "cubes"])
+def test_the_surface_dice_of_a_region_is_at_two_millimetres(spacing):
+    prediction, truth = blob(3), blob(4)
+    found = region_metrics(prediction, truth, region=Region("a", (1,)), spacing=spacing).nsd
+    assert found == normalized_surface_dice(prediction, truth, spacing=spacing, tolerance_mm=2)
+    assert 0 < found < 1
+
+
 def test_mean_dice_is_over_regions_and_of_the_largest_component():
     truth, answer = np.zeros((9, 5, 7), dtype=np.uint8), np.zeros((9, 5, 7), dtype=np.uint8)
     truth[2:4], answer[2:4] = 1, 1

@@ -6,7 +6,8 @@ import pytest
 from workflows import LA
 
 from aps_components import cli
-from aps_components.data import load_datalist
+from aps_components.data import case_identities, load_datalist
+from aps_components.evaluation.pseudo_labels import _unaware
 from aps_components.evaluation.trained import load_trained
 from aps_components.label_map import keep_largest_component
 
@@ -169,3 +170,16 @@ def test_a_label_that_is_cut_off_or_of_another_scan_is_made_again(arguments, tmp
     files[1].write_bytes(before[2])
     cli.pseudo_label(**arguments)
     assert [file.read_bytes() for file in files] == before
+
+
+def test_volumes_are_set_by_models_that_did_not_learn_from_a_scan(arguments, tiny_checkpoint, phantoms, options):
+    """Two models of folds: each labelled scan is known to one of them; a third knows both, and is never asked."""
+    labeled = load_datalist(phantoms, labeled_count=2).labeled
+    known = [[labeled[0]], [labeled[1]], labeled]
+    files = [
+        tiny_checkpoint(f"fold_{seed}", seed=seed, labeled_count=2, validation_count=0, cases=case_identities(items))
+        for seed, items in enumerate(known)
+    ]
+    models = [load_trained(LA, dataset_dir=phantoms, checkpoint=file, seen=True, options=options) for file in files]
+    assert [list(_unaware(models, item)) for item in labeled] == [[models[1]], [models[0]]]
+    assert list(_unaware(models[2:], labeled[0])) == models[2:]

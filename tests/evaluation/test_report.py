@@ -9,7 +9,9 @@ from aps_components.evaluation import ClassMetrics, EvaluationReport
 
 
 def metrics(dice, distance, *, label=1, name="atrium"):
-    return ClassMetrics(label, name, dice, dice / 2, distance, 2 * distance, distance / 2, distance, 1.25, 15, 12)
+    return ClassMetrics(
+        label, name, dice, dice / 2, distance, 2 * distance, distance / 2, distance, 1.25, 15, 12, dice / 4
+    )
 
 
 @pytest.fixture
@@ -95,6 +97,7 @@ def test_table_lines_up_and_shows_percent(report):
         "n",
         "Dice",
         "Jaccard",
+        "NSD",
         "HD95",
         "mm",
         "ASD",
@@ -102,8 +105,9 @@ def test_table_lines_up_and_shows_percent(report):
         "Volume",
     ]
     assert len(header) == len(rule) == len(first) == len(second)
-    assert first.split() == ["a", "raw", "atrium", "(3,", "1)", "56.67", "28.33", "4.00", "2.00", "125.00"]
-    assert second.split() == ["average", "largest_component", "atrium", "1", "85.00", "42.50", "4.00", "2.00", "125.00"]
+    assert first.split() == ["a", "raw", "atrium", "(3,", "1)", "56.67", "28.33", "14.17", "4.00", "2.00", "125.00"]
+    names, figures = ["average", "largest_component", "atrium"], ["1", "85.00", "42.50", "21.25", "4.00", "2.00"]
+    assert second.split() == [*names, *figures, "125.00"]
     assert "undefined" in note
 
 

@@ -186,10 +186,14 @@ def test_label_map_in_little_memory_is_the_argmax_to_the_bit(
     before = data["pred"].clone()
     steps = [inverted(preprocessing, ("pred",)), LabelMapd("pred", largest_component=largest_component)]
     expected = Compose(steps)(data)["pred"]
-    found = InvertToLabelMapd(("pred", "absent"), preprocessing, largest_component=largest_component)(data)["pred"]
+    options = {"largest_component": largest_component, "confidence": "confidence"}
+    both = InvertToLabelMapd(("pred", "absent"), preprocessing, **options)(data)
+    found = both["pred"]
     assert expected.shape == found.shape == (1, *nib.load(tmp_path / "scan.nii.gz").shape)
     assert found.dtype == torch.uint8
     assert torch.equal(found.as_tensor(), expected.as_tensor())
+    likeliest = inverted(preprocessing, ("pred",))(data)["pred"].amax(dim=0, keepdim=True)
+    torch.testing.assert_close(both["confidence"].as_tensor(), likeliest.as_tensor(), rtol=0, atol=1e-6)
     torch.testing.assert_close(found.affine, expected.affine, rtol=0, atol=1e-12)
     assert found.meta["filename_or_obj"] == expected.meta["filename_or_obj"]
     assert torch.equal(data["pred"], before)

@@ -10,6 +10,7 @@ from aps_components.models import as_tensors, build_auto_prompt_seg, together
 from aps_components.models.interaction import InteractiveRounds, own_prompts
 from aps_components.networks.sam3d import Prompts, build_sam3d
 from aps_components.prompts import AlteredTargets, Box, Click, PointPrompts, Scribble, SimulatedUser, UserPrompts
+from aps_components.prompts.moved_border import LIKELY
 
 B, C, SIZE = 4, 3, (32, 16, 48)
 
@@ -93,6 +94,15 @@ def as_earlier(logits):
     return logits.log_softmax(dim=1).clamp(min=-3)
 
 
+def begins_from(start, answer):
+    """Whether mask inputs [C, D, H, W] are an earlier answer's, but for where a click moved the border of its class."""
+    start, answer = start.softmax(dim=0), answer.softmax(dim=0)
+    moved = (start - answer).abs().amax(dim=0) > 1e-4
+    return (
+        bool(torch.allclose(start.amax(dim=0)[moved], torch.tensor(LIKELY), atol=1e-4)) and moved.float().mean() < 0.8
+    )
+
+
 class TestRows:
     @pytest.mark.parametrize(("corrected", "count"), [(0.0, 1), (0.5, 2), (0.75, 3), (1.0, 4)])
     def test_all_patches_first_then_a_share_of_them(self, model_b, image, label, points, corrected, count):
@@ -138,17 +148,17 @@ class TestCorrections:
     @pytest.mark.parametrize("weaker", [0.0, 1.0])
     def test_clicks_lie_in_errors_of_the_answer_before_and_say_the_truth(self, model_b, image, label, points, weaker):
         user = plain_user(rounds=4, corrected=1.0, weaker=weaker)
-        _, calls = run(model_b, user, image=image, label=label, points=points)
+        answers, calls = run(model_b, user, image=image, label=label, points=points)
         said_in_all = 0
         for number in range(1, 4):
-            former = calls[number]["mask_inputs"]
+            before = None if number == 1 else answers[number - 1].logits
             for row in range(B):
                 new = marked(calls[number]["prompts"], row) - marked(calls[number - 1]["prompts"], row)
                 assert len(new) <= 4  # 3 clicks and the middle of a scribble
                 said_in_all += len(new)
                 for said, voxel in new:
                     assert label[(row, 0, *voxel)] == said
-                    assert former[(row, slice(None), *voxel)].argmax() != said
+                    assert before is None or before[(row, slice(None), *voxel)].argmax() != said
         assert said_in_all >= 2 * B
 
     def test_the_answer_before_is_the_mask_prompt(self, model_b, image, label, points):
@@ -156,8 +166,9 @@ class TestCorrections:
         assert calls[0]["mask_inputs"] is None
         own, weaker = answers[0].logits[answers[1].rows], weaker_answer()[answers[1].rows]
         for start, *possible in zip(calls[1]["mask_inputs"], own, mean_answer(own, weaker), strict=True):
-            assert any(torch.allclose(start, each, atol=1e-5) for each in possible)
-        assert torch.equal(calls[2]["mask_inputs"], answers[1].logits)
+            assert any(begins_from(start, each) for each in possible)
+        for start, former in zip(calls[2]["mask_inputs"], answers[1].logits, strict=True):
+            assert begins_from(start, former)
 
     @pytest.mark.parametrize("weaker", [0.0, 0.4, 1.0])
     def test_corrections_begin_from_a_weaker_answer_the_mean_or_its_own(self, model_b, image, label, points, weaker):
@@ -167,10 +178,8 @@ class TestCorrections:
             answers, calls = run(model_b, user, image=image, label=label, points=points, seed=seed)
             own = answers[0].logits
             starts = {"weaker": weaker_answer(), "mean": mean_answer(own, weaker_answer()), "own": own}
-            for row, start in enumerate(calls[1]["mask_inputs"].softmax(dim=1)):
-                (name,) = [
-                    name for name, each in starts.items() if torch.allclose(each[row].softmax(dim=0), start, atol=1e-4)
-                ]
+            for row, start in enumerate(calls[1]["mask_inputs"]):
+                (name,) = [name for name, each in starts.items() if begins_from(start, each[row])]
                 begun[name] += 1
         rest = 24 * (1 - weaker) / 2
         assert begun["weaker"] == pytest.approx(24 * weaker, abs=0 if weaker in (0, 1) else 8)

@@ -71,7 +71,7 @@ def test_what_maps_wrote_is_edited_and_given_back(bundle, scan, tmp_path, capsys
 
 def names_with_maps():
     parts = ("aleatoric.nii.gz", "epistemic.nii.gz", "probabilities.nii.gz", "prompts.json", "seg.nii.gz")
-    return sorted([*(f"a_{part}" for part in parts), "a_statistics.json", "statistics.csv"])
+    return sorted([*(f"a_{part}" for part in parts), "a_statistics.json", "report.html", "statistics.csv"])
 
 
 def test_a_file_without_a_persons_words_changes_nothing(bundle, scan, tmp_path):
@@ -79,7 +79,13 @@ def test_a_file_without_a_persons_words_changes_nothing(bundle, scan, tmp_path):
     segment(scan, tmp_path / "again", bundle, f"--prompts={tmp_path / 'out' / 'a_prompts.json'}")
     one, two = (voxels(tmp_path / folder / "a_seg.nii.gz") for folder in ("out", "again"))
     assert (one == two).mean() > 0.9999
-    assert names(tmp_path / "again") == ["a_prompts.json", "a_seg.nii.gz", "a_statistics.json", "statistics.csv"]
+    assert names(tmp_path / "again") == [
+        "a_prompts.json",
+        "a_seg.nii.gz",
+        "a_statistics.json",
+        "report.html",
+        "statistics.csv",
+    ]
 
 
 def test_a_persons_file_is_not_overwritten(bundle, scan, tmp_path):

@@ -19,6 +19,7 @@ from aps_components.segmentation import segment
 from aps_components.segmentation.segment import RESEARCH_ONLY
 
 SHAPE = (17, 24, 40)
+WHOLE = ["report.html", "statistics.csv"]  # of all scans
 MAPS = ("probabilities", "epistemic", "aleatoric")
 # Neither RAS nor along the axes.
 AFFINE = np.array([[-0.56, 0.54, 0, 30], [0.42, 0.72, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1]])
@@ -81,7 +82,7 @@ def results(la, scans, tmp_path_factory):
 def test_every_file_is_there_and_no_other(results):
     each = ("aleatoric.nii.gz", "epistemic.nii.gz", "preview.png", "probabilities.nii.gz", "prompts.json")
     each += ("seg.nii.gz", "statistics.json")
-    assert names(results) == [f"{scan}_{name}" for scan in "ab" for name in each] + ["statistics.csv"]
+    assert names(results) == [f"{scan}_{name}" for scan in "ab" for name in each] + WHOLE
 
 
 def test_files_are_those_of_the_bundles_own_inference(la, scans, results, tmp_path):
@@ -128,7 +129,7 @@ def test_statistics_are_those_of_the_files(scans, results):
 
 def test_what_is_there_is_not_made_again(la, scans, results, tmp_path, capsys):
     out = shutil.copytree(results, tmp_path / "out")
-    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name != "statistics.csv"}
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name not in WHOLE}
     (out / "b_statistics.json").unlink()
     with patch("aps_components.segmentation.bundle_inference.BundleInference.load") as load:
         aps(scans, out, "--bundle", la, "--device=cpu")
@@ -191,7 +192,7 @@ def test_a_broken_scan_is_named_and_the_others_go_on(la, scans, results, tmp_pat
     ):
         assert f"a{number}  failed: {folder / f'a{number}.nii.gz'}: {reason}" in printed
     assert "2 segmented, 0 there already, 4 failed" in printed
-    assert names(out) == ["a_seg.nii.gz", "a_statistics.json", "b_seg.nii.gz", "b_statistics.json", "statistics.csv"]
+    assert names(out) == ["a_seg.nii.gz", "a_statistics.json", "b_seg.nii.gz", "b_statistics.json", *WHOLE]
     for name in ("a_seg.nii.gz", "b_seg.nii.gz"):
         np.testing.assert_array_equal(voxels(out / name), voxels(results / name))
 
@@ -231,13 +232,13 @@ def test_a_dicom_series_is_its_nifti_file(la, tmp_path):
     aps(series, out, "--bundle", la, "--device=cpu")
     stem = "003_t1_axial_gd"
     files = [f"{stem}_{name}" for name in ("image.nii.gz", "preview.png", "seg.nii.gz", "statistics.json")]
-    assert names(out) == [*files, "statistics.csv"]
+    assert names(out) == [*files, *WHOLE]
     image, label_map = nib.load(out / f"{stem}_image.nii.gz"), nib.load(out / f"{stem}_seg.nii.gz")
     assert image.header.get_zooms() == pytest.approx(SPACING)
     np.testing.assert_allclose(label_map.affine, image.affine, atol=1e-5)
     reference(la, tmp_path / "ref", image=str(out / f"{stem}_image.nii.gz"))
     np.testing.assert_array_equal(voxels(tmp_path / "ref" / f"{stem}_image_seg.nii.gz"), np.asarray(label_map.dataobj))
-    assert not any("DOE" in path.read_text().upper() for path in out.glob("*.[jc]s*"))
+    assert not any("DOE" in path.read_text().upper() for path in out.glob("*.[jch][st]*"))
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +288,7 @@ FAULTS = [
     (("--bundle", "{la}", "--device=cuda:99"), "--device cuda:99: this machine has "),
     (("--bundle", "{la}", "--config=nope"), "no config 'nope': give a path, or "),
     (("--bundle", "{la}", "--spacing=[3,3,3]"), "{la}/models/model.pt was trained with other settings: spacing"),
+    (("--bundle", "{la}", "--report=perhaps"), "report 'perhaps' must be true or false"),
     (("--bundle", "{la}", "--maps=perhaps"), "maps 'perhaps' must be true or false"),
 ]
 

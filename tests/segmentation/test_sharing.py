@@ -74,6 +74,15 @@ def test_jobs_of_an_array_fill_one_folder(folder, tmp_path):
     same(folder / "one", tmp_path)
 
 
+def test_the_last_jobs_report_has_all_scans(folder, tmp_path):
+    shown = []
+    for shard in ("2/2", "1/2"):
+        aps(folder / "scans", tmp_path, "--bundle", folder / "la", "--nopreview", "--shard", shard)
+        page = (tmp_path / "report.html").read_text()
+        shown.append([name for name in ("a", "b", "c") if f">{name}<" in page])
+    assert [len(names) for names in shown] == [len(list(tmp_path.glob("*_seg.nii.gz"))) - 1, 3]
+
+
 def test_what_one_job_left_is_done_by_the_next_call(folder, tmp_path, capsys):
     aps(folder / "scans", tmp_path, "--bundle", folder / "la", "--nopreview", "--shard", "1/2")
     capsys.readouterr()

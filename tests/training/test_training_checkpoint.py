@@ -280,3 +280,26 @@ def test_the_whole_state_can_be_taken_for_a_model(make_trainer, tmp_path):
     """MONAI Label offers every file beside model.pt for one, and runs random weights where it finds no "model"."""
     make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path).run()
     assert same(read(tmp_path / "checkpoint.pt")["model"], read(tmp_path / "model.pt"))
+
+
+def test_what_fits_of_a_model_of_other_classes_and_channels(make_trainer, tmp_path, caplog):
+    trainer = make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path)
+    trainer.run()
+    taught = trainer.teacher.module.state_dict()
+    torch.manual_seed(9)
+    network = build_auto_prompt_seg(num_classes=3, in_channels=2, roi_size=(32, 32, 32), filters=4, sam_variant="tiny")
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with caplog.at_level(logging.INFO):
+        load_pretrained(network, tmp_path / "model.pt", part="fitting", settings={"fusion": "other"})
+    after = network.state_dict()
+    fits = {key for key in after if key in taught and taught[key].shape == after[key].shape}
+    assert 0.8 * len(after) < len(fits) < len(after)
+    for key, value in after.items():
+        assert torch.equal(value, taught[key] if key in fits else before[key]), key
+    assert (
+        "left as they are: model_a.encoder.0.layers.0.weight: (4, 1, 3, 3, 3) in the file, (4, 2, 3, 3, 3)"
+        in caplog.text
+    )
+    torch.save({"x": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"other.pt: not one of its weights fits this network"):
+        load_pretrained(network, tmp_path / "other.pt", part="fitting")

@@ -12,7 +12,10 @@ from aps_components.models import TRAINED_KEYS
 
 PACKAGE = Path(__file__).parents[2]  # aps_components
 # Of the code, what an installation of it holds: the modules, and pyproject.toml's package-data.
-PACKAGE_DATA = ("py.typed", "bundle/template/*", "comparison/*.json", "data/preparation/*.txt", "label_server/*.txt")
+PACKAGE_DATA = (
+    *("py.typed", "bundle/template/*", "comparison/*.json", "data/preparation/*.txt", "label_server/*.txt"),
+    "report/*.html",
+)
 
 
 def bundle_files(bundle: Path) -> dict[str, bytes]:

@@ -119,9 +119,16 @@ def surface_band(*label_maps: NDArray[np.integer], reach_mm: float, spacing: Seq
             head, tail = (slice(None),) * axis + (slice(-1),), (slice(None),) * axis + (slice(1, None),)
             surface[head] |= differs
             surface[tail] |= differs
-    if not surface.any():
+    found = ndimage.find_objects(surface.astype(np.uint8))
+    if not found:
         return surface
-    return ndimage.distance_transform_edt(~surface, sampling=spacing) <= reach_mm
+    margins = (int(reach_mm / size) + 1 for size in spacing)
+    near = tuple(
+        slice(max(0, part.start - margin), part.stop + margin) for part, margin in zip(found[0], margins, strict=True)
+    )
+    band = np.zeros_like(surface)
+    band[near] = ndimage.distance_transform_edt(~surface[near], sampling=spacing) <= reach_mm
+    return band
 
 
 def _array(volume: Tensor) -> NDArray[np.float32]:

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aps_components.evaluation.evaluate import PREDICTORS, prompt_precision
 from aps_components.evaluation.listening import OWN, answers_by_alteration
 from aps_components.evaluation.metrics import Region, foreground_regions, mean_dice
+from aps_components.evaluation.predictors import PREDICTORS, prompt_precision
 from aps_components.evaluation.trained import TrainedModel
 from aps_components.evaluation.uncertainty.maps import every_map, surface_band
 from aps_components.evaluation.uncertainty.measures import Calibration, ErrorRanking

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from aps_components.evaluation.evaluate import PREDICTORS
 from aps_components.evaluation.listening import ALTERATIONS
+from aps_components.evaluation.predictors import PREDICTORS
 from aps_components.evaluation.uncertainty.maps import DEFINITIONS
 from aps_components.evaluation.uncertainty.measures import BINS
 from aps_components.evaluation.uncertainty.scan import AREAS

@@ -63,6 +63,13 @@ class Sam3d(nn.Module):
         self.ball = tuple(max(BALL * step / 8, 0.5) for step in self.stride)
         self.inflation_report: InflationReport | None = None
 
+    @property
+    def relative_spacing(self) -> tuple[float, float, float]:
+        """Size of a voxel along each axis in units of the finest, as the tokens tell: an axis that is halved less often
+        has coarser voxels."""
+        d, h, w = (max(self.stride) / step for step in self.stride)
+        return d, h, w
+
     def encode(self, image: Tensor) -> ImageEmbedding:
         """The image embedding of [B, in_channels, D, H, W].
 

@@ -6,7 +6,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from aps_components.segmentation.preview import COLOURS, busiest_slices, millilitres, save_preview
+from aps_components.evaluation.preview import COLOURS, busiest_slices, millilitres, save_preview, worst_error
 
 SHAPE, AFFINE = (17, 24, 40), np.diag([0.7, 0.9, 3.0, 1.0])
 IMAGE = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
@@ -113,6 +113,46 @@ def test_an_empty_class_has_no_millilitres(tmp_path, figures):
 
 def test_a_constant_scan_can_be_drawn(tmp_path):
     assert draw(tmp_path / "a.png", image=np.full(SHAPE, 7.0)).is_file()
+
+
+def test_the_worst_error_is_where_what_is_wrong_is_thickest_in_mm():
+    """A blob of 5 x 5 voxels in one slice of 10 mm is deeper than a column of 1 x 3 voxels through nine slices."""
+    truth, answer = np.zeros(SHAPE, dtype=np.uint8), np.zeros(SHAPE, dtype=np.uint8)
+    answer[3:8, 10:15, 4] = 1
+    answer[14:15, 2:5, 20:29] = 1
+    assert worst_error(answer, truth, spacing=(1.5, 1.5, 10)) == (5, 12, 4)
+    assert worst_error(answer[:, :, 10:], truth[:, :, 10:], spacing=(1.5, 1.5, 10))[0] == 14
+    assert worst_error(truth, truth, spacing=(1.5, 1.5, 10)) is None
+
+
+def test_a_confused_class_is_an_error_and_one_at_the_edge_is_found():
+    truth = boxes(2)
+    assert worst_error(np.where(truth == 2, 1, truth), truth, spacing=(1, 1, 1)) is not None
+    answer = np.zeros(SHAPE, dtype=np.uint8)
+    answer[-1, -1, -1] = 3
+    assert worst_error(answer, np.zeros_like(answer), spacing=(1, 1, 1)) == (16, 23, 39)
+
+
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, -1)])
+def test_with_the_truth_all_three_planes_go_through_the_worst_error(tmp_path, figures, signs):
+    """Thick slices, 1.5 x 1.5 x 10 mm: every plane shows the wrong voxels, at their own proportions."""
+    flips = tuple(slice(None, None, sign) for sign in signs)
+    truth, answer = boxes(1), boxes(1)
+    answer[10:13, 15:18, 30] = 1
+    affine = np.diag([1.5, 1.5, 10, 1]) @ np.diag([*signs, 1])
+    image = (answer != truth).astype(float)
+    draw(tmp_path / "a.png", answer[flips], image=image[flips], affine=affine, truth=truth[flips])
+    assert len(figures[0].axes) == 3
+    for ax, aspect in zip(figures[0].axes, (1, 10 / 1.5, 10 / 1.5), strict=True):
+        assert ax.images[0].get_array().max() == 1
+        assert ax.get_aspect() == pytest.approx(aspect)
+
+
+def test_the_truths_outline_is_there_also_where_the_answer_has_nothing(tmp_path, figures):
+    draw(tmp_path / "a.png", np.zeros(SHAPE, dtype=np.uint8), truth=boxes(1))
+    assert all(len(ax.collections) == 1 for ax in figures[0].axes)
+    draw(tmp_path / "b.png", boxes(1), truth=boxes(1))
+    assert all(len(ax.collections) == 2 for ax in figures[1].axes)
 
 
 def test_two_grids_are_refused(tmp_path):

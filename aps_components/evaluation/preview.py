@@ -17,12 +17,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from nibabel import orientations
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from aps_components.evaluation.drawing import LIGHT, draw_outline, draw_scale, write_on
 from aps_components.pictures import save_figure
 
 Volume = NDArray[Any]
@@ -32,7 +32,8 @@ COLOURS = (
     *("#ff4d5e", "#3cc45b", "#ffe119", "#5b7dff", "#f58231", "#b04bd6", "#42d4f4", "#f032e6", "#bfef45", "#fabed4"),
     *("#4fb3a9", "#dcbeff", "#b9793a", "#fffac8", "#c2404a", "#aaffc3", "#a8a832", "#ffd8b1", "#7fa8e8", "#b0b0b0"),
 )
-BACKGROUND, TEXT, FAINT = "#0b0c10", "#f2f2f2", "#9aa0a6"
+BACKGROUND, TEXT, FAINT = "#0b0c10", LIGHT, "#9aa0a6"
+TRUTH_COLOUR = "white"
 HEIGHT, WIDTH = 3.8, 10.5  # inches, of the highest plane and of all planes together, at most
 GAP, MARGIN, HEADING, FOOT = 0.14, 0.2, 0.4, 0.3  # inches
 LEGEND_WIDTH, LINE, SWATCH = 3.0, 0.24, 0.13  # inches: of the legend, of its lines, of its squares
@@ -40,7 +41,6 @@ NAME_LENGTH = 24  # of a class in the legend
 FILL = 0.25  # opacity of a class over the image
 AROUND = 0.25  # of the segmentation's box, added on every side to choose the grey window in
 SAMPLES = 4_000_000  # voxels, of which black and white are taken
-SCALES = (1, 2, 5, 10, 20, 50, 100, 200)  # mm, of the scale bar
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,13 @@ def save_preview(
     label_map: Volume,
     affine: NDArray[np.floating],
     volumes: Mapping[int, tuple[str, float]],
+    truth: Volume | None = None,
     title: str = "",
     note: str = "",
 ) -> Path:
     """Draw a scan and its label map in the three planes in which most of the segmentation is.
+
+    With the truth they go through the worst error (:func:`worst_error`), and its outlines are dashed and white.
 
     Args:
         path: of the PNG file; its folder is made.
@@ -83,26 +86,24 @@ def save_preview(
         label_map: [D, H, W].
         affine: of both, [4, 4], voxel to mm, RAS+; the planes are those of the voxel grid.
         volumes: for the legend, by class: its name, and its volume in ml.
+        truth: [D, H, W].
         title: above, such as the scan's name.
         note: below, in small.
 
     Returns:
         The path.
     """
-    if np.shape(image) != np.shape(label_map):
-        raise ValueError(f"image {np.shape(image)} and label_map {np.shape(label_map)} must have the same shape")
-    turn = orientations.io_orientation(affine)
-    image, label_map = (orientations.apply_orientation(np.asarray(volume), turn) for volume in (image, label_map))
-    steps = voxel_sizes(affine)[np.argsort(turn[:, 0])]
-    layout = _Layout([size * step for size, step in zip(image.shape, steps, strict=True)], entries=len(volumes))
+    for name, volume in {"label_map": label_map, "truth": truth}.items():
+        if volume is not None and np.shape(image) != np.shape(volume):
+            raise ValueError(f"image {np.shape(image)} and {name} {np.shape(volume)} must have the same shape")
+    scan = _Scan.in_ras(image, label_map, truth, affine=affine)
+    layout = _Layout([size * step for size, step in zip(scan.image.shape, scan.steps, strict=True)], len(volumes))
     figure = Figure(figsize=layout.size, facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
-    places, window = busiest_slices(label_map), _grey_window(image, label_map)
+    places, window = scan.places(), _grey_window(scan.image, scan.label_map)
     for plane, box in zip(PLANES, layout.boxes(), strict=True):
-        axes = figure.add_axes(box)
-        aspect = steps[plane.up] / steps[plane.left]
-        _draw_plane(axes, plane, image, label_map, places[plane.axis], window=window, aspect=aspect)
-    _draw_scale(figure.axes[0], layout.extent[0])
+        _draw_plane(figure.add_axes(box), plane, scan, places[plane.axis], window=window)
+    draw_scale(figure.axes[0], layout.extent[0])
     width, height = layout.size
     figure.text(MARGIN / width, 1 - 0.16 / height, title, color=TEXT, fontsize=12, va="top", weight="bold")
     figure.text(MARGIN / width, 0.14 / height, note, color=FAINT, fontsize=8, va="bottom")
@@ -111,6 +112,53 @@ def save_preview(
     target.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, target, dpi=130, facecolor=BACKGROUND)
     return target
+
+
+@dataclass(frozen=True, eq=False)
+class _Scan:
+    """The volumes of a picture, each [D, H, W] along the patient's axes."""
+
+    image: Volume
+    label_map: Volume
+    truth: Volume | None
+    steps: NDArray[np.floating]  # of the voxels, mm
+
+    @classmethod
+    def in_ras(cls, image: Volume, label_map: Volume, truth: Volume | None, *, affine: NDArray[np.floating]) -> _Scan:
+        """Turned from the voxel grid's own axes."""
+        turn = orientations.io_orientation(affine)
+
+        def turned(volume: Volume) -> Volume:
+            return orientations.apply_orientation(np.asarray(volume), turn)
+
+        steps = voxel_sizes(affine)[np.argsort(turn[:, 0])]
+        return cls(turned(image), turned(label_map), None if truth is None else turned(truth), steps)
+
+    def places(self) -> tuple[int, int, int]:
+        """The voxel through which the three planes go."""
+        if self.truth is None:
+            return busiest_slices(self.label_map)
+        return worst_error(self.label_map, self.truth, spacing=self.steps) or busiest_slices(self.truth)
+
+
+def worst_error(
+    label_map: Volume, truth: Volume, *, spacing: Sequence[float] | NDArray[np.floating]
+) -> tuple[int, int, int] | None:
+    """The voxel in the thickest part of what is wrong: of all wrong ones the farthest from a right one; None without.
+
+    Args:
+        label_map: [D, H, W].
+        truth: [D, H, W].
+        spacing: of the voxels along D, H and W, mm.
+    """
+    wrong = np.asarray(label_map) != np.asarray(truth)
+    found = ndimage.find_objects(wrong.astype(np.uint8))
+    if not found:
+        return None
+    depth = ndimage.distance_transform_edt(np.pad(wrong[found[0]], 1), sampling=spacing)
+    inside = np.unravel_index(depth.argmax(), depth.shape)
+    first, second, third = (int(at) - 1 + part.start for at, part in zip(inside, found[0], strict=True))
+    return first, second, third
 
 
 def busiest_slices(label_map: Volume) -> tuple[int, int, int]:
@@ -128,7 +176,7 @@ def busiest_slices(label_map: Volume) -> tuple[int, int, int]:
 class _Layout:
     """Places the panels at one scale and the legend beside them; matplotlib wants fractions of the figure."""
 
-    def __init__(self, extent: Sequence[float], *, entries: int) -> None:
+    def __init__(self, extent: Sequence[float], entries: int) -> None:
         self.extent = extent
         inch = min(
             HEIGHT / max(extent[plane.up] for plane in PLANES), WIDTH / sum(extent[plane.left] for plane in PLANES)
@@ -169,44 +217,27 @@ def _grey_window(image: Volume, label_map: Volume) -> tuple[float, float]:
     return float(black), float(white if white > black else black + 1)
 
 
-def _draw_plane(
-    axes: Any,
-    plane: Plane,
-    image: Volume,
-    label_map: Volume,
-    index: int,
-    *,
-    window: tuple[float, float],
-    aspect: float,
-) -> None:
-    grey, labels = plane.cut(image, index), plane.cut(label_map, index)
-    shown = {"origin": "lower", "aspect": aspect, "interpolation": "nearest"}
-    axes.imshow(grey, cmap="gray", vmin=window[0], vmax=window[1], **shown)
+def _draw_plane(axes: Any, plane: Plane, scan: _Scan, index: int, *, window: tuple[float, float]) -> None:
+    labels = plane.cut(scan.label_map, index)
+    shown = {"origin": "lower", "aspect": scan.steps[plane.up] / scan.steps[plane.left], "interpolation": "nearest"}
+    axes.imshow(plane.cut(scan.image, index), cmap="gray", vmin=window[0], vmax=window[1], **shown)
     overlay = np.zeros((*labels.shape, 4))
-    rows, columns = (np.arange(-1, size + 1) for size in labels.shape)
     for label in np.unique(labels[labels > 0]).tolist():
         mask = labels == label
         overlay[mask] = (*to_rgb(_colour(label)), FILL)
-        outline = np.pad(mask.astype(float), 1)  # closed at the edge of the volume
-        axes.contour(columns, rows, outline, levels=[0.5], colors=[_colour(label)], linewidths=1.1)
+        draw_outline(axes, mask, colors=[_colour(label)], linewidths=1.1)
     axes.imshow(overlay, **shown)
+    if scan.truth is not None:
+        true = plane.cut(scan.truth, index)
+        for label in np.unique(true[true > 0]).tolist():
+            draw_outline(axes, true == label, colors=[TRUTH_COLOUR], linewidths=1.1, linestyles="dashed")
     axes.set(xticks=[], yticks=[], xlim=(labels.shape[1] - 0.5, -0.5), ylim=(-0.5, labels.shape[0] - 0.5))
     for spine in axes.spines.values():
         spine.set_visible(False)
     places = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"), (0.5, 0.02, "center", "bottom"))
     for end, (x, y, ha, va) in zip(plane.ends, (*places, (0.5, 0.98, "center", "top")), strict=True):
-        _write_on(axes, x, y, end, ha=ha, va=va)
-    _write_on(axes, 0.03, 0.97, plane.name, ha="left", va="top", size=7)
-
-
-def _draw_scale(axes: Any, width: float) -> None:
-    """A bar of a round length in mm, about a quarter of the panel's width."""
-    length = max((step for step in SCALES if step <= width / 3), default=1)
-    (line,) = axes.plot(
-        [0.05, 0.05 + length / width], [0.05, 0.05], transform=axes.transAxes, scalex=False, scaley=False
-    )
-    line.set(color=TEXT, linewidth=2, solid_capstyle="butt", path_effects=_shadow(3.5))
-    _write_on(axes, 0.05, 0.07, f"{length} mm", ha="left", va="bottom", size=7)
+        write_on(axes, x, y, end, {"ha": ha, "va": va, "fontsize": 9})
+    write_on(axes, 0.03, 0.97, plane.name, {"va": "top", "fontsize": 7})
 
 
 def _draw_legend(figure: Any, layout: _Layout, volumes: Mapping[int, tuple[str, float]]) -> None:
@@ -231,12 +262,3 @@ def _draw_legend(figure: Any, layout: _Layout, volumes: Mapping[int, tuple[str, 
 def millilitres(volume: float) -> str:
     """Three figures that count or one behind the point, whichever is more."""
     return f"{volume:.1f}" if volume >= 10 or volume == 0 else f"{volume:.3g}"
-
-
-def _write_on(axes: Any, x: float, y: float, text: str, *, ha: str, va: str, size: float = 9) -> None:
-    """Light on dark shadow, so that it can be read over any tissue."""
-    axes.text(x, y, text, transform=axes.transAxes, color=TEXT, fontsize=size, ha=ha, va=va, path_effects=_shadow(1.8))
-
-
-def _shadow(width: float) -> list[Any]:
-    return [withStroke(linewidth=width, foreground="black")]

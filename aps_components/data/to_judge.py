@@ -1,0 +1,99 @@
+"""The labelled scans of a dataset in any form, as a folder with a datalist, to judge a finished model by."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aps_components.data.case_folder import find_cases
+from aps_components.data.datalist import PARTS, files_of, load_datalist, read_datalist
+from aps_components.data.errors import DataError
+from aps_components.files import replace_text
+
+DATALIST = "datalist.json"
+KEPT_APART = ("imagesTs", "labelsTs")  # of nnU-Net and the Medical Segmentation Decathlon
+
+
+def dataset_to_judge(
+    data: str | os.PathLike[str],
+    *,
+    known: str | os.PathLike[str],
+    labels: Mapping[str, str],
+    work: str | os.PathLike[str],
+    split: str | None = None,
+) -> Path:
+    """A folder that a bundle evaluates on by ``--dataset_dir``.
+
+    A folder with a datalist of its own stays as it is, and so does one that holds the files of ``known``. Of any other
+    every labelled scan is one to judge by; whether the model has seen it is for the evaluation to say.
+
+    Args:
+        data: a folder with ``datalist.json``, ``images/`` and ``labels/``, or ``imagesTs/`` and ``labelsTs/``, or else
+            ``imagesTr/`` and ``labelsTr/``; or a datalist's file.
+        known: the datalist that the bundle was trained with.
+        labels: class value to name, for a datalist that is written.
+        work: receives a datalist with absolute paths, where one is written.
+        split: which part is asked for; None takes the one that is there.
+
+    Raises:
+        DataError: there are no scans, none with a label, or ``split`` asks for what a plain folder cannot tell.
+    """
+    place = Path(os.path.abspath(Path(data).expanduser()))
+    if place.is_file():
+        return (
+            place.parent
+            if place.name == DATALIST
+            else _written(_absolute(read_datalist(place), place.parent), Path(work))
+        )
+    if (place / DATALIST).is_file() or _holds(place, Path(known)):
+        return place
+    if split == "training":
+        raise DataError(
+            f"{place}: no datalist says which of these scans are for training; give the folder that the model was "
+            "trained on, or a datalist"
+        )
+    images, masks = KEPT_APART if all((place / name).is_dir() for name in KEPT_APART) else (None, None)
+    folder = find_cases(place, images=images, labels=masks)
+    items = [case.item for case in folder.cases if case.label is not None]
+    content = {"name": place.name, "labels": dict(labels), "training": [], split or "test": items}
+    return _written(_absolute(content, folder.root), Path(work))
+
+
+def _holds(place: Path, known: Path) -> bool:
+    """Whether the scans that a datalist names lie below a folder."""
+    if not known.is_file():
+        return False
+    try:
+        datalist = load_datalist(place, default=known, counts_at_most=True)
+    except DataError:
+        return False
+    items = [*datalist.training_items, *datalist.validation, *datalist.test]
+    return bool(items) and all(Path(file).is_file() for item in items for file in files_of(item["image"]))
+
+
+def _absolute(content: dict[str, Any], root: Path) -> dict[str, Any]:
+    """A datalist whose paths are not relative to a folder any more."""
+
+    def anchored(entry: Any) -> Any:
+        if isinstance(entry, list):
+            return [anchored(one) for one in entry]
+        return os.path.abspath(root / Path(entry).expanduser()) if isinstance(entry, str) else entry
+
+    def item(entry: Any) -> Any:
+        files = {key: anchored(entry[key]) for key in ("image", "label") if key in entry}
+        return {**entry, **files}
+
+    parts = {part: content[part] for part in PARTS if isinstance(content.get(part), list)}
+    return content | {
+        part: [item(entry) if isinstance(entry, dict) else entry for entry in entries]
+        for part, entries in parts.items()
+    }
+
+
+def _written(content: Mapping[str, Any], work: Path) -> Path:
+    work.mkdir(parents=True, exist_ok=True)
+    replace_text(work / DATALIST, json.dumps(content, indent=1) + "\n")
+    return work

@@ -1,0 +1,141 @@
+"""What is decided by scans that a model did not learn from: who answers, how, and whether a second round is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from aps_components.recipe.results import ChoiceRecord, HeldOut
+
+PREDICTORS = ("average", "a", "b")  # the first is taken where the others are no better
+PREDICTOR, WINDOWS, CALIBRATION, ROUND = "predictor", "windows", "calibration", "second round"
+YES, NO = "yes", "no"
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """How the model of the bundle answers."""
+
+    predictor: str = PREDICTORS[0]
+    mirrored: bool = False
+    calibrated: bool = False
+
+
+def choose_answer(held_out: Sequence[HeldOut], *, least_gain: float) -> tuple[Answer, list[ChoiceRecord]]:
+    """By the first round's held-out scans: predictor, then calibration, then whether windows are turned.
+
+    Of predictors that differ by less than ``least_gain`` Dice points the average answers; calibration, which costs no
+    time in inference, is taken where it is better at all; turned windows, which double it, where they bring that gain.
+    What was not measured stays as it is by default: offsets on whole scans are a mend for too large volumes, and are
+    taken.
+    """
+    first = [entry for entry in held_out if entry.round == 1]
+    if not first:
+        note = f"{NOT_MEASURED}: no scan was held out"
+        unmeasured = [(PREDICTOR, PREDICTORS[0]), (CALIBRATION, YES), (WINDOWS, NO)]
+        return Answer(calibrated=True), [
+            ChoiceRecord(name=name, chosen=chosen, figures={}, note=note) for name, chosen in unmeasured
+        ]
+    predictor, by_predictor = _best_predictor(first, least_gain=least_gain)
+    calibrated, by_calibration = _better(
+        CALIBRATION,
+        first,
+        lambda entry: _is(entry, predictor),
+        lambda entry: entry.calibrated,
+        least=0.0,
+        otherwise=True,
+    )
+    mirrored, by_windows = _better(
+        WINDOWS,
+        first,
+        lambda entry: entry.predictor == predictor and not entry.calibrated,
+        lambda entry: entry.mirrored,
+        least=least_gain,
+        otherwise=False,
+    )
+    answer = Answer(predictor=predictor, mirrored=mirrored, calibrated=calibrated)
+    return answer, [by_predictor, by_calibration, by_windows]
+
+
+def choose_round(held_out: Sequence[HeldOut], *, answer: Answer, possible: bool) -> tuple[bool, ChoiceRecord]:
+    """Whether the last training learns from labels by models: scan by scan against the first round.
+
+    Args:
+        held_out: of both rounds; of the second one only as its models answer.
+        answer: as first-round models answer.
+        possible: there are scans without a label, and time.
+    """
+    if not possible:
+        return False, ChoiceRecord(name=ROUND, chosen=NO, figures={}, note="no unlabelled scans, or no time for it")
+    of_both = [e for e in held_out if _is(e, answer.predictor) and (e.round == 2 or e.calibrated == answer.calibrated)]
+    return _better(ROUND, of_both, lambda _: True, lambda entry: entry.round == 2, least=0.0, otherwise=True)
+
+
+def mean_dice(entries: Iterable[HeldOut]) -> float:
+    """In percent, of each scan the mean over its classes first; NaN of none."""
+    values = [entry.mean_dice for entry in entries]
+    defined = [value for value in values if not math.isnan(value)]
+    return 100 * fmean(defined) if defined else math.nan
+
+
+def answered_so(held_out: Iterable[HeldOut], answer: Answer, *, round: int) -> list[HeldOut]:
+    """The entries that are nearest to how the bundle answers: those of its predictor, with all of its extras that were
+    measured together."""
+    of_round = [entry for entry in held_out if entry.round == round and entry.predictor == answer.predictor]
+    for calibrated, mirrored in ((answer.calibrated, answer.mirrored), (answer.calibrated, False), (False, False)):
+        if found := [e for e in of_round if (e.calibrated, e.mirrored) == (calibrated, mirrored)]:
+            return found
+    return of_round
+
+
+def _is(entry: HeldOut, predictor: str) -> bool:
+    return entry.predictor == predictor and not entry.mirrored
+
+
+def _best_predictor(first: Sequence[HeldOut], *, least_gain: float) -> tuple[str, ChoiceRecord]:
+    """Each at its better calibration."""
+    figures = {}
+    for name in PREDICTORS:
+        of_it = [entry for entry in first if _is(entry, name)]
+        means = [mean_dice(e for e in of_it if e.calibrated == calibrated) for calibrated in (False, True)]
+        if defined := [mean for mean in means if not math.isnan(mean)]:
+            figures[name] = round(max(defined), 2)
+    best = max(figures, key=lambda name: figures[name])
+    default = next(iter(figures))
+    chosen = best if figures[best] - figures[default] >= least_gain else default
+    scans = len({entry.case for entry in first})
+    note = f"on {scans} held-out scans; the average answers unless another is {least_gain:g} better"
+    return chosen, ChoiceRecord(name=PREDICTOR, chosen=chosen, figures=figures, note=note)
+
+
+def _better(
+    name: str,
+    entries: Sequence[HeldOut],
+    among: Callable[[HeldOut], bool],
+    has_it: Callable[[HeldOut], bool],
+    *,
+    least: float,
+    otherwise: bool,
+) -> tuple[bool, ChoiceRecord]:
+    """Whether something brings more than ``least`` points, scan by scan; ``otherwise`` where it was not measured."""
+    pairs = _pairs([entry for entry in entries if among(entry)], has_it)
+    if not pairs:
+        return otherwise, ChoiceRecord(name=name, chosen=YES if otherwise else NO, figures={}, note=NOT_MEASURED)
+    gains = [100 * (with_it - without) for without, with_it in pairs]
+    gain = fmean(gains)
+    spread = f" (standard error {stdev(gains) / math.sqrt(len(gains)):.2f})" if len(gains) > 1 else ""
+    chosen = gain > 0 and gain >= least
+    figures = {NO: round(100 * fmean(x for x, _ in pairs), 2), YES: round(100 * fmean(x for _, x in pairs), 2)}
+    note = f"{gain:+.2f} points{spread} on {len(pairs)} held-out scans"
+    return chosen, ChoiceRecord(name=name, chosen=YES if chosen else NO, figures=figures, note=note)
+
+
+def _pairs(entries: Sequence[HeldOut], has_it: Callable[[HeldOut], bool]) -> list[tuple[float, float]]:
+    """Of each scan that was answered both without and with something, both figures."""
+    without = {entry.case: entry.mean_dice for entry in entries if not has_it(entry)}
+    with_it = {entry.case: entry.mean_dice for entry in entries if has_it(entry)}
+    both = [(without[case], with_it[case]) for case in without if case in with_it]
+    return [pair for pair in both if not any(map(math.isnan, pair))]

@@ -1,0 +1,103 @@
+"""What there is to learn from, in any of the forms that a dataset comes in, as one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aps_components.data.case_folder import Case, CaseFolder, find_cases
+from aps_components.data.datalist import Item, case_name, files_of, load_datalist, read_datalist
+from aps_components.data.patients import patient_of
+
+DATALIST = "datalist.json"
+PATIENT = "patient"  # of a case in a datalist: whose scan it is
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scans:
+    """The scans of a dataset by what they may be used for.
+
+    Attributes:
+        folder: those to learn from, with labels by hand and without.
+        names: value in the label files to class name, as a datalist declares it; None where there is no datalist.
+        validation, test: items that a datalist keeps apart, with absolute paths; nothing is learned from them.
+        patients: whose scan each case is, by the case's name.
+    """
+
+    folder: CaseFolder
+    names: dict[int, str] | None
+    validation: list[Item]
+    test: list[Item]
+    patients: dict[str, str]
+
+
+def find_scans(data: str | os.PathLike[str], *, images: str | None = None, labels_dir: str | None = None) -> Scans:
+    """Find the scans of a folder, or of a datalist.
+
+    Args:
+        data: a datalist's file, or a folder that holds ``datalist.json``, ``images/`` and ``labels/``, or ``imagesTr/``
+            and ``labelsTr/`` as nnU-Net and the Medical Segmentation Decathlon lay it out.
+        images, labels_dir: sub-folders with other names.
+
+    Raises:
+        DataError: there are none, or what is there does not fit together.
+    """
+    place = Path(os.path.abspath(Path(data).expanduser()))
+    file = place if place.is_file() else place / DATALIST
+    if file.is_file() and images is None and labels_dir is None:
+        return _listed(file)
+    folder = find_cases(place, images=images, labels=labels_dir)
+    patients = {case.name: patient_of(case.name) for case in folder.cases}
+    return Scans(folder=folder, names=None, validation=[], test=[], patients=patients)
+
+
+def _listed(file: Path) -> Scans:
+    root = file.parent
+    datalist = load_datalist(root, file=file)
+    by_hand = [item for item in datalist.labeled if item["label"] not in datalist.labels_by_models]
+    labels = {id(item) for item in by_hand}
+    learned = [item if id(item) in labels else {"image": item["image"]} for item in datalist.training_items]
+    cases = [_case(item, root) for item in learned]
+    folder = CaseFolder(
+        root=root,
+        images=_folder_of([file for case in cases for file in case.images]),
+        labels=_folder_of([case.label for case in cases if case.label]),
+        cases=cases,
+        channel_tokens=(),
+        labels_without_image=[],
+        faults=[],
+    )
+    declared = _declared_patients(read_datalist(file), root)
+    patients = {
+        case_name(item): declared.get(files_of(item["image"])[0]) or patient_of(case_name(item)) for item in learned
+    }
+    return Scans(
+        folder=folder,
+        names=dict(datalist.labels),
+        validation=datalist.validation,
+        test=list(datalist.test),
+        patients=patients,
+    )
+
+
+def _case(item: Mapping[str, Any], root: Path) -> Case:
+    files = tuple(os.path.relpath(file, root) for file in files_of(item["image"]))
+    label = item.get("label")
+    return Case(case_name(item), files, None if label is None else os.path.relpath(label, root))
+
+
+def _folder_of(files: Sequence[str]) -> str:
+    return os.path.dirname(files[0]) or "." if files else "."
+
+
+def _declared_patients(content: Mapping[str, Any], root: Path) -> dict[str, str]:
+    """By the first image file of a case, of those that name one."""
+    entries = [entry for part in ("training", "unlabeled") for entry in content.get(part, [])]
+    return {
+        os.path.abspath(root / files_of(entry["image"])[0]): str(entry[PATIENT])
+        for entry in entries
+        if PATIENT in entry
+    }

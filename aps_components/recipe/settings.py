@@ -1,0 +1,110 @@
+"""Every number of the recipe in one place: how a time is shared, and how the trainings differ from the bundle's own.
+
+Change a default here by measurement, or one of them for a single call: ``aps train ... --recipe "{'folds':3}"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, get_type_hints
+
+from aps_components.options import Kind, choice, meant, number, whole
+
+FROM_SCRATCH, FROM_FIRST = "scratch", "first"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How scans become a model.
+
+    Attributes:
+        folds: of the labelled scans in the first round, a training each; at most one for each patient.
+        quick_folds: the same where there is time for one round alone.
+        seeds: first-round trainings on all labelled scans where there are too few for folds.
+        fewest_patients: that folds are made of.
+        short: seconds below which there is one round alone.
+        checked_from: seconds from which the second round, too, is judged on folds.
+        checked_folds: on so many.
+        first_share: of the time for iterations, that of the first round.
+        check_share: that of judging the second round.
+        quick_share: that of quick folds.
+        least_iterations: of a training; a plan that has not so many for each is made simpler.
+        most_iterations: of a training, however long the time.
+        most_overhead: of the time, what starting, judging and labelling may take; a plan with more is made simpler.
+        epochs: of every training; after each it can go on if it was killed.
+        warmup_share: of a first-round training, its part on labelled patches alone.
+        labeled_batch, unlabeled_batch: patches of an iteration of the first round; together those of the second.
+        learning_rate: of the first round, falling to 0 over its iterations.
+        second_learning_rate: of the second round.
+        second_from: ``scratch``, or ``first``: from the weights of a first-round training.
+        second_decision_interval: of the second round, as ``decision_interval`` of train.json; 0 for never.
+        labelling_share: of the whole time, what models may take to label scans; others are left out by a draw.
+        least_gain: Dice points that windows seen twice, or another extra, must bring on held-out scans.
+        calibrated_cases: labelled scans that offsets are set on.
+        probe_iterations: of each phase of the short training that measures the pace.
+    """
+
+    folds: int = 4
+    quick_folds: int = 2
+    seeds: int = 2
+    fewest_patients: int = 3
+    short: float = 20 * 60.0
+    checked_from: float = 90 * 60.0
+    checked_folds: int = 2
+    first_share: float = 0.45
+    check_share: float = 0.2
+    quick_share: float = 0.4
+    least_iterations: int = 100
+    most_iterations: int = 50_000
+    most_overhead: float = 0.45
+    epochs: int = 30
+    warmup_share: float = 1 / 3
+    labeled_batch: int = 2
+    unlabeled_batch: int = 2
+    learning_rate: float = 1e-3
+    second_learning_rate: float = 1e-3
+    second_from: str = FROM_SCRATCH
+    second_decision_interval: int = 0
+    labelling_share: float = 0.15
+    least_gain: float = 0.1
+    calibrated_cases: int = 20
+    probe_iterations: int = 3
+
+
+_SHARE, _SECONDS, _RATE = number(least=0, below=1), number(least=0), number(above=0)
+_KINDS: dict[str, Kind] = {
+    **dict.fromkeys(("first_share", "check_share", "quick_share", "labelling_share", "most_overhead"), _SHARE),
+    **dict.fromkeys(("learning_rate", "second_learning_rate"), _RATE),
+    "folds": whole(least=2),
+    "quick_folds": whole(least=2),
+    "fewest_patients": whole(least=2),
+    "unlabeled_batch": whole(least=0),
+    "second_decision_interval": whole(least=0),
+    "warmup_share": number(least=0, most=1),
+    "second_from": choice(FROM_SCRATCH, FROM_FIRST),
+}
+_BY_TYPE: dict[type, Kind] = {int: whole(least=1), float: _SECONDS}
+
+
+def recipe_of(given: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe with some of its numbers changed.
+
+    Raises:
+        ValueError: an unknown name, a value that does not fit, or shares that leave no time for the last training.
+    """
+    known, types = {entry.name for entry in fields(Recipe)}, get_type_hints(Recipe)
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError(f"recipe {given!r} must be an object, such as --recipe \"{{'folds':3}}\"")
+    values = {}
+    for name, value in (given or {}).items():
+        if name not in known:
+            raise ValueError(f"no option --recipe#{name}; {meant(name, known, inside='recipe')}")
+        values[name] = _KINDS.get(name, _BY_TYPE.get(types[name]))(f"recipe#{name}", value)  # type: ignore[misc]
+    recipe = Recipe(**values)
+    if recipe.first_share + recipe.check_share >= 1:
+        raise ValueError(
+            f"recipe#first_share {recipe.first_share} and check_share {recipe.check_share} leave nothing for the last "
+            "training: together below 1"
+        )
+    return recipe

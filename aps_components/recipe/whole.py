@@ -1,0 +1,461 @@
+"""A whole training, from measured pace to the model in the bundle: rounds, and the choices between them."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import aps_components
+from aps_components.bundle.block import DatasetBlock
+from aps_components.bundle.describe import with_performance
+from aps_components.data.datalist import Item, case_name
+from aps_components.evaluation.machine import machine
+from aps_components.files import replace_text
+from aps_components.models import read_checkpoint, read_settings, save_model
+from aps_components.recipe.card import VALIDATION, performance, summary_line
+from aps_components.recipe.choices import Answer, choose_answer, choose_round
+from aps_components.recipe.datasets import Learning
+from aps_components.recipe.display import Display
+from aps_components.recipe.folds import make_folds
+from aps_components.recipe.held_out import read_held_out
+from aps_components.recipe.journal import Journal
+from aps_components.recipe.measure import measure_pace, seconds_a_scan
+from aps_components.recipe.plan import SLACK, Facts, Pace, TimePlan, last_iterations, make_time_plan, unknown
+from aps_components.recipe.results import (
+    ChoiceRecord,
+    HeldOut,
+    PlannedStage,
+    PrintedPlan,
+    StageRecord,
+    TrainingResults,
+    write_results,
+)
+from aps_components.recipe.settings import Recipe
+from aps_components.recipe.stages import CALIBRATED, MODEL, Commands, Stage, run_chains
+from aps_components.training.history import HISTORY_FILE, read_history
+
+PLAIN, WITH_OFFSETS, TURNED = "plain", "calibrated", "turned"
+VIEWS = {PLAIN: {}, WITH_OFFSETS: {"calibrated": True}, TURNED: {"mirrored": True}}
+PACKAGES = ("torch", "monai", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """How a whole training is to be done.
+
+    Attributes:
+        seconds: that it may take.
+        seed: of its draws.
+        recipe: its numbers.
+        jobs, threads, cores: trainings at once, threads of each, and those of one alone.
+    """
+
+    seconds: float
+    seed: int
+    recipe: Recipe
+    jobs: int
+    threads: int
+    cores: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _View:
+    """One evaluation of held-out scans."""
+
+    stage: Stage
+    folder: Path
+    fold: int
+    round: int
+    calibrated: bool = False
+    mirrored: bool = False
+
+
+class WholeTraining:
+    """All rounds of one training, in one folder.
+
+    Args:
+        asked: how.
+        commands: of its bundle.
+        learning: what it learns from.
+        journal: of its folder.
+        data: the dataset's folder, for the record.
+    """
+
+    def __init__(self, asked: Asked, *, commands: Commands, learning: Learning, journal: Journal, data: Path) -> None:
+        self.asked, self.commands, self.learning, self.journal, self.data = asked, commands, learning, journal, data
+        self.recipe, self.work = asked.recipe, journal.work
+        self.block = DatasetBlock.read(commands.bundle / "configs" / "train.json")
+        self.facts = facts_of(learning, self.block, jobs=asked.jobs)
+        self.display = Display(self._left)
+        self.choices: list[ChoiceRecord] = []
+        self.views: list[_View] = []
+
+    def run(self) -> TrainingResults:
+        """Everything that is not done yet, up to the model in the bundle."""
+        self.learning.write(self.work / "all")
+        self._first_round()
+        answer, choices = choose_answer(self._held_out(), least_gain=self.recipe.least_gain)
+        self.choices = choices
+        self._judge_second_round(answer)
+        second, choice = choose_round(self._held_out(), answer=answer, possible=self.plan.shape.second)
+        self.choices = [*choices, choice]
+        last = replace(answer, calibrated=self._calibrated(answer, second=second))
+        if second:
+            self._run([[self._labelling(answer)]], alone=True)
+        self._run([self._last(last, second=second)], alone=True)
+        self._deploy(last)
+        self._measure_apart()
+        results = self._results()
+        page = self.commands.bundle / "docs" / "README.md"
+        figures = performance(results, answer, round=1 + second, last=self._last_said(second=second))
+        replace_text(page, with_performance(page.read_text(encoding="utf-8"), figures))
+        return results
+
+    @cached_property
+    def pace(self) -> Pace:
+        """Of this machine; measured once."""
+        if (found := self.journal.recall("pace")) is None:
+            with TemporaryDirectory(prefix="pace_", dir=self.work) as folder:
+                found = asdict(measured_pace(self.asked, self.commands, self.learning, Path(folder)))
+            self.journal.remember("pace", found)
+        return Pace(**found)
+
+    @cached_property
+    def plan(self) -> TimePlan:
+        """Made once."""
+        if (found := self.journal.recall("plan")) is None:
+            plan = make_time_plan(
+                self.facts, self.pace, seconds=self.asked.seconds, recipe=self.recipe, spent=self.journal.worked
+            )
+            self.journal.remember("plan", found := plan.as_json())
+        return TimePlan.from_json(found)
+
+    @cached_property
+    def folds(self) -> list[list[str]]:
+        """Names of the labelled scans that are held out together."""
+        patients = {case_name(item): self.learning.patient(case_name(item)) for item in self.learning.labelled}
+        count = self.plan.shape.folds
+        return make_folds(patients, count, seed=self.asked.seed) if count else []
+
+    def _left(self) -> float:
+        return self.asked.seconds * (1 - SLACK) - self.journal.worked
+
+    def _run(self, chains: Sequence[Sequence[Stage]], *, alone: bool = False) -> None:
+        asked = self.asked
+        run_chains(
+            chains,
+            jobs=1 if alone else asked.jobs,
+            threads=asked.cores if alone else asked.threads,
+            journal=self.journal,
+            display=self.display,
+            after=self._after_stage,
+        )
+        self._after_stage()
+
+    def _after_stage(self) -> None:
+        held_out = self._held_out()
+        plain = [entry for entry in held_out if entry.predictor == "average" and not entry.mirrored]
+        if plain:
+            last = plain[-1]
+            same = [e for e in plain if (e.fold, e.round, e.calibrated) == (last.fold, last.round, last.calibrated)]
+            self.display.dice = summary_line(same)
+        write_results(self.journal.out, self._results())
+
+    # The first round.
+
+    def _first_round(self) -> None:
+        if self.folds:
+            self._run([self._fold(index) for index in range(len(self.folds))])
+        elif self.plan.shape.seeds:
+            self._run([[self._seed(index)] for index in range(self.plan.shape.seeds)])
+
+    def _seed(self, index: int) -> Stage:
+        return self.commands.training(
+            f"first round, seed {self.asked.seed + index}",
+            self.work / f"seed_{index + 1}",
+            dataset=self.work / "all",
+            scans=_counts(self.learning),
+            iterations=self.plan.first,
+            seed=self.asked.seed + index,
+        )
+
+    def _fold(self, index: int) -> list[Stage]:
+        """Train without some scans, and answer them."""
+        folder, name = self._fold_folder(index), f"first round, fold {index + 1}"
+        learning = self.learning.without(self.folds[index])
+        training = self.commands.training(
+            name,
+            folder,
+            dataset=learning.write(folder / "scans"),
+            scans=_counts(learning),
+            iterations=self.plan.first,
+            seed=self.asked.seed + index,
+        )
+        calibrating = self.commands.calibrating(
+            f"{name}, calibration",
+            dataset=folder / "scans",
+            checkpoint=folder / "models" / MODEL,
+            target=folder / "models" / CALIBRATED,
+        )
+        shape = self.plan.shape
+        views = [PLAIN, *([WITH_OFFSETS] if shape.calibrated else []), *([TURNED] if shape.mirrored else [])]
+        stages = {view: self._view(view, folder, name=name, fold=index, round=1) for view in views}
+        middle = [calibrating, stages[WITH_OFFSETS]] if shape.calibrated else []
+        return [training, stages[PLAIN], *middle, *([stages[TURNED]] if shape.mirrored else [])]
+
+    def _fold_folder(self, index: int) -> Path:
+        return self.work / f"fold_{index + 1}"
+
+    def _view(self, view: str, folder: Path, *, name: str, fold: int, round: int, scans: str = "scans") -> Stage:
+        stage = self.commands.evaluating(
+            f"{name}, answers {view}",
+            folder / view,
+            dataset=folder / scans,
+            checkpoint=folder / "models" / (CALIBRATED if view == WITH_OFFSETS else MODEL),
+            mirror_axes=self.block.flip_axes[:1] if view == TURNED else (),
+        )
+        if not any(known.stage.name == stage.name for known in self.views):
+            self.views.append(_View(stage=stage, folder=folder / view, fold=fold, round=round, **VIEWS[view]))
+        return stage
+
+    # The second round.
+
+    def _judge_second_round(self, answer: Answer) -> None:
+        if self.plan.shape.checked:
+            self._run([self._second_of_fold(index, answer) for index in range(self.plan.shape.checked)])
+
+    def _second_of_fold(self, index: int, answer: Answer) -> list[Stage]:
+        """As the last training will be, from labels by the one model that knows nothing of the held-out scans."""
+        folder, name = self.work / f"second_{index + 1}", f"second round, fold {index + 1}"
+        learning = self.learning.without(self.folds[index])
+        drawn = self._drawn(learning.unlabelled)
+        teacher = self._model(self._fold_folder(index), answer)
+        labelling = self.commands.labelling(
+            f"{name}, labels",
+            dataset=learning.write(folder / "to_label", unlabelled=drawn),
+            checkpoints=[teacher],
+            target=folder / "scans",
+            predictor=answer.predictor,
+        )
+        training = self.commands.training(
+            name,
+            folder,
+            dataset=folder / "scans",
+            scans=(len(learning.labelled) + len(drawn), 0),
+            iterations=self.plan.check,
+            seed=self.asked.seed + index,
+            second=True,
+            begins_with=self._fold_folder(index) / "models" / MODEL,
+        )
+        if not self._calibrated(answer, second=True):
+            return [labelling, training, self._view(PLAIN, folder, name=name, fold=index, round=2)]
+        calibrating = self.commands.calibrating(
+            f"{name}, calibration",
+            dataset=self._fold_folder(index) / "scans",
+            checkpoint=folder / "models" / MODEL,
+            target=folder / "models" / CALIBRATED,
+        )
+        view = self._view(WITH_OFFSETS, folder, name=name, fold=index, round=2)
+        return [labelling, training, calibrating, view]
+
+    def _calibrated(self, answer: Answer, *, second: bool) -> bool:
+        """A second round that adjusts no offsets while it trains gets them afterwards."""
+        return answer.calibrated or (second and not self.recipe.second_decision_interval)
+
+    def _labelling(self, answer: Answer) -> Stage:
+        folders = [self._fold_folder(index) for index in range(len(self.folds))]
+        folders = folders or [self.work / f"seed_{index + 1}" for index in range(self.plan.shape.seeds)]
+        drawn = self._drawn(self.learning.unlabelled)
+        return self.commands.labelling(
+            "labels by models",
+            dataset=self.learning.write(self.work / "to_label", unlabelled=drawn),
+            checkpoints=[self._model(folder, answer) for folder in folders],
+            target=self.work / "second",
+            predictor=answer.predictor,
+        )
+
+    def _model(self, folder: Path, answer: Answer) -> Path:
+        calibrated = folder / "models" / CALIBRATED
+        return calibrated if answer.calibrated and self.plan.shape.calibrated else folder / "models" / MODEL
+
+    def _drawn(self, items: Sequence[Item]) -> list[Item]:
+        """Those that models label, where there is no time for all."""
+        order = sorted(items, key=lambda item: hashlib.sha256(f"{self.asked.seed}:{case_name(item)}".encode()).digest())
+        kept = {case_name(item) for item in order[: self.plan.unlabelled]}
+        return [item for item in items if case_name(item) in kept]
+
+    # The last training, and its model.
+
+    def _last(self, answer: Answer, *, second: bool) -> list[Stage]:
+        folder = self.work / "last"
+        drawn = self._drawn(self.learning.unlabelled)
+        training = self.commands.training(
+            "last training",
+            folder,
+            dataset=self.work / ("second" if second else "all"),
+            scans=(len(self.learning.labelled) + len(drawn), 0) if second else _counts(self.learning),
+            iterations=self._last_iterations(second=second),
+            seed=self.asked.seed,
+            second=second,
+            begins_with=self._first_model(),
+        )
+        if not answer.calibrated:
+            return [training]
+        calibrating = self.commands.calibrating(
+            "last training, calibration",
+            dataset=self.work / "all",
+            checkpoint=folder / "models" / MODEL,
+            target=folder / "models" / CALIBRATED,
+            answer=self._answering(answer),
+        )
+        return [training, calibrating]
+
+    def _first_model(self) -> Path | None:
+        if not self.folds and not self.plan.shape.seeds:
+            return None
+        return (self._fold_folder(0) if self.folds else self.work / "seed_1") / "models" / MODEL
+
+    def _last_iterations(self, *, second: bool) -> int:
+        """In the time that is left, by the pace that the first round had; kept, as a training cannot be made longer."""
+        if (found := self.journal.recall("last_iterations")) is None:
+            left = self.asked.seconds * (1 - SLACK) - self.journal.worked
+            found = last_iterations(self.facts, self._real_pace(), second=second, left=left, recipe=self.recipe)
+            if not self.plan.shape.folds and not self.plan.shape.seeds:
+                found = self.plan.last
+            self.journal.remember("last_iterations", found)
+        return int(found)
+
+    def _real_pace(self) -> Pace:
+        """As the trainings so far had it."""
+        folders = [*self.work.glob("fold_*"), *self.work.glob("seed_*")]
+        lines = [line for folder in folders for line in read_history(folder / "training" / HISTORY_FILE)]
+        scans = [seconds for view in self.views if (seconds := seconds_a_scan(view.stage.log)) and not view.mirrored]
+        if not lines:
+            return self.pace
+        planned = self.pace.first(self.recipe) if self.facts.unlabelled else self.pace.labeled
+        slower = fmean(line["seconds_per_iteration"] for line in lines) / planned
+        return replace(
+            self.pace,
+            labeled=self.pace.labeled * slower,
+            joint=self.pace.joint * slower,
+            alone=self.pace.alone * slower,
+            scan=fmean(scans) if scans else self.pace.scan,
+        )
+
+    def _last_said(self, *, second: bool) -> str:
+        by_models = len(self._drawn(self.learning.unlabelled))
+        others = f"{by_models} that the models of the first round labelled" if second else ""
+        others = others or (f"{self.facts.unlabelled} without a label" if self.facts.unlabelled else "")
+        scans = " and ".join(filter(None, [f"{self.facts.labelled} labelled scans", others]))
+        return f"{self._last_iterations(second=second):,} iterations on {scans}"
+
+    def _answering(self, answer: Answer) -> dict[str, Any]:
+        mirror_axes = list(self.block.flip_axes[:1]) if answer.mirrored else []
+        return {"predictor": answer.predictor, "mirror_axes": mirror_axes}
+
+    def _deploy(self, answer: Answer) -> None:
+        """The last model, and how it answers, into the bundle."""
+        if self.journal.recall("deployed"):
+            return
+        folder = self.work / "last" / "models"
+        source = folder / (CALIBRATED if answer.calibrated else MODEL)
+        answering = {f"inference_{key}": value for key, value in self._answering(answer).items()}
+        settings = {**read_settings(source), **answering}
+        save_model(read_checkpoint(source), settings, self.commands.bundle / "models" / MODEL)
+        self.journal.remember("deployed", True)
+
+    def _measure_apart(self) -> None:
+        if not self.learning.validation:
+            return
+        folder = self.work / "validation"
+        stage = self.commands.evaluating(
+            "scans kept apart",
+            folder,
+            dataset=self.work / "all",
+            checkpoint=self.commands.bundle / "models" / MODEL,
+        )
+        self.views.append(_View(stage=stage, folder=folder, fold=VALIDATION, round=1))
+        self._run([[stage]], alone=True)
+
+    # The record.
+
+    def _held_out(self) -> list[HeldOut]:
+        """Of every evaluation that has ended."""
+        done = [view for view in self.views if self.journal.is_done(view.stage.name)]
+        return [
+            entry
+            for view in done
+            for entry in read_held_out(
+                view.folder,
+                fold=view.fold,
+                round=view.round,
+                largest_component=self.block.largest_component,
+                mirrored=view.mirrored,
+                calibrated=view.calibrated,
+            )
+        ]
+
+    def printed_plan(self) -> PrintedPlan:
+        """As it is printed, and kept."""
+        return printed_plan(self.plan, self.facts, self.recipe, block=self.block, data=self.data)
+
+    def _results(self) -> TrainingResults:
+        return TrainingResults(
+            plan=self.printed_plan(),
+            stages=[StageRecord(name=name, **stage) for name, stage in self.journal.stages.items()],
+            held_out=self._held_out(),
+            choices=self.choices,
+            machine={**machine(), "cores": self.asked.cores, "trainings_at_once": self.asked.jobs},
+            versions=_versions(),
+        )
+
+
+def facts_of(learning: Learning, block: DatasetBlock, *, jobs: int) -> Facts:
+    """What there is to plan for."""
+    return Facts(
+        labelled=len(learning.labelled),
+        unlabelled=len(learning.unlabelled),
+        patients=len({learning.patient(case_name(item)) for item in learning.labelled}),
+        validation=len(learning.validation),
+        can_mirror=bool(block.flip_axes),
+        jobs=jobs,
+    )
+
+
+def measured_pace(asked: Asked, commands: Commands, learning: Learning, folder: Path) -> Pace:
+    """Of this machine, with as many trainings at once as there will be."""
+    return measure_pace(commands, learning, folder, jobs=asked.jobs, threads=asked.threads, all_threads=asked.cores)
+
+
+def printed_plan(plan: TimePlan, facts: Facts, recipe: Recipe, *, block: DatasetBlock, data: Path) -> PrintedPlan:
+    """The plan as it is printed."""
+    return PrintedPlan(
+        data={
+            "folder": str(data),
+            "labelled": facts.labelled,
+            "patients": facts.patients,
+            "unlabelled": facts.unlabelled,
+            "validation": facts.validation,
+        },
+        bundle=asdict(block),
+        stages=[PlannedStage(name=step.name, what=step.what, seconds=round(step.seconds, 1)) for step in plan.steps],
+        seconds=round(plan.seconds, 1),
+        unknown=unknown(plan.shape, facts, recipe),
+    )
+
+
+def _counts(learning: Learning) -> tuple[int, int]:
+    return len(learning.labelled), len(learning.unlabelled)
+
+
+def _versions() -> dict[str, str]:
+    ours = {"aps_components": aps_components.__version__, "python": platform.python_version()}
+    return ours | {name: version(name) for name in PACKAGES}

@@ -1,0 +1,91 @@
+"""``aps evaluate``: a bundle's own evaluation on scans in any form, and a report of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aps_components.bundle import locate_bundle, require_weights, workflow_command
+from aps_components.data.to_judge import dataset_to_judge
+from aps_components.models import ensure_writable, read_settings, trained_cases
+from aps_components.plain_json import read_object
+from aps_components.report.evaluated import METRICS_FILE
+from aps_components.report.evaluation import write_evaluation_report
+from aps_components.report.training import BUNDLE
+
+FILES = ("train.json", "evaluate.json")
+RESULTS = "evaluation"  # beside the bundle that a whole training left
+SPLITS = ("test", "validation", "training")
+
+
+class EvaluationFailed(RuntimeError):
+    """The bundle's evaluation ended with an error, which it has said itself."""
+
+
+def evaluate(
+    trained: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Path:
+    """Run a bundle's ``evaluating`` on a dataset, and write ``report.html`` beside its figures.
+
+    Scans that the model learned from are refused by the evaluation itself, whatever they are called.
+
+    Args:
+        trained: the folder of a whole training, which holds ``bundle``; or a bundle's folder, zip or name.
+        data: see :func:`dataset_to_judge`.
+        split: ``test``, ``validation`` or ``training``; by default test if there are such scans, else validation.
+        out: of the results; by default ``evaluation/DATA`` in the training's folder, or ``eval/DATA`` in the bundle's.
+        checkpoint: other weights than the bundle's ``models/model.pt``.
+        options: other keys of the bundle's evaluation.
+
+    Returns:
+        The report.
+
+    Raises:
+        FileNotFoundError: no bundle, no weights, no scans.
+        ValueError: a split or data that cannot be.
+        EvaluationFailed: the bundle refused the scans, or could not go on.
+    """
+    if split is not None and split not in SPLITS:
+        raise ValueError(f"split {split!r} must be one of {SPLITS}")
+    whole = Path(trained).expanduser() / BUNDLE
+    root = locate_bundle(whole if whole.is_dir() else trained).resolve()
+    weights = require_weights(root) if checkpoint is None else Path(checkpoint).expanduser().resolve()
+    name = re.sub(r"\.json$", "", Path(os.path.abspath(data)).name)
+    folder = Path(out).expanduser() if out else (whole.parent / RESULTS if whole.is_dir() else root / "eval") / name
+    known = root / "configs" / "datalist.json"
+    labels = read_settings(weights).get("labels") or read_object(root / "configs" / FILES[0])["labels"]
+    dataset = dataset_to_judge(data, known=known, labels=labels, work=ensure_writable(folder).resolve(), split=split)
+    chosen = {} if split is None else {"split": split}
+    paths = {"dataset_dir": dataset, "checkpoint": weights, "output_dir": folder.resolve()}
+    command = workflow_command(root, "evaluating", FILES, {**paths, **chosen, **(options or {})})
+    if not trained_cases(weights):
+        print(
+            f"Note: nothing beside {weights} says which scans it learned from; whether these are new to it is unknown"
+        )
+    before = _changed(folder / METRICS_FILE)
+    print(f"$ {_typed(command)}", flush=True)
+    if subprocess.run(command, check=False).returncode or _changed(folder / METRICS_FILE) == before:
+        raise EvaluationFailed("the command above failed; nothing was evaluated")
+    told = {"bundle": root, "data": os.fspath(data)}
+    return write_evaluation_report(
+        folder, name=name, commands=[_typed(command)], told={key: str(value) for key, value in told.items()}
+    )
+
+
+def _typed(command: list[str]) -> str:
+    return shlex.join(["python", *command[1:]])
+
+
+def _changed(file: Path) -> int | None:
+    return file.stat().st_mtime_ns if file.is_file() else None

@@ -1,0 +1,337 @@
+"""The report of a training: what its folder holds, in a page. What is not there is left out, or said to be unknown."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aps_components.evaluation.uncertainty.maps import DEFINITIONS
+from aps_components.plain_json import read_object
+from aps_components.report.blocks import Block, Commands, Facts, Page, Section, Table, Text
+from aps_components.report.cases import by_case, by_class, matrices
+from aps_components.report.evaluated import METRICS_FILE, PREDICTOR_NAMES, Evaluated
+from aps_components.report.page import REPORT_FILE, drawn, photograph, picture_file, write_page
+from aps_components.report.reading import (
+    UNKNOWN,
+    duration,
+    facts,
+    known,
+    mapping,
+    mean,
+    middle,
+    number,
+    objects,
+    spread,
+    text,
+    worst_first,
+)
+from aps_components.training.history import HISTORY_FILE, read_history
+from aps_components.training.progress import progress_figure
+
+TRAINING_FILE = "training.json"
+BUNDLE = "bundle"
+UNCERTAINTY_FILE = "report.json"  # of `aps uncertainty`
+MOST_PICTURES = 12
+# The names of the choices that say how the model that is kept answers.
+PREDICTOR, WINDOWS, CALIBRATION, ROUND = "predictor", "windows", "calibration", "second round"
+YES = "yes"
+
+
+class Kind(NamedTuple):
+    """How a labelled scan was answered by a model that did not learn from it."""
+
+    round: int
+    predictor: str
+    calibrated: bool
+    mirrored: bool
+
+    @property
+    def words(self) -> str:
+        """For a reader."""
+        extras = (", calibrated" if self.calibrated else "") + (", windows turned" if self.mirrored else "")
+        return f"round {self.round}, {PREDICTOR_NAMES.get(self.predictor, self.predictor)}{extras}"
+
+
+class HeldOut(NamedTuple):
+    """Figures of scans that models did not learn from, by case and class."""
+
+    dice: dict[tuple[str, str], float | None]
+    nsd: dict[tuple[str, str], float | None]
+    pictures: dict[str, Path]
+
+
+def write_training_report(out: str | os.PathLike[str]) -> Path:
+    """Write ``OUT/report.html`` from ``OUT/training.json``, and the histories and evaluations below the folder.
+
+    Args:
+        out: the folder of a training.
+
+    Returns:
+        The report.
+
+    Raises:
+        FileNotFoundError: the folder has no ``training.json``.
+        FileExistsError: a file of the report's name is there that is none.
+        ValueError: the file is no JSON object.
+    """
+    folder = Path(out)
+    content = read_object(folder / TRAINING_FILE)
+    answers, classes = held_out(content, folder), class_names(content)
+    evaluations = _evaluations(folder)
+    chosen = chosen_kind(content, list(answers))
+    sections = [
+        Section("Data and plan", _plan(content)),
+        Section("Curves", _curves(folder)),
+        *_held_out_sections(answers, chosen, classes, _unknown(content)),
+        *(section for name, found in evaluations.items() for section in found.sections(name=name)),
+        Section("How the uncertainty was checked", _uncertainty(folder)),
+        Section("What each round and choice gave", _choices(content, answers, classes)),
+        Section("Time and machine", _machine(content)),
+        Section("The commands that repeat it", _commands(content)),
+    ]
+    page = Page(
+        title=f"Training: {_name(content, folder)}",
+        about="What there was to learn from, how well the model does on other scans, and how to repeat it.",
+        headline=_headline(answers, chosen, evaluations),
+        sections=[section for section in sections if section.blocks],
+    )
+    return write_page(folder / REPORT_FILE, page)
+
+
+def held_out(content: Mapping[str, Any], folder: Path) -> dict[Kind, HeldOut]:
+    """The figures of labelled scans by how they were answered, in the order of rounds and predictors.
+
+    Args:
+        content: of ``training.json``.
+        folder: in which pictures may lie.
+    """
+    found: dict[Kind, HeldOut] = {}
+    for entry in objects(content.get("held_out")):
+        case, turn = entry.get("case"), number(entry.get("round"))
+        if not isinstance(case, str) or not mapping(entry.get("dice")):
+            continue
+        extras = (entry.get(extra) is True for extra in ("calibrated", "mirrored"))
+        kind = Kind(int(turn or 1), str(entry.get("predictor", UNKNOWN)), *extras)
+        figures = found.setdefault(kind, HeldOut({}, {}, {}))
+        for metric in ("dice", "nsd"):
+            values = mapping(entry.get(metric))
+            getattr(figures, metric).update({(case, str(label)): number(value) for label, value in values.items()})
+        if file := picture_file(folder, entry.get("picture")):
+            figures.pictures[case] = file
+    return dict(sorted(found.items()))
+
+
+def chosen_kind(content: Mapping[str, Any], kinds: Sequence[Kind]) -> Kind | None:
+    """Of the answers that were measured, that which is nearest to how the model that is kept answers."""
+    if not kinds:
+        return None
+    chosen = {str(entry.get("name")): entry.get("chosen") for entry in objects(content.get("choices"))}
+    last = max(kind.round for kind in kinds)
+    wanted = Kind(
+        round=last if chosen.get(ROUND, YES) == YES else 1,
+        predictor=str(chosen.get(PREDICTOR, "average")),
+        calibrated=chosen.get(CALIBRATION) == YES,
+        mirrored=chosen.get(WINDOWS) == YES,
+    )
+    return min(kinds, key=lambda kind: [one != other for one, other in zip(kind, wanted, strict=True)])
+
+
+def class_names(content: Mapping[str, Any]) -> dict[str, str]:
+    """Name by class value, as texts; empty where the plan does not say."""
+    plan = mapping(content.get("plan"))
+    for part in ("bundle", "data"):
+        if labels := mapping(mapping(plan.get(part)).get("labels")):
+            return {str(value): str(name) for value, name in labels.items()}
+    return {}
+
+
+def _name(content: Mapping[str, Any], folder: Path) -> str:
+    data = mapping(mapping(content.get("plan")).get("data"))
+    return str(data.get("name") or folder.resolve().name)
+
+
+def _headline(
+    answers: Mapping[Kind, HeldOut], chosen: Kind | None, evaluations: Mapping[str, Evaluated]
+) -> list[tuple[str, str]]:
+    """Of the labelled scans held out in turn, and of the first evaluation of the bundle."""
+    figures = []
+    if chosen is not None:
+        dice = by_case(answers[chosen].dice)
+        said = f"Dice of {len(dice)} labelled scans, by models that did not learn from them"
+        figures.append((f"{spread(map(mean, dice.values()))} %", said))
+    for evaluated in list(evaluations.values())[:1]:
+        figures += evaluated.headline()
+    return figures
+
+
+def _plan(content: Mapping[str, Any]) -> list[Block]:
+    plan = mapping(content.get("plan"))
+    blocks: list[Block] = []
+    for part in ("data", "bundle"):
+        if found := facts(plan.get(part)):
+            blocks.append(Facts(found))
+    ran = {str(stage.get("name")): stage for stage in objects(content.get("stages"))}
+    planned = {str(stage.get("name")): stage for stage in objects(plan.get("stages"))}
+    rows = []
+    for name in dict.fromkeys([*planned, *ran]):
+        wanted, was = planned.get(name, {}), ran.get(name, {})
+        state = "done" if was.get("done") is True else "not done"
+        times = [duration(number(entry.get("seconds"))) for entry in (wanted, was)]
+        rows.append([name, text(wanted.get("what", "")), *times, state])
+    if rows:
+        blocks.append(Table(["stage", "what", "planned", "took", ""], rows, names=2))
+    return blocks or [Text("The plan is unknown: training.json holds none.")]
+
+
+def _curves(folder: Path) -> list[Block]:
+    blocks: list[Block] = []
+    for file in sorted(folder.rglob(HISTORY_FILE)):
+        where = _below(file, folder)
+        try:
+            history = read_history(file)
+            picture = (
+                drawn(progress_figure(history), f"Losses, validation and pace of {where}", where) if history else None
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            blocks.append(Text(f"{where}: its history cannot be drawn ({type(error).__name__}: {error})."))
+            continue
+        if picture is not None:
+            blocks.append(picture)
+    return blocks
+
+
+def _held_out_sections(
+    answers: Mapping[Kind, HeldOut], chosen: Kind | None, names: Mapping[str, str], unknown: Sequence[Text]
+) -> list[Section]:
+    if chosen is None:
+        nothing = (
+            "No labelled scan was kept back from a training: how well the model does on new scans is unknown here."
+        )
+        return [Section("Labelled scans, held out in turn", [Text(nothing), *unknown])]
+    found = answers[chosen]
+    dice, surface = (_named(figures, names) for figures in (found.dice, found.nsd))
+    classes = list(dict.fromkeys(name for _, name in dice))
+    rows = [
+        [name, *(figure(by_class(dice)[name]) for figure in (spread, middle)), spread(by_class(surface).get(name, []))]
+        for name in worst_first(by_class(dice))
+    ]
+    intro = (
+        "Each labelled scan is answered by models that did not learn from it. The figures are of those models, each "
+        f"trained with fewer labels than the one that is kept. Shown: {chosen.words}."
+    )
+    table = Table(
+        ["class", "Dice %", "median", "NSD %"], rows, note="Mean ± deviation over the cases; the worst first."
+    )
+    blocks: list[Block] = [Text(intro), *unknown, table, *matrices({"Dice": dice, "NSD": surface}, classes)]
+    sections = [Section("Labelled scans, held out in turn", blocks)]
+    pictures: list[Block] = []
+    for case in worst_first(by_case(dice)):
+        if (file := found.pictures.get(case)) and len(pictures) < MOST_PICTURES:
+            said = f"{case}: Dice {spread([mean(by_case(dice)[case])])} %"
+            if picture := photograph(file, f"{said}; three planes through its worst error", caption=said):
+                pictures.append(picture)
+    return [*sections, Section("The worst of the held-out scans", pictures)]
+
+
+def _unknown(content: Mapping[str, Any]) -> list[Text]:
+    """What the plan says that no figure of this training can tell."""
+    said = mapping(content.get("plan")).get("unknown")
+    return [Text(text(sentence)) for sentence in said] if isinstance(said, list) else []
+
+
+def _named(
+    figures: Mapping[tuple[str, str], float | None], names: Mapping[str, str]
+) -> dict[tuple[str, str], float | None]:
+    return {(case, names.get(label, label)): value for (case, label), value in figures.items()}
+
+
+def _evaluations(folder: Path) -> dict[str, Evaluated]:
+    """Those in the folders of the bundle, or else anywhere below, by where they lie."""
+    root = folder / BUNDLE if (folder / BUNDLE).is_dir() else folder
+    found = {}
+    for file in sorted(root.rglob(METRICS_FILE)):
+        try:
+            evaluated = Evaluated.read(file)
+        except ValueError:
+            continue  # a file of that name that is somebody else's
+        if evaluated is not None:
+            found[_below(file, folder)] = evaluated
+    return found
+
+
+def _uncertainty(folder: Path) -> list[Block]:
+    """What ``aps uncertainty`` found, where it was run."""
+    blocks: list[Block] = []
+    for file in sorted(folder.rglob(UNCERTAINTY_FILE)):
+        try:
+            models = objects(read_object(file).get("models"))
+        except ValueError:
+            continue
+        for model in models:
+            detection = mapping(mapping(model.get("summary")).get("detection"))
+            rows = [
+                [definition.title, definition.kind, f"{value:.3f}"]
+                for name, definition in DEFINITIONS.items()
+                if (value := _auroc(mapping(detection.get(name)))) is not None
+            ]
+            if rows:
+                what = f"{_below(file, folder)}, {text(model.get('name'))}"
+                note = f"{what}: near surfaces; 0.5 is chance, 1 finds every error."
+                blocks.append(Table(["map", "kind", "AUROC of errors"], rows, names=2, note=note))
+    return blocks
+
+
+def _auroc(areas: Mapping[str, Any]) -> float | None:
+    return number(mapping(mapping(areas.get("band")).get("auroc")).get("mean"))
+
+
+def _choices(content: Mapping[str, Any], answers: Mapping[Kind, HeldOut], names: Mapping[str, str]) -> list[Block]:
+    blocks: list[Block] = []
+    rows = []
+    for kind, found in answers.items():
+        dice, surface = (by_case(_named(figures, names)) for figures in (found.dice, found.nsd))
+        rows.append([kind.words, str(len(dice)), *(spread(map(mean, part.values())) for part in (dice, surface))])
+    if rows:
+        note = "Of the held-out labelled scans: mean over the classes of each, then mean ± deviation over the cases."
+        blocks.append(Table(["answered by", "cases", "Dice %", "NSD %"], rows, note=note))
+    chosen = [
+        [
+            text(entry.get("name")),
+            text(entry.get("chosen")),
+            "; ".join(f"{option} {_figure(value)}" for option, value in mapping(entry.get("figures")).items())
+            or UNKNOWN,
+            text(entry.get("note") or ""),
+        ]
+        for entry in objects(content.get("choices"))
+    ]
+    if chosen:
+        blocks.append(Table(["choice", "chosen", "measured, %", "why"], chosen, names=4))
+    return blocks
+
+
+def _figure(value: Any) -> str:
+    found = number(value)
+    return UNKNOWN if found is None else f"{found:.2f}"
+
+
+def _machine(content: Mapping[str, Any]) -> list[Block]:
+    seconds = known(number(stage.get("seconds")) for stage in objects(content.get("stages")))
+    planned = number(mapping(content.get("plan")).get("seconds"))
+    times = [("planned", duration(planned)), ("took, all stages", duration(sum(seconds) if seconds else None))]
+    return [Facts([*times, *facts(content.get("machine")), *facts(content.get("versions"))])]
+
+
+def _commands(content: Mapping[str, Any]) -> list[Block]:
+    blocks: list[Block] = []
+    for stage in objects(content.get("stages")):
+        command = stage.get("command")
+        if isinstance(command, list) and command:
+            blocks += [Text(text(stage.get("name"))), Commands([shlex.join(map(str, command))])]
+    return blocks
+
+
+def _below(file: Path, folder: Path) -> str:
+    return file.parent.relative_to(folder).as_posix()

@@ -1,0 +1,107 @@
+"""A dataset in any of its forms becomes a folder that a bundle evaluates on."""
+
+import json
+
+import pytest
+
+from aps_components.data import load_datalist
+from aps_components.data.errors import DataError
+from aps_components.data.to_judge import dataset_to_judge
+
+LABELS = {"0": "background", "1": "wall"}
+
+
+def touch(root, *files):
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).touch()
+    return root
+
+
+def judged(data, tmp_path, **options):
+    folder = dataset_to_judge(data, known=tmp_path / "known.json", labels=LABELS, work=tmp_path / "work", **options)
+    return folder, load_datalist(folder, default=tmp_path / "known.json", counts_at_most=True, validation_count=2)
+
+
+def names(items):
+    return [item["image"] if isinstance(item["image"], list) else item["image"].rpartition("/")[2] for item in items]
+
+
+def test_of_images_and_labels_every_labelled_scan_is_judged(tmp_path):
+    data = touch(
+        tmp_path / "data", "images/a.nii.gz", "images/b.nii.gz", "images/c.nii", "labels/a.nii", "labels/c.nii.gz"
+    )
+    folder, datalist = judged(data, tmp_path)
+    assert folder == tmp_path / "work"
+    assert names(datalist.test) == ["a.nii.gz", "c.nii"]
+    assert [item["label"] for item in datalist.test] == [str(data / "labels" / name) for name in ("a.nii", "c.nii.gz")]
+    assert datalist.training_items == datalist.validation == []
+    assert (datalist.name, datalist.labels) == ("data", {0: "background", 1: "wall"})
+
+
+def test_the_part_that_was_asked_for_has_them(tmp_path):
+    data = touch(tmp_path / "data", "images/a.nii.gz", "labels/a.nii.gz")
+    _, datalist = judged(data, tmp_path, split="validation")
+    assert (names(datalist.validation), datalist.test) == (["a.nii.gz"], [])
+    with pytest.raises(DataError, match="no datalist says which of these scans are for training"):
+        judged(data, tmp_path, split="training")
+
+
+def test_what_others_keep_apart_comes_before_what_they_train_on(tmp_path):
+    data = touch(tmp_path / "data", "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    assert names(judged(data, tmp_path)[1].test) == ["a_0000.nii.gz"]
+    touch(data, "imagesTs/b_0000.nii.gz")
+    assert names(judged(data, tmp_path)[1].test) == ["a_0000.nii.gz"]  # scans of a challenge, without labels
+    touch(data, "imagesTs/b_0001.nii.gz", "labelsTs/b.nii.gz")
+    (files,) = names(judged(data, tmp_path)[1].test)
+    assert [file.rpartition("/")[2] for file in files] == ["b_0000.nii.gz", "b_0001.nii.gz"]
+
+
+def test_a_folder_with_a_datalist_stays_as_it_is(tmp_path):
+    data = touch(tmp_path / "data", "images/a.nii.gz", "labels/a.nii.gz")
+    content = {"name": "own", "labels": LABELS, "training": [], "validation": []}
+    (data / "datalist.json").write_text(json.dumps(content))
+    for given in (data, data / "datalist.json"):
+        assert judged(given, tmp_path)[0] == data
+    assert not (tmp_path / "work").exists()
+
+
+def test_the_folder_of_the_training_is_known_by_its_files(tmp_path):
+    data = touch(tmp_path / "data", "images/a.nii.gz", "images/b.nii.gz", "labels/a.nii.gz", "labels/b.nii.gz")
+    items = [{"image": f"images/{name}.nii.gz", "label": f"labels/{name}.nii.gz"} for name in "ab"]
+    content = {"name": "own", "labels": LABELS, "training": items[:1], "validation": items[1:]}
+    (tmp_path / "known.json").write_text(json.dumps(content))
+    folder, datalist = judged(data, tmp_path)
+    assert folder == data
+    assert names(datalist.validation) == ["b.nii.gz"]
+    (data / "images" / "a.nii.gz").unlink()
+    folder, datalist = judged(data, tmp_path)
+    assert folder == tmp_path / "work"
+    assert names(datalist.test) == ["b.nii.gz"]
+
+
+def test_a_datalist_of_another_name_keeps_its_paths(tmp_path):
+    data = touch(tmp_path / "data", "images/a.nii.gz", "labels/a.nii.gz", "images/b.nii.gz", "images/c.nii.gz")
+    items = [{"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}]
+    content = {"name": "own", "labels": LABELS, "training": [], "test": items}
+    content["unlabeled"] = [{"image": ["images/b.nii.gz", str(data / "images" / "c.nii.gz")]}]
+    (data / "split_2.json").write_text(json.dumps(content))
+    folder, datalist = judged(data / "split_2.json", tmp_path)
+    assert folder == tmp_path / "work"
+    assert datalist.test == [{key: str(data / file) for key, file in items[0].items()}]
+    assert datalist.unlabeled == [{"image": [str(data / "images" / f"{name}.nii.gz") for name in "bc"]}]
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"name": "a", "labels": {}, "training": {}, "test": "remaining"}'])
+def test_a_datalist_that_is_none_is_named(tmp_path, content):
+    (tmp_path / "mine.json").write_text(content)
+    with pytest.raises(DataError, match=r"mine\.json|datalist\.json"):
+        judged(tmp_path / "mine.json", tmp_path)
+
+
+def test_nothing_there_is_named(tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        judged(tmp_path / "nowhere", tmp_path)
+    data = touch(tmp_path / "data", "images/a.nii.gz", "labels/b.nii.gz")
+    with pytest.raises(DataError, match="no label belongs to an image"):
+        judged(data, tmp_path)

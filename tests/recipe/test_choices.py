@@ -1,0 +1,84 @@
+import pytest
+
+from aps_components.recipe.choices import Answer, answered_so, choose_answer, choose_round, mean_dice
+from aps_components.recipe.results import HeldOut
+
+
+def entries(dice_by_case, *, round=1, predictor="average", mirrored=False, calibrated=False):
+    return [
+        HeldOut(
+            case=case,
+            fold=0,
+            round=round,
+            predictor=predictor,
+            mirrored=mirrored,
+            calibrated=calibrated,
+            dice=dice if isinstance(dice, dict) else {"liver": dice},
+        )
+        for case, dice in dice_by_case.items()
+    ]
+
+
+PLAIN = entries({"x": 0.80, "y": 0.60})
+
+
+def test_the_mean_is_of_scans_whatever_classes_each_has():
+    found = entries({"x": {"liver": 0.9, "spleen": 0.5}, "y": {"liver": 0.4, "spleen": None}})
+    assert mean_dice(found) == pytest.approx(100 * (0.7 + 0.4) / 2)
+
+
+@pytest.mark.parametrize(("gain", "chosen"), [(0.0009, "average"), (0.0011, "a")])
+def test_another_predictor_must_be_better_by_the_gain(gain, chosen):
+    other = entries({"x": 0.80 + gain, "y": 0.60 + gain}, predictor="a")
+    answer, (record, *_) = choose_answer([*PLAIN, *other], least_gain=0.1)
+    assert answer.predictor == record.chosen == chosen
+    assert record.figures == {"average": 70.0, "a": pytest.approx(70 + 100 * gain, abs=0.006)}
+
+
+@pytest.mark.parametrize(("gain", "chosen"), [(-0.001, False), (0.0004, True)])
+def test_calibration_is_kept_where_it_is_better_at_all(gain, chosen):
+    answer, records = choose_answer([*PLAIN, *entries({"x": 0.8 + gain, "y": 0.6}, calibrated=True)], least_gain=0.1)
+    assert answer.calibrated is chosen
+    assert records[1].note.startswith(f"{50 * gain:+.2f} points (standard error ")
+
+
+@pytest.mark.parametrize(("gain", "chosen"), [(0.0005, False), (0.002, True)])
+def test_turned_windows_must_pay_for_their_time(gain, chosen):
+    turned = entries({"x": 0.8 + gain, "y": 0.6 + gain}, mirrored=True)
+    answer, _ = choose_answer([*PLAIN, *turned], least_gain=0.1)
+    assert answer.mirrored is chosen
+
+
+def test_nothing_held_out_is_said_and_defaults_are_taken():
+    answer, records = choose_answer([], least_gain=0.1)
+    assert answer == Answer(predictor="average", mirrored=False, calibrated=True)
+    assert all(record.note.startswith("not measured") and not record.figures for record in records)
+
+
+@pytest.mark.parametrize(("second", "kept"), [({"y": 0.61, "z": 0.9}, True), ({"y": 0.59, "z": 0.9}, False)])
+def test_rounds_are_compared_on_the_scans_that_both_answered(second, kept):
+    found, record = choose_round([*PLAIN, *entries(second, round=2)], answer=Answer(), possible=True)
+    assert found is kept
+    assert record.note.endswith("on 1 held-out scans")
+
+
+def test_a_second_round_with_offsets_is_compared_with_a_first_one_as_it_answers():
+    calibrated, second = (entries({"x": dice}, round=round, calibrated=True) for dice, round in ((0.9, 1), (0.85, 2)))
+    found = [
+        choose_round([*PLAIN, *calibrated, *second], answer=Answer(calibrated=c), possible=True)[0]
+        for c in (False, True)
+    ]
+    assert found == [True, False]  # 85 against 80, and against 90
+
+
+def test_a_second_round_that_was_not_judged_is_kept_where_there_can_be_one():
+    assert choose_round(PLAIN, answer=Answer(), possible=True)[0] is True
+    assert choose_round(PLAIN, answer=Answer(), possible=False)[0] is False
+
+
+def test_figures_are_of_what_was_measured_nearest_to_the_answer():
+    calibrated = entries({"x": 0.9}, calibrated=True)
+    turned = entries({"x": 0.7}, mirrored=True)
+    wanted = Answer(predictor="average", mirrored=True, calibrated=True)
+    assert answered_so([*PLAIN, *calibrated, *turned], wanted, round=1) == calibrated
+    assert answered_so([*PLAIN, *turned], wanted, round=1) == PLAIN

@@ -1,0 +1,98 @@
+import json
+import shutil
+
+import pytest
+from case_folders import box, write_cases
+
+from aps_components.data import DataError
+from aps_components.recipe.asked import checked_options, parse_time, set_options
+from aps_components.recipe.scans import find_scans
+
+BOXES = {1: box((1, 3), (1, 4), (2, 5))}
+
+
+@pytest.mark.parametrize("layout", ["plain", "nnunet"])
+def test_folders(tmp_path, layout):
+    write_cases(tmp_path, labelled=2, unlabelled=1, shape=(5, 7, 11), boxes=BOXES, layout=layout)
+    scans = find_scans(tmp_path)
+    assert [(case.name, case.label is not None) for case in scans.folder.cases] == [
+        ("c00", True),
+        ("c01", True),
+        ("c02", False),
+    ]
+    assert (scans.names, scans.validation, scans.test) == (None, [], [])
+    assert scans.patients == {"c00": "c00", "c01": "c01", "c02": "c02"}
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """A datalist beside its scans: two labels by hand, one by models, one scan for validation, one for the test."""
+    write_cases(tmp_path, labelled=5, unlabelled=1, shape=(5, 7, 11), boxes=BOXES)
+
+    def item(index, **more):
+        return {"image": f"images/c0{index}.nii.gz", "label": f"labels/c0{index}.nii.gz", **more}
+
+    content = {
+        "name": "listed",
+        "labels": {"0": "background", "1": "block"},
+        "training": [item(0, patient="x"), item(1, patient="x"), item(2, label_by="models")],
+        "unlabeled": [{"image": "images/c05.nii.gz"}],
+        "validation": [item(3)],
+        "test": [item(4)],
+    }
+    file = tmp_path / "split_1.json"
+    file.write_text(json.dumps(content))
+    return file
+
+
+def test_a_datalist_says_what_is_learned_from(listed):
+    scans = find_scans(listed)
+    labelled = {case.name: case.label for case in scans.folder.cases}
+    assert labelled == {"c00": "labels/c00.nii.gz", "c01": "labels/c01.nii.gz", "c02": None, "c05": None}
+    assert [item["image"] for item in scans.validation] == [str(listed.parent / "images" / "c03.nii.gz")]
+    assert [item["image"] for item in scans.test] == [str(listed.parent / "images" / "c04.nii.gz")]
+    assert scans.names == {0: "background", 1: "block"}
+    assert scans.patients == {"c00": "x", "c01": "x", "c02": "c02", "c05": "c05"}
+
+
+def test_a_folder_with_a_datalist_is_that_datalist(listed):
+    shutil.copy(listed, listed.parent / "datalist.json")
+    assert find_scans(listed.parent) == find_scans(listed)
+
+
+def test_no_scans_are_refused_by_name(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere: no such folder"):
+        find_scans(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("4h", 14_400), ("1h30m", 5_400), ("90 min", 5_400), ("45s", 45), ("0.5d", 43_200)]
+)
+def test_times(text, seconds):
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["4", 4, "", "h", "4 hours or so", "0m", "-1h"])
+def test_other_times_are_refused(text):
+    with pytest.raises(ValueError, match="time "):
+        parse_time(text)
+
+
+def test_options_of_the_dataset_are_told_from_those_of_the_training():
+    given = {"augmentation": "affine", "network_def#filters": 4, "overlap": 0.25}
+    of_dataset, of_training = checked_options(given)
+    assert of_dataset == {"augmentation": "affine"}
+    assert of_training == {"network_def#filters": 4, "overlap": 0.25}
+
+
+def test_options_stand_in_the_bundle(tmp_path):
+    (tmp_path / "configs").mkdir()
+    files = {"train.json": {"overlap": 0.5, "network_def": {"a": 1}}, "inference.json": {"overlap": 0.5}}
+    for name, content in files.items():
+        (tmp_path / "configs" / name).write_text(json.dumps(content))
+    set_options(tmp_path, {"network_def#filters": 4, "overlap": 0.25})
+    train, inference = (json.loads((tmp_path / "configs" / name).read_text()) for name in files)
+    assert train == {"overlap": 0.25, "network_def": {"a": 1, "filters": 4}}
+    assert inference == {"overlap": 0.25}
+    with pytest.raises(ValueError, match="no option --overlap#x: overlap has nothing inside"):
+        set_options(tmp_path, {"overlap#x": 1})

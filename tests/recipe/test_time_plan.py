@@ -1,0 +1,154 @@
+import math
+
+import pytest
+
+from aps_components.recipe.plan import (
+    Facts,
+    Pace,
+    TimePlan,
+    duration,
+    epochs_of,
+    last_iterations,
+    make_time_plan,
+    unknown,
+)
+from aps_components.recipe.settings import Recipe, recipe_of
+
+HOUR = 3600.0
+PACE = Pace(start=15, labeled=1.0, joint=1.3, alone=0.6, scan=4)  # per iteration: first round 1.2, alone 0.72
+FACTS = Facts(labelled=8, unlabelled=62, patients=8, jobs=2)
+
+
+def plan_of(seconds, *, facts=FACTS, pace=PACE, recipe=None):
+    return make_time_plan(facts, pace, seconds=seconds, recipe=recipe or Recipe())
+
+
+def test_an_evening_has_everything():
+    plan = plan_of(4 * HOUR)
+    assert (plan.shape.folds, plan.shape.checked, plan.shape.second) == (4, 2, True)
+    assert plan.shape.calibrated
+    assert plan.shape.mirrored
+    assert plan.unlabelled == 62
+    names = ["first round", "is a second round better?", "labels by models", "last training"]
+    assert [step.name for step in plan.steps] == names
+
+
+def test_the_iterations_by_hand():
+    """One hour, one job, two folds, no unlabelled scan: 40 % of what starting and judging leave is the folds'."""
+    facts = Facts(labelled=6, unlabelled=0, patients=6, can_mirror=False)
+    pace = Pace(start=10, labeled=2, joint=99, alone=2, scan=1)
+    recipe = Recipe(folds=2, warmup_share=0.5)
+    # Of a fold: start, then plain (10 + 3 scans), calibrate (10 + 6), calibrated (10 + 3): 10 + 13 + 16 + 13 = 52.
+    overhead = 2 * 52 + 10 + 16
+    usable = 0.97 * HOUR - overhead
+    plan = plan_of(HOUR, facts=facts, pace=pace, recipe=recipe)
+    assert plan.overhead == pytest.approx(overhead)
+    assert plan.first == int(0.4 * usable / 2 / 2)
+    assert plan.last == int(0.6 * usable / 2)
+    assert plan.seconds == pytest.approx(0.97 * HOUR, abs=8)
+
+
+@pytest.mark.parametrize("seconds", [600, 1800, HOUR, 2 * HOUR, 4 * HOUR, 10 * HOUR])
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+@pytest.mark.parametrize("unlabelled", [0, 62, 5000])
+def test_a_plan_ends_within_its_time(seconds, jobs, unlabelled):
+    facts = Facts(labelled=8, unlabelled=unlabelled, patients=8, jobs=jobs)
+    plan = plan_of(seconds, facts=facts)
+    assert 0.9 * seconds <= plan.seconds <= seconds
+    assert plan.last >= Recipe().least_iterations
+    assert plan.shape.second <= (unlabelled > 0)
+    assert plan.unlabelled * PACE.scan * max(1, plan.shape.folds) <= 0.15 * seconds
+
+
+def test_no_training_is_longer_than_it_may_be():
+    plan = plan_of(100 * HOUR, recipe=Recipe(most_iterations=900))
+    assert (plan.first, plan.check, plan.last) == (900, 900, 900)
+    assert plan.seconds < 3 * HOUR
+
+
+def test_more_time_never_means_fewer_parts():
+    sizes = [plan_of(minutes * 60).shape for minutes in (5, 10, 20, 40, 90, 240)]
+    assert [shape.folds for shape in sizes] == sorted(shape.folds for shape in sizes)
+    assert [shape.checked for shape in sizes] == sorted(shape.checked for shape in sizes)
+    assert not sizes[0].second
+
+
+@pytest.mark.parametrize("patients", [1, 2])
+def test_few_patients_have_no_folds_and_it_is_said(patients):
+    facts = Facts(labelled=4, unlabelled=30, patients=patients)
+    plan = plan_of(2 * HOUR, facts=facts)
+    assert plan.shape.folds == 0
+    assert plan.shape.seeds == 2
+    (said,) = unknown(plan.shape, facts, Recipe())
+    assert f"of {patients} patient(s)" in said
+
+
+def test_what_is_not_measured_is_said():
+    plan = plan_of(40 * 60)
+    assert plan.shape.second
+    assert not plan.shape.checked
+    assert any("second round" in line for line in unknown(plan.shape, FACTS, Recipe()))
+
+
+def test_folds_are_never_more_than_patients():
+    assert plan_of(4 * HOUR, facts=Facts(labelled=14, unlabelled=56, patients=3)).shape.folds == 3
+
+
+def test_too_short_a_time_is_refused_with_one_that_is_enough():
+    with pytest.raises(ValueError, match=r"time 60 s is too short: .* give --time (\d+)m or more") as error:
+        plan_of(60)
+    minutes = int(str(error.value).partition("--time ")[2].partition("m")[0])
+    assert plan_of(60 * minutes).last >= 100
+
+
+def test_the_last_training_takes_what_is_left():
+    """Start and calibration: 15 + 15 + 8 scans of 4 s. Five scans are kept apart: 15 + 5 x 4."""
+    facts = Facts(labelled=8, unlabelled=62, patients=8, validation=5)
+    second, first, none = (
+        last_iterations(facts, PACE, second=second, left=left, recipe=Recipe())
+        for second, left in ((True, 5000), (False, 5000), (True, 0))
+    )
+    assert second == int((5000 - 62 - 35) / 0.6)
+    assert first == int((5000 - 62 - 35) / (1.2 * 0.6))
+    assert none == Recipe().least_iterations
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 7, 100, 1234])
+def test_epochs(iterations):
+    epochs, length, warmup = epochs_of(iterations, Recipe())
+    assert epochs <= 30
+    assert abs(epochs * length - iterations) <= max(1, iterations / 50 + 15)
+    assert 0 <= warmup < max(2, epochs)
+    assert warmup == pytest.approx(epochs / 3, abs=1)
+
+
+def test_a_plan_survives_a_file():
+    plan = plan_of(HOUR)
+    assert TimePlan.from_json(plan.as_json()) == plan
+    assert math.isclose(plan.seconds, sum(step.seconds for step in plan.steps))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(40, "40 s"), (720, "12 min"), (7500, "2 h 05 min"), (5399, "1 h 30 min")]
+)
+def test_durations(seconds, said):
+    assert duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"fold": 3}, "no option --recipe#fold; did you mean --recipe#folds"),
+        ({"folds": 1}, "recipe#folds 1 must be a whole number from 2 on"),
+        ({"second_from": "b"}, "recipe#second_from 'b' must be 'scratch' or 'first'"),
+        ({"first_share": 0.8, "check_share": 0.3}, "leave nothing for the last training"),
+        ("folds=3", "must be an object"),
+    ],
+)
+def test_a_recipe_is_checked(given, message):
+    with pytest.raises(ValueError, match=message):
+        recipe_of(given)
+
+
+def test_a_recipe_is_changed_by_name():
+    assert recipe_of({"folds": 3, "short": "60"}) == Recipe(folds=3, short=60.0)

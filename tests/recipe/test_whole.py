@@ -1,0 +1,242 @@
+"""A whole training with commands that take no time: what is run, decided, kept and refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from case_folders import box, write_cases
+from fake_commands import PACE, FakeCommands, options_of
+
+import aps_components
+from aps_components.data import case_name, load_datalist
+from aps_components.data.errors import DataError
+from aps_components.models import read_settings
+from aps_components.ownership import FolderInUseError
+from aps_components.processes import CommandFailedError
+from aps_components.recipe import read_results, train
+from aps_components.recipe.stages import StageFailedError
+
+BOXES = {1: box((8, 28), (12, 30), (8, 20))}
+LONG = {"time": "4h", "recipe": {"folds": 3}, "jobs": 1}
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """Six labelled scans of five patients, four without a label, one of them of a labelled patient."""
+    folder = tmp_path_factory.mktemp("scans")
+    write_cases(folder, labelled=6, unlabelled=4, shape=(36, 34, 32), boxes=BOXES)
+    names = ["p0_frame1", "p0_frame2", "p1", "p2", "p3", "p4", "p4_frame3", "q1", "q2", "q3"]
+    for index, name in enumerate(names):
+        for part in ("images", "labels"):
+            if (file := folder / part / f"c{index:02d}.nii.gz").exists():
+                file.rename(folder / part / f"{name}.nii.gz")
+    return folder
+
+
+def run(scans, out, commands=None, **options):
+    commands = commands or FakeCommands()
+    with (
+        patch("aps_components.recipe.stages.run_logged", commands),
+        patch("aps_components.recipe.whole.measure_pace", lambda *_, **__: PACE),
+        patch("aps_components.recipe.stages.SECONDS_BETWEEN_LOOKS", 0.01),
+    ):
+        return commands, train(scans, out, **{**LONG, **options})
+
+
+def test_a_plan_is_printed_and_nothing_is_written(scans, tmp_path, capsys):
+    commands, results = run(scans, tmp_path / "out", dry_run=True)
+    assert not (tmp_path / "out").exists()
+    assert commands.kinds == []
+    printed = capsys.readouterr().out
+    assert "6 labelled scans of 5 patients, 4 unlabelled" in printed
+    assert "3 trainings of" in printed
+    assert 0.9 * 4 * 3600 < results.plan.seconds < 4 * 3600
+
+
+def test_all_rounds_end_in_a_bundle(scans, tmp_path):
+    commands, results = run(scans, tmp_path / "out")
+    judged = 3 * ["training", "evaluating", "calibrate", "evaluating", "evaluating"]
+    checked = 2 * ["pseudo-label", "training", "calibrate", "evaluating"]
+    assert commands.kinds[: len(judged) + len(checked)] == judged + checked
+    model = tmp_path / "out" / "bundle" / "models" / "model.pt"
+    assert model.is_file()
+    assert read_settings(model)["inference_predictor"] == "average"
+    assert read_results(tmp_path / "out") == results
+    assert all(stage.done for stage in results.stages)
+    assert len((tmp_path / "out" / "commands.sh").read_text().split("\npython -m ")) - 1 == len(commands.kinds)
+    page = (tmp_path / "out" / "bundle" / "docs" / "README.md").read_text()
+    assert "Dice 50.0 % (standard deviation 0.0 over 6 scans" in page
+    assert "Nothing has been measured" not in page
+    assert page.index("## Performance") < page.index("## MONAI Bundle Commands")
+
+
+def test_every_labelled_scan_is_held_out_once_and_no_fold_sees_its_patients(scans, tmp_path):
+    _, results = run(scans, tmp_path / "out")
+    plain = [e for e in results.held_out if e.predictor == "a" and e.round == 1 and not e.calibrated and not e.mirrored]
+    assert sorted(entry.case for entry in plain) == ["p0_frame1", "p0_frame2", "p1", "p2", "p3", "p4"]
+    assert len({entry.fold for entry in plain if entry.case.startswith("p0")}) == 1
+    for fold in range(3):
+        datalist = load_datalist(tmp_path / "out" / "work" / f"fold_{fold + 1}" / "scans")
+        apart = {case_name(item).split("_")[0] for item in datalist.validation}
+        assert apart.isdisjoint(case_name(item).split("_")[0] for item in datalist.training_items)
+
+
+def better(**wanted):
+    """Dice 0.6 for answers that are so, else 0.5."""
+    return lambda what: 0.6 if all(what[key] == value for key, value in wanted.items()) else 0.5
+
+
+@pytest.mark.parametrize("wanted", ["a", "b"])
+def test_the_better_predictor_answers_in_the_bundle(scans, tmp_path, wanted):
+    commands, results = run(scans, tmp_path / "out", FakeCommands(better(predictor=wanted)))
+    assert read_settings(tmp_path / "out" / "bundle" / "models" / "model.pt")["inference_predictor"] == wanted
+    labelling = [
+        options_of(c) for c, kind in zip(commands.commands, commands.kinds, strict=True) if kind == "pseudo-label"
+    ]
+    assert {options["predictor"] for options in labelling} == {wanted}
+    assert results.choices[0].figures == {"average": 50.0, "a": 50.0, "b": 50.0, wanted: 60.0}
+
+
+def test_turned_windows_are_the_bundles_where_they_are_better(scans, tmp_path):
+    run(scans, tmp_path / "out", FakeCommands(better(mirrored=True)))
+    assert read_settings(tmp_path / "out" / "bundle" / "models" / "model.pt")["inference_mirror_axes"] == [0]
+
+
+@pytest.mark.parametrize(("round", "kept"), [(1, False), (2, True)])
+def test_the_second_round_is_kept_where_it_is_better(scans, tmp_path, round, kept):
+    commands, results = run(scans, tmp_path / "out", FakeCommands(better(round=round)))
+    last = options_of(next(c for c in reversed(commands.commands) if "training" in c))
+    assert last["dataset_dir"].endswith("second" if kept else "all")
+    assert int(last["unlabeled_batch"]) == (0 if kept else 2)
+    assert results.choices[-1].chosen == ("yes" if kept else "no")
+    assert commands.kinds.count("pseudo-label") == 2 + kept
+
+
+def test_after_an_end_nothing_is_repeated(scans, tmp_path):
+    whole, _ = run(scans, tmp_path / "whole")
+    for kind, number in (("training", 1), ("evaluating", 5), ("pseudo-label", 2), ("calibrate", 4)):
+        out = tmp_path / f"{kind}_{number}"
+        first = FakeCommands(fails=(kind, number))
+        with pytest.raises(KeyboardInterrupt):
+            run(scans, out, first)
+        again, _ = run(scans, out)
+        assert first.kinds[:-1] + again.kinds == whole.kinds
+    again, results = run(scans, tmp_path / "whole")
+    assert again.kinds == []
+    assert read_results(tmp_path / "whole") == results
+
+
+def test_a_failure_names_the_stage_and_goes_on_afterwards(scans, tmp_path):
+    commands = FakeCommands(fails=("training", 2))
+    commands.error = CommandFailedError("ValueError: the loss is nan (all of it: training.log)")
+    with pytest.raises(StageFailedError, match=r"^first round, fold 2 failed: ValueError: the loss is nan \(all of"):
+        run(scans, tmp_path / "out", commands)
+    again, _ = run(scans, tmp_path / "out")
+    assert again.kinds[:2] == ["training", "evaluating"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"time": "5h"}, r"other options \(time 14400.0 there, 18000.0 now\)"),
+        ({"seed": 1}, "seed 0 there, 1 now"),
+        ({"labels": "1:liver"}, "labels None there"),
+        ({"recipe": {"folds": 4}}, r"recipe#folds 3 there, 4 now"),
+        ({"options": {"augmentation": "affine"}}, "options#augmentation None there, 'affine' now"),
+    ],
+)
+def test_a_call_that_contradicts_the_folder_is_refused(scans, tmp_path, changes, message):
+    with pytest.raises(KeyboardInterrupt):
+        run(scans, tmp_path / "out", FakeCommands(fails=("training", 1)))
+    with pytest.raises(ValueError, match=message):
+        run(scans, tmp_path / "out", **changes)
+
+
+def test_other_scans_are_refused(scans, tmp_path):
+    copy = shutil.copytree(scans, tmp_path / "scans")
+    with pytest.raises(KeyboardInterrupt):
+        run(copy, tmp_path / "out", FakeCommands(fails=("training", 1)))
+    shutil.copy(copy / "labels" / "p1.nii.gz", copy / "labels" / "q1.nii.gz")
+    with pytest.raises(DataError, match=r"has other scans than .* \(another label for q1\): give another --out"):
+        run(copy, tmp_path / "out")
+
+
+def test_a_folder_of_something_else_and_one_in_use_are_refused(scans, tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").write_text("dear")
+    with pytest.raises(ValueError, match=r"letters holds a.txt, and no training of aps train"):
+        run(scans, tmp_path / "letters")
+
+
+def test_a_folder_in_use_is_refused_to_others(scans, tmp_path):
+    code = f"from aps_components.ownership import own; own({str(tmp_path / 'out')!r})"
+    environ = {"PYTHONPATH": str(Path(aps_components.__file__).parents[1])}
+    said = []
+
+    def while_it_trains(*_, **__):
+        other = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False)
+        said.append(other.stderr)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(scans, tmp_path / "out", while_it_trains)
+    assert FolderInUseError.__name__ in said[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"time": "4"}, "time '4' must be a number with its unit, such as 4h"),
+        ({"time": "1 s"}, "time 1 s is too short"),
+        ({"options": {"epochs": 3}}, "--epochs is not for aps train: it follows from --time and --recipe"),
+        ({"options": {"augmentaton": "full"}}, "no option --augmentaton; did you mean --augmentation"),
+        ({"labels": "liver"}, "write VALUE:NAME"),
+        ({"jobs": 0}, "jobs 0 must be a whole number from 1 on"),
+        ({"roi_size": [30, 32, 32]}, "roi_size .* divisible by 16"),
+    ],
+)
+def test_wrong_arguments_are_refused(scans, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(scans, tmp_path / "out", **changes)
+
+
+def test_two_labelled_scans_have_no_folds_and_the_card_says_so(tmp_path):
+    write_cases(tmp_path / "few", labelled=2, unlabelled=3, shape=(36, 34, 32), boxes=BOXES)
+    commands, results = run(tmp_path / "few", tmp_path / "out")
+    assert commands.kinds == ["training", "training", "pseudo-label", "training", "calibrate"]
+    assert results.held_out == []
+    page = (tmp_path / "out" / "bundle" / "docs" / "README.md").read_text()
+    assert "nobody will know how good the model is" in page
+
+
+def test_scans_that_a_datalist_keeps_apart_are_answered_at_the_end_alone(phantoms, tmp_path):
+    commands, results = run(phantoms, tmp_path / "out")
+    apart = [entry for entry in results.held_out if entry.fold == -1]
+    assert {entry.case for entry in apart} == {"phantom_007", "phantom_008"}
+    assert commands.kinds[-1] == "evaluating"
+    for folder in (tmp_path / "out" / "work").glob("fold_*/scans"):
+        names = {case_name(item) for part in ("training", "validation") for item in load_datalist(folder).part(part)}
+        assert names <= {f"phantom_{index:03d}" for index in range(7)}
+    bundle = json.loads((tmp_path / "out" / "bundle" / "configs" / "datalist.json").read_text())
+    assert [len(bundle[part]) for part in ("training", "unlabeled", "validation", "test")] == [4, 3, 2, 2]
+    assert bundle["labels"] == {"0": "background", "1": "left atrium"}
+
+
+def test_it_is_at_hand_where_one_looks_for_it():
+    assert aps_components.train is train
+
+
+def test_every_training_begins_with_what_fits_of_another_model(scans, tmp_path):
+    model = tmp_path / "model.pt"
+    model.write_bytes(b"weights")
+    commands, _ = run(scans, tmp_path / "out", pretrained=model)
+    trainings = [options_of(c) for c, kind in zip(commands.commands, commands.kinds, strict=True) if kind == "training"]
+    assert {(found["pretrained"], found["pretrained_part"]) for found in trainings} == {(str(model), "fitting")}
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*nowhere.pt"):
+        run(scans, tmp_path / "other", pretrained=tmp_path / "nowhere.pt")
+    with pytest.raises(ValueError, match=r"pretrained '.*' there, None now"):
+        run(scans, tmp_path / "out")

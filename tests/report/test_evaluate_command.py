@@ -1,0 +1,148 @@
+"""``aps evaluate`` on a tiny model: the bundle's own evaluation, in this process where that is enough."""
+
+import ast
+import csv
+import json
+import shutil
+import sys
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import pytest
+from reports import read_report
+from workflows import BUNDLES, TINY, run_workflow, untrained_copy
+
+from aps_components import cli
+from aps_components.data import case_identities, load_datalist
+from aps_components.errors import root_cause
+from aps_components.report.evaluate import EvaluationFailed, evaluate
+
+OPTIONS = {key: value for key, value in TINY.items() if key not in ("bundle_root", "roi_size")}
+
+
+def literal(text):
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Commands run in this process; what they refused is kept, as their last line would be."""
+    said = []
+
+    def run(command, check):
+        flags = dict(zip(command[5::2], command[6::2], strict=True))
+        files = [file.rpartition("/")[2] for file in literal(flags.pop("--config_file"))]
+        options = {key.removeprefix("--"): literal(value) for key, value in flags.items()}
+        try:
+            run_workflow(*files, kind="train", options=options)
+        except Exception as error:
+            said.append(str(root_cause(error)))
+        return SimpleNamespace(returncode=len(said))
+
+    monkeypatch.setattr("aps_components.report.evaluate.subprocess.run", run)
+    return said
+
+
+@pytest.fixture
+def trained(tmp_path, tiny_checkpoint, phantoms):
+    """What a whole training leaves: a bundle with weights that know which scans they learned from."""
+    bundle = untrained_copy(BUNDLES / "la", tmp_path / "run" / "bundle")
+    datalist = load_datalist(phantoms)
+    cases = case_identities(datalist.training_items, datalist.validation)
+    for file in tiny_checkpoint(cases=cases).parent.iterdir():
+        shutil.copy(file, bundle / "models")
+    return tmp_path / "run"
+
+
+def folder_of(place, items):
+    """``images/`` and ``labels/`` with other names than the scans had."""
+    for number, item in enumerate(items):
+        for part in ("image", "label"):
+            (place / f"{part}s").mkdir(parents=True, exist_ok=True)
+            shutil.copy(item[part], place / f"{part}s" / f"new_{number}.nii.gz")
+    return place
+
+
+def test_scans_in_a_folder_are_judged_and_reported(trained, phantoms, tmp_path, here, capsys):
+    data = folder_of(tmp_path / "mine", load_datalist(phantoms).test)
+    file = evaluate(trained, data, options=OPTIONS)
+    assert here == []
+    assert file == trained / "evaluation" / "mine" / "report.html"
+    metrics = json.loads((file.parent / "metrics.json").read_text())
+    with open(file.parent / "metrics.csv", newline="") as stream:
+        assert {row["case"] for row in csv.DictReader(stream)} == {"new_0", "new_1"}
+    report = read_report(file)
+    dice = {
+        row["case"]: row["dice"]
+        for row in metrics["cases"]
+        if (row["predictor"], row["variant"]) == ("average", "largest_component")
+    }
+    assert [row[0] for row in report.table("case", "Dice %")] == sorted(dice, key=dice.get)
+    assert len(report.pictures("worst error")) == 2
+    assert "$ python -m monai.bundle run evaluating" in capsys.readouterr().out
+    assert "--split" not in report.words
+
+
+def test_scans_that_it_learned_from_are_refused_whatever_they_are_called(trained, phantoms, tmp_path, here):
+    datalist = load_datalist(phantoms)
+    data = folder_of(tmp_path / "mine", [*datalist.test, datalist.labeled[1]])
+    with pytest.raises(EvaluationFailed, match="nothing was evaluated"):
+        evaluate(trained, data, options=OPTIONS)
+    assert "was trained on 1 of the 3 test scans (new_2)" in here[0]
+    assert not (trained / "evaluation" / "mine" / "report.html").exists()
+
+
+def test_a_dataset_with_its_parts_and_a_bundle_alone(trained, phantoms, tmp_path, here):
+    options = OPTIONS | {"predictor": "a"}
+    file = evaluate(trained / "bundle", phantoms, split="validation", out=tmp_path / "results", options=options)
+    assert here == []
+    assert file == tmp_path / "results" / "report.html"
+    assert [row[1] for row in read_report(file).table("class", "cases", "Dice %")] == ["2"]
+    assert json.loads((tmp_path / "results" / "metrics.json").read_text())["context"]["split"] == "validation"
+
+
+def test_figures_of_before_are_not_taken_for_those_of_a_run_that_failed(trained, phantoms, tmp_path, here):
+    with patch("aps_components.report.evaluate.subprocess.run", return_value=SimpleNamespace(returncode=0)):
+        folder = trained / "evaluation" / phantoms.name
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text("{}")
+        with pytest.raises(EvaluationFailed):
+            evaluate(trained, phantoms)
+
+
+def test_what_cannot_be_is_said_before_anything_runs(trained, phantoms, tmp_path):
+    with patch("aps_components.report.evaluate.subprocess.run") as run:
+        with pytest.raises(ValueError, match="split 'tset' must be one of"):
+            evaluate(trained, phantoms, split="tset")
+        with pytest.raises(FileNotFoundError, match="no bundle 'nothing'"):
+            evaluate("nothing", phantoms)
+        (trained / "bundle" / "models" / "model.pt").unlink()
+        with pytest.raises(FileNotFoundError, match="has no weights"):
+            evaluate(trained, phantoms)
+    run.assert_not_called()
+
+
+@pytest.mark.slow
+def test_the_command_ends_with_the_reports_place_or_with_the_bundles_own_words(trained, phantoms, capfd, monkeypatch):
+    arguments = [
+        "aps",
+        "evaluate",
+        str(trained),
+        str(phantoms),
+        *(f"--{key}={value}" for key, value in OPTIONS.items()),
+    ]
+    monkeypatch.setattr(sys, "argv", arguments)
+    cli.main()
+    assert f"report: {trained / 'evaluation' / phantoms.name / 'report.html'}" in capfd.readouterr().out
+    content = json.loads((phantoms / "datalist.json").read_text())
+    content["test"] += [entry for entry in content["training"] if "label" in entry][:1]
+    content["training"] = []
+    copy = shutil.copytree(phantoms, trained / "copy")
+    (copy / "datalist.json").write_text(json.dumps(content))
+    monkeypatch.setattr(sys, "argv", [*arguments[:3], str(copy), *arguments[4:]])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "was trained on 1 of the 3 test scans" in capfd.readouterr().err
