@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
@@ -27,6 +28,21 @@ def likeliest_class(scores: Tensor, *, dim: int) -> Tensor:
         int64, such as [B, 1, D, H, W].
     """
     return scores.max(dim=dim, keepdim=True).indices
+
+
+def class_boxes(label_map: NDArray[np.integer], *, num_classes: int = 0) -> list[tuple[slice, ...] | None]:
+    """The box of each class from 1 on; None where a class has no voxel.
+
+    ``scipy.ndimage.find_objects`` walks along the last axis, and is twenty times slower where memory lies otherwise, as
+    that of a NIfTI file does.
+
+    Args:
+        label_map: [D, H, W].
+        num_classes: background included; as many as there are, if 0.
+    """
+    order = sorted(range(label_map.ndim), key=lambda axis: -abs(label_map.strides[axis]))
+    boxes = ndimage.find_objects(label_map.transpose(order), max_label=max(num_classes - 1, 0))
+    return [None if box is None else tuple(box[order.index(axis)] for axis in range(len(order))) for box in boxes]
 
 
 def keep_largest_component(label_map: NDArray[np.integer], *, num_classes: int) -> NDArray[np.integer]:

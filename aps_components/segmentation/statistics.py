@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from aps_components.csv_table import comma_separated
 from aps_components.data.nifti import read_channels, read_geometry
 from aps_components.files import replace_text
+from aps_components.label_map import class_boxes
 from aps_components.plain_json import read_object
 from aps_components.segmentation.outputs import Outputs
 from aps_components.terminal import shown
@@ -46,7 +46,7 @@ def class_statistics(
         ``std`` (of the voxels, divided by their number), ``min`` and ``max``, all None where the class has no voxel.
     """
     entries = []
-    boxes = ndimage.find_objects(label_map, max_label=max(labels))
+    boxes = class_boxes(label_map, num_classes=max(labels) + 1)
     for label, name in sorted(labels.items()):
         if label > 0:
             box = boxes[label - 1] or NOWHERE
