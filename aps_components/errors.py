@@ -50,10 +50,18 @@ def root_cause(error: BaseException) -> BaseException:
         if _raised_here(found):
             return found
     if (fault := storage_fault(error)) is not None:
-        return fault
+        return _with_name(fault, errors)
     while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def _with_name(fault: OSError, errors: list[BaseException]) -> OSError:
+    """A full disk with the file that one of the errors names, unless it is said already."""
+    names = [found.filename for found in errors if isinstance(found, OSError) and found.filename]
+    if not names or str(fault.strerror).startswith(CANNOT):
+        return fault
+    return OSError(fault.errno, f"{CANNOT} {os.fsdecode(names[0])}: {fault.strerror}")
 
 
 def storage_fault(error: BaseException) -> OSError | None:

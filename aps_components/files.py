@@ -23,6 +23,11 @@ KEPT_OF_NAME = 60  # letters at its end, so that a long name stays one that the 
 MARK = re.compile(re.escape(HIDDEN) + r"([0-9a-f]{4})-(\d+)-[0-9a-f]{8}\.")
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """With the home folder in the place of a "~", as a shell has it: that of a user whom nobody knows stays a name."""
+    return Path(os.path.expanduser(path))
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A hidden name beside ``path`` to write to; when the block ends well, that file takes the place of ``path``.
@@ -56,6 +61,28 @@ def replace_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text, UTF-8, whole or not at all; of a file name that is no UTF-8 the odd bytes become ``\\udcff``."""
     with replacing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def copy_whole(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Copy a file with its times and permissions, whole or not at all."""
+    with replacing(path) as unfinished:
+        shutil.copy2(source, unfinished)
+
+
+def copy_folder(source: str | os.PathLike[str], target: str | os.PathLike[str], *, last: str = "") -> None:
+    """Copy a folder into another, file by file as :func:`copy_whole` does; what Python compiled is left out.
+
+    Args:
+        source: the folder.
+        target: made if missing; files of the same names are replaced.
+        last: a file that tells by being there that all of it is, and so comes last.
+    """
+    source = Path(source)
+    files = [file for file in sorted(source.rglob("*")) if file.is_file() and "__pycache__" not in file.parts]
+    for file in sorted(files, key=lambda file: file == source / last):
+        path = Path(target) / file.relative_to(source)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        copy_whole(file, path)
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from aps_components.terminal import brief
+
 Axes = Sequence[int | Sequence[int]]
 """Of a volume: 0 left-right, 1 back-front, 2 down-up; those in a list of their own go together."""
 
@@ -164,6 +166,26 @@ def axis_groups(name: str, axes: Axes) -> list[tuple[int, ...]]:
     return groups
 
 
+def refuse_cut_values(arguments: Iterable[str]) -> None:
+    """Refuse what Python Fire reads but a part of, before that part is taken for a folder.
+
+    Args:
+        arguments: of a command line of MONAI, as they were typed.
+
+    Raises:
+        ValueError: a value with a "#" that Python takes for the beginning of a comment, and how to write it.
+    """
+    name = ""
+    for argument in arguments:
+        is_option = argument.startswith("--")
+        name, joined, value = argument.partition("=") if is_option else (name, "", argument)
+        if (joined or not is_option) and has_comment(value):
+            raise ValueError(
+                f'{brief(name)} {brief(value)}: MONAI\'s command line reads no further than "#"; of a scan or a '
+                f"dataset write '\"{brief(value)}\"', for others choose a name without it"
+            )
+
+
 def differences(found: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """What stands in the way of going on with work that was begun with ``found``: empty where nothing does.
 
@@ -174,9 +196,9 @@ def differences(found: Mapping[str, Any], given: Mapping[str, Any]) -> str:
         there, now = found.get(key), given.get(key)
         if isinstance(there, Mapping) and isinstance(now, Mapping):
             inner = differences(there, now)
-            parts += [f"{key}#{part}" for part in inner.split("; ") if part]
+            parts += [f"{brief(key)}#{part}" for part in inner.split("; ") if part]
         elif there != now:
-            parts.append(f"{key} {there!r} there, {now!r} now")
+            parts.append(f"{brief(key)} {brief(repr(there))} there, {brief(repr(now))} now")
     return "; ".join(parts)
 
 

@@ -21,6 +21,7 @@ from aps_components.terminal import shown
 
 MOST_BYTES = 64 << 20
 MOST_LEVELS = 64
+LARGEST = 1e300  # of whole numbers, which have no end in Python
 MEND = "mend that place, or copy the file again"
 # monai.bundle.utils: how a text begins that MONAI's configuration does not take as it stands; "+" merges, "~" deletes.
 SPECIAL_VALUES = ("$", "@", "%")
@@ -127,6 +128,16 @@ def parse_json(
     return value
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON's types is a finite number; true and false are none."""
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def are_numbers(values: Any) -> bool:
+    """Whether a value is an object all of whose values are numbers or null."""
+    return isinstance(values, dict) and all(value is None or is_number(value) for value in values.values())
+
+
 def refuse_config_syntax(value: Any, *, where: str, error: type[ValueError] = ValueError) -> None:
     """Refuse what MONAI's configuration would evaluate, refer to, build or merge, anywhere in a value of JSON's types.
 
@@ -176,6 +187,11 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
 
 
+def _is_huge(value: Any) -> bool:
+    """A whole number that no float can be near, which every formula with it would end at."""
+    return isinstance(value, int) and abs(value) > LARGEST
+
+
 def _refuse_strange(value: Any, *, finite: bool) -> None:
     """Levels without end, numbers like 1e999, and halves of a character, which no file or terminal takes."""
     waiting = [(value, 1)]
@@ -183,7 +199,7 @@ def _refuse_strange(value: Any, *, finite: bool) -> None:
         part, level = waiting.pop()
         if level > MOST_LEVELS:
             raise ValueError(f"nested deeper than {MOST_LEVELS} levels")
-        if finite and isinstance(part, float) and not math.isfinite(part):
+        if (finite and isinstance(part, float) and not math.isfinite(part)) or _is_huge(part):
             raise ValueError("a number beyond what a computer holds")
         if isinstance(part, str) and any("\ud800" <= letter <= "\udfff" for letter in part):
             raise ValueError("a text with half a character (a lone surrogate)")

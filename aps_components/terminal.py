@@ -23,6 +23,12 @@ def shown(value: object) -> str:
     return "".join(_spelled(letter) for letter in str(value))
 
 
+def brief(value: object, *, most: int = 200) -> str:
+    """What a file says, which may be anything, in so many letters of a line."""
+    text = str(value)
+    return shown(text if len(text) <= most else f"{text[: most - 3]}...")
+
+
 def guard_terminal() -> None:
     """From now on what this process prints to standard output and error passes :func:`shown`, its lines aside.
 

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 
-from aps_components.files import BLOCK, replace_text, replacing, sha256_of
+from aps_components.errors import root_cause
+from aps_components.files import BLOCK, copy_folder, replace_text, replacing, sha256_of
 from aps_components.models import save_atomically, save_model
 
 ENVIRON = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
@@ -146,3 +148,25 @@ def test_ctrl_c_while_a_library_writes_is_ctrl_c(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write()
     assert names(tmp_path) == []
+
+
+def test_a_folder_is_copied_with_the_file_that_says_so_last(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "lib" / "__pycache__").mkdir(parents=True)
+    for name in ("main.py", "lib/z.py", "lib/__pycache__/z.pyc", "zz.json"):
+        (source / name).write_text(name)
+    order = []
+    with patch("aps_components.files.copy_whole", lambda file, path: order.append(str(path.relative_to(target)))):
+        copy_folder(source, target, last="main.py")
+    assert order == ["lib/z.py", "zz.json", "main.py"]
+    copy_folder(source, target)
+    assert {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()} == set(order)
+    assert (target / "lib" / "z.py").read_text() == "lib/z.py"
+
+
+def test_a_full_disk_that_no_writer_of_ours_met_names_its_file():
+    try:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/out/a")
+    except OSError as error:
+        said = str(root_cause(error))
+    assert "cannot write /data/out/a: No space left on device; free some space" in said

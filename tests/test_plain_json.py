@@ -27,6 +27,7 @@ def nested(levels, opening="[", closing="]"):
         (b'{"a": NaN}', "NaN"),
         (b"[1, -Infinity]", "Infinity"),
         (b'{"a": 1e999}', "beyond"),
+        (b"[1" + b"0" * 400 + b"]", "beyond"),
         (b'{"a": 1, "b": {"c": 1, "c": 2}}', "'c' is there twice"),
         (b'["\\ud83d"]', "half a character"),
         (nested(MOST_LEVELS + 1).encode(), "nested deeper"),

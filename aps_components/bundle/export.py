@@ -24,7 +24,7 @@ import aps_components
 from aps_components.bundle.locate import CONFIG, bundle_metadata, locate_bundle, require_weights
 from aps_components.configuration import lay_over
 from aps_components.errors import root_cause
-from aps_components.files import replacing
+from aps_components.files import expanded, replacing
 from aps_components.models import Predictor, ensure_writable, load_weights
 
 Format = Literal["torchscript", "onnx"]
@@ -99,7 +99,7 @@ def export_network(
         FileNotFoundError: no such bundle, or it has no weights.
         RuntimeError: the network could not be exported, or the file's answers are not those of the network.
     """
-    out = _checked_name(Path(out).expanduser(), format)
+    out = _checked_name(expanded(out), format)
     tolerance = TOLERANCES[format] if tolerance is None else tolerance
     root = locate_bundle(bundle)
     changes = {**(options or {}), "checkpoint": str(checkpoint or require_weights(root))}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from aps_components.bundle.export import TOLERANCES, seconds, trained_network, trial_images, write_onnx
 from aps_components.bundle.locate import locate_bundle, require_weights
-from aps_components.files import replacing
+from aps_components.files import expanded, replacing
 from aps_components.interactive.model import taught_prompts, untaught
 from aps_components.models import AutoPromptSeg, Seen, ensure_writable, read_settings
 from aps_components.models.interaction import own_prompts
@@ -135,7 +135,7 @@ def export_interactive(
         RuntimeError: the network could not be exported, or the files' answers are not those of the network.
     """
     tolerance = TOLERANCES["onnx"] if tolerance is None else tolerance
-    root, folder = locate_bundle(bundle), Path(out).expanduser()
+    root, folder = locate_bundle(bundle), expanded(out)
     if folder.is_file() or folder.suffix == ".onnx":
         raise ValueError(f"{folder}: --interactive writes two files; give a folder")
     weights = Path(checkpoint or require_weights(root))

@@ -6,25 +6,23 @@ import os
 import re
 import shlex
 import shutil
-import stat
 import tempfile
 import zipfile
-import zlib
-from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import aps_components
-from aps_components.files import sha256_of
+from aps_components.files import expanded, sha256_of
 from aps_components.plain_json import read_object
+from aps_components.terminal import shown
+from aps_components.unpacking import DAMAGES, archive_fault, tops, zip_members
 
-RATIO_FROM_ALL = 64 * 2**20  # of all entries together: many small ones are a large one, too
 CONFIG = Path("configs") / "inference.json"
 WEIGHTS = Path("models") / "model.pt"
 REPOSITORY_BUNDLES = Path(__file__).resolve().parents[2] / "bundles"  # of a clone; missing where only the package is
 CACHE_DIR = "~/.cache/aps/bundles"
 MAX_FILES, MAX_BYTES = 10_000, 16 * 2**30  # of an unpacked zip
-MAX_RATIO, RATIO_FROM = 1000, 2**20  # compression of an entry, looked at from so many bytes on; JSON reaches about 20
 
 
 def locate_bundle(
@@ -45,14 +43,14 @@ def locate_bundle(
         FileNotFoundError: there is no such bundle; for a name, which ones there are.
         ValueError: a folder that is no bundle, or a zip that is none or not safe to unpack.
     """
-    path = Path(bundle).expanduser()
+    path = expanded(bundle)
     if path.is_file():
         return _required(unpack_bundle(path, cache_dir))
     if path.is_dir() and (_is_bundle(path) or _is_path(bundle)):
         return _required(path)
     if _is_path(bundle) or path.suffix == ".zip":
         raise FileNotFoundError(f"{bundle}: no such bundle; give the folder of a bundle, its zip, or a name")
-    return _named(path.name, [Path("bundles"), REPOSITORY_BUNDLES, *(Path(folder).expanduser() for folder in search)])
+    return _named(path.name, [Path("bundles"), REPOSITORY_BUNDLES, *(expanded(folder) for folder in search)])
 
 
 def require_weights(root: str | os.PathLike[str]) -> Path:
@@ -114,8 +112,10 @@ def unpack_bundle(file: str | os.PathLike[str], cache_dir: str | os.PathLike[str
             place = _cache(cache_dir) / sha256_of(file)[:16]
             if not (place / top).is_dir():
                 _unpack(archive, place)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise ValueError(f"{file}: not a zip, or a damaged one ({error}); download it again") from error
+    except DAMAGES as error:
+        if str(file) in str(error):
+            raise
+        raise ValueError(f"{file}: not a zip, or a damaged one ({shown(error)[:200]}); download it again") from error
     return place / top
 
 
@@ -154,46 +154,16 @@ def _named(name: str, folders: Sequence[Path]) -> Path:
 
 def _checked(archive: zipfile.ZipFile, file: Path) -> str:
     """The name of the folder at the top; refuses everything that should not be unpacked."""
-    entries = archive.infolist()
-    for entry in entries:
-        if fault := _fault(entry):
-            raise ValueError(f"{file}: not unpacked, {entry.filename[:200]!r} {fault}; get the bundle from its source")
-    total, packed = sum(entry.file_size for entry in entries), sum(entry.compress_size for entry in entries)
-    if total > RATIO_FROM_ALL and total > MAX_RATIO * max(1, packed):
+    members = zip_members(archive)
+    if fault := archive_fault(members, size=file.stat().st_size, most_files=MAX_FILES, most_bytes=MAX_BYTES):
+        raise ValueError(f"{file}: not unpacked, {fault}; get the bundle from its source")
+    found, config = tops(members), CONFIG.as_posix()
+    if len(found) != 1 or not any(member.name == f"{found[0]}/{config}" for member in members):
         raise ValueError(
-            f"{file}: not unpacked, it would become {total // 2**20} MiB of {packed // 2**20} MiB; get the bundle from "
-            "its source"
+            f"{file}: not a bundle's zip, which holds one folder NAME/ with NAME/{config}; "
+            f"this one holds {', '.join(found[:5]) or 'nothing'}"
         )
-    if len(entries) > MAX_FILES or total > MAX_BYTES:
-        raise ValueError(f"{file}: not unpacked, over {MAX_FILES} files or {MAX_BYTES // 2**30} GiB; unpack it by hand")
-    names = [entry.filename.rstrip("/") for entry in entries]
-    if len({name.casefold() for name in names}) < len(names):
-        raise ValueError(f"{file}: not unpacked, it holds two files of the same name; get the bundle from its source")
-    tops = _tops(names)
-    if len(tops) != 1 or not any(name == f"{tops[0]}/{CONFIG.as_posix()}" for name in names):
-        raise ValueError(
-            f"{file}: not a bundle's zip, which holds one folder NAME/ with NAME/{CONFIG.as_posix()}; "
-            f"this one holds {', '.join(tops[:5]) or 'nothing'}"
-        )
-    return tops[0]
-
-
-def _tops(names: Iterable[str]) -> list[str]:
-    return sorted({PurePosixPath(name).parts[0] for name in names})
-
-
-def _fault(entry: zipfile.ZipInfo) -> str | None:
-    name, path = entry.filename, PurePosixPath(entry.filename)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
-        return "leads out of its folder"
-    kind = stat.S_IFMT(entry.external_attr >> 16)
-    if kind and not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
-        return "is a link or another special file"
-    if entry.flag_bits & 1:
-        return "is encrypted"
-    if entry.file_size > RATIO_FROM and entry.file_size > MAX_RATIO * max(1, entry.compress_size):
-        return f"would unpack to {entry.file_size // 2**20} MiB from {entry.compress_size} bytes"
-    return None
+    return found[0]
 
 
 def _unpack(archive: zipfile.ZipFile, place: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from aps_components.bundle.block import DatasetBlock
 from aps_components.bundle.segment_codes import KEY, read_segment_codes
 from aps_components.plain_json import read_object
+from aps_components.terminal import shown
 
 SCHEMA_FILE = "meta_schema_20240725.json"
 SCHEMA = f"https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/{SCHEMA_FILE}"
@@ -76,7 +77,7 @@ class BundleMetadata:
         if empty := [name for name in ("name", "task", "modality", "data_source") if not getattr(self, name)]:
             raise ValueError(f"{empty[0]} of the bundle's metadata is empty: say it in a few words")
         if self.version not in self.changelog:
-            raise ValueError(f"version {self.version!r} is not in the changelog {self.changelog!r}: add what is new")
+            raise ValueError(f"version '{shown(self.version)[:80]}' is not in the changelog: add what is new")
         read_segment_codes(self.segment_codes)
 
     @classmethod

@@ -26,7 +26,7 @@ from aps_components.configuration import DATASET_OPTIONS
 from aps_components.data.case_folder import CaseFolder, declared_labels, find_cases
 from aps_components.data.errors import DataError
 from aps_components.data.fingerprint import CaseFacts, Fingerprint, take_fingerprint
-from aps_components.files import replace_text
+from aps_components.files import expanded, replace_text
 from aps_components.options import whole
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -226,7 +226,7 @@ def _check_arguments(
     """Refuse before the scans are read, which may take minutes."""
     if not NAME.fullmatch(name):
         raise ValueError(f'name {name!r} must be letters, digits, "_", "-" and ".", beginning with a letter or digit')
-    place = Path(out).expanduser()
+    place = expanded(out)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise FileExistsError(f"{out} is not an empty folder: name a new one by --out, or empty it")
     if validation is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from aps_components.bundle.block import DatasetBlock
 from aps_components.bundle.metadata import SCHEMA_FILE, BundleMetadata, render_metadata
+from aps_components.files import expanded
 
 MARKER = '    "dataset block": null,\n'
 CONFIGS = (
@@ -87,7 +88,7 @@ def write_bundle(
     Raises:
         FileExistsError: the folder holds something, or is a file.
     """
-    folder = Path(os.path.abspath(Path(folder).expanduser()))
+    folder = Path(os.path.abspath(expanded(folder)))
     files = render_bundle(block=block, metadata=metadata, datalist=datalist, docs=docs)
     if folder.is_symlink() or folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not an empty folder: name a new one, or empty it")

@@ -12,7 +12,7 @@ from typing import Any
 import fire
 from fire.decorators import SetParseFn
 
-from aps_components.cli.arguments import parsed
+from aps_components.cli.arguments import parsed, strict
 from aps_components.cli.benchmark import benchmark
 from aps_components.cli.calibrate import calibrate
 from aps_components.cli.clicks import clicks
@@ -41,6 +41,7 @@ from aps_components.errors import (
 )
 from aps_components.terminal import guard_terminal
 
+HELP = "--help", "-h"
 VERBOSE = "--verbose"  # of every command: the traceback of an error is printed, too
 COMMANDS = {
     "train": train,
@@ -75,8 +76,10 @@ def main() -> None:
     if VERBOSE in sys.argv:
         sys.argv.remove(VERBOSE)
         os.environ[SHOW_TRACEBACK] = "1"  # for what this starts, too
+    if "--" not in sys.argv and any(word in HELP for word in sys.argv[2:]):
+        sys.argv = [*sys.argv[:2], "--", HELP[0]]  # fire's own way to ask, which no command takes for an option
     try:
-        fire.Fire({name: _guarded(command) for name, command in COMMANDS.items()}, name="aps")
+        fire.Fire({name: _guarded(strict(command)) for name, command in COMMANDS.items()}, name="aps")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)  # and no traceback: it is no error
     except Exception as error:

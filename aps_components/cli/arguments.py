@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fire.parser import DefaultParseValue
 
-from aps_components.options import has_comment
+from aps_components.options import has_comment, refuse_unknown
+from aps_components.terminal import brief
+
+POSITIONAL_OR_KEYWORD = inspect.Parameter.POSITIONAL_OR_KEYWORD
+VAR_POSITIONAL, VAR_KEYWORD = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+TEXTS = (str, str | None, "str", "str | None")
 
 
 def parsed(text: str) -> Any:
-    """A value as Python Fire reads it, but for a text with a "#" in it, which fire would cut off there."""
-    return text if has_comment(text) else DefaultParseValue(text)
+    """A value as Python Fire reads it, but for texts such as ``results#2``, which it cuts off, and ``2024_01_05``."""
+    if has_comment(text):
+        return text
+    value = DefaultParseValue(text)
+    return text if isinstance(value, int | float) and "_" in text else value
 
 
 def several(values: Any) -> list[Any]:
@@ -21,3 +32,46 @@ def several(values: Any) -> list[Any]:
     if isinstance(values, str):
         return [part.strip() for part in values.split(",") if part.strip()]
     return [values]
+
+
+def strict(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command, which is run with arguments that it has, or not at all.
+
+    Fire runs a function with the arguments that it knows, and complains of the others when all is done. An empty text
+    is a variable of a shell that is not set. A folder that is named as a number reads is a text.
+    """
+    signature = inspect.signature(command)
+    known = {name: one for name, one in signature.parameters.items() if one.kind not in (VAR_POSITIONAL, VAR_KEYWORD)}
+    places = [name for name, one in known.items() if one.kind is POSITIONAL_OR_KEYWORD]
+    takes_any = any(one.kind is VAR_KEYWORD for one in signature.parameters.values())
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not takes_any:
+            refuse_unknown(kwargs, known)
+        if len(args) > len(places):
+            raise ValueError(f"{brief(args[len(places)])} is one value too many; there are: {', '.join(places)}")
+        given = {**dict(zip(places, args, strict=False)), **kwargs}
+        for name, value in given.items():
+            if isinstance(value, str) and not value.strip():
+                raise ValueError(f"{name} is empty: give a value, or leave it out")
+        return command(**{name: _as_text(known.get(name), value) for name, value in given.items()})
+
+    run.__signature__ = signature.replace(parameters=list(_with_others(signature)))  # type: ignore[attr-defined]
+    return run
+
+
+def _with_others(signature: inspect.Signature) -> Iterator[inspect.Parameter]:
+    """Such that fire hands over everything."""
+    parameters = signature.parameters.values()
+    yield from (one for one in parameters if one.kind is POSITIONAL_OR_KEYWORD)
+    yield inspect.Parameter("further_values", VAR_POSITIONAL)
+    yield from (one for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY)
+    yield next(
+        (one for one in parameters if one.kind is VAR_KEYWORD), inspect.Parameter("further_options", VAR_KEYWORD)
+    )
+
+
+def _as_text(parameter: inspect.Parameter | None, value: Any) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number and parameter is not None and parameter.annotation in TEXTS else value

@@ -19,7 +19,7 @@ from aps_components.evaluation.machine import machine
 from aps_components.evaluation.pseudo_labels import labeled_by
 from aps_components.files import replace_text, sha256_of
 from aps_components.models import copy_settings, read_checkpoint, save_atomically, settings_file
-from aps_components.plain_json import read_object
+from aps_components.plain_json import are_numbers, is_number, read_object
 from aps_components.processes import CommandFailedError, CommandStopped, run_logged
 from aps_components.training.history import HISTORY_FILE, read_history
 
@@ -118,8 +118,8 @@ class Run:
         ``machine``; and ``metrics`` by checkpoint: for each predictor, variant and class the means over the scans, for
         all classes together also ``dice_by_scan``."""
         mend = "delete it to make it anew"
-        content = read_object(self.result_file, mend=mend)
-        if type(content.get("minutes", 0)) not in (int, float) or not isinstance(content.get("metrics", {}), dict):
+        content = read_object(self.result_file, keys=("minutes", "metrics"), mend=mend)
+        if not is_number(content["minutes"]) or not _are_metrics(content["metrics"]):
             raise ValueError(f"{self.result_file}: minutes or metrics are none; {mend}")
         return content
 
@@ -261,6 +261,8 @@ class Run:
 
     def _write_result(self) -> None:
         history = self._history()
+        if not history:
+            raise RunError(f"{self.folder / 'training' / HISTORY_FILE}: no epoch in it; delete {self.folder}")
         content = {
             "method": self.method.name,
             "seed": self.seed,
@@ -275,7 +277,7 @@ class Run:
         replace_text(self.result_file, json.dumps(content, indent=1) + "\n")
 
     def _history(self) -> list[dict[str, Any]]:
-        return read_history(self.folder / "training" / HISTORY_FILE)
+        return read_history(self.folder / "training" / HISTORY_FILE, keys=("iteration", "seconds_per_iteration"))
 
 
 def _minutes(history: Sequence[Mapping[str, Any]]) -> float:
@@ -288,13 +290,22 @@ def _minutes(history: Sequence[Mapping[str, Any]]) -> float:
 
 
 def of_all_classes(entries: Sequence[dict[str, Any]], predictor: str, variant: str) -> dict[str, Any]:
-    """The entry of a summary for all classes together, where there are several; a single class stands alone."""
-    return [entry for entry in entries if (entry["predictor"], entry["variant"]) == (predictor, variant)][-1]
+    """The entry of a summary for all classes together, where there are several; a single class stands alone.
+
+    Raises:
+        ValueError: there is none of the predictor and variant.
+    """
+    found = [entry for entry in entries if (entry["predictor"], entry["variant"]) == (predictor, variant)]
+    if not found:
+        raise ValueError(f"no figures of predictor {predictor!r}, {variant}; delete it to make it anew")
+    return found[-1]
 
 
 def _means(metrics: Path) -> list[dict[str, Any]]:
     """The summary of an evaluation without medians and deviations, and the Dice of each scan over all classes."""
     content = read_object(metrics, keys=("summary", "cases"))
+    if not _is_summary(content["summary"]) or not _are_cases(content["cases"]):
+        raise ValueError(f"{metrics}: its summary or its cases are none of an evaluation; delete it to make it anew")
     means = []
     for entry in content["summary"]:
         kept = {key: entry[key] for key in KEPT_KEYS if key in entry}
@@ -304,6 +315,41 @@ def _means(metrics: Path) -> list[dict[str, Any]]:
             kept["dice_by_scan"] = _dice_by_scan(content["cases"], *group)
         means.append(kept)
     return means
+
+
+def _are_metrics(metrics: Any) -> bool:
+    """Whether it is by checkpoint what :func:`_means` gives."""
+    return isinstance(metrics, dict) and all(
+        isinstance(entries, list) and all(map(_is_entry, entries)) for entries in metrics.values()
+    )
+
+
+def _is_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not {"predictor", "variant"} <= entry.keys():
+        return False
+    means = {name: entry[name] for name in KEPT_MEANS if name in entry}
+    by_scan = entry.get("dice_by_scan", {})
+    return are_numbers(means) and are_numbers(by_scan) and None not in by_scan.values()
+
+
+def _is_summary(entries: Any) -> bool:
+    return isinstance(entries, list) and all(
+        isinstance(entry, dict)
+        and {"predictor", "variant"} <= entry.keys()
+        and all(isinstance(entry.get(name, {}), dict) for name in KEPT_MEANS)
+        and all("mean" in entry[name] and are_numbers(entry[name]) for name in KEPT_MEANS if name in entry)
+        for entry in entries
+    )
+
+
+def _are_cases(rows: Any) -> bool:
+    return isinstance(rows, list) and all(
+        isinstance(row, dict)
+        and {"predictor", "variant", "case", "dice"} <= row.keys()
+        and isinstance(row["case"], str)
+        and are_numbers({"dice": row["dice"]})
+        for row in rows
+    )
 
 
 def _dice_by_scan(cases: Sequence[Mapping[str, Any]], predictor: str, variant: str) -> dict[str, float]:

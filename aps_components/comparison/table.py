@@ -58,12 +58,13 @@ def lines_of(methods: Sequence[Method], runs: Mapping[tuple[str, int], Run], *, 
     """
     reference = load_methods()[REFERENCE]
     results = {key: run.result() for key, run in runs.items() if run.is_done}
+    files = {key: run.result_file for key, run in runs.items()}
     lines = []
     for method in methods:
         itself = (method.trained_as, method.predictor) == (reference.trained_as, reference.predictor)
         for checkpoint in CHECKPOINTS:
-            entries = _entries(method, results, checkpoint, variant)
-            others = {} if itself else _entries(reference, results, checkpoint, variant)
+            entries = _entries(method, results, checkpoint, variant, files=files)
+            others = {} if itself else _entries(reference, results, checkpoint, variant, files=files)
             if entries:
                 minutes = tuple(results[method.trained_as, seed]["minutes"] for seed in entries)
                 lines.append(_line(method, checkpoint, entries, others, minutes))
@@ -89,15 +90,23 @@ def _line(method: Method, checkpoint: str, entries: Entries, reference: Entries,
 
 
 def _entries(
-    method: Method, results: Mapping[tuple[str, int], Mapping[str, Any]], checkpoint: str, variant: str
+    method: Method,
+    results: Mapping[tuple[str, int], Mapping[str, Any]],
+    checkpoint: str,
+    variant: str,
+    *,
+    files: Mapping[tuple[str, int], Path],
 ) -> Entries:
     """By seed, where there is such a checkpoint: the means over the scans of all classes together, and the median and
     the least Dice."""
-    return {
-        seed: _with_scans(of_all_classes(result["metrics"][checkpoint], method.predictor, variant))
-        for (name, seed), result in results.items()
-        if name == method.trained_as and checkpoint in result["metrics"]
-    }
+    found = {}
+    for (name, seed), result in results.items():
+        if name == method.trained_as and checkpoint in result["metrics"]:
+            try:
+                found[seed] = _with_scans(of_all_classes(result["metrics"][checkpoint], method.predictor, variant))
+            except ValueError as error:
+                raise ValueError(f"{files[name, seed]}: {checkpoint}: {error}") from None
+    return found
 
 
 def _number(value: float | None) -> float:

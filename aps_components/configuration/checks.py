@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser, ReferenceResolver
@@ -14,9 +16,10 @@ from aps_components.configuration.parser import calling_parser, calling_workflow
 from aps_components.configuration.targets import arguments_of, kind_of_argument, target_of
 from aps_components.errors import root_cause
 from aps_components.models import TRAINED_KEYS
-from aps_components.options import Kind, literal, meant
+from aps_components.options import Kind, literal, meant, refuse_cut_values
 
 TARGET = "_target_"
+COMMAND_LINE = ("monai", "bundle", "__main__.py")
 COMPARED = "trained_with"  # holds what is compared with a model's settings
 # Nothing refers to these: MONAI looks for them by name.
 ENTRIES = ("imports", "initialize", "run", "finalize", "training", "evaluating", "inference", "displayable_configs")
@@ -49,6 +52,8 @@ def check_options(parser: ConfigParser | None = None, *, more: Collection[str] =
     Raises:
         ValueError: the options by name, and how to mend them.
     """
+    if Path(sys.argv[0]).parts[-3:] == COMMAND_LINE:
+        refuse_cut_values(sys.argv[1:])
     if parser is None:
         workflow, parser = calling_workflow(), calling_parser()
         more = [*more, *(getattr(workflow, name, None) or "" for name in ("run_id", "init_id", "final_id"))]

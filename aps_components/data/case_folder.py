@@ -18,7 +18,9 @@ from pathlib import Path
 from aps_components.data.datalist import Item, scans_in
 from aps_components.data.errors import DataError
 from aps_components.data.modalities import stem
+from aps_components.files import expanded
 from aps_components.plain_json import read_object, refuse_config_syntax
+from aps_components.terminal import brief
 
 LAYOUTS = (("images", "labels"), ("imagesTr", "labelsTr"))
 IGNORE = "ignore"  # nnU-Net's name for voxels without a label
@@ -70,7 +72,7 @@ def find_cases(data: str | os.PathLike[str], *, images: str | None = None, label
         images: its sub-folder of images; None looks for one of `LAYOUTS`.
         labels: its sub-folder of labels; None as above.
     """
-    root = Path(os.path.abspath(Path(data).expanduser()))
+    root = Path(os.path.abspath(expanded(data)))
     if not root.is_dir():
         what = "a file" if root.exists() else "no such folder"
         raise DataError(f"{root}: {what}; give the folder that holds images/ and labels/")
@@ -111,7 +113,7 @@ def declared_labels(root: Path) -> dict[int, str]:
     if entries is None:
         return {}
     if not isinstance(entries, dict):
-        raise DataError(f"{file}: labels is {entries!r}; it must map names to values; {mend}")
+        raise DataError(f"{file}: labels is {brief(repr(entries))}; it must map names to values; {mend}")
     refuse_config_syntax(entries, where=f"{file}: labels", error=DataError)
     pairs = [(key, name) if str(key).isdecimal() else (name, key) for key, name in entries.items()]
     pairs = [(value, name) for value, name in pairs if not isinstance(value, list)]
@@ -122,10 +124,13 @@ def declared_labels(root: Path) -> dict[int, str]:
                 "on yet: leave these scans out, and the entry too"
             )
         if not str(value).isdecimal():
-            raise DataError(f"{file}: the class {name!r} has the value {value!r}; it must be a whole number; {mend}")
+            raise DataError(
+                f"{file}: the class {brief(repr(name))} has the value {brief(repr(value))}; it must be a whole number; "
+                f"{mend}"
+            )
     names = {int(value): str(name) for value, name in pairs}
     if len(names) < len(pairs):
-        raise DataError(f"{file}: labels {entries!r} gives a value two names; {mend}")
+        raise DataError(f"{file}: labels {brief(entries)} gives a value two names; {mend}")
     return names
 
 
@@ -146,7 +151,7 @@ def _sub_folders(root: Path, images: str | None, labels: str | None) -> tuple[st
 
 
 def _inside(root: Path, folder: str) -> str:
-    relative = Path(os.path.relpath(root / Path(folder).expanduser(), root)).as_posix()
+    relative = Path(os.path.relpath(root / expanded(folder), root)).as_posix()
     if relative.startswith(".."):
         raise DataError(f"{folder}: lies outside {root}; a datalist's paths are relative to it: give the folder above")
     return relative

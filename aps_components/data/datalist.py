@@ -32,7 +32,9 @@ from aps_components.data.modalities import (
     select_modalities,
     stem,
 )
+from aps_components.files import expanded
 from aps_components.plain_json import read_object, refuse_config_syntax
+from aps_components.terminal import brief
 
 Item = dict[str, Any]
 File = str | os.PathLike[str]
@@ -191,7 +193,7 @@ def inference_items(
         leave_out: of several cases, give one that lacks a file the reason under "fault" instead of raising it.
     """
     if image:
-        files = [Path(with_hash(file)).expanduser() for file in files_of(image)]
+        files = [expanded(with_hash(file)) for file in files_of(image)]
         cases = _cases(files[0], modalities) if len(files) == 1 else [[_scan(file) for file in files]]
     elif dataset_dir:
         place = _folder(dataset_dir)
@@ -308,7 +310,7 @@ def _refuse_same_names(items: Sequence[Item]) -> None:
 
 
 def _folder(dataset_dir: str | os.PathLike[str]) -> Path:
-    root = Path(os.path.abspath(Path(with_hash(dataset_dir)).expanduser()))
+    root = Path(os.path.abspath(expanded(with_hash(dataset_dir))))
     if not root.is_dir():
         raise DataError(f"{root}: no such dataset folder; set dataset_dir to the folder of the scans")
     return root
@@ -340,7 +342,7 @@ def read_datalist(source: Path, *, keys: Sequence[str] = ("name", "labels", "tra
 def _name(content: dict[str, Any], source: Path) -> str:
     name = content["name"]
     if not isinstance(name, str) or not name:
-        raise DataError(f"{source}: name is {name!r}; give the dataset a short name")
+        raise DataError(f"{source}: name is {brief(repr(name))}; give the dataset a short name")
     return name
 
 
@@ -351,7 +353,8 @@ def _labels(content: dict[str, Any], source: Path) -> dict[int, str]:
         labels = {}
     if len(labels) < 2 or sorted(labels) != list(range(len(labels))):
         raise DataError(
-            f"{source}: labels is {content['labels']!r}; map each class value 0, 1, ... without a gap to its name"
+            f"{source}: labels is {brief(repr(content['labels']))}; map each class value 0, 1, ... without a gap to "
+            "its name"
         )
     return dict(sorted(labels.items()))
 
@@ -359,7 +362,7 @@ def _labels(content: dict[str, Any], source: Path) -> dict[int, str]:
 def _items(content: dict[str, Any], part: str, root: Path, source: Path) -> list[Item]:
     entries = content.get(part, [])
     if not isinstance(entries, list):
-        raise DataError(f"{source}: {part} is {entries!r}; it must be a list of cases")
+        raise DataError(f"{source}: {part} is {brief(repr(entries))}; it must be a list of cases")
     items = [_item(entry, root, f"{source}: {part}[{index}]") for index, entry in enumerate(entries)]
     if part in ("validation", "test"):
         _require_labels(items, f"{source}: {part}")
@@ -368,14 +371,14 @@ def _items(content: dict[str, Any], part: str, root: Path, source: Path) -> list
 
 def _item(entry: object, root: Path, where: str) -> Item:
     if not isinstance(entry, dict) or not entry.get("image"):
-        raise DataError(f'{where} is {entry!r}; it needs an "image", a path relative to {root}')
+        raise DataError(f'{where} is {brief(entry)}; it needs an "image", a path relative to {root}')
     files = entry["image"]
     several = isinstance(files, list)
     label = entry.get("label")
-    if not all(isinstance(file, str) for file in (*(files if several else [files]), label or "")):
-        raise DataError(f"{where} is {entry!r}; image and label must be file names")
+    if not all(isinstance(file, str) and "\0" not in file for file in (*(files if several else [files]), label or "")):
+        raise DataError(f"{where} is {brief(entry)}; image and label must be file names")
     if entry.get(LABEL_BY, HAND) not in (HAND, MODELS):
-        raise DataError(f'{where}: {LABEL_BY} is {entry[LABEL_BY]!r}; it must be "{HAND}" or "{MODELS}"')
+        raise DataError(f'{where}: {LABEL_BY} is {brief(repr(entry[LABEL_BY]))}; it must be "{HAND}" or "{MODELS}"')
     paths = [_path(root, file) for file in (files if several else [files])]
     return {"image": paths if several else paths[0]} | ({"label": _path(root, label)} if label else {})
 
@@ -386,7 +389,7 @@ def _labels_by_models(content: dict[str, Any], root: Path) -> frozenset[str]:
 
 
 def _path(root: Path, file: str) -> str:
-    return os.path.abspath(root / Path(file).expanduser())
+    return os.path.abspath(root / expanded(file))
 
 
 def _remaining(image_dir: Path, label_dir: Path, parts: dict[str, list[Item]]) -> list[Item]:

@@ -18,6 +18,7 @@ from aps_components.data.label_values import LabelValues
 from aps_components.data.modalities import is_nifti_name, stem
 from aps_components.data.sampling import EvaluationCache, SeededCacheDataset
 from aps_components.data.transforms import IMAGE, LABEL, LoadVolumed
+from aps_components.files import expanded
 
 LABEL_FOLDER = ("labels", "final")
 MOST_CLASSES = 256  # that a label can have
@@ -140,7 +141,7 @@ def dataset_name(dataset_dir: str | os.PathLike[str], *, default: str | os.PathL
 
     In MONAI Label a bundle has no dataset folder, and needs none.
     """
-    for file in (Path(dataset_dir).expanduser() / "datalist.json", Path(default)):
+    for file in (expanded(dataset_dir) / "datalist.json", Path(default)):
         if file.is_file():
             return str(read_datalist(file, keys=("name",))["name"])
     return None

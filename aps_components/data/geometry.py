@@ -8,6 +8,7 @@ in a log alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import product
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ Affine = NDArray[np.float64]
 
 SMALLEST, LARGEST = 0.07, 25.0  # mm, of a voxel's sides: what lies outside is microscopy, or a wrong unit
 COARSEST = 10.0  # mm, of its shortest side: SPECT has up to 9.6
+MAGNIFIED = (10, 100)  # times, by which the sizes of a microscopy may be stated to be those of a scan
 CODES = range(6)  # of qform_code and sform_code
 UNITS = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # to mm; 0 states none
 UNIT_NAMES = {1: "metres", 3: "microns"}
@@ -167,12 +169,20 @@ def _refuse_affine(affine: Affine, states: str, unit: int, file: str) -> None:
             f"{file}: its affine {affine[:3].tolist()} has no inverse; set the voxel sizes in the header, or "
             f"{'sform_code to 0' if states == 'sform' else 'the sform'}"
         )
-    if sizes.min() < SMALLEST or sizes.max() > LARGEST or sizes.min() > COARSEST:
+    if not _fit(sizes):
         said = f", which its header states in {UNIT_NAMES[unit]}" if unit in UNIT_NAMES else ""
+        times = 10 ** math.ceil(math.log10(SMALLEST / sizes.min()))
+        true = f"; if they are true, as of micro-CT, state them {times} times as large in every scan"
+        true *= times in MAGNIFIED and _fit(times * sizes)
         raise DataError(
             f"{file}: its voxels are {_by(sizes)} mm{said}; a scan has {SMALLEST:g} to {LARGEST:g}, and "
-            f"{COARSEST:g} at most along its finest axis: mend the voxel sizes or xyzt_units in the header"
+            f"{COARSEST:g} at most along its finest axis: mend the voxel sizes or xyzt_units in the header{true}"
         )
+
+
+def _fit(sizes: Affine) -> bool:
+    """Whether a scan can have voxels of these sides, mm."""
+    return bool(SMALLEST <= sizes.min() <= COARSEST and sizes.max() <= LARGEST)
 
 
 def _notes(header: Any, shape: tuple[int, int, int], affine: Affine, states: str) -> Iterator[str]:

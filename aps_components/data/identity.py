@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.openers import ImageOpener
 
 from aps_components.data.datalist import Item, case_name, files_of
 from aps_components.data.errors import DataError
+from aps_components.data.geometry import geometry_of
+from aps_components.data.nifti import read_header, stored_shape, stored_voxels
 from aps_components.data.remembered import Remembered, facts
 from aps_components.terminal import shown
 
@@ -27,7 +26,6 @@ Cases = Mapping[str, Sequence[Identity]]
 LABELED, UNLABELED, VALIDATION, EARLIER = "labeled", "unlabeled", "validation", "earlier"
 LEARNED_FROM = (LABELED, UNLABELED, EARLIER)
 READERS = 4  # threads; most of the time goes into unpacking and hashing, which run beside others
-BLOCK = 1 << 20
 SHOWN = 3
 DIGITS = 32
 
@@ -108,12 +106,12 @@ def scan_identity(file: str | os.PathLike[str]) -> str:
     Raises:
         DataError: it cannot be read.
     """
-    path = os.path.realpath(file)
+    path = os.path.abspath(file)
     try:
         state = os.stat(path)
-        return _scan_identity(path, state.st_mtime_ns, state.st_size)
-    except (OSError, ValueError, EOFError, ImageFileError) as error:
-        raise DataError(f"{os.fspath(file)}: cannot be read as NIfTI ({error}); export it again") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); put the scan there") from error
+    return _scan_identity(path, state.st_mtime_ns, state.st_size, state.st_ino)
 
 
 def changes(found: Cases, now: Cases) -> str:
@@ -154,26 +152,16 @@ def digest_of(items: Iterable[Item]) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _scan_identity(path: str, changed: int, size: int) -> str:
-    """``changed`` and ``size`` tell the contents of a file apart."""
-    image = nib.load(path)
-    voxels = hashlib.sha256(repr((image.shape, image.header.get_data_dtype().newbyteorder("=").str)).encode())
-    for block in _stored(image):
+def _scan_identity(path: str, changed: int, size: int, number: int) -> str:
+    """``changed``, ``size`` and ``number`` tell the contents of a file apart."""
+    header = read_header(path)
+    affine = geometry_of(header, path).affine
+    kind = header.get_data_dtype().newbyteorder("=").str
+    voxels = hashlib.sha256(repr((stored_shape(header), kind)).encode())
+    for block in stored_voxels(path, header):
         voxels.update(block)
-    place = hashlib.sha256(np.round(np.asarray(image.affine, dtype=float), 4).tobytes())
+    place = hashlib.sha256(np.round(affine, 4).tobytes())
     return f"{voxels.hexdigest()[:DIGITS]}:{place.hexdigest()[:8]}"
-
-
-def _stored(image: Any) -> Iterator[bytes]:
-    """The voxels as they are in the file, a part at a time."""
-    left = int(np.prod(image.shape, dtype=np.int64)) * image.header.get_data_dtype().itemsize
-    with ImageOpener(image.file_map["image"].filename) as stream:
-        stream.seek(image.dataobj.offset)
-        while left > 0 and (block := stream.read(min(BLOCK, left))):
-            left -= len(block)
-            yield block
-    if left:
-        raise ValueError(f"{left} bytes are missing at its end")
 
 
 def _matters(part: str, other: str) -> bool:

@@ -8,6 +8,7 @@ sform, their codes, pixdim and units, whatever they say.
 from __future__ import annotations
 
 import gzip
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from numpy.typing import DTypeLike, NDArray
 from aps_components.data.errors import DataError
 from aps_components.data.geometry import Geometry, geometry_of
 from aps_components.files import replacing
+from aps_components.memory import NotEnoughMemoryError, require_memory
 
 File = str | os.PathLike[str]
 
@@ -31,6 +33,7 @@ SIZES = {348: (Nifti1Header, Nifti1Image), 540: (Nifti2Header, Nifti2Image)}  # 
 GZIP = b"\x1f\x8b"
 MOST_PACKED = 1032  # bytes out of one, the most that deflate can do
 SLICES = 16  # written at once
+SCALED = 8  # bytes of a voxel that is scaled
 COMPRESSION = 1  # as nibabel has it; more takes long and gains little
 GEOMETRY = (
     *("pixdim", "xyzt_units", "qform_code", "quatern_b", "quatern_c", "quatern_d"),
@@ -66,8 +69,8 @@ def read_header(file: File) -> Any:
             start = stream.read(max(SIZES))
     except Exception as error:
         raise DataError(unreadable(file, error)) from error
-    first = np.frombuffer(start[:4], dtype="<i4")
-    size = next((size for size in SIZES if first.size and first[0] in (size, np.int32(size).byteswap())), 0)
+    first = {int.from_bytes(start[:4], order) for order in ("little", "big")}
+    size = next((size for size in SIZES if size in first), 0)
     if not size or len(start) < size:
         raise DataError(unreadable(file, ValueError("its header is none of NIfTI's")))
     header = SIZES[size][0](start[:size], check=False)
@@ -97,7 +100,9 @@ def read_scan(file: File, *, scaled: bool = True) -> Scan:
     """
     header = read_header(file)
     geometry = geometry_of(header, os.fspath(file))
+    _refuse_misplaced(file, header)
     _refuse_short(file, header)
+    _require_room(file, header, scaled=scaled)
     try:
         with _opened(file) as stream:
             scan = SIZES[int(header["sizeof_hdr"])][1].from_stream(stream)
@@ -110,6 +115,36 @@ def read_scan(file: File, *, scaled: bool = True) -> Scan:
         raise DataError(unreadable(file, error)) from error
     shape = geometry.shape if voxels.ndim == 3 else (*geometry.shape, geometry.channels)
     return Scan(voxels.reshape(shape), geometry, scan.dataobj.slope, scan.dataobj.inter)
+
+
+def stored_shape(header: Any) -> tuple[int, ...]:
+    """All axes, as the header has them."""
+    return tuple(int(size) for size in header["dim"][1 : 1 + int(header["dim"][0])])
+
+
+def stored_voxels(file: File, header: Any) -> Iterator[bytes]:
+    """The voxels as they are stored, a part at a time.
+
+    Args:
+        file: that `read_geometry` takes.
+        header: of it, by `read_header`.
+
+    Raises:
+        DataError: there are fewer than the header declares, or they cannot be read.
+    """
+    _refuse_misplaced(file, header)
+    _refuse_short(file, header)
+    left = _declared_bytes(header)
+    try:
+        with _opened(file) as stream:
+            stream.seek(header.get_data_offset())
+            while left > 0 and (block := stream.read(min(BLOCK, left))):
+                left -= len(block)
+                yield block
+        if left:
+            raise EOFError(f"{left} bytes are missing at its end")
+    except Exception as error:
+        raise DataError(unreadable(file, error)) from error
 
 
 def channels_of(scan: Scan) -> NDArray[Any]:
@@ -218,14 +253,39 @@ def unreadable(file: File, error: Exception) -> str:
     )
 
 
+def _refuse_misplaced(file: File, header: Any) -> None:
+    """Where a header says that its voxels begin in itself, or between two bytes, readers take them from elsewhere."""
+    offset = float(header["vox_offset"])
+    if not (offset >= header.single_vox_offset and offset.is_integer()):
+        raise DataError(
+            f"{os.fspath(file)}: its header states that the voxels begin at byte {offset:g}, where they cannot (from "
+            f"{header.single_vox_offset} on); convert the scan again"
+        )
+
+
 def _refuse_short(file: File, header: Any) -> None:
     """A few bytes that declare gigabytes are not worth the memory to find out."""
-    sizes = [int(size) for size in header["dim"][1 : 1 + int(header["dim"][0])]]
-    declared = int(np.prod(sizes, dtype=object)) * header.get_data_dtype().itemsize
+    declared = _declared_bytes(header)
     with open(file, "rb") as stream:
         most = os.path.getsize(file) * (MOST_PACKED if stream.read(2) == GZIP else 1)
     if declared > most:
         raise DataError(unreadable(file, EOFError(f"it declares {declared} bytes and can hold {most} at most")))
+
+
+def _require_room(file: File, header: Any, *, scaled: bool) -> None:
+    """A short file can be packed gigabytes of zeros."""
+    slope = float(header["scl_slope"])
+    is_scaled = scaled and math.isfinite(slope) and slope not in (0.0, 1.0)
+    each = int(header.get_data_dtype().itemsize) + (SCALED if is_scaled else 0)
+    try:
+        require_memory(each * math.prod(stored_shape(header)), what=os.fspath(file), mend="crop or resample the scan")
+    except NotEnoughMemoryError as error:
+        raise DataError(str(error)) from None
+
+
+def _declared_bytes(header: Any) -> int:
+    """Of all voxels."""
+    return math.prod(stored_shape(header)) * int(header.get_data_dtype().itemsize)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What was found out about files, kept in a folder: a file of the same path, time and size is not read again."""
+"""What was found out about files, kept in a folder: a file of the same path, time, size and number is not read again."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from aps_components.files import expanded
 
 NAME, DIGITS = "remembered.tsv", 64
 
@@ -19,7 +21,7 @@ class Remembered:
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
-        self.file = None if folder is None else Path(folder).expanduser() / NAME
+        self.file = None if folder is None else expanded(folder) / NAME
         self.known: dict[str, str] = {}
         self._lock = threading.Lock()
         if self.file is not None:
@@ -52,7 +54,7 @@ def facts(file: str | os.PathLike[str]) -> str:
     """
     path = os.path.realpath(file)
     state = os.stat(path)
-    return f"{path} {state.st_mtime_ns} {state.st_size}"
+    return f"{path} {state.st_mtime_ns} {state.st_size} {state.st_ino}"
 
 
 def _short(key: str) -> str:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from monai.data import MetaTensor
 
@@ -27,10 +26,11 @@ def refuse_unloadable(entries: Mapping[str, Any]) -> None:
     """Of an item's files, which are read together.
 
     Raises:
-        DataError: they do not fit; how much they would need.
+        DataError: they do not fit, and how much they would need; or one cannot be read.
     """
     files = [file for entry in entries.values() for file in files_of(entry)]
-    voxels = sum(math.prod(nib.load(file).shape) for file in files)
+    geometries = [read_geometry(file) for file in files]
+    voxels = sum(math.prod(geometry.shape) * geometry.channels for geometry in geometries)
     _require(FLOAT * LOADED * voxels, files[0])
 
 

@@ -108,9 +108,12 @@ def pseudo_label(
 def labeled_by(target: str | Path) -> list[str]:
     """SHA-256 of the models that labelled the scans of a folder of :func:`pseudo_label`, in their order."""
     models = read_json(file := Path(target) / MADE_BY)
-    if not isinstance(models, list) or not all(isinstance(m, dict) and "checkpoint_sha256" in m for m in models):
+    entries = models if isinstance(models, list) else [None]
+    found = [entry.get("checkpoint_sha256") if isinstance(entry, dict) else None for entry in entries]
+    hashes = [one for one in found if isinstance(one, str)]
+    if len(hashes) < len(found):
         raise ValueError(f"{file}: names no models by their checkpoint_sha256; delete {target} to label the scans anew")
-    return [str(model["checkpoint_sha256"]) for model in models]
+    return hashes
 
 
 def _common_datalist(models: Sequence[TrainedModel]) -> Datalist:

@@ -13,6 +13,7 @@ import torch
 from monai.transforms import Compose
 
 from aps_components.data import evaluation_transforms
+from aps_components.files import expanded
 from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.models import (
     NETWORK,
@@ -94,7 +95,7 @@ def load_model(
         CheckpointError: there is no such file, it is damaged, or ``model.json`` does not say how it was built.
         ValueError: an unknown device or setting.
     """
-    path = Path(file).expanduser()
+    path = expanded(file)
     path = path / "model.pt" if path.is_dir() else path
     read_checkpoint(path)  # what is wrong with the weights comes before what is wrong beside them
     known = _Settings(path, settings or {})

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aps_components.data import DataError
+from aps_components.files import expanded
 from aps_components.inference.prompt_file import KINDS, MODEL, USER, WORLD, mark_of
 from aps_components.interactive.words import Listener, Words, without_contradictions
 from aps_components.plain_json import read_object
@@ -45,7 +46,7 @@ def read_prompts(
     Raises:
         DataError: the file cannot be read, is about another scan, or an entry does not fit.
     """
-    path = Path(file).expanduser()
+    path = expanded(file)
     content = _content(path)
     try:
         _refuse_another_scan(content, scan, shape, affine)

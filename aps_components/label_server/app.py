@@ -19,7 +19,7 @@ from monai.bundle import ConfigParser
 
 from aps_components.bundle.locate import WEIGHTS
 from aps_components.configuration import network_settings
-from aps_components.files import replace_text, replacing
+from aps_components.files import copy_folder, copy_whole, expanded, replace_text, replacing
 from aps_components.label_server.environment import LabelEnvironment
 from aps_components.models import (
     NETWORK,
@@ -68,7 +68,7 @@ def prepare_app(
     names = [bundle.name for bundle in bundles]
     _check_names(names, checkpoints)
     if not (app / "main.py").is_file():
-        shutil.copytree(environment.sample_app, app, dirs_exist_ok=True)
+        copy_folder(environment.sample_app, app, last="main.py")
     origins = {}
     for bundle in bundles:
         model = app / "model" / bundle.name
@@ -101,14 +101,14 @@ def _copy_files(bundle: Path, model: Path) -> None:
         source, target = bundle / name, model / name
         if source.is_dir():
             shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            copy_folder(source, target)
         elif source.is_file():
-            shutil.copy2(source, target)
+            copy_whole(source, target)
 
 
 def _place_weights(bundle: Path, model: Path, checkpoint: str | os.PathLike[str] | None, *, untrained: bool) -> str:
     own, target = bundle / WEIGHTS, model / WEIGHTS
-    source = Path(checkpoint).expanduser() if checkpoint is not None else own
+    source = expanded(checkpoint) if checkpoint is not None else own
     if checkpoint is not None and not source.is_file():
         raise FileNotFoundError(f"{source}: no such checkpoint for {bundle.name!r}")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from importlib import resources
 from pathlib import Path
 
 import aps_components
+from aps_components.files import expanded
 
 REQUIREMENTS = "requirements.txt"
 WITHOUT_DEPENDENCIES = ("monailabel==0.8.5", "pydicom-seg==0.4.1", "segment-anything==1.0")
@@ -76,7 +77,7 @@ def ensure_environment(folder: str | os.PathLike[str], *, python: str = sys.exec
     Raises:
         LabelEnvironmentError: the interpreter is another version, or a step failed.
     """
-    environment = LabelEnvironment(Path(os.path.abspath(Path(folder).expanduser())))
+    environment = LabelEnvironment(Path(os.path.abspath(expanded(folder))))
     if not environment.is_complete:
         _refuse_version(python)
         print(f"Setting up {environment.folder} with MONAI Label; takes some minutes, once", flush=True)

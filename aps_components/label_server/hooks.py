@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import functools
 import os
-import stat
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from aps_components.label_server.label_check import check_label
@@ -24,6 +23,8 @@ from aps_components.label_server.parameters import (
     check_tag,
 )
 from aps_components.plain_json import MOST_BYTES, parse_json, read_object
+from aps_components.terminal import shown
+from aps_components.unpacking import DAMAGES, Member, archive_fault, tar_member, zip_members
 
 MOST_FILES = 20_000
 MOST_UNPACKED = 8 << 30
@@ -93,16 +94,18 @@ def unpack(archive: str | os.PathLike[str], folder: str | os.PathLike[str]) -> N
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zipped:
-                _refuse_members((entry.filename, entry.file_size, _is_special(entry)) for entry in zipped.infolist())
+                _refuse_members(zip_members(zipped), archive)
                 zipped.extractall(folder)
         else:
             with tarfile.open(archive) as tarred:
                 members = list(_bounded(tarred))
-                _refuse_members((one.name, one.size, not (one.isreg() or one.isdir())) for one in members)
+                _refuse_members([tar_member(one) for one in members], archive)
                 for one in members:
                     one.mode, one.uid, one.gid, one.uname, one.gname = 0o700 if one.isdir() else 0o600, 0, 0, "", ""
                 tarred.extractall(folder, members)  # each of them was looked at
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+    except RefusedRequestError:
+        raise
+    except (*DAMAGES, OSError) as error:
         raise RefusedRequestError(f"the archive cannot be unpacked ({type(error).__name__}); send it again") from error
 
 
@@ -113,20 +116,10 @@ def _bounded(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         yield member
 
 
-def _is_special(entry: zipfile.ZipInfo) -> bool:
-    kind = stat.S_IFMT(entry.external_attr >> 16)
-    return bool(kind) and not (stat.S_ISREG(kind) or stat.S_ISDIR(kind))
-
-
-def _refuse_members(members: Iterator[tuple[str, int, bool]]) -> None:
-    total = 0
-    for number, (name, size, special) in enumerate(members):
-        total += size
-        path = PurePosixPath(name)
-        if special or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
-            raise RefusedRequestError(f"the archive holds {name[:80]!r}, a link or a name that leads out of it")
-        if total > MOST_UNPACKED or number >= MOST_FILES:
-            raise RefusedRequestError(f"the archive holds over {MOST_FILES} files or {MOST_UNPACKED >> 30} GB")
+def _refuse_members(members: Sequence[Member], archive: str | os.PathLike[str]) -> None:
+    size = os.path.getsize(archive)
+    if fault := archive_fault(members, size=size, most_files=MOST_FILES, most_bytes=MOST_UNPACKED):
+        raise RefusedRequestError(f"the archive is not unpacked: {shown(fault)}")
 
 
 class _Unpacking:

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from monai.transforms import LoadImage
 from numpy.typing import NDArray
 
+from aps_components.data import DataError
+from aps_components.data.nifti import read_geometry, read_scan
 from aps_components.label_server.parameters import RefusedRequestError
 from aps_components.terminal import shown
 
@@ -57,9 +58,9 @@ def _grid(file: str | os.PathLike[str], *, what: str) -> tuple[tuple[int, ...], 
     """Size, without a last axis of 1, and affine, RAS+."""
     with _readable(file, what):
         if str(file).endswith(NIFTI):
-            header = nib.load(file)
-            shape = tuple(header.shape)
-            return shape[:-1] if len(shape) == 4 and shape[3] == 1 else shape, header.affine
+            geometry = read_geometry(file)
+            shape = geometry.shape if geometry.channels == 1 else (*geometry.shape, geometry.channels)
+            return shape, geometry.affine
         loaded = LoadImage(image_only=True)(file)
         return tuple(loaded.shape), np.asarray(loaded.affine, dtype=float)
     raise AssertionError
@@ -67,7 +68,7 @@ def _grid(file: str | os.PathLike[str], *, what: str) -> tuple[tuple[int, ...], 
 
 def _voxels(file: str | os.PathLike[str], *, what: str) -> NDArray[Any]:
     with _readable(file, what):
-        return np.asanyarray(nib.load(file).dataobj) if str(file).endswith(NIFTI) else LoadImage(image_only=True)(file)
+        return read_scan(file).voxels if str(file).endswith(NIFTI) else LoadImage(image_only=True)(file)
     raise AssertionError
 
 
@@ -77,6 +78,9 @@ def _readable(file: str | os.PathLike[str], what: str) -> Iterator[None]:
         raise RefusedRequestError(f"{what} is none of {', '.join((*NIFTI, *OTHERS))}: save it as one of these")
     try:
         yield
+    except DataError as error:
+        said = str(error).removeprefix(f"{os.fspath(file)}: ")
+        raise RefusedRequestError(f"{what}: {said}") from error
     except Exception as error:  # a damaged file makes its readers raise almost anything
         raise RefusedRequestError(f"{what} cannot be read ({type(error).__name__}); send it again") from error
 

@@ -15,11 +15,12 @@ APP = "aps_components.label_server.guarded_app:app"
 
 def main() -> None:
     """Run it; the options are those of ``monailabel start_server``."""
-    from aps_components.label_server import guarded_app, hooks
     from aps_components.processes import end_with_pipe
 
     asked: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
-    end_with_pipe(sys.stdin.buffer)
+    end_with_pipe(sys.stdin.buffer)  # before what takes long: whoever asked may be gone by then
+    from aps_components.label_server import guarded_app, hooks
+
     guarded_app.configure(token=asked["token"], host=asked["host"])
     hooks.install()
     from monailabel.main import Main

@@ -1,8 +1,8 @@
 """Model B and a simulated user in training: an answer, corrections, the next answer, on one embedding.
 
-Prompts are obeyed only where the target cannot be known without them, so some patches have altered targets, and some
-have their classes exchanged together with those of their points. Rounds on one embedding, each with a loss and the
-earlier answer as a mask prompt, are SAM's training (Kirillov et al. 2023, arXiv:2304.02643, appendix A).
+Prompts are obeyed only where the target cannot be known without them. So some patches have altered targets, of which
+corrections tell, or Model A's own points. Rounds on one embedding, each with a loss and the earlier answer as a mask
+prompt, are SAM's training (Kirillov et al. 2023, arXiv:2304.02643, appendix A).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from aps_components.prompts import (
 )
 
 LabelMap = NDArray[np.integer]
+MOST_TOLD = 4  # points in an altered part of a target
 
 
 class Round(NamedTuple):
@@ -140,7 +141,8 @@ class InteractiveRounds:
         ]
         self.changed = self.flipped.copy()
         self.given = [UserPrompts.none() for _ in labels]
-        self.points = points
+        # What is told may take the place of a point: those of the generator stay as they are.
+        self.points = PointPrompts(*(part.clone() for part in points))
         self._choose_sources()
 
     def run(self, embedding: ImageEmbedding, *, image_size: Sequence[int]) -> list[Round]:
@@ -170,22 +172,46 @@ class InteractiveRounds:
 
         Of its own points a patch gets a random part: few points help, many would be the answer itself.
         """
-        labels = self.points.point_labels.clone()
+        labels = self.points.point_labels
         for row, target in enumerate(self.targets):
             source = "own" if self.flipped[row] else self.user.source(self.rng)
             if self.flipped[row]:
-                d, h, w = self.points.point_coords[row].long().cpu().numpy().T
-                told = torch.from_numpy(target[d, h, w].astype(np.int64)).to(labels.device)
-                labels[row] = torch.where(labels[row] == PAD_LABEL, labels[row], told)
+                labels[row] = self._classes_at(row, target)
             elif source == "own":
                 labels[row] = self._with_errors(labels[row])
                 dropped = torch.from_numpy(self.rng.random(labels.shape[1]) < self.rng.random())
                 labels[row] = labels[row].masked_fill(dropped.to(labels.device), PAD_LABEL)
+                if self.rng.random() < self.user.told:
+                    self._tell(row)
             else:
                 labels[row] = PAD_LABEL
             if source == "simulated":
                 self.given[row] = self.user.first_prompts(target, self.rng)
-        self.points = self.points._replace(point_labels=labels)
+
+    def _classes_at(self, row: int, target: LabelMap) -> Tensor:
+        """The class of each of Model A's points, [K], in another target; pads stay."""
+        labels = self.points.point_labels[row]
+        d, h, w = self.points.point_coords[row].long().cpu().numpy().T
+        told = torch.from_numpy(target[d, h, w].astype(np.int64)).to(labels.device)
+        return torch.where(labels == PAD_LABEL, labels, told)
+
+    def _tell(self, row: int) -> None:
+        """Alter a patch's target, and let Model A's points say so: those that lie there, and a few that move there."""
+        altered, _ = self.user.targets.draw(
+            self.targets[row], self.rng, num_classes=self.model_b.num_classes, other=self.other[row]
+        )
+        places = np.argwhere(altered != self.targets[row])
+        coords, labels, scores = (part[row] for part in self.points)
+        if not len(places) or not len(labels):
+            return
+        self.targets[row], self.changed[row] = altered, True
+        labels.copy_(self._classes_at(row, altered))
+        count = min(int(self.rng.integers(1, MOST_TOLD + 1)), len(labels))
+        slots = torch.from_numpy(self.rng.permutation(len(labels))[:count]).to(labels.device)
+        chosen = places[self.rng.integers(len(places), size=count)]
+        coords[slots] = torch.from_numpy(chosen).to(coords)
+        labels[slots] = torch.from_numpy(altered[tuple(chosen.T)].astype(np.int64)).to(labels.device)
+        scores[slots] = scores.max()
 
     def _with_errors(self, labels: Tensor) -> Tensor:
         """Some points, [K], of another class each; pads stay."""
@@ -200,7 +226,7 @@ class InteractiveRounds:
                 self.targets[row], done = self.user.targets.draw(
                     self.targets[row], self.rng, num_classes=self.model_b.num_classes, other=self.other[row]
                 )
-                self.changed[row] = done != "nothing"
+                self.changed[row] |= done != "nothing"
                 # What the user said of the former target does not hold for this one.
                 self.given[row] = UserPrompts.none()
 
@@ -213,7 +239,7 @@ class InteractiveRounds:
         return torch.where(drawn < share, weaker, torch.where(drawn < (1 + share) / 2, mean, logits))
 
     def _moved(self, logits: Tensor, clicks: Sequence[Sequence[Click]]) -> Tensor:
-        """Log probabilities of the answers, their borders moved past the new clicks; Model B then corrects them."""
+        """Log probabilities of answers whose borders are moved past the new clicks; Model B then corrects them."""
         spacing = self.model_b.relative_spacing
         return torch.stack(
             [

@@ -47,6 +47,8 @@ class SimulatedUser:
             trains without a user.
         own, simulated, none: how often a patch begins with Model A's own points, with a user's, or with nothing;
             relative.
+        told: share of the patches with Model A's own points whose target is altered before anything is answered; the
+            points tell of it where they lie, so that Model B learns to go by them near by.
         flipped: share of the patches whose classes are exchanged, in the target and in Model A's own points, if it has
             any: the answer follows from the points alone.
         wrong: share of Model A's own points in a patch that are of another class than they should be: on scans that it
@@ -65,8 +67,9 @@ class SimulatedUser:
     own: float = 0.5
     simulated: float = 0.15
     none: float = 0.35
-    flipped: float = 0.05
-    wrong: float = 0.05
+    told: float = 0.4
+    flipped: float = 0.0
+    wrong: float = 0.01
     altered: float = 0.4
     corrected: float = 0.5
     clicks: int = 3
@@ -77,7 +80,7 @@ class SimulatedUser:
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.clicks < 1:
             raise ValueError(f"rounds {self.rounds} and clicks {self.clicks} must be at least 1")
-        for name in ("flipped", "wrong", "altered", "corrected", "deepest", "weaker"):
+        for name in ("told", "flipped", "wrong", "altered", "corrected", "deepest", "weaker"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be a share in [0, 1]")
         if min(self.own, self.simulated, self.none) < 0 or not self.own + self.simulated + self.none:

@@ -33,6 +33,7 @@ from aps_components.recipe.scans import Scans, find_scans
 from aps_components.recipe.settings import Recipe, recipe_of
 from aps_components.recipe.stages import Commands
 from aps_components.recipe.whole import Asked, WholeTraining, facts_of, measured_pace, printed_plan
+from aps_components.report import write_training_report
 
 BUNDLE = "bundle"
 MEMORY_OF_A_TRAINING = 4 * 2**30  # bytes; no more are run beside each other than fit
@@ -238,6 +239,7 @@ def _trained(wanted: _Wanted, out: Path) -> TrainingResults:
     print(describe(training.printed_plan(), wanted.asked), flush=True)
     results = training.run()
     write_results(out, results)
+    write_training_report(out)
     print(_ended(results, out, worked=journal.worked))
     return results
 

@@ -20,6 +20,7 @@ from aps_components.data import DataError
 from aps_components.data.inference import PREPARED
 from aps_components.data.room import refuse_large_segmentation
 from aps_components.errors import plain_errors
+from aps_components.files import expanded
 from aps_components.interactive import LoadedModel, Predictor
 from aps_components.memory import return_freed_memory
 from aps_components.models import CheckpointError, ensure_writable
@@ -217,7 +218,7 @@ class BundleInference:
 
 def _override_file(root: Path, name: str) -> Path:
     own = root / "configs" / (name if name.endswith(".json") else f"{name}.json")
-    for file in (Path(name).expanduser(), own):
+    for file in (expanded(name), own):
         if file.is_file():
             return file.resolve()
     there = sorted(file.name for file in (root / "configs").glob("*.json") if not file.name.startswith(NO_OVERRIDES))

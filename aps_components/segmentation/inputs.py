@@ -15,6 +15,7 @@ from aps_components.data.datalist import FAULT, files_of, scans_in
 from aps_components.data.marks import is_result
 from aps_components.data.modalities import SUFFIXES, is_nifti_name, stem
 from aps_components.data.nifti import read_geometry
+from aps_components.files import expanded
 from aps_components.segmentation.dicom import Series, find_series, is_dicom, series_names, write_nifti
 from aps_components.segmentation.dicom import grid as series_grid
 
@@ -78,7 +79,7 @@ def find_cases(
     Raises:
         DataError: there is nothing to segment; what was found instead, and what is wanted.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; check the path")
     if path.is_file() and not is_nifti_name(path):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aps_components.data import DataError
+from aps_components.files import expanded
 from aps_components.models import ensure_writable
 from aps_components.segmentation.inputs import LABEL_MAP, MAPS, Case
 
@@ -82,7 +83,7 @@ def choose_outputs(output: str | os.PathLike[str], cases: Iterable[Case]) -> Out
         DataError: it cannot be what the user means.
         PermissionError: its folder cannot be written into.
     """
-    path, cases = Path(output).expanduser(), list(cases)
+    path, cases = expanded(output), list(cases)
     if not path.name.lower().endswith(NIFTI) or path.is_dir():
         if path.is_file() or path.suffix in (".nii", ".gz", ".dcm", ".zip"):
             raise DataError(f"OUTPUT {path} must be a folder, or for one scan a file that ends in {NIFTI}")

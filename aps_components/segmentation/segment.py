@@ -22,7 +22,7 @@ from aps_components.bundle.locate import CACHE_DIR
 from aps_components.data import DataError
 from aps_components.data.nifti import read_geometry, read_scan
 from aps_components.evaluation.preview import save_preview
-from aps_components.files import sha256_of
+from aps_components.files import expanded, sha256_of
 from aps_components.interactive import Words, holds_a_persons_words
 from aps_components.models import settings_file
 from aps_components.segmentation.bundle_inference import BundleInference
@@ -138,7 +138,7 @@ def segment(
     """
     root = locate_bundle(bundle, cache_dir=cache_dir)
     changes = dict(settings or {})
-    changes |= {} if checkpoint is None else {"checkpoint": os.path.abspath(Path(checkpoint).expanduser())}
+    changes |= {} if checkpoint is None else {"checkpoint": os.path.abspath(expanded(checkpoint))}
     inference = BundleInference(root, configs=configs, settings={**changes, "save_maps": maps})
     inputs = find_cases(source, modalities=inference.modalities, series=series)
     weights = inference.require_checkpoint()
@@ -151,7 +151,7 @@ def segment(
         "weights_settings_sha256": sha256_of(beside) if (beside := settings_file(weights)).is_file() else None,
         "settings": {key: value for key, value in changes.items() if key != "checkpoint"},
         "configs": [file.name for file in inference.overrides],
-        **({} if prompts is None else {"prompts_sha256": sha256_of(Path(prompts).expanduser())}),
+        **({} if prompts is None else {"prompts_sha256": sha256_of(expanded(prompts))}),
     }
     segs = None
     if dicom_seg:

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from ignite.engine import Engine, Events
 
 from aps_components.files import replace_text
 from aps_components.models import ensure_writable
-from aps_components.plain_json import read_lines
+from aps_components.plain_json import are_numbers, is_number, read_lines
 from aps_components.training.progress import PROGRESS_FILE, plot_progress
 from aps_components.training.trainer import SemiSupervisedTrainer
 
 HISTORY_FILE = "history.jsonl"
+MOST_ITERATIONS = 10**12
 logger = logging.getLogger(__name__)
 
 
@@ -117,16 +118,31 @@ def _summary(line: Mapping[str, Any], max_epochs: int) -> str:
     return ", ".join(parts)
 
 
-def read_history(path: str | Path) -> list[dict[str, Any]]:
+def read_history(path: str | Path, *, keys: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The epochs of a ``history.jsonl``, in order; none if there is no file.
+
+    Args:
+        path: of the file.
+        keys: besides the epoch that each line must have.
 
     Raises:
         ValueError: a line is none of an epoch; names the file.
     """
     mend = "move the file away, which is needed for no training"
-    lines = read_lines(path, keys=("epoch",), mend=mend)
-    for line in lines:
-        counts = [line["epoch"], line.get("iteration", 0)]
-        if any(type(count) is not int for count in counts) or not isinstance(line.get("losses", {}), dict):
-            raise ValueError(f"{path}: a line that is none of an epoch; {mend}")
+    lines = read_lines(path, keys=("epoch", *keys), mend=mend)
+    for number, line in enumerate(lines, start=1):
+        if not _is_epoch(line):
+            raise ValueError(f"{path}, line {number}: none of an epoch; {mend}")
     return lines
+
+
+def _is_epoch(line: Mapping[str, Any]) -> bool:
+    """Whether what is there is of the types that `TrainingHistory` writes."""
+    counts = [line["epoch"], line.get("iteration", 0)]
+    figures = [line.get(key, 0) for key in ("seconds_per_iteration", "learning_rate")]
+    groups = [line.get(key, {}) for key in ("losses", "validation")]
+    return (
+        all(type(count) is int and 0 <= count <= MOST_ITERATIONS for count in counts)
+        and all(map(is_number, figures))
+        and all(map(are_numbers, groups))
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,11 @@ def progress_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
     _lines(losses, history, "losses", leave_out=NOT_A_LOSS)
     _lines(validation, history, "validation", factor=100)
     validation.set(ylabel="validation, %")
-    iterations = [epoch["iteration"] for epoch in history]
-    pace.plot(iterations, [epoch["seconds_per_iteration"] for epoch in history], color="tab:gray")
+    iterations = [epoch.get("iteration", epoch["epoch"]) for epoch in history]
+    pace.plot(iterations, [epoch.get("seconds_per_iteration", math.nan) for epoch in history], color="tab:gray")
     pace.set(ylabel="s an iteration (grey)", xlabel="iteration", ylim=(0, None))
     rate = pace.twinx()
-    rate.plot(iterations, [epoch["learning_rate"] for epoch in history], color="tab:red")
+    rate.plot(iterations, [epoch.get("learning_rate", math.nan) for epoch in history], color="tab:red")
     rate.set(ylabel="learning rate (red)", ylim=(0, None))
     for axes in (losses, validation, pace):
         axes.grid(alpha=0.3)
@@ -57,7 +58,7 @@ def _lines(
     names = dict.fromkeys(name for epoch in history for name in epoch.get(part, {}) if name != leave_out)
     for name in names:
         points = [
-            (epoch["iteration"], factor * value)
+            (epoch.get("iteration", epoch["epoch"]), factor * value)
             for epoch in history
             if (value := epoch.get(part, {}).get(name)) is not None and (value > 0 or axes.get_yscale() != "log")
         ]

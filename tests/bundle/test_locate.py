@@ -101,6 +101,12 @@ def link(name):
         ({link("mine/link"): "../../secret"}, "'mine/link' is a link or another special file"),
         ({"mine/zeros": bytes(20_000_000)}, "'mine/zeros' would unpack to 19 MiB from"),
         ({"mine/a": "1", "mine/A": "2"}, "two files of the same name"),
+        ({"mine/a": "1", "mine/a/b": "2"}, "lies in what is a file"),
+        ({"mine": "1"}, "lies in what is a file"),
+        ({"mine//a": "1"}, "no plain name"),
+        ({"mine/./a": "1"}, "no plain name"),
+        ({"mine/\x1b[2J": "1"}, "no plain name"),
+        ({f"mine/{'n' * 300}": "1"}, "no plain name"),
         ({"other/file": "x"}, r"holds one folder NAME/ .*; this one holds mine, other"),
     ],
 )

@@ -1,6 +1,9 @@
+import fire
 import pytest
+from fire.decorators import SetParseFn
 
-from aps_components.cli.arguments import several
+from aps_components import cli
+from aps_components.cli.arguments import parsed, several, strict
 
 
 @pytest.mark.parametrize(
@@ -16,3 +19,54 @@ from aps_components.cli.arguments import several
 )
 def test_several_values_however_fire_read_them(given, meant):
     assert several(given) == meant
+
+
+def called(*words):
+    """What a command is called with for words of a command line."""
+    done = []
+
+    def command(place: str, count: int = 1, *, more: str | None = None) -> None:
+        done.append((place, count, more))
+
+    SetParseFn(parsed)(command)
+    fire.Fire({"command": strict(command)}, command=["command", *words], name="aps")
+    return done
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["a"], ("a", 1, None)),
+        (["a", "2", "--more=x"], ("a", 2, "x")),
+        (["2024_01_05"], ("2024_01_05", 1, None)),
+        (["20240105"], ("20240105", 1, None)),
+        (["--count", "3", "--place", "7", "--more", "8"], ("7", 3, "8")),
+        (["results#2"], ("results#2", 1, None)),
+    ],
+)
+def test_a_command_gets_what_was_typed(words, meant):
+    assert called(*words) == [meant]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["a", "--cuont", "3"], "no option --cuont; did you mean --count"),
+        (["a", "2", "x"], "x is one value too many"),
+        ([""], "place is empty"),
+        (["a", "--more="], "more is empty"),
+        (["a", "--more", "  "], "more is empty"),
+    ],
+)
+def test_what_a_command_does_not_have_is_refused_before_it_runs(words, said):
+    with pytest.raises(ValueError, match=said):
+        called(*words)
+
+
+def test_help_is_help_for_every_command(monkeypatch, capsys):
+    for name in ("phantoms", "segment", "new-bundle"):
+        monkeypatch.setattr("sys.argv", ["aps", name, "--help"])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == 0
+        assert f"aps {name}" in "".join(capsys.readouterr())

@@ -134,3 +134,25 @@ def test_csv_has_a_row_for_each_figure_and_the_plot_is_drawn(runs, tmp_path):
     assert len(rows) == 1 + 2 * 2
     plot(lines, tmp_path / "table.png")
     assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"minutes": "3"},
+        {"minutes": None},
+        {"metrics": []},
+        {"metrics": {"ema": {}}},
+        {"metrics": {"ema": [{"predictor": "a"}]}},
+        {"metrics": {"ema": [entry("a", "raw", "all", 0.5, 1.0) | {"jaccard": "0.5"}]}},
+        {"metrics": {"ema": [entry("a", "raw", "all", 0.5, 1.0) | {"dice_by_scan": {"s": None}}]}},
+        {"metrics": {"ema": [entry("b", "raw", "all", 0.5, 1.0)]}},
+        {"metrics": {"ema": []}},
+    ],
+)
+def test_a_result_that_is_none_is_named(runs, change):
+    file = runs["bcp", 1].result_file
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ValueError, match="delete it to make it anew") as error:
+        lines_of([METHODS["bcp"]], runs, variant="raw")
+    assert str(file) in str(error.value)

@@ -7,6 +7,7 @@ from monai.bundle import ConfigParser
 from workflows import LA, TINY, make_workflow, refusal, training_options
 
 from aps_components.configuration import check_options, lay_over
+from aps_components.options import refuse_cut_values
 
 FILES = {
     "training": ["train.json"],
@@ -325,3 +326,28 @@ class TestLayOver:
         with pytest.raises(ValueError, match="no option") as error:
             lay_over(configuration("inference"), {key: 1}, own=("image",))
         assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "training", "--output_dir", "results#2"], "--output_dir results#2: MONAI's command line reads no"),
+        (["run", "--ckpt_dir=/data/a b#1", "--seed", "1"], "--ckpt_dir /data/a b#1: "),
+        (["run", "inference", "--image", "scan#1.nii.gz"], "--image scan#1.nii.gz: "),
+        (["run", "training", "--config_file", "['a.json','b.json']", "--objective#copy_paste", "False"], None),
+        (["run", "training", "--dataset_dir", '"data#1"', "--labels", "{'0':'a#b'}"], None),
+    ],
+)
+def test_a_value_that_fire_cuts_is_refused(arguments, said):
+    if said is None:
+        refuse_cut_values(arguments)
+    else:
+        with pytest.raises(ValueError, match="choose a name without it") as error:
+            refuse_cut_values(arguments)
+        assert str(error.value).startswith(said)
+
+
+def test_monais_command_line_is_looked_at_before_anything_is_built(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/x/monai/bundle/__main__.py", "run", "training", "--output_dir", "results#2"])
+    with pytest.raises(ValueError, match="--output_dir results#2"):
+        check_options(ConfigParser({}))

@@ -196,3 +196,19 @@ def test_shipped_la_list_names_eighty_scans():
     listing = json.loads(LA_DATALIST.read_text())
     assert len({case["image"] for case in listing["training"]}) == 80
     assert listing["test"] == "remaining"
+
+
+@pytest.mark.parametrize("path", ["~nobody_of_this_name/a.nii.gz", "images/~/a.nii.gz"])
+def test_a_home_of_nobody_is_a_name(tmp_path, path):
+    content = {"name": "x", "labels": {"0": "background", "1": "a"}, "training": [{"image": path, "label": "l.nii.gz"}]}
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    assert load_datalist(tmp_path).labeled[0]["image"] == str(tmp_path / path)
+
+
+@pytest.mark.parametrize("key", ["image", "label"])
+def test_a_path_that_no_system_takes_is_refused_by_its_place(tmp_path, key):
+    case = {"image": "a.nii.gz", "label": "l.nii.gz"} | {key: "a\0.nii.gz"}
+    content = {"name": "x", "labels": {"0": "background", "1": "a"}, "training": [case]}
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"datalist\.json: training\[0\].*must be file names"):
+        load_datalist(tmp_path)

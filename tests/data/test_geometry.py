@@ -1,13 +1,17 @@
 import gzip
+import math
+import re
 
 import nibabel as nib
 import numpy as np
 import pytest
 from nifti_headers import ORIGIN, SHAPE, SPACING, TURN, VARIANTS, affine_of, oriented, voxels, write
 
+from aps_components import memory
 from aps_components.data import DataError, LoadVolumed, check_cases
 from aps_components.data.checks import header_faults
 from aps_components.data.geometry import Geometry
+from aps_components.data.identity import scan_identity
 from aps_components.data.nifti import read_geometry, read_header, read_scan, write_like, write_nifti
 
 PIR = oriented("PIR")
@@ -212,3 +216,70 @@ def test_a_new_file_says_the_same_in_qform_and_sform(tmp_path):
 def test_the_sides_of_a_voxel_do_not_depend_on_its_direction():
     for affine in (affine_of(), affine_of(turn=TURN), oriented("PIR")):
         assert sorted(Geometry(SHAPE, 1, affine).spacing) == pytest.approx(sorted(SPACING))
+
+
+@pytest.mark.parametrize("sizes", [(0.03,) * 3, (0.01, 0.01, 0.05), (0.002, 0.002, 0.003)])
+def test_of_a_microscopy_the_mend_is_said_and_works(tmp_path, sizes):
+    with pytest.raises(DataError, match=r"a.nii: its voxels are .* state them (10|100) times as large") as error:
+        read_geometry(write(tmp_path / "a.nii", sform=np.diag([*sizes, 1.0]), scode=1))
+    times = int(re.search(r"state them (\d+) times", str(error.value))[1])
+    larger = np.diag([times, times, times, 1.0]) @ np.diag([*sizes, 1.0])
+    assert read_geometry(write(tmp_path / "b.nii", sform=larger, scode=1)).spacing == pytest.approx(
+        times * np.array(sizes)
+    )
+
+
+@pytest.mark.parametrize("sizes", [(12.0,) * 3, (0.03, 0.03, 5.0), (30.0, 30.0, 30.0), (1e-7,) * 3])
+def test_of_a_wrong_size_no_magnification_is_proposed(tmp_path, sizes):
+    with pytest.raises(DataError, match="mend the voxel sizes") as error:
+        read_geometry(write(tmp_path / "a.nii", sform=np.diag([*sizes, 1.0]), scode=1))
+    assert "times as large" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("offset", [0, 1, 100, 348, 352.5, -352, math.nan, math.inf])
+def test_voxels_that_begin_inside_of_the_header_are_refused(tmp_path, kind, offset):
+    """nibabel takes 0 for the beginning of the file, ITK for the end of the header."""
+    file = write(tmp_path / "a.nii", sform=affine_of(), scode=1, kind=kind)
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    if kind is nib.Nifti1Image:
+        content[108:112] = np.float32(offset).tobytes()
+    else:
+        content[168:176] = np.int64(offset if math.isfinite(offset) else -1).tobytes()
+    (tmp_path / "a.nii").write_bytes(content)
+    for read in (read_scan, scan_identity, lambda file: LoadVolumed("image")({"image": file})):
+        with pytest.raises(DataError, match=r"a.nii: its header states that the voxels begin at byte"):
+            read(file)
+
+
+def test_an_extension_before_the_voxels_is_passed_over(tmp_path):
+    file = write(tmp_path / "a.nii", sform=affine_of(), scode=1)
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[108:112] = np.float32(384).tobytes()
+    (tmp_path / "a.nii").write_bytes(bytes(content[:352]) + bytes(range(32)) + bytes(content[352:]))
+    np.testing.assert_array_equal(read_scan(file).voxels, voxels())
+
+
+@pytest.mark.parametrize("length", [0, 1, 3, 4, 347])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_file_that_ends_in_its_header_is_named(tmp_path, length, name):
+    write(tmp_path / "whole.nii", sform=affine_of(), scode=1)
+    content = (tmp_path / "whole.nii").read_bytes()[:length]
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    for read in (read_geometry, read_scan, scan_identity):
+        with pytest.raises(DataError, match=f"{name}: cannot be read as NIfTI"):
+            read(tmp_path / name)
+
+
+def test_packed_zeros_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
+    (tmp_path / "meminfo").write_text(f"MemAvailable: {2**20} kB\n")
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    shape = (1000, 1000, 1500)
+    file = write(tmp_path / "a.nii", sform=affine_of(), scode=1)
+    head = bytearray((tmp_path / "a.nii").read_bytes()[:352])
+    head[40:56] = np.array([3, *shape, 1, 1, 1, 1], "<i2").tobytes()
+    # So many packed bytes that the file could hold them, of which only the first are looked at.
+    packed = gzip.compress(bytes(head)) + bytes(3_000_000)
+    (tmp_path / "a.nii.gz").write_bytes(packed)
+    with pytest.raises(DataError, match=r"a.nii.gz: needs about 2\.8 GB of memory, and 1\.0 GB are free"):
+        read_scan(file + ".gz")

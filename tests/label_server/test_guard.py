@@ -392,6 +392,23 @@ class TestLabels:
         with pytest.raises(RefusedRequestError, match=said):
             check_label(self.label(scan, **change), scan, values={0, 1, 2})
 
+    @pytest.mark.parametrize("where", [-8, -3])
+    def test_a_label_that_was_altered_on_the_way(self, scan, where):
+        """In its checksum, its length or its voxels: as everywhere, a file is read to its end."""
+        file = self.label(scan)
+        content = bytearray(file.read_bytes())
+        content[where] ^= 1
+        file.write_bytes(content)
+        with pytest.raises(RefusedRequestError, match=r"the label label.nii.gz: cannot be read"):
+            check_label(file, scan, values={0, 1})
+
+    def test_the_units_of_a_header_count(self, scan):
+        image = nib.load(self.label(scan))
+        image.header.set_xyzt_units("micron")
+        image.set_sform(np.diag([1000, 1000, 1000, 1]) @ image.affine, code=1)
+        nib.save(image, scan.with_name("micron.nii.gz"))
+        check_label(scan.with_name("micron.nii.gz"), scan, values={0, 1})
+
     def test_a_mirrored_label_is_not_on_the_grid(self, scan):
         file = self.label(scan)
         mirrored = nib.load(file)
@@ -454,6 +471,23 @@ class TestArchives:
         with pytest.raises(RefusedRequestError):
             unpack(self.tar(tmp_path / "a.tar", *members), tmp_path / "out")
         assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("name", ["d/../../evil", "d//b", "./d", "d\x1b[2J", "n" * 300, "d/b.dcm/c"])
+    def test_a_zip_with_odd_names(self, tmp_path, name):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.writestr("d/b.dcm", b"abc")
+            archive.writestr(name, b"abc")
+        with pytest.raises(RefusedRequestError, match="archive"):
+            unpack(tmp_path / "a.zip", tmp_path / "place")
+        assert not (tmp_path / "place").exists()
+
+    def test_packed_zeros_are_no_session(self, tmp_path):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for number in range(9):
+                archive.writestr(f"{number}.dcm", bytes(10 << 20))
+        with pytest.raises(RefusedRequestError, match=r"would become|would unpack"):
+            unpack(tmp_path / "a.zip", tmp_path / "place")
+        assert not (tmp_path / "place").exists()
 
     def test_a_zip_that_leads_out_or_is_none(self, tmp_path):
         with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:

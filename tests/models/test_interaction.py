@@ -51,7 +51,8 @@ def points():
 def plain_user(**changes):
     """Nothing is flipped, altered or weaker unless it is asked for."""
     return SimulatedUser(
-        **{"flipped": 0, "wrong": 0, "altered": 0, "weaker": 0, "own": 1, "simulated": 0, "none": 0} | changes
+        **{"told": 0, "flipped": 0, "wrong": 0, "altered": 0, "weaker": 0, "own": 1, "simulated": 0, "none": 0}
+        | changes
     )
 
 
@@ -304,6 +305,22 @@ class TestFirstPrompts:
 
 
 class TestTargets:
+    def test_own_points_tell_of_an_altered_target(self, model_b, image, label, points):
+        """Every point that is there says the target's class, and some lie where it was altered."""
+        user, told = plain_user(told=1.0, rounds=1), 0
+        for seed in range(4):
+            (answer,), (call,) = run(model_b, user, image=image, label=label, points=points, seed=seed)
+            altered = answer.target != label
+            assert torch.equal(answer.changed, altered.flatten(1).any(dim=1))
+            for row, (voxels, classes) in enumerate(
+                zip(call["prompts"].own_coords, call["prompts"].own_labels, strict=True)
+            ):
+                there = voxels[classes >= 0].long()
+                d, h, w = there.T
+                assert torch.equal(answer.target[row, 0, d, h, w], classes[classes >= 0])
+                told += int(altered[row, 0, d, h, w].any())
+        assert told > B
+
     def test_exchanged_classes_are_told_by_own_points(self, model_b, image, label, points):
         kept = label.clone()
         user = plain_user(rounds=2, corrected=1.0, flipped=1.0, own=0, none=1, altered=1.0)

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
-from dicom_files import INTERCEPT, slice_of, stored, write_series
+from dicom_files import INTERCEPT, ROW, lps, slice_of, stored, write_series
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from aps_components.data import DataError
 from aps_components.segmentation import find_cases
@@ -251,3 +252,36 @@ def test_where_nothing_can_be_read_the_first_reason_is_given(tmp_path):
     with pytest.raises(DataError, match=r"a\.dcm: not DICOM"):
         find_series(tmp_path)
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("z", [1, 3])
+@pytest.mark.parametrize("off", [0.5, -20.0])
+def test_a_slice_beside_the_line_of_the_others_is_not_taken(tmp_path, z, off):
+    """Its height is right: nothing is missing, doubled or uneven."""
+    scan(tmp_path)
+    moved = [round(float(value), 6) for value in lps(0, 0, z) + off * np.array(ROW)]
+    for file in tmp_path.rglob("*"):
+        if file.is_file() and (one := pydicom.dcmread(file)).SOPInstanceUID == f"1.2.3.4.{z + 1}":
+            one.ImagePositionPatient = moved
+            one.save_as(file)
+    assert f"{abs(off):.2f} mm beside the line" in "".join(refusals(tmp_path).values())
+
+
+def test_pixels_of_two_words_in_big_endian_are_refused(tmp_path):
+    """The two libraries that read them give other numbers."""
+    for z in range(3):
+        one = slice_of(stored()[..., z], z, BitsAllocated=32, BitsStored=32, HighBit=31)
+        one.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+        one.PixelData = np.ascontiguousarray(stored()[..., z].T).astype(">u4").tobytes()
+        one.save_as(tmp_path / str(z), enforce_file_format=True)
+    (said,) = refusals(tmp_path).values()
+    assert "32 bits in big endian" in said
+
+
+def test_an_unknown_transfer_syntax_is_named(tmp_path):
+    for z in range(3):
+        one = slice_of(stored()[..., z], z)
+        one.file_meta.TransferSyntaxUID = UID("1.2.3.4.5.6")
+        one.save_as(tmp_path / str(z), enforce_file_format=True, implicit_vr=False, little_endian=True)
+    (said,) = refusals(tmp_path).values()
+    assert str(tmp_path) in said

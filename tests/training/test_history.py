@@ -122,3 +122,25 @@ def test_the_same_run_goes_on_in_its_file_wherever_both_folders_lie(tmp_path):
     run_in(tmp_path / "y" / "out", tmp_path / "y" / "models", epochs=3, after=2)
     assert [line["epoch"] for line in read_history(tmp_path / "y" / "out" / "history.jsonl")] == [1, 2, 3]
     assert not (tmp_path / "y" / "out" / "history_1.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"iteration": "1"},
+        {"iteration": -1},
+        {"learning_rate": "0.1"},
+        {"seconds_per_iteration": [1]},
+        {"losses": {"loss": "1"}},
+        {"losses": []},
+        {"validation": {"dice": {}}},
+        {"validation": {"dice": True}},
+        {"epoch": True},
+    ],
+)
+def test_a_line_of_other_types_is_named(tmp_path, change):
+    """Before a picture or a table is made of it."""
+    line = {"epoch": 1, "iteration": 2, "learning_rate": 0.1, "losses": {"loss": 1.0}, "validation": {"dice": None}}
+    (tmp_path / "history.jsonl").write_text(f"{json.dumps(line)}\n{json.dumps(line | change)}\n")
+    with pytest.raises(ValueError, match=r"history\.jsonl, line 2: none of an epoch"):
+        read_history(tmp_path / "history.jsonl")

@@ -14,6 +14,7 @@ from aps_components.bundle.metadata import PACKAGES, SCHEMA_FILE, BundleMetadata
 from aps_components.bundle.packaging.docs import headings
 from aps_components.bundle.writer import template
 from aps_components.plain_json import parse_json
+from aps_components.terminal import brief
 
 # Plain, because MONAI takes what stands before the first "." of NAME.zip for the folder in it.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -94,7 +95,8 @@ def _metadata_faults(metadata: Any) -> Iterator[str]:
     validator = _jsonschema().validators.validator_for(schema)(schema)
     for error in sorted(validator.iter_errors(metadata), key=lambda error: error.json_path):
         where = "#".join(str(step) for step in error.absolute_path)
-        yield f"{METADATA}: {f'{where}: ' if where else ''}{error.message}; mend it as configs/{SCHEMA_FILE} wants it"
+        said = brief(error.message, most=500)
+        yield f"{METADATA}: {f'{where}: ' if where else ''}{said}; mend it as configs/{SCHEMA_FILE} wants it"
     yield from _version_faults(metadata.get("version"), metadata.get("changelog"))
     required = metadata.get("required_packages_version")
     for name, version in PACKAGES.items():

@@ -26,6 +26,7 @@ from aps_components.bundle.packaging.weights import (
     with_weights,
     without_weights,
 )
+from aps_components.files import expanded
 from aps_components.models import TRAINED_KEYS
 
 LIMIT_MB = 25.0  # of one file, in the model zoo
@@ -89,7 +90,7 @@ def package_bundle(
         FileNotFoundError: there is no such folder.
         ValueError: the other arguments do not fit each other.
     """
-    folder = Path(bundle).expanduser().resolve()
+    folder = expanded(bundle).resolve()
     if not (folder / "configs").is_dir():
         raise FileNotFoundError(f"no bundle at {bundle}: give its folder, such as bundles/NAME")
     if untrained and checkpoint is not None:
@@ -97,7 +98,7 @@ def package_bundle(
     if weights_url is not None and not ADDRESS.fullmatch(weights_url):
         raise ValueError(f"weights_url {weights_url!r} must be an address such as https://example.org/weights")
 
-    weights, of_weights = (None, []) if untrained else read_weights(Path(checkpoint or folder / MODEL).expanduser())
+    weights, of_weights = (None, []) if untrained else read_weights(expanded(checkpoint or folder / MODEL))
     if weights is not None and weights.megabytes > limit_mb and weights_url is None:
         of_weights = [_large_fault(weights, limit_mb)]
     files, adapted, faults = _checked_files(folder, weights, has_weights=not untrained)
@@ -108,7 +109,7 @@ def package_bundle(
     if weights is not None and weights.megabytes > limit_mb and weights_url is not None:
         url = f"{weights_url.rstrip('/')}/{quote(stem)}_model.pt"
     files = without_weights(files) if weights is None else with_weights(files, weights, url=url)
-    place = Path(out).expanduser()
+    place = expanded(out)
     place.mkdir(parents=True, exist_ok=True)
     suffix = "_untrained" if untrained else ""
     archive = write_archive(

@@ -69,12 +69,21 @@ def _read(path: Path) -> dict[str, Outcome]:
     for entry in read_lines(path, keys=("key", "outcome"), skip_broken=True):
         try:
             outcome = Outcome(**entry["outcome"])
-            sizes = [type(size) is int and _is_inside(file) for file, size in outcome.written.items()]
-        except (AttributeError, TypeError):
+        except TypeError:
             continue
-        if isinstance(entry["key"], str) and all(sizes):
+        if isinstance(entry["key"], str) and _is_sound(outcome):
             done[entry["key"]] = outcome
     return done
+
+
+def _is_sound(outcome: Outcome) -> bool:
+    """Whether everything is of the type that it was written with."""
+    objects = outcome.item, outcome.facts, outcome.written
+    if not all(isinstance(part, dict) for part in objects) or not isinstance(outcome.notes, list):
+        return False
+    texts = [outcome.fault, *outcome.notes]
+    sizes = [type(size) is int and _is_inside(file) for file, size in outcome.written.items()]
+    return all(isinstance(text, str) for text in texts) and all(sizes)
 
 
 def _is_inside(file: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aps_components.data.errors import DataError
-from aps_components.files import replace_text
+from aps_components.files import expanded, replace_text
 
 DATALIST, SUMMARY = "datalist.json", "preparation.json"
 PARTS = ("training", "unlabeled", "validation", "test")
@@ -75,7 +75,7 @@ def write_json(path: Path, content: object) -> None:
 
 def output_folder(out: str | os.PathLike[str]) -> Path:
     """Make the output folder; refuse one that cannot be written to or has a datalist of someone else's."""
-    folder = Path(os.path.abspath(Path(out).expanduser()))
+    folder = Path(os.path.abspath(expanded(out)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".unfinished-probe"

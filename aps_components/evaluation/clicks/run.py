@@ -18,7 +18,7 @@ from aps_components.evaluation.clicks.summary import markdown, per_scan_csv, sum
 from aps_components.evaluation.metrics import foreground_regions
 from aps_components.evaluation.records import Records
 from aps_components.evaluation.trained import load_trained
-from aps_components.files import replace_text, sha256_of
+from aps_components.files import expanded, replace_text, sha256_of
 from aps_components.interactive import LoadedModel, Predictor, load_model
 from aps_components.interactive.model import taught_prompts
 from aps_components.models import ensure_writable, read_settings, resolved_precision
@@ -138,7 +138,7 @@ def labelled_items(
         DataError: a scan has no label, or a file cannot be used.
     """
     items: list[Item] = inference_items(image=images, modalities=modalities)
-    place = Path(labels).expanduser()
+    place = expanded(labels)
     if not place.exists():
         raise DataError(f"{place}: no such file or folder; check --labels")
     files = {case_name({"image": str(file)}): str(file) for file in ([place] if place.is_file() else scans_in(place))}
