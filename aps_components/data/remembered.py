@@ -1,4 +1,4 @@
-"""What was found out about files, kept in a folder: a file of the same path, time, size and number is not read again."""
+"""What was found out about files, kept in a folder: one of the same path, time, size and number is not read again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from aps_components.files import expanded
 
