@@ -131,7 +131,7 @@ def thick_axes(spacing: Sequence[float]) -> list[int]:
 
 
 def propose_network(spacing: Sequence[float], roi_size: Sequence[int]) -> dict[str, Choice]:
-    """Strides and kernels that follow the shape of a voxel, as nnU-Net plans them; None where it is about a cube.
+    """Strides and kernels that follow the shape of a voxel; None where it is about a cube.
 
     Args:
         spacing: of a voxel after resampling, mm.
@@ -145,9 +145,16 @@ def propose_network(spacing: Sequence[float], roi_size: Sequence[int]) -> dict[s
     return {
         "strides": Choice(listed_triples(shape.strides), f"{reason}, and halved late"),
         "kernel_sizes": Choice(
-            listed_triples(shape.kernel_sizes), f"{reason}, and looked along only where the others are"
+            listed_triples(shape.kernel_sizes), f"{reason}, and looked along once it is halved"
         ),
     }
+
+
+def propose_backbone(spacing: Sequence[float]) -> Choice:
+    """nnU-Net's residual encoder where slices are thick, which is where it was measured; else the field's V-Net."""
+    if thick_axes(spacing):
+        return Choice("residual_encoder", "thick slices: a residual encoder with deep supervision")
+    return Choice("vnet", "no thick slices")
 
 
 def propose_augmentation(spacing: Sequence[float]) -> Choice:

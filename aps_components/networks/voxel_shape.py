@@ -1,8 +1,10 @@
-"""From the shape of a voxel to a network's strides and kernels, as nnU-Net's planner does.
+"""From the shape of a voxel to a network's strides and kernels, much as nnU-Net's planner does.
 
 Reference:
-    Isensee et al. 2021, nnU-Net (doi:10.1038/s41592-020-01008-z), supplementary note 4: an axis is halved, and looked
-    along, only where its voxels are about as fine as those of the finest axis.
+    Isensee et al. 2021, nnU-Net (doi:10.1038/s41592-020-01008-z), supplementary note 4: an axis is halved only where
+    its voxels are about as fine as those of the finest axis. nnU-Net looks along it from there on, too. Here that waits
+    until it is halved: the levels in between cost three times as much with kernels of 3, and on thick slices the time
+    is better spent on iterations (``docs/results/thick-slices.md``).
 """
 
 from __future__ import annotations
@@ -37,10 +39,11 @@ class VoxelShape(NamedTuple):
 def network_shape(spacing: Sequence[float], roi_size: Sequence[int]) -> VoxelShape:
     """Strides and kernels for four halvings.
 
-    The axes whose voxels are at most twice as coarse as the finest are halved at every level. A coarser axis has a
-    kernel of 1 until the others have caught up with it; from there on its kernel is 3 and it is halved, too, as often
-    as at least four cells are left. If that is less often than there are levels left, it is halved at the last of
-    them: the first three strides make the tokens of Model B, in which slices are to stay apart as long as they can.
+    The axes whose voxels are at most twice as coarse as the finest are halved at every level. A coarser axis is halved
+    once the others have caught up with it, as often as at least four cells are left. If that is less often than there
+    are levels left, it is halved at the last of them: the first three strides make the tokens of Model B, in which
+    slices are to stay apart as long as they can. Its kernel is 1 until it is halved and 3 afterwards; at the last level
+    it is 3 in any case.
 
     Args:
         spacing: of a voxel, mm, along D, H, W.
@@ -48,7 +51,7 @@ def network_shape(spacing: Sequence[float], roi_size: Sequence[int]) -> VoxelSha
 
     Example:
         1.5 x 1.5 x 10 mm and 144 x 144 x 8 voxels: the strides (2, 2, 1) three times and (2, 2, 2), and the kernels
-        (3, 3, 1) twice and (3, 3, 3) three times.
+        (3, 3, 1) four times and (3, 3, 3).
     """
     columns = [_axis_shape(size, extent, finest=min(spacing)) for size, extent in zip(spacing, roi_size, strict=True)]
     strides = tuple(zip(*(halvings for halvings, _ in columns), strict=True))
@@ -62,7 +65,8 @@ def _axis_shape(size: float, extent: int, *, finest: float) -> tuple[list[int], 
     halvings = most_halvings(size, extent, finest=finest)
     while reached and extent % 2**halvings:
         halvings -= 1
-    return [1] * (HALVINGS - halvings) + [2] * halvings, [1] * reached + [3] * (HALVINGS + 1 - reached)
+    looked_along = max(1, halvings) if reached else HALVINGS + 1  # levels
+    return [1] * (HALVINGS - halvings) + [2] * halvings, [1] * (HALVINGS + 1 - looked_along) + [3] * looked_along
 
 
 def level_reached(size: float, *, finest: float) -> int:

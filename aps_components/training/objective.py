@@ -231,8 +231,11 @@ class SemiSupervisedObjective:
     def _interaction_terms(self, output: TrainingOutput, patches: TrainingPatches, rampup: float) -> dict[str, Tensor]:
         """Dice and cross entropy of Model B's corrected answers, and cross entropy near the corrections."""
         rounds = output.rounds[1:]
-        if not rounds or not self.interaction_weight:
+        if not output.rounds or not self.interaction_weight:
             return {}
+        told = self._told_term(output.rounds[0], patches)
+        if not rounds:
+            return told
         corrected, clicked = [], []
         for each in rounds:
             terms = self._losses(each.logits, _as_told(patches, each, within=each.within), rampup)
@@ -240,10 +243,20 @@ class SemiSupervisedObjective:
             losses = F.cross_entropy(each.logits.float(), each.target[:, 0], reduction="none")
             clicked.append((losses * each.nearness[:, 0]).sum() / each.nearness.sum().clamp_min(1))
         weight = self.interaction_weight
-        return {
+        return told | {
             "interaction": weight * torch.stack(corrected).mean(),
             "clicks": weight * self.click_weight * torch.stack(clicked).mean(),
         }
+
+    def _told_term(self, answer: Round, patches: TrainingPatches) -> dict[str, Tensor]:
+        """Cross entropy of the automatic answer where its target was altered, as its points tell.
+
+        These voxels are few, and the loss of a whole patch hardly sees them.
+        """
+        altered = (answer.target != patches.label[answer.rows])[:, 0]
+        losses = F.cross_entropy(answer.logits.float(), answer.target[:, 0], reduction="none")
+        weight = self.interaction_weight * self.click_weight
+        return {"told": weight * (losses * altered).sum() / altered.sum().clamp_min(1)}
 
     def _losses(self, logits: Tensor, patches: TrainingPatches, rampup: float) -> dict[str, Tensor]:
         """Dice and cross entropy of one set of logits; labels are seen at the logits' resolution."""

@@ -50,7 +50,7 @@ def test_rare_class_in_a_large_anisotropic_scan():
         "spacing": [0.625, 0.625, 5.0],  # by a quarter at most
         "roi_size": [96, 96, 16],
         "strides": [[2, 2, 1], [2, 2, 1], [2, 2, 2], [2, 2, 2]],  # after two halvings 2.5 mm, half of 5
-        "kernel_sizes": [[3, 3, 1], [3, 3, 1], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
+        "kernel_sizes": [*[[3, 3, 1]] * 3, *[[3, 3, 3]] * 2],
     }
 
 

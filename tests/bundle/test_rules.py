@@ -88,7 +88,7 @@ def test_a_network_is_planned_for_thick_slices_alone():
     }
     planned = {key: choice.value for key, choice in propose_network([1.5, 1.5, 10], [144, 144, 8]).items()}
     assert planned["strides"] == [[2, 2, 1], [2, 2, 1], [2, 2, 1], [2, 2, 2]]
-    assert planned["kernel_sizes"] == [[3, 3, 1], [3, 3, 1], [3, 3, 3], [3, 3, 3], [3, 3, 3]]
+    assert planned["kernel_sizes"] == [*[[3, 3, 1]] * 4, [3, 3, 3]]
 
 
 @pytest.mark.parametrize(

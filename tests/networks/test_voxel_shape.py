@@ -19,17 +19,18 @@ def test_cubes_are_halved_and_looked_at_along_every_axis():
 
 
 def test_thick_slices_are_halved_once_and_last():
-    """1.5 mm in the plane and 10 mm between the slices: the plane has caught up after two halvings (6 mm)."""
+    """1.5 mm in the plane and 10 mm between the slices: the plane has caught up after two halvings (6 mm), and at the
+    last level, of ten slices or eight, they are halved and looked along."""
     shape = network_shape([1.5, 1.5, 10.0], [144, 144, 8])
     assert shape.strides == ((2, 2, 1), (2, 2, 1), (2, 2, 1), (2, 2, 2))
-    assert shape.kernel_sizes == ((3, 3, 1), (3, 3, 1), (3, 3, 3), (3, 3, 3), (3, 3, 3))
+    assert shape.kernel_sizes == (*[(3, 3, 1)] * 4, (3, 3, 3))
     assert total_stride(shape.strides[:3]) == (8, 8, 1)
 
 
-def test_slices_somewhat_thicker_than_wide_are_left_alone_at_the_finest_level_only():
+def test_slices_somewhat_thicker_than_wide_are_looked_along_once_they_are_halved():
     shape = network_shape([0.8, 0.8, 3.0], [96, 96, 32])
     assert shape.strides == ((2, 2, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
-    assert shape.kernel_sizes == ((3, 3, 1), *[(3, 3, 3)] * 4)
+    assert shape.kernel_sizes == ((3, 3, 1), (3, 3, 1), *[(3, 3, 3)] * 3)
 
 
 @pytest.mark.parametrize(
