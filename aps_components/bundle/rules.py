@@ -144,9 +144,7 @@ def propose_network(spacing: Sequence[float], roi_size: Sequence[int]) -> dict[s
     reason = f"voxels of {by(spacing)} mm: {listed(AXES[axis] for axis in thick_axes(spacing))} is far coarser"
     return {
         "strides": Choice(listed_triples(shape.strides), f"{reason}, and halved late"),
-        "kernel_sizes": Choice(
-            listed_triples(shape.kernel_sizes), f"{reason}, and looked along once it is halved"
-        ),
+        "kernel_sizes": Choice(listed_triples(shape.kernel_sizes), f"{reason}, and looked along once it is halved"),
     }
 
 
