@@ -6,11 +6,13 @@ import ctypes
 import importlib
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # glibc's malloc.h
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 NEVER = 2**31 - 1
+LARGEST_THRESHOLD, MMAP_MAX = 32 * 2**20, 65536  # the largest that glibc takes, in bytes; its default number
 MEMINFO, STATM = Path("/proc/meminfo"), Path("/proc/self/statm")
 MEMBERSHIP, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 UNLIMITED = 2**62  # version 1 of control groups has a number for it
@@ -29,7 +31,37 @@ def keep_freed_memory() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, NEVER))
+    _kept["everything"] = mallopt is not None and bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, NEVER))
+    return _kept["everything"]
+
+
+_kept = {"everything": False}
+
+
+@contextmanager
+def large_blocks_apart() -> Iterator[None]:
+    """Where freed memory is kept, let blocks of over 32 MiB go back to the system for a while.
+
+    What is kept for long, however small, is put into a freed block that the next large one then does not fit into: in
+    a loop that keeps something in every turn the heap grows in every turn.
+    """
+    if not _kept["everything"]:
+        yield
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(M_MMAP_THRESHOLD, LARGEST_THRESHOLD)
+    mallopt(M_MMAP_MAX, MMAP_MAX)
+    try:
+        yield
+    finally:
+        mallopt(M_MMAP_MAX, 0)
+        return_freed_memory()
+
+
+def return_freed_memory() -> None:
+    """Have glibc give back what is free on its heap now, as between two stages that need different blocks."""
+    if sys.platform.startswith("linux") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 class NotEnoughMemoryError(ValueError):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from aps_components.label_map import keep_largest_component, likeliest_class
+from aps_components.label_map import class_boxes, keep_largest_component, likeliest_class
 
 SIZE = (5, 7, 9)
 
@@ -116,3 +116,41 @@ def test_likeliest_class_is_argmax_in_batches_and_alone(classes, dtype):
 def test_likeliest_class_of_equal_ones_is_the_first():
     scores = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]])
     assert likeliest_class(scores, dim=1).tolist() == [[1], [0]]
+
+
+def by_scipy(label_map, num_classes):
+    """A class at a time, voxel by voxel."""
+    kept = np.zeros_like(label_map)
+    for index in range(1, num_classes):
+        components, count = ndimage.label(label_map == index, structure=np.ones((3,) * label_map.ndim))
+        if count:
+            kept[components == 1 + np.bincount(components.ravel())[1:].argmax()] = index
+    return kept
+
+
+@pytest.mark.parametrize("shape", [(17, 24, 40), (1, 9, 30), (13, 1, 1), (1, 1, 1), (11, 31)])
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.4, 0.95])
+def test_same_as_scipy(shape, share):
+    rng = np.random.default_rng(0)
+    label = np.where(rng.random(shape) < share, rng.integers(1, 4, size=shape), 0).astype(np.uint8)
+    np.testing.assert_array_equal(keep_largest_component(label, num_classes=4), by_scipy(label, 4))
+
+
+def test_same_as_scipy_on_blobs():
+    field = ndimage.gaussian_filter(np.random.default_rng(1).standard_normal((30, 41, 52)), 2)
+    label = np.digitize(field, np.quantile(field, [0.6, 0.8, 0.9])).astype(np.uint8)
+    np.testing.assert_array_equal(keep_largest_component(label, num_classes=4), by_scipy(label, 4))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_boxes_are_the_same_however_the_memory_lies(order):
+    label = np.zeros((17, 24, 40), np.uint8)
+    label[3:5, 7:20, 39] = 1
+    label[16, 0, 2:9] = label[0, 23, 5] = 3
+    lying = np.ascontiguousarray(label.transpose(order)).transpose(np.argsort(order))
+    expected = [(slice(3, 5), slice(7, 20), slice(39, 40)), None, (slice(0, 17), slice(0, 24), slice(2, 9))]
+    assert class_boxes(lying) == expected
+    assert class_boxes(lying, num_classes=6) == [*expected, None, None]
+    mirrored = [(slice(12, 14), slice(7, 20), slice(0, 1)), None, (slice(0, 17), slice(0, 24), slice(31, 38))]
+    assert class_boxes(lying[::-1, :, ::-1]) == mirrored
+    assert class_boxes(np.zeros_like(label)) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,7 @@ def segment(
     prompts: str | None = None,
     dicom_seg: bool = False,
     cache_dir: str | None = None,
+    shard: str | None = None,
     **settings: Any,
 ) -> None:
     """Segment scans: label maps on the scans' own grids, volumes and intensities, a picture of each.
@@ -50,21 +53,24 @@ def segment(
         prompts: clicks, boxes and scribbles for the one scan: NAME_prompts.json, as --maps writes it, edited.
         dicom_seg: also write each label map as a DICOM SEG of its DICOM series, for the archive that this came from.
         cache_dir: where a zip is unpacked; ~/.cache/aps/bundles by default.
+        shard: 3/16 for the third of sixteen jobs that share the scans by size; torchrun's processes do so anyway.
         settings: any further key of the bundle's inference.json.
     """
     from aps_components.options import optional, truth
     from aps_components.segmentation import segment as segment_scans
     from aps_components.segmentation import summary
+    from aps_components.segmentation.sharing import Ranks, Share
 
-    wanted = optional(truth)("report", report)
-
+    ranks, wanted = Ranks(os.environ), optional(truth)("report", report)
+    if shard is not None and ranks.several:
+        raise ValueError("--shard and torchrun both share the scans: take one of them")
     given = {"predictor": predictor, "overlap": overlap}
     result = segment_scans(
         _path("INPUT", input),
         _path("OUTPUT", output),
         bundle=_path("--bundle", bundle),
         checkpoint=None if checkpoint is None else _path("--checkpoint", checkpoint),
-        device=None if device is None else str(device),
+        device=ranks.device() if device is None else str(device),
         maps=truth("maps", maps),
         preview=truth("preview", preview),
         overwrite=truth("overwrite", overwrite),
@@ -74,7 +80,13 @@ def segment(
         dicom_seg=truth("dicom_seg", dicom_seg),
         settings={**settings, **{key: value for key, value in given.items() if value is not None}},
         cache_dir=cache_dir or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "aps", "bundles"),
+        share=ranks.share if shard is None else Share.parsed(str(shard)),
     )
+    parts = ranks.gathered(result)
+    if not parts:
+        return  # the first rank speaks for all
+    result = functools.reduce(operator.add, parts)
+    result.statistics.sort(key=lambda scan: str(scan["scan"]))
     in_folder = result.outputs.stem is None
     said = _reported(result) if result.statistics and (in_folder if wanted is None else wanted) else None
     print(f"\n{summary(result, report=said)}")
@@ -85,9 +97,11 @@ def segment(
 def _reported(result: Segmentation) -> str:
     """Where the report is, or why there is none: the segmentations are there all the same."""
     from aps_components.report import write_segmentation_report
+    from aps_components.segmentation.workspace import one_at_a_time
 
     try:
-        return str(write_segmentation_report(result))
+        with one_at_a_time(result.outputs.folder):
+            return str(write_segmentation_report(result))
     except (OSError, ValueError) as error:
         return f"none: {error}"
 

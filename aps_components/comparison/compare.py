@@ -31,7 +31,7 @@ from aps_components.plain_json import read_object
 SETTINGS_FILE = "comparison.json"
 LOCK_FILE = ".lock"
 SCANS = "scans"  # the setting that says which they are
-WITHOUT_EFFECT = ("num_workers", "cache_rate", "device", "network_def#recompute")  # on what is learned
+WITHOUT_EFFECT = ("num_workers", "cache_rate", "cache_dir", "device", "network_def#recompute")  # on what is learned
 
 
 def compare(

@@ -204,6 +204,7 @@ TRAINING_OPTIONS: dict[str, Kind] = {
     "simulated_user": simulated_user,
     "train_a": truth,
     "cache_rate": _share,
+    "cache_dir": _FILE,
     "num_workers": _COUNT,
     "overlap": number(least=0, below=1),
     "mirror_axes": axes,

@@ -20,7 +20,7 @@ OTHERWISE = "otherwise"  # what a trained network is built with where its model 
 # Where a run lies and how fast it is; what is learned does not depend on these.
 WITHOUT_EFFECT = (
     *("bundle_root", "dataset_dir", "ckpt_dir", "output_dir", "device", "num_workers", "cache_rate", "cuda_graphs"),
-    *("val_interval", "overlap", "mirror_axes"),
+    *("cache_dir", "val_interval", "overlap", "mirror_axes"),
 )
 FILES = ("pretrained", "sam_checkpoint")
 # Components whose arguments are kept as a whole, and others of which only what is no option of its own.

@@ -3,7 +3,10 @@
 A fault is one line: the file, what is wrong with it, how to mend it.
 """
 
+import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,11 +17,13 @@ from aps_components.data.errors import DataError
 from aps_components.data.geometry import Geometry
 from aps_components.data.label_values import LabelValues, map_values, parsed_label_values
 from aps_components.data.nifti import read_geometry, read_scan
+from aps_components.data.remembered import Remembered, facts
 
 GRID_TOLERANCE = 1e-3  # mm, in every entry of the affine
 INTEGER_TOLERANCE = 1e-3  # labels stored with a slope come back as 0.99999
 LINES_SHOWN = 10
 CASES_WITHOUT_BAR = 20
+READERS = 8  # threads, which wait for disks
 
 Items = TypeVar("Items", bound=Sequence[Mapping[str, Any]])
 
@@ -37,6 +42,7 @@ def check_cases(
     num_classes: int | None = None,
     label_values: LabelValues = None,
     progress: bool = True,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> Items:
     """Check every case and report all faults at once; returns `items` unchanged.
 
@@ -47,10 +53,24 @@ def check_cases(
             headers are read.
         label_values: value in the label files to class, see `LoadVolumed`.
         progress: show a bar when there are more than a few cases.
+        cache_dir: where is kept which files were found to be right, so that they are not read again.
     """
     mapping = parsed_label_values(label_values, num_classes=num_classes)
-    bar = tqdm(items, desc="Checking scans", disable=not progress or len(items) <= CASES_WITHOUT_BAR)
-    faults = [fault for item in bar for fault in _case_faults(item, in_channels, num_classes, mapping)]
+    remembered = Remembered(cache_dir)
+
+    def faults_of(item: Mapping[str, Any]) -> list[str]:
+        key = f"right {json.dumps([in_channels, num_classes, sorted(mapping.items())])} {_facts_of(item)}"
+        if key in remembered:
+            return []
+        found = list(_case_faults(item, in_channels, num_classes, mapping))
+        if not found and cache_dir is not None:
+            remembered.keep(key, "")
+        return found
+
+    with ThreadPoolExecutor(READERS) as pool:
+        shown = progress and len(items) > CASES_WITHOUT_BAR
+        each = tqdm(pool.map(faults_of, items), total=len(items), desc="Checking scans", disable=not shown)
+        faults = [fault for found in each for fault in found]
     if faults:
         more = len(faults) - LINES_SHOWN
         lines = faults[:LINES_SHOWN] + ([f"... and {more} more"] if more > 0 else [])
@@ -95,6 +115,12 @@ def label_faults(
             f"{file}: label values {_some(outside)} are outside the classes 0 to {num_classes - 1}; "
             "name these classes in labels, say by label_values which class each one is, or renumber the label"
         )
+
+
+def _facts_of(item: Mapping[str, Any]) -> list[str]:
+    """Of its files that are there."""
+    files = [file for key in ("image", "label") if key in item for file in files_of(item[key])]
+    return [facts(file) if os.path.isfile(file) else file for file in files]
 
 
 def _case_faults(

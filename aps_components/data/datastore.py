@@ -45,6 +45,7 @@ def training_dataset(
     in_channels: int = 1,
     label_values: LabelValues = None,
     cache_rate: float = 1.0,
+    cache_dir: str | os.PathLike[str] | None = None,
     num_workers: int = 4,
     progress: bool = True,
 ) -> TrainingDataset:
@@ -55,12 +56,13 @@ def training_dataset(
 
     Args:
         data: items with "image" and, where there is one, "label", of a datalist or from MONAI Label.
-        transform: see `SeededCacheDataset`; this and the last three.
+        transform: see `SeededCacheDataset`; this and the last four.
         validation: items to keep out of the training.
         unlabeled: False leaves a datastore's scans without a label alone.
         in_channels: channels that each image must have.
         label_values: value in the label files to class, see `LoadVolumed`.
-        cache_rate: the share of the items to cache.
+        cache_rate: the share of the items to cache in memory.
+        cache_dir: a folder to cache all of them in instead.
         num_workers: threads that fill the cache.
         progress: show bars.
 
@@ -79,7 +81,9 @@ def training_dataset(
         added = unlabeled_items(folder, known=[*items, *validation], in_channels=in_channels) if unlabeled else []
         logger.info("%s: training on %d labelled and %d unlabelled scans", folder, len(items), len(added))
         items += added
-    dataset = TrainingDataset(items, transform, cache_rate=cache_rate, num_workers=num_workers, progress=progress)
+    dataset = TrainingDataset(
+        *(items, transform), cache_rate=cache_rate, cache_dir=cache_dir, num_workers=num_workers, progress=progress
+    )
     dataset.in_datastore = folder is not None
     return dataset
 

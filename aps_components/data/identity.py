@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from aps_components.data.datalist import Item, case_name, files_of
 from aps_components.data.errors import DataError
 from aps_components.data.geometry import geometry_of
 from aps_components.data.nifti import read_header, stored_shape, stored_voxels
+from aps_components.data.remembered import Remembered, facts
 from aps_components.terminal import shown
 
 Identity = dict[str, Any]
@@ -35,6 +36,7 @@ def case_identities(
     *,
     ordered: bool = True,
     earlier: Cases | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> Cases:
     """The identity of every case of a training, by what it is used for.
 
@@ -44,11 +46,13 @@ def case_identities(
         ordered: keep their order; False sorts them by name, for a source that gives them in any, a MONAI Label
             datastore: an unreadable scan there validates nothing, and is left out.
         earlier: the cases of the training that this one begins with, of which the model knows, too.
+        cache_dir: where identities are kept, so that files that were read once are not read again.
 
     Raises:
         DataError: one scan stands twice in the training, or in training and validation, also under two names; or one
             that validates was learned from earlier.
     """
+    remembered = Remembered(cache_dir)
     if not ordered:
         validation = [item for item in validation if _is_readable(item)]
     parts = {
@@ -57,7 +61,7 @@ def case_identities(
         VALIDATION: list(validation),
     }
     with ThreadPoolExecutor(READERS) as pool:
-        cases = {part: list(pool.map(identity, items)) for part, items in parts.items()}
+        cases = {part: list(pool.map(partial(identity, remembered=remembered), items)) for part, items in parts.items()}
     _refuse_repeats(parts, cases)
     if known := _learned_from(earlier or {}):
         if seen := seen_items(validation, earlier or {}):
@@ -78,13 +82,19 @@ def _is_readable(item: Item) -> bool:
     return True
 
 
-def identity(item: Mapping[str, Any]) -> Identity:
-    """Of one case."""
+def identity(item: Mapping[str, Any], *, remembered: Remembered | None = None) -> Identity:
+    """Of one case; files that are remembered are not read."""
     label = item.get("label")
+
+    def of_file(file: str) -> str:
+        if remembered is None or not os.path.isfile(file):
+            return scan_identity(file)
+        return remembered.of(f"identity {facts(file)}", lambda: scan_identity(file))
+
     return {
         "name": shown(case_name(item)),  # JSON has no half characters, which stand for bytes that are no UTF-8
-        "image": [scan_identity(file) for file in files_of(item["image"])],
-        "label": None if label is None else scan_identity(files_of(label)[0]),
+        "image": [of_file(file) for file in files_of(item["image"])],
+        "label": None if label is None else of_file(files_of(label)[0]),
     }
 
 
@@ -98,10 +108,10 @@ def scan_identity(file: str | os.PathLike[str]) -> str:
     """
     path = os.path.abspath(file)
     try:
-        facts = os.stat(path)
+        state = os.stat(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); put the scan there") from error
-    return _scan_identity(path, facts.st_mtime_ns, facts.st_size, facts.st_ino)
+    return _scan_identity(path, state.st_mtime_ns, state.st_size, state.st_ino)
 
 
 def changes(found: Cases, now: Cases) -> str:

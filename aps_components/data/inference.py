@@ -10,6 +10,8 @@ from monai.data import Dataset
 from aps_components.data.datalist import FAULT
 from aps_components.data.errors import DataError
 
+PREPARED = "prepared"  # the key of an item that is a sample already
+
 
 class ScansToSegment(Dataset):
     """MONAI's Dataset; an item that cannot be used becomes ``{"fault": ...}``, a line that names it and the mend.
@@ -17,7 +19,7 @@ class ScansToSegment(Dataset):
     ``aps_components.training.PromptedEvaluator`` passes over these, and names them at the end.
 
     Args:
-        data: items with "image", or with a "fault" already.
+        data: items with "image", with a "fault" already, or with what `sample` gave as "prepared".
         transform: what turns an item into a sample.
     """
 
@@ -28,7 +30,20 @@ class ScansToSegment(Dataset):
         """The sample, or its fault; a Subset for a slice or a list."""
         if isinstance(index, int) and FAULT in self.data[index]:
             return {FAULT: self.data[index][FAULT]}
+        if isinstance(index, int) and PREPARED in self.data[index]:
+            return self.data[index][PREPARED]
         try:
             return super().__getitem__(index)
         except DataError as error:
             return {FAULT: str(error)}
+
+    def sample(self, item: Mapping[str, Any]) -> Any:
+        """The sample of an item, which need not be one of the data; in any thread.
+
+        Raises:
+            DataError: it cannot be used.
+        """
+        found = ScansToSegment([item], self.transform)[0]
+        if FAULT in found:
+            raise DataError(found[FAULT])
+        return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -18,8 +18,8 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import numpy as np
 from nibabel.nifti1 import Nifti1Header, Nifti1Image
 from nibabel.nifti2 import Nifti2Header, Nifti2Image
-from nibabel.volumeutils import native_code
-from numpy.typing import NDArray
+from nibabel.volumeutils import apply_read_scaling, native_code
+from numpy.typing import DTypeLike, NDArray
 
 from aps_components.data.errors import DataError
 from aps_components.data.geometry import Geometry, geometry_of
@@ -32,6 +32,7 @@ BLOCK = 1 << 20  # bytes
 SIZES = {348: (Nifti1Header, Nifti1Image), 540: (Nifti2Header, Nifti2Image)}  # of a header, which its first field says
 GZIP = b"\x1f\x8b"
 MOST_PACKED = 1032  # bytes out of one, the most that deflate can do
+SLICES = 16  # written at once
 SCALED = 8  # bytes of a voxel that is scaled
 COMPRESSION = 1  # as nibabel has it; more takes long and gains little
 GEOMETRY = (
@@ -151,6 +152,29 @@ def channels_of(scan: Scan) -> NDArray[Any]:
     return np.moveaxis(scan.voxels, 3, 0) if scan.voxels.ndim == 4 else scan.voxels[None]
 
 
+def read_channels(file: File, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """A file's voxels as [C, X, Y, Z], float32; scaled some slices at a time, which nibabel does in float64.
+
+    Args:
+        file: ``.nii`` or ``.nii.gz``.
+        out: where to put them; by default a new array that lies in memory as the file does.
+
+    Raises:
+        DataError: as of `read_scan`.
+    """
+    scan = read_scan(file, scaled=False)
+    channels = channels_of(scan)
+    target = np.empty_like(channels, dtype=np.float32, subok=False) if out is None else out
+    scaled = (scan.slope, scan.intercept) != (1, 0)
+    with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite
+        for first in range(0, channels.shape[3], SLICES):
+            part = channels[..., first : first + SLICES]
+            target[..., first : first + SLICES] = (
+                apply_read_scaling(part, scan.slope, scan.intercept) if scaled else part
+            )
+    return target
+
+
 def write_like(path: File, voxels: NDArray[Any], header: Any, *, description: str = "") -> None:
     """Write a map of a scan, whole or not at all, with all that the scan's header says of its geometry.
 
@@ -162,21 +186,47 @@ def write_like(path: File, voxels: NDArray[Any], header: Any, *, description: st
         header: of the scan, by `read_header`.
         description: for the header, 79 characters at most.
     """
+    voxels = np.asarray(voxels)
+    channels = iter([voxels] if voxels.ndim == 3 else np.moveaxis(voxels, -1, 0))
+    write_channels(path, channels, shape=voxels.shape, dtype=voxels.dtype, header=header, description=description)
+
+
+def write_channels(
+    path: File,
+    channels: Iterable[NDArray[Any]],
+    *,
+    shape: Sequence[int],
+    dtype: DTypeLike,
+    header: Any,
+    description: str = "",
+) -> None:
+    """What `write_like` does, of channels [X, Y, Z] that need not exist at the same time.
+
+    Args:
+        path: ends in ``.nii`` or ``.nii.gz``.
+        channels: one after another.
+        shape: (X, Y, Z) or (X, Y, Z, C), of all.
+        dtype: of the voxels.
+        header: of the scan, by `read_header`.
+        description: for the header, 79 characters at most.
+    """
     own = header.as_byteswapped(native_code)
     new = type(own)()
     for field in GEOMETRY:
         new[field] = own[field]
-    new["dim"] = [voxels.ndim, *voxels.shape, *[1] * (7 - voxels.ndim)]
-    new.set_data_dtype(voxels.dtype)
+    new["dim"] = [len(shape), *shape, *[1] * (7 - len(shape))]
+    new.set_data_dtype(dtype)
     new["descrip"] = description.encode("ascii")
     new["scl_slope"], new["scl_inter"] = 1.0, 0.0
     new["magic"] = new.single_magic
     new["vox_offset"] = new.single_vox_offset
     padding = bytes(new.single_vox_offset - int(new["sizeof_hdr"]))  # which says that no extension follows
-    content = np.asarray(voxels, dtype=new.get_data_dtype())
     with replacing(path) as unfinished, _written(unfinished) as stream:
         stream.write(new.binaryblock + padding)
-        stream.write(content.tobytes(order="F"))
+        for channel in channels:
+            for first in range(0, channel.shape[2], SLICES):
+                part = channel[:, :, first : first + SLICES]
+                stream.write(part.astype(new.get_data_dtype(), copy=False).tobytes(order="F"))
 
 
 def write_nifti(path: File, voxels: NDArray[Any], affine: NDArray[np.float64], *, description: str = "") -> None:

@@ -16,9 +16,9 @@ from aps_components.memory import NotEnoughMemoryError, require_memory
 
 FLOAT = 4  # bytes
 LOADED = 3  # float32 volumes for each channel while a scan is loaded: as read, as float32, turned
-# Of the scan's size in inference: probabilities of each class, and these more, are brought back to its own grid.
-BESIDE_CLASSES = 6
-ON_ITS_GRID = 2  # of the network's grid, for each class: sums and weighted ones of the windows
+# Bytes a voxel of a scan after the network: its brightness, label map, that turned, a mask, components of a class.
+AFTER = 4 + 1 + 1 + 1 + 4
+TILES = 2**30  # bytes of a volume's maps in memory; the others are in a file
 MEND = "crop or resample the scan, or take a machine with more memory"
 
 
@@ -43,23 +43,28 @@ def refuse_large_grid(volumes: Mapping[Any, Any], spacing: Sequence[float]) -> N
             _require(FLOAT * LOADED * volume.shape[0] * float(np.prod(np.maximum(size, 1))), name)
 
 
-def refuse_large_segmentation(files: Sequence[str], *, spacing: Sequence[float] | None, classes: int) -> None:
-    """Of a scan that is to be segmented: what both grids take; errors as of `refuse_unloadable`.
+def refuse_large_segmentation(
+    files: Sequence[str], *, spacing: Sequence[float] | None, classes: int, times: float = 1.0
+) -> None:
+    """Of a scan that is to be segmented; errors as of `refuse_unloadable`.
 
     Args:
         files: of the scan.
         spacing: of the network's grid, mm; None for the scan's own.
         classes: background included.
+        times: such scans at once.
     """
     try:
         geometry = read_geometry(files[0])
+        channels = sum(read_geometry(file).channels for file in files)
     except DataError:  # what is wrong with it is said by whoever reads it
         return
     shape, sizes = np.asarray(geometry.shape, dtype=float), np.asarray(geometry.spacing)
     own = float(np.prod(shape))
     of_network = own if spacing is None else float(np.prod(np.maximum(shape * sizes / np.asarray(spacing), 1)))
-    volumes = own * (classes + BESIDE_CLASSES) + of_network * classes * ON_ITS_GRID
-    _require(FLOAT * volumes, files[0])
+    reading = FLOAT * LOADED * channels * own
+    network = FLOAT * channels * of_network + min(FLOAT * (classes + 1) * of_network, TILES) + own
+    _require(times * max(reading, network, AFTER * own), files[0])
 
 
 def _require(wanted: float, file: str) -> None:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from aps_components.data.datalist import case_name
+from aps_components.data.disk_cache import DiskCache, Stored
 from aps_components.data.errors import DataError
 from aps_components.data.transforms import IMAGE, LABEL
 from aps_components.machine import worker_processes
@@ -65,7 +67,8 @@ class SeededCacheDataset(EvaluationCache):
     Args:
         data: items with "image" and, where there is one, "label".
         transform: what turns an item into a sample; the part before its first random transform is cached.
-        cache_rate: the share of the items to cache.
+        cache_rate: the share of the items to cache in memory.
+        cache_dir: cache all of them in this folder instead, see `DiskCache`.
         num_workers: threads that fill the cache.
         progress: show a bar while the cache is filled.
     """
@@ -76,17 +79,25 @@ class SeededCacheDataset(EvaluationCache):
         transform: Sequence[Callable] | Callable,
         *,
         cache_rate: float = 1.0,
+        cache_dir: str | os.PathLike[str] | None = None,
         num_workers: int = 4,
         progress: bool = True,
     ) -> None:
-        super().__init__(data, transform, cache_rate=cache_rate, num_workers=num_workers, progress=progress)
-        transforms = self.transform.transforms
-        first = next((i for i, t in enumerate(transforms) if _is_random(t)), len(transforms))
-        self._random_part = Compose(transforms[first:])
+        steps = (transform if isinstance(transform, Compose) else Compose(transform)).transforms
+        first = next((i for i, t in enumerate(steps) if _is_random(t)), len(steps))
+        self._random_part = Compose(steps[first:])
+        self._disk = None if cache_dir is None else DiskCache(cache_dir, steps[:first])
+        rate = cache_rate if self._disk is None else 1.0
+        super().__init__(data, transform, cache_rate=rate, num_workers=num_workers, progress=progress)
 
     def set_data(self, data: Sequence[Mapping[str, Any]]) -> None:
         """Take over new items and fill the cache."""
         super().set_data([{**item, "name": case_name(item)} for item in data])
+
+    def _load_cache_item(self, idx: int) -> Any:
+        """The preprocessed item, or where it lies."""
+        prepare = partial(super()._load_cache_item, idx)
+        return prepare() if self._disk is None else self._disk.stored(self.data[idx], prepare)
 
     def _transform(self, index: int) -> dict[str, Any]:
         return self._sample(SampleKey(index, 0))
@@ -98,7 +109,12 @@ class SeededCacheDataset(EvaluationCache):
     def _sample(self, key: SampleKey) -> dict[str, Any]:
         index = range(len(self))[key.index]  # negative ones count from the end, wrong ones raise IndexError
         cached = index < self.cache_num
-        item = deepcopy(self._cache[index]) if cached else self._load_cache_item(index)
+        item = self._cache[index] if cached else self._load_cache_item(index)
+        # What is on the disk is mapped into memory anew each time; what is in memory stays as it is.
+        if isinstance(item, Stored):
+            item = {**item.opened(), "name": self.data[index]["name"]}
+        elif cached:
+            item = deepcopy(item)
         # A copy of its own, so that threads do not share a random state.
         return deepcopy(self._random_part).set_random_state(seed=key.seed)(item)
 

@@ -40,8 +40,9 @@ from aps_components.data.datalist import case_name, files_of
 from aps_components.data.errors import DataError, data_error_behind
 from aps_components.data.label_values import LabelValues, map_values, parsed_label_values
 from aps_components.data.modalities import SUFFIXES
-from aps_components.data.nifti import channels_of, read_scan
+from aps_components.data.nifti import read_channels, read_geometry
 from aps_components.data.outliers import RefuseDrownedd
+from aps_components.data.resampling import LinearResample
 from aps_components.data.room import refuse_large_grid, refuse_unloadable
 from aps_components.options import Axes, axis_groups
 
@@ -133,21 +134,20 @@ class LoadVolumed(MapTransform):
 
     def _load(self, files: list[str]) -> MetaTensor:
         """[C, D, H, W], float32; what is beyond it becomes infinite, which is reported as such."""
-        scans = [read_scan(file) for file in files]
-        counts = [scan.geometry.channels for scan in scans]
-        volume = np.empty((sum(counts), *scans[0].geometry.shape), dtype=np.float32)
-        with np.errstate(over="ignore"):
-            for part, scan in zip(np.split(volume, np.cumsum(counts)[:-1]), scans, strict=True):
-                part[:] = channels_of(scan)
-        self._note(*(note for scan in scans for note in scan.geometry.notes))
-        affine, name = torch.from_numpy(scans[0].geometry.affine), os.fspath(files[0])
+        grids = [read_geometry(file) for file in files]
+        counts = [grid.channels for grid in grids]
+        volume = np.empty((sum(counts), *grids[0].shape), dtype=np.float32)
+        for part, file in zip(np.split(volume, np.cumsum(counts)[:-1]), files, strict=True):
+            read_channels(file, part)
+        self._note(*(note for grid in grids for note in grid.notes))
+        affine, name = torch.from_numpy(grids[0].affine), os.fspath(files[0])
         if len(files) > 1 or not name.endswith(SUFFIXES):
             name = os.path.join(os.path.dirname(name), case_name({IMAGE: files}) + SUFFIXES[0])
         meta = {
             "filename_or_obj": name,
             HEADER_FILE: os.fspath(files[0]),
             "original_affine": affine.numpy().copy(),
-            "spatial_shape": np.array(scans[0].geometry.shape),
+            "spatial_shape": np.array(grids[0].shape),
             "original_channel_dim": 0,
             "space": "RAS",
         }
@@ -177,6 +177,7 @@ class Resampled(Spacingd):
         modes = ["nearest" if key == LABEL else "bilinear" for key in keys]
         super().__init__(keys, pixdim=spacing or (-1.0,) * 3, mode=modes, allow_missing_keys=True)
         self.spacing = spacing
+        self.spacing_transform.sp_resample = LinearResample(dtype=np.float64)
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
         """Resample, or return the data as they are when there is no spacing."""

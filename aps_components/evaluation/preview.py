@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from aps_components.evaluation.drawing import LIGHT, draw_outline, draw_scale, write_on
+from aps_components.label_map import class_boxes
 from aps_components.pictures import save_figure
 
 Volume = NDArray[Any]
@@ -40,6 +41,7 @@ LEGEND_WIDTH, LINE, SWATCH = 3.0, 0.24, 0.13  # inches: of the legend, of its li
 NAME_LENGTH = 24  # of a class in the legend
 FILL = 0.25  # opacity of a class over the image
 AROUND = 0.25  # of the segmentation's box, added on every side to choose the grey window in
+SAMPLES = 4_000_000  # voxels at most, from which black and white are taken, and by which slices are chosen
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ class Plane:
 
     def cut(self, volume: Volume, index: int) -> Volume:
         """The slice, rows upwards."""
-        return np.take(volume, index, axis=self.axis).T
+        place: list[Any] = [slice(None)] * 3
+        place[self.axis] = index
+        return volume[tuple(place)].T  # np.take would copy the whole volume first
 
 
 PLANES = (
@@ -151,23 +155,40 @@ def worst_error(
         spacing: of the voxels along D, H and W, mm.
     """
     wrong = np.asarray(label_map) != np.asarray(truth)
-    found = ndimage.find_objects(wrong.astype(np.uint8))
-    if not found:
+    box = _box(wrong)
+    if box is None:
         return None
-    depth = ndimage.distance_transform_edt(np.pad(wrong[found[0]], 1), sampling=spacing)
+    depth = ndimage.distance_transform_edt(np.pad(wrong[box], 1), sampling=spacing)
     inside = np.unravel_index(depth.argmax(), depth.shape)
-    first, second, third = (int(at) - 1 + part.start for at, part in zip(inside, found[0], strict=True))
+    first, second, third = (int(at) - 1 + part.start for at, part in zip(inside, box, strict=True))
     return first, second, third
 
 
+def _others(axis: int) -> tuple[int, ...]:
+    return tuple(other for other in range(3) if other != axis)
+
+
+def _box(volume: Volume) -> tuple[slice, ...] | None:
+    """Of all voxels that are not 0; None where there is none."""
+    along = (np.flatnonzero(volume.any(axis=_others(axis))) for axis in range(3))
+    sides = [slice(int(places[0]), int(places[-1]) + 1) for places in along if len(places)]
+    return tuple(sides) or None
+
+
 def busiest_slices(label_map: Volume) -> tuple[int, int, int]:
-    """Along each axis the slice that has most of the classes, each counted as a share of itself; or the middle one."""
+    """Along each axis the slice that has most of the classes, each counted as a share of itself; or the middle one.
+
+    A class in a large box is counted at some of each slice's voxels, evenly spread.
+    """
     shares = [np.zeros(size) for size in label_map.shape]
-    for label in np.unique(label_map):
-        if label > 0:
-            inside = label_map == label
-            for axis, share in enumerate(shares):
-                share += inside.sum(axis=tuple(other for other in range(3) if other != axis)) / inside.sum()
+    for label, box in enumerate(class_boxes(label_map), start=1):
+        if box is not None:
+            inside = label_map[box]
+            step = math.ceil(math.sqrt(inside.size / SAMPLES))
+            for axis, (share, side) in enumerate(zip(shares, box, strict=True)):
+                some = inside[tuple(slice(None, None, 1 if other == axis else step) for other in range(3))]
+                voxels = (some == label).sum(axis=_others(axis))
+                share[side] += voxels / max(voxels.sum(), 1)
     first, second, third = (int(share.argmax()) if share.any() else len(share) // 2 for share in shares)
     return first, second, third
 
@@ -203,14 +224,15 @@ def _colour(label: int) -> str:
 
 def _grey_window(image: Volume, label_map: Volume) -> tuple[float, float]:
     """Black and white, from what lies around the segmentation: the air around a patient would take the contrast."""
-    box: tuple[slice, ...] = ()
-    if found := ndimage.find_objects((label_map > 0).astype(np.uint8)):
-        margins = [math.ceil((part.stop - part.start) * AROUND) for part in found[0]]
-        box = tuple(
-            slice(max(0, part.start - margin), part.stop + margin)
-            for part, margin in zip(found[0], margins, strict=True)
+    around: tuple[slice, ...] = ()
+    if box := _box(label_map):
+        margins = [math.ceil((part.stop - part.start) * AROUND) for part in box]
+        around = tuple(
+            slice(max(0, part.start - margin), part.stop + margin) for part, margin in zip(box, margins, strict=True)
         )
-    black, white = np.percentile(image[box], (1, 99.5))
+    inside = image[around]
+    step = math.ceil((inside.size / SAMPLES) ** (1 / 3))
+    black, white = np.percentile(inside[::step, ::step, ::step], (1, 99.5))
     return float(black), float(white if white > black else black + 1)
 
 

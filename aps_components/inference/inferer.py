@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, combinations
-from typing import Any, NamedTuple, cast
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
@@ -14,24 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from aps_components.inference.points import Flip, PromptPoint, listed, mirrored_prompts, prompts_in
+from aps_components.inference.stored import StoredPrediction, predict_stored
+from aps_components.inference.tiles import Window, moved
 from aps_components.models import AutoPromptSeg, Precision, Seen, autocast, together
 from aps_components.networks.sam3d import Prompts
 from aps_components.options import Axes, axis_groups
-from aps_components.prompts import PAD_LABEL, PointPrompts
 from aps_components.uncertainty import every
 
-Window = tuple[slice, slice, slice]
-Flip = tuple[int, ...]
-
-
-class PromptPoint(NamedTuple):
-    """A point prompt in a whole volume."""
-
-    label: int
-    voxel: tuple[int, int, int]
-    """(d, h, w) on the grid that the network sees."""
-    score: float
-    """In (0, 1]."""
+T = TypeVar("T")
 
 
 class VolumePrediction(NamedTuple):
@@ -90,6 +82,8 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         precision: ``auto``, ``bf16`` or ``fp32``; see ``models.precision``.
         mirror_axes: of the window, some of 0, 1, 2, along which training flipped, too; those in a list of their own are
             flipped together. None by default.
+        scratch_dir: for what :meth:`predict_stored` cannot hold in memory; the system's folder for temporary files by
+            default.
         kwargs: of MONAI's ``SlidingWindowInferer``.
     """
 
@@ -102,12 +96,14 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         precision: Precision = "auto",
         mode: str = "gaussian",
         mirror_axes: Axes = (),
+        scratch_dir: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(roi_size, sw_batch_size, overlap, mode=mode, **kwargs)
         self.mirror_axes = axis_groups("mirror_axes", mirror_axes)
         autocast("cpu", precision)  # refuses an unknown precision now, not in the first window
         self.precision = precision
+        self.scratch_dir = scratch_dir
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """Probabilities of any network that gives logits: [B, in_channels, D, H, W] -> [B, C, D, H, W], float32.
@@ -115,17 +111,13 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         A network that prompts itself does so over the whole volume.
         """
 
-        def probabilities(patch: Tensor) -> dict[str, Tensor]:
-            with autocast(patch.device, self.precision):
-                return {"probabilities": network(patch, *args, **kwargs).float().softmax(dim=1)}
-
         def window(patch: Tensor) -> Tensor:
-            return self._mirrored(patch, probabilities)["probabilities"]
+            return self.probabilities(patch, network, *args, **kwargs)
 
         if getattr(network, "predictor", "a") != "a":
             own = cast(AutoPromptSeg, network)
             return torch.cat([self.predict(each, own).probabilities for each in inputs.split(1)])
-        padded = self._padded(inputs)
+        padded = self.padded(inputs)
         return self._cropped(super().__call__(padded, window), inputs.shape[2:])
 
     @torch.inference_mode()
@@ -137,6 +129,17 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         volume = self.see(inputs, network)
         probabilities_b = self.answer(volume, network, own=volume.points)
         return self.prediction(volume, probabilities_b, network)
+
+    @torch.inference_mode()
+    def predict_stored(self, inputs: Tensor, network: nn.Module, *, maps: bool = False) -> StoredPrediction:
+        """What calling the inferer gives, to the bit, in tiles that need not all be in memory.
+
+        Args:
+            inputs: [1, in_channels, D, H, W].
+            network: in eval mode.
+            maps: also both uncertainties and the points, as :meth:`predict` gives them.
+        """
+        return predict_stored(self, inputs, network, maps=maps)
 
     def prediction(self, volume: SeenVolume, probabilities_b: Tensor, network: AutoPromptSeg) -> VolumePrediction:
         """What was seen and Model B's answer to it, cut to the volume's own size."""
@@ -164,13 +167,13 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         """
         if inputs.shape[0] != 1:
             raise ValueError(f"predict takes one volume at a time, not a batch of {inputs.shape[0]}")
-        image = self._padded(inputs)
-        flips = self._flips()
-        windows = self._windows(image)
+        image = self.padded(inputs)
+        flips = self.flips()
+        windows = self.windows(image)
         blended: dict[str, Blend] = {}
         kept: list[list[Seen]] = []
         chunks = [windows[first : first + self.sw_batch_size] for first in range(0, len(windows), self.sw_batch_size)]
-        for chunk in self._progressing(chunks):
+        for chunk in self.progressing(chunks):
             patches = torch.cat([image[(slice(None), slice(None), *window)] for window in chunk])
             views: list[list[Seen]] = [[] for _ in chunk]
             for flip in flips:
@@ -186,9 +189,16 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
             kept.extend(views)
         means = {name: blend.mean() for name, blend in blended.items()}
         size = (inputs.shape[2], inputs.shape[3], inputs.shape[4])
-        points, padding = self._points(means, network, size), self._padding(size)
+        points, padding = self._points(means, network, size), self.padding(size)
         return SeenVolume(
-            *(image, size, padding, [_moved(window, padding) for window in windows], kept, flips),
+            *(
+                image,
+                size,
+                padding,
+                [moved(window, [-before for before in padding]) for window in windows],
+                kept,
+                flips,
+            ),
             *(means["probabilities_a"], means["epistemic"], means["aleatoric"], points),
         )
 
@@ -198,7 +208,7 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         # What only the thinned networks are sure of is no place to point to.
         sure = torch.minimum(cut["samples"], cut["probabilities_a"])
         prompts = network.prompt_generator(sure, epistemic=cut["epistemic"], aleatoric=cut["aleatoric"], stride=stride)
-        return _listed(prompts)
+        return listed(prompts)
 
     @torch.inference_mode()
     def answer(
@@ -226,9 +236,9 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         blend = self._blend(volume.image, network.num_classes)
         for index in range(len(volume.windows)) if windows is None else windows:
             frame = volume.windows[index]
-            window = _moved(frame, [-before for before in volume.padding])
+            window = moved(frame, volume.padding)
             prompts = Prompts.none(1, device=volume.image.device) if given is None else given(frame)
-            prompts = together(prompts, *_in_window(own, frame, slots=network.own_slots, device=volume.image.device))
+            prompts = together(prompts, *prompts_in(own, frame, slots=network.own_slots, device=volume.image.device))
             earlier = None if previous is None else previous[(slice(None), slice(None), *window)].clamp_min(1e-6).log()
             size = [side.stop - side.start for side in window]
             views = list(zip(volume.flips, volume.seen[index], strict=True))[: None if mirrored else 1]
@@ -242,14 +252,15 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
 
     def _blend(self, image: Tensor, channels: int) -> Blend:
         shape = (1, channels, *image.shape[2:])
-        return Blend(shape, self._importance(image.device), device=image.device)
+        return Blend(shape, self.importance(image.device), device=image.device)
 
-    def _importance(self, device: torch.device) -> Tensor:
+    def importance(self, device: torch.device) -> Tensor:
+        """Of a window's voxels, [roi]."""
         return compute_importance_map(
             tuple(self.roi_size), mode=self.mode, sigma_scale=self.sigma_scale, device=device, dtype=torch.float32
         ).clamp_min(1e-3)
 
-    def _windows(self, image: Tensor) -> list[Window]:
+    def windows(self, image: Tensor) -> list[Window]:
         """Evenly laid over the volume, as MONAI lays them."""
         size, roi = image.shape[2:], self.roi_size
         overlaps = ensure_tuple_rep(self.overlap, len(roi))
@@ -259,33 +270,38 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         ]
         return [(d, h, w) for d, h, w in dense_patch_slices(size, roi, interval)]
 
-    def _flips(self) -> list[Flip]:
+    def flips(self) -> list[Flip]:
+        """Every mirror image, as the axes that are flipped; the first one is none."""
         groups = self.mirror_axes
         some = (combinations(groups, count) for count in range(len(groups) + 1))
         return [tuple(chain.from_iterable(flip)) for flip in chain.from_iterable(some)]
 
-    def _progressing(self, chunks: Sequence[list[Window]]) -> Iterator[list[Window]]:
-        return iter(tqdm(chunks, disable=not self.progress))
+    def progressing(self, work: Sequence[T]) -> Iterator[T]:
+        """The same, with a bar where one is wanted."""
+        return iter(tqdm(work, disable=not self.progress))
 
-    def _mirrored(self, patch: Tensor, maps_of: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The mean of the maps of all mirror images, each turned back; the first is of the patch as it is."""
-        maps, flips = maps_of(patch), self._flips()[1:]
+    def probabilities(self, patch: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        """Of windows [B, in_channels, *roi] by a network that gives logits: the mean of all mirror images."""
+        total: Tensor | None = None
+        flips = self.flips()
         for flip in flips:
             dims = [2 + axis for axis in flip]
-            for name, mirrored in maps_of(patch.flip(dims)).items():
-                maps[name] = maps[name] + mirrored.flip(dims)
-        return {name: total / (1 + len(flips)) for name, total in maps.items()} if flips else maps
+            with autocast(patch.device, self.precision):
+                found = network(patch.flip(dims), *args, **kwargs).float().softmax(dim=1).flip(dims)
+            total = found if total is None else total + found
+        assert total is not None  # the first one is no flip
+        return total / len(flips) if len(flips) > 1 else total
 
     def _missing(self, size: Sequence[int]) -> list[int]:
         """By how much each axis is smaller than the window."""
         return [max(0, roi - extent) for roi, extent in zip(self.roi_size, size, strict=True)]
 
-    def _padding(self, size: Sequence[int]) -> tuple[int, int, int]:
+    def padding(self, size: Sequence[int]) -> tuple[int, int, int]:
         """Before the first voxel of each axis."""
         d, h, w = (missing // 2 for missing in self._missing(size))
         return d, h, w
 
-    def _padded(self, inputs: Tensor) -> Tensor:
+    def padded(self, inputs: Tensor) -> Tensor:
         """At least as large as the window; with 0 on both sides, as MONAI's SpatialPad in training."""
         missing = self._missing(inputs.shape[2:])
         if not any(missing):
@@ -295,7 +311,7 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
 
     def _cropped(self, volume: Any, size: Sequence[int]) -> Tensor:
         """Without the padding of a volume of this size."""
-        inside = [slice(start, start + extent) for start, extent in zip(self._padding(size), size, strict=True)]
+        inside = [slice(start, start + extent) for start, extent in zip(self.padding(size), size, strict=True)]
         return torch.as_tensor(volume)[:, :, inside[0], inside[1], inside[2]]
 
 
@@ -324,12 +340,6 @@ class Blend:
         return self.total / self.weight.clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def _moved(window: Window, by: Sequence[int]) -> Window:
-    """The same window in a frame whose origin lies further on."""
-    d, h, w = (slice(side.start - first, side.stop - first) for side, first in zip(window, by, strict=True))
-    return d, h, w
-
-
 def _maps_of(seen: Seen) -> dict[str, Tensor]:
     return {
         "probabilities_a": seen.logits_a.float().softmax(dim=1),
@@ -344,67 +354,3 @@ def _without_maps(seen: Seen) -> Seen:
     nothing = seen.logits_a.new_empty((0,))  # a slice would keep all of it
     samples = type(seen.samples)(nothing, nothing)
     return seen._replace(logits_a=nothing, samples=samples, uncertainty=type(seen.uncertainty)(nothing, nothing))
-
-
-def _listed(prompts: PointPrompts) -> list[PromptPoint]:
-    """The real points of one volume, by class and then best first."""
-    real = prompts.point_labels != PAD_LABEL
-    points = [
-        PromptPoint(label, (voxel[0], voxel[1], voxel[2]), score)
-        for label, voxel, score in zip(
-            prompts.point_labels[real].tolist(),
-            prompts.point_coords[real].long().tolist(),
-            prompts.scores[real].tolist(),
-            strict=True,
-        )
-    ]
-    return sorted(points, key=lambda point: (point.label, -point.score, point.voxel))
-
-
-def _in_window(
-    points: Sequence[PromptPoint], window: Window, *, slots: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The points in a window as coordinates there [1, K, 3], labels [1, K] and scores [1, K]; K is at least ``slots``.
-
-    Pads are tokens: Model B is to see as many of them as in training.
-    """
-    inside = [
-        point
-        for point in points
-        if all(side.start <= index < side.stop for index, side in zip(point.voxel, window, strict=True))
-    ]
-    count = max(slots, len(inside))
-    coords, labels, scores = torch.zeros(1, count, 3), torch.full((1, count), PAD_LABEL), torch.zeros(1, count)
-    if inside:
-        start = torch.tensor([side.start for side in window])
-        coords[0, : len(inside)] = torch.tensor([point.voxel for point in inside]) - start
-        labels[0, : len(inside)] = torch.tensor([point.label for point in inside])
-        scores[0, : len(inside)] = torch.tensor([point.score for point in inside])
-    return coords.to(device), labels.to(device), scores.to(device)
-
-
-def mirrored_prompts(prompts: Prompts, flip: Flip, size: Sequence[int]) -> Prompts:
-    """The same prompts in a window that is flipped along some axes.
-
-    Args:
-        prompts: in voxels of the window.
-        flip: axes, 0 to 2.
-        size: (D, H, W) of the window.
-    """
-
-    def turned(coords: Tensor) -> Tensor:
-        coords = coords.clone()
-        for axis in flip:
-            coords[..., axis] = size[axis] - 1 - coords[..., axis]
-        return coords
-
-    if not flip:
-        return prompts
-    boxes = None if prompts.boxes is None else turned(prompts.boxes).sort(dim=2).values
-    strokes = None if prompts.stroke_coords is None else turned(prompts.stroke_coords)
-    return prompts._replace(
-        point_coords=turned(prompts.point_coords),
-        own_coords=turned(prompts.own_coords),
-        boxes=boxes,
-        stroke_coords=strokes,
-    )

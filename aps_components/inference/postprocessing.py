@@ -13,13 +13,13 @@ from monai.transforms import Compose, EnsureTyped, Invertd, InvertibleTransform,
 from torch import Tensor
 
 from aps_components.files import replace_text
+from aps_components.inference.own_grid import Maps, OwnGrid, WholeMaps
 from aps_components.inference.prompt_file import prompt_file_text, prompts_in_world
 from aps_components.inference.saving import SaveOnScansGridd
 from aps_components.label_map import keep_largest_component, likeliest_class
 
 PRED = "pred"
 MAP_KEYS = ("probabilities", "epistemic", "aleatoric")
-CLASSES_AT_ONCE = 4  # on the scan's own grid
 
 
 class LabelMapd(MapTransform):
@@ -46,8 +46,8 @@ class LabelMapd(MapTransform):
 class InvertToLabelMapd(MapTransform):
     """Probabilities [C, D, H, W] on the network's grid to a label map [1, D, H, W], uint8, on the scan's own grid.
 
-    What `inverted` and then `LabelMapd` give, to the bit, in the memory of a few volumes instead of several times C:
-    classes go back a few at a time, and of each voxel only the likeliest class so far is kept.
+    What `inverted` and then `LabelMapd` give, in the memory of the label map: probabilities, which may be tiles, go
+    back a block and a class at a time.
 
     Args:
         keys: to turn; missing ones are skipped.
@@ -65,40 +65,29 @@ class InvertToLabelMapd(MapTransform):
         confidence: str | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys=True)
-        self.to_own_grid = inverted(preprocessing, (PRED,))
+        self.preprocessing = preprocessing
         self.largest_component, self.confidence = largest_component, confidence
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace the probabilities under the keys."""
         d = dict(data)
         for key in self.key_iterator(d):
-            d[key], likeliest = self._label_map(d[key], d["image"])
-            if self.confidence is not None:
-                d[self.confidence] = likeliest
+            maps: Maps = WholeMaps(d[key]) if isinstance(d[key], Tensor) else d[key]
+            own_grid = OwnGrid(self.preprocessing, d["image"])
+            if self.confidence is None:
+                label_map = own_grid.label_map(maps)
+            else:
+                label_map, d[self.confidence] = own_grid.label_map_and_confidence(maps)
+            d[key] = _largest_components(label_map, maps.channels) if self.largest_component else label_map
         return d
-
-    def _label_map(self, probabilities: Tensor, image: MetaTensor) -> tuple[Tensor, Tensor]:
-        channels = (
-            channel
-            for some in probabilities.split(CLASSES_AT_ONCE)
-            for channel in self.to_own_grid({PRED: some, "image": image})[PRED].split(1)
-        )
-        likeliest = next(channels).clone()  # it may be a view of the probabilities
-        label_map = torch.zeros_like(likeliest, dtype=torch.uint8)
-        for index, channel in enumerate(channels, start=1):
-            label_map[channel > likeliest] = index  # of equals the first stays, as argmax has it
-            torch.maximum(likeliest, channel, out=likeliest)
-        if self.largest_component:
-            label_map = _largest_components(label_map, len(probabilities))
-        return label_map, likeliest
 
 
 class KeepProbabilitiesd(Transform):
-    """Copy ``pred`` to ``probabilities`` before it becomes a label map."""
+    """``pred`` as ``probabilities``, too, before it becomes a label map."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add the key."""
-        return {**data, "probabilities": data[PRED].clone()}
+        return {**data, "probabilities": data[PRED]}
 
 
 class SavePromptsd(Transform):
@@ -187,17 +176,19 @@ def output_transforms(
             output_ext=output_ext,
             dtype=dtype,
             separate_folder=separate_folder,
+            preprocessing=preprocessing,
         )
 
-    save_label_map = save(PRED, output_postfix, output_dtype)
+    label_map = [
+        InvertToLabelMapd(PRED, preprocessing, largest_component=largest_component),
+        save(PRED, output_postfix, output_dtype),
+    ]
     if not save_maps:
-        return Compose([InvertToLabelMapd(PRED, preprocessing, largest_component=largest_component), save_label_map])
+        return Compose(label_map)
     return Compose(
         [
-            inverted(preprocessing, (PRED, "epistemic", "aleatoric")),
             KeepProbabilitiesd(),
-            LabelMapd(PRED, largest_component=largest_component),
-            save_label_map,
+            *label_map,
             *(save(key, key, "float32") for key in MAP_KEYS),
             SavePromptsd(output_dir, labels={int(key): name for key, name in labels.items()}),
         ]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from monai.data import MetaTensor
-from monai.transforms import SaveImaged
+from monai.transforms import InvertibleTransform, SaveImaged
+from torch import Tensor
 
 from aps_components.data import DataError
 from aps_components.data.marks import MADE_HERE, read_mark
-from aps_components.data.nifti import read_header, write_like
+from aps_components.data.nifti import read_header, write_channels
 from aps_components.data.transforms import HEADER_FILE
+from aps_components.inference.own_grid import Maps, OwnGrid, WholeMaps
 
 NIFTI = (".nii", ".nii.gz")
 
@@ -26,12 +30,14 @@ class SaveOnScansGridd(SaveImaged):
     would see scan and map apart. Files appear whole or not at all.
 
     Args:
-        key: of the map, [C, D, H, W] on the scan's grid; may be missing.
+        key: of the map, [C, D, H, W]; may be missing.
         output_dir: made if missing.
         postfix: of the files' names.
         output_ext: their ending; what is no NIfTI is written by MONAI.
         dtype: of the voxels.
         separate_folder: one folder a scan.
+        preprocessing: what the item's "image" went through; maps that are no MetaTensor lie on the grid after it, and
+            are brought to the scan's own grid a channel at a time.
     """
 
     def __init__(
@@ -43,6 +49,7 @@ class SaveOnScansGridd(SaveImaged):
         output_ext: str = ".nii.gz",
         dtype: str = "float32",
         separate_folder: bool = False,
+        preprocessing: InvertibleTransform | None = None,
     ) -> None:
         super().__init__(
             keys=key,
@@ -57,7 +64,7 @@ class SaveOnScansGridd(SaveImaged):
             print_log=False,
             allow_missing_keys=True,
         )
-        self.dtype = np.dtype(dtype)
+        self.dtype, self.preprocessing = np.dtype(dtype), preprocessing
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the file; the data go through unchanged.
@@ -65,16 +72,47 @@ class SaveOnScansGridd(SaveImaged):
         Raises:
             DataError: a file of that name is there, and was not made here; it may be the scan itself.
         """
-        if self.saver.output_ext not in NIFTI:
-            return super().__call__(data)
-        for key in self.key_iterator(dict(data)):
-            volume: MetaTensor = data[key]
-            voxels = np.moveaxis(np.asarray(volume.as_tensor().cpu()), 0, 3).astype(self.dtype, copy=False)
-            target = self.saver.folder_layout.filename(subject=volume.meta["filename_or_obj"])
-            voxels = voxels if voxels.shape[3] > 1 else voxels[..., 0]
-            _refuse_foreign(target)
-            write_like(target, voxels, read_header(volume.meta[HEADER_FILE]), description=MADE_HERE)
-        return dict(data)
+        d = dict(data)
+        for key in self.key_iterator(d):
+            channels = self._channels(d[key], d)
+            if self.saver.output_ext in NIFTI:
+                self._write(channels)
+            else:
+                whole = torch.cat([channels.first, *channels.others])
+                super().__call__({key: MetaTensor(whole, meta=channels.first.meta)})
+        return d
+
+    def _channels(self, maps: Any, data: Mapping[Hashable, Any]) -> Channels:
+        """On the scan's grid."""
+        if isinstance(maps, MetaTensor):
+            return Channels(maps[:1], len(maps), (maps[index : index + 1] for index in range(1, len(maps))))
+        assert self.preprocessing is not None
+        grid = OwnGrid(self.preprocessing, data["image"])
+        stored: Maps = WholeMaps(maps) if isinstance(maps, Tensor) else maps
+        others = (grid.channel(stored, index) for index in range(1, stored.channels))
+        return Channels(grid.channel(stored, 0), stored.channels, others)
+
+    def _write(self, channels: Channels) -> None:
+        meta = channels.first.meta
+        target = self.saver.folder_layout.filename(subject=meta["filename_or_obj"])
+        _refuse_foreign(target)
+        voxels = (np.asarray(volume.as_tensor()[0].cpu()) for volume in chain([channels.first], channels.others))
+        write_channels(
+            target,
+            voxels,
+            shape=(*channels.first.shape[1:], *([channels.total] if channels.total > 1 else [])),
+            dtype=self.dtype,
+            header=read_header(meta[HEADER_FILE]),
+            description=MADE_HERE,
+        )
+
+
+class Channels(NamedTuple):
+    """Maps [1, D, H, W] that are made when they are needed."""
+
+    first: Any
+    total: int
+    others: Iterator[Any]
 
 
 def _refuse_foreign(target: str | os.PathLike[str]) -> None:

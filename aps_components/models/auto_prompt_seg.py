@@ -83,6 +83,17 @@ class Seen(NamedTuple):
         )
 
 
+class SeenByA(NamedTuple):
+    """Model A's part of :class:`Seen`, and what Model B needs of it."""
+
+    logits_a: Tensor
+    """[B, C, D, H, W], Model A without dropout, with the decision's offsets."""
+    samples: MonteCarloSamples
+    uncertainty: DecoupledUncertainty
+    for_b: Tensor | None
+    """Features at 1/8, [B, F, D/8, H/8, W/8]; None where there is no fusion."""
+
+
 class Prediction(NamedTuple):
     """Everything that is known of a volume after inference."""
 
@@ -228,14 +239,19 @@ class AutoPromptSeg(nn.Module):
         Args:
             image: [B, in_channels, D, H, W].
         """
+        of_a = self.see_a(image)
+        size = (image.shape[2], image.shape[3], image.shape[4])
+        return Seen(size, of_a.logits_a, of_a.samples, of_a.uncertainty, self.embed(image, of_a.for_b))
+
+    def see_a(self, image: Tensor) -> SeenByA:
+        """Model A's part of :meth:`see`; Model B does not run."""
         features = self.model_a.encode(image)
         samples = monte_carlo_samples(
             self.model_a, features, DropoutMasks(self.inference_bottleneck_mask, self.inference_head_mask)
         )
         logits_a = self.decision(self.model_a.decode(features).logits, "a")
         uncertainty = decouple(samples.probabilities, samples.variance, form=self.uncertainty_form)
-        size = (image.shape[2], image.shape[3], image.shape[4])
-        return Seen(size, logits_a, samples, uncertainty, self._embed(image, features))
+        return SeenByA(logits_a, samples, uncertainty, None if self.fusion is None else features[TOKEN_LEVELS])
 
     def own_points(self, seen: Seen) -> PointPrompts:
         """Where Model A is certain, in voxels of the image."""
@@ -300,7 +316,7 @@ class AutoPromptSeg(nn.Module):
                     more = monte_carlo_samples(self.model_a, features, others, stride=self.prompt_stride)
                 samples = MonteCarloSamples(*(torch.cat(pair) for pair in zip(samples, more, strict=True)))
             prompts, uncertainty = self._prompts(samples)
-        embedding = self._embed(image, features)
+        embedding = self.embed(image, features[TOKEN_LEVELS])
         if user is None or label is None:
             logits_b, iou_predictions = self.model_b.decode(
                 embedding, image_size=image.shape[2:], prompts=own_prompts(prompts)
@@ -332,12 +348,16 @@ class AutoPromptSeg(nn.Module):
         )
         return prompts, uncertainty
 
-    def _embed(self, image: Tensor, features: tuple[Tensor, ...]) -> ImageEmbedding:
-        """Model B's view of the image, with what it gets of A."""
+    def embed(self, image: Tensor, of_a: Tensor | None) -> ImageEmbedding:
+        """Model B's view of the image, with what it gets of A.
+
+        Args:
+            image: [B, in_channels, D, H, W].
+            of_a: Model A's features at 1/8, [B, F, D/8, H/8, W/8]; None without a fusion.
+        """
         embedding = self.model_b.encode(image)
-        if self.fusion is None:
+        if self.fusion is None or of_a is None:
             return embedding
-        of_a = features[TOKEN_LEVELS]
         if self.fusion_detached:
             of_a = of_a.detach()
         if self.training and self.fusion_dropped:

@@ -57,7 +57,7 @@ class VNetPair(AutoPromptSeg):
         logits_b = self.model_b(image).logits if with_b else None
         return TrainingOutput(first.logits, first.variance, logits_b, None, None, None, first.deep_logits)
 
-    def _embed(self, image: Tensor, features: tuple[Tensor, ...]) -> ImageEmbedding:
+    def embed(self, image: Tensor, of_a: Tensor | None) -> ImageEmbedding:
         """The second V-Net's logits, in an embedding's place."""
         return ImageEmbedding(self.model_b(image).logits.float())
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from monai.bundle import ConfigWorkflow
 from aps_components.bundle import require_weights
 from aps_components.configuration import lay_over
 from aps_components.data import DataError
+from aps_components.data.inference import PREPARED
 from aps_components.data.room import refuse_large_segmentation
 from aps_components.errors import plain_errors
 from aps_components.files import expanded
 from aps_components.interactive import LoadedModel, Predictor
+from aps_components.memory import return_freed_memory
 from aps_components.models import CheckpointError, ensure_writable
 from aps_components.options import literal, switch
 
@@ -127,6 +130,8 @@ class BundleInference:
         }
         changes |= {"inferer#progress": True} if progress else {}
         changes |= {} if device is None else {"device": str(_device(device))}
+        # The evaluator leaves it to `write`.
+        self.parser.update(pairs={"evaluator#postprocessing": "$(@postprocessing, None)[1]"})
         self._change(changes)
         self._build()
         return torch.device(self._value("device"))
@@ -140,16 +145,39 @@ class BundleInference:
         Raises:
             DataError: the scan cannot be used, or not within the memory there is.
         """
-        refuse_large_segmentation(files, spacing=self._value("spacing"), classes=len(self.labels))
+        self.write(self.answer(self.prepare(files)))
+
+    def require_room(self, files: Sequence[str], *, scans: int = 1) -> None:
+        """Refuse a scan, or several of its size at once, that the memory does not hold; errors as of `segment`."""
+        refuse_large_segmentation(files, spacing=self._value("spacing"), classes=len(self.labels), times=scans)
+
+    def prepare(self, files: Sequence[str]) -> Any:
+        """Read and preprocess a scan; in any thread. Arguments and errors are those of `segment`."""
+        self.require_room(files)
+        with _quiet(), _said_plainly():
+            return self._built("dataset").sample({"image": list(files) if len(files) > 1 else files[0]})
+
+    def answer(self, sample: Any) -> dict[str, Any]:
+        """What the network says of a prepared scan; errors as of `segment`."""
         if self.broken_off:
             self._build()
         self.broken_off = True
         with _quiet(), _said_plainly():
-            self._built("dataset").data = [{"image": list(files) if len(files) > 1 else files[0]}]
+            self._built("dataset").data = [{PREPARED: sample}]
             self.workflow.run()
             state = self._built("evaluator").state
+            found = {**state.batch[0], **state.output[0]}
             state.output = state.batch = None  # a scan's maps can take gigabytes
+            self._built("dataset").data = [None]
         self.broken_off = False
+        return found
+
+    @torch.inference_mode()
+    def write(self, answer: dict[str, Any]) -> None:
+        """Bring an answer to the scan's own grid and write its files; in any thread, one scan at a time."""
+        with _quiet(), _said_plainly():
+            self._built("postprocessing")(answer)
+        return_freed_memory()
 
     def predictor(self) -> Predictor:
         """A session with the bundle's own network and transforms, after `load`."""
@@ -221,15 +249,36 @@ def _said_plainly() -> Iterator[None]:
         raise DataError(f"the GPU's memory is full ({str(error).splitlines()[0]}); try --device cpu") from error
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the log lines and warnings of the libraries below, which say nothing to a user, and their exit hook."""
-    level, hook = logging.root.manager.disable, sys.excepthook
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"(monai|torch|ignite|nibabel)\b")
-            yield
-    finally:
-        logging.disable(level)
-        sys.excepthook = hook
+class _Quiet:
+    """Without the log lines and warnings of the libraries below, which say nothing to a user, and their exit hook.
+
+    Threads may be in it at the same time: what was before comes back with the last one.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside = threading.Lock(), 0
+        self.before = ExitStack()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.inside += 1
+            if self.inside == 1:
+                self.before = ExitStack()
+                self.before.callback(logging.disable, logging.root.manager.disable)
+                self.before.callback(setattr, sys, "excepthook", sys.excepthook)
+                logging.disable(logging.ERROR)
+                self.before.enter_context(warnings.catch_warnings())
+                warnings.filterwarnings("ignore", module=r"(monai|torch|ignite|nibabel)\b")
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                self.before.close()
+
+
+_QUIET = _Quiet()
+
+
+def _quiet() -> _Quiet:
+    return _QUIET

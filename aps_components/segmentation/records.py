@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,14 @@ def preview_file(outputs: Outputs, case: Case) -> Path:
     return outputs.file(case, "preview", ".png")
 
 
-def look(outputs: Outputs, case: Case, claim: Claim, *, maps: bool) -> Found:
+def look(outputs: Outputs, case: Case, claim_of: Callable[[], Claim], *, maps: bool) -> Found:
     """What there is of a scan.
+
+    Args:
+        outputs: where.
+        case: the scan.
+        claim_of: gives its claim; of a scan without a label map nobody asks for it, as it takes the whole scan to read.
+        maps: whether those have to be there.
 
     Raises:
         DataError: files under its names are of another scan, another model or nobody's here.
@@ -81,6 +87,7 @@ def look(outputs: Outputs, case: Case, claim: Claim, *, maps: bool) -> Found:
     if mark is None:
         _refuse_foreign(outputs, case)
         return Found(complete=False)
+    claim = claim_of()
     known = record if record is not None and record.get("scan_sha256") == claim.scan else None
     edited = mark == Mark()
     if edited and known is None:

@@ -7,11 +7,15 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aps_components.bundle import bundle_metadata, locate_bundle, version_differences
 from aps_components.bundle.locate import CACHE_DIR
@@ -37,6 +41,7 @@ from aps_components.segmentation.records import (
     sign,
     statistics_file,
 )
+from aps_components.segmentation.sharing import Share
 from aps_components.segmentation.statistics import (
     CUBIC_MM_PER_ML,
     class_statistics,
@@ -46,7 +51,7 @@ from aps_components.segmentation.statistics import (
     write_statistics,
     write_table,
 )
-from aps_components.segmentation.workspace import work_folder
+from aps_components.segmentation.workspace import one_at_a_time, work_folder
 
 RESEARCH_ONLY = "For research only. Not a medical device; not for diagnosis or treatment."
 FEW_VALUES = 16  # a scan has more different ones
@@ -71,6 +76,16 @@ class Segmentation:
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
+    def __add__(self, other: Segmentation) -> Segmentation:
+        """Of both, which have their results in the same place."""
+        return Segmentation(
+            self.outputs,
+            self.statistics + other.statistics,
+            self.done + other.done,
+            self.skipped + other.skipped,
+            self.failed | other.failed,
+        )
+
     @property
     def scans(self) -> int:
         """How many there were."""
@@ -93,6 +108,7 @@ def segment(
     dicom_seg: bool = False,
     settings: Mapping[str, Any] | None = None,
     cache_dir: str | os.PathLike[str] = CACHE_DIR,
+    share: Share | None = None,
 ) -> Segmentation:
     """Segment scans with a bundle, and say on the way what is done.
 
@@ -115,6 +131,7 @@ def segment(
         dicom_seg: also write each label map as a DICOM SEG of its series.
         settings: further keys of the bundle's ``inference.json`` to other values.
         cache_dir: where zips are unpacked.
+        share: only this part of the scans; other processes have the others.
 
     Raises:
         ValueError, OSError, RuntimeError: nothing could be started; which file or value is wrong and the mend.
@@ -146,8 +163,57 @@ def segment(
         print(line)
     for note in [] if said is None else said.notes:
         print(f"Note: {prompts}: {note}")
+    cases = inputs.cases if share is None else share.take(inputs.cases)
     run = _Run(inference, outputs, made_by, maps=maps, preview=preview, overwrite=overwrite, said=said, segs=segs)
-    return run.every(inputs.cases, device=device)
+    return run.every(cases, device=device)
+
+
+@dataclass
+class _Job:
+    """A scan on its way through reading, network and writing.
+
+    Args:
+        number: such as ``[3/7]``.
+        case: the scan.
+        found: what there is of it, or why it cannot be used.
+    """
+
+    number: str
+    case: Case
+    found: Found | Exception
+    read: Future[None] | None = None
+    claim: Claim | None = None
+    files: list[str] = field(default_factory=list)
+    sample: Any = None
+    answer: dict[str, Any] | None = None
+    failure: Exception | None = None
+    started: float = 0.0
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is to be segmented."""
+        return isinstance(self.found, Found) and not self.found.complete
+
+
+class _Threads:
+    """One thread that reads and one that writes; of each there is one scan beside the network's."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self.written: Future[None] | None = None
+
+    def __enter__(self) -> _Threads:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.reader.shutdown(cancel_futures=True)
+        self.writer.shutdown()
+
+    def wait_for_writer(self) -> None:
+        """Until the last scan is written; what broke its line is raised here."""
+        if self.written is not None:
+            self.written.result()
+            self.written = None
 
 
 class _Run:
@@ -169,26 +235,95 @@ class _Run:
         self.maps, self.preview, self.overwrite, self.said = maps, preview, overwrite, said
         self.segs = segs
         self.result = Segmentation(outputs)
+        self.line: list[str] = []
+        self.read: tuple[Sequence[str], dict[str, NDArray[np.float32]]] | None = None
 
     def every(self, cases: Sequence[Case], *, device: str | None) -> Segmentation:
+        """While the network has a scan, the one before is written and the next one read, where memory allows that."""
         if not self.overwrite:
             refuse_foreign_table(self.outputs)
         found = {case.name: self._found(case) for case in cases}
         waiting = [name for name, there in found.items() if isinstance(there, Found) and not there.complete]
-        with work_folder(self.outputs.folder) as work:
+        folder = self.outputs.folder
+        with work_folder(folder) as work, work_folder(folder) as ahead, _Threads() as threads:
             if waiting:
                 where = self.inference.load(work, device=device, progress=sys.stderr.isatty())
                 print(f"{len(waiting)} scan(s) to segment with {self.made_by['bundle']} on {where}", flush=True)
-            for number, case in enumerate(cases, start=1):
-                print(f"[{number}/{len(cases)}] {case.name}", end="", flush=True)
-                try:
-                    self._one(case, work, found[case.name])
-                except Exception as error:  # whatever is wrong with one scan, the others can be right
-                    self.result.failed[case.name] = _in_a_line(error)
-                    print(f"  failed: {self.result.failed[case.name]}", flush=True)
-                    _empty(work)
+            jobs = [_Job(f"[{number}/{len(cases)}]", case, found[case.name]) for number, case in enumerate(cases, 1)]
+            for job, following in zip_longest(jobs, jobs[1:]):
+                if job.read is None:
+                    job.started = time.monotonic()
+                    job.read = threads.reader.submit(self._read, job, ahead)
+                together = following is not None and self._both_fit(job, following)
+                if together:
+                    following.read = threads.reader.submit(self._read, following, ahead)
+                self._ask(job)
+                threads.wait_for_writer()
+                threads.written = threads.writer.submit(self._finish, job, work)
+                if not together:
+                    threads.wait_for_writer()
+            threads.wait_for_writer()
         self._write_table()
         return self.result
+
+    def _both_fit(self, job: _Job, following: _Job) -> bool:
+        """Whether the memory holds two scans."""
+        if job.case.series is not None or following.case.series is not None:
+            return False  # what reads and writes DICOM holds back warnings, in all threads
+        if not (job.waits and following.waits):
+            return True
+        files = [one.case.files for one in (job, following)]
+        try:
+            for each in files:
+                self.inference.require_room(each, scans=2)
+        except (ValueError, IndexError):
+            return False
+        return self.said is None
+
+    def _read(self, job: _Job, ahead: Path) -> None:
+        """In a thread of its own: the scan as the network sees it."""
+        try:
+            if isinstance(job.found, Exception):
+                raise job.found
+            job.claim = Claim.of(job.case, self.made_by)
+            if job.waits:
+                self._refuse_words(job.case)
+                job.files = job.case.nifti(ahead)
+                if self._asks_network:
+                    job.sample = self.inference.prepare(job.files)
+        except Exception as error:
+            job.failure = error
+
+    @property
+    def _asks_network(self) -> bool:
+        """A correction does so itself."""
+        return self.said is None or self.maps
+
+    def _ask(self, job: _Job) -> None:
+        """In the main thread, which the network has for itself."""
+        assert job.read is not None
+        job.read.result()
+        job.started = job.started or time.monotonic()
+        if job.failure is None and job.sample is not None:
+            if sys.stderr.isatty():
+                print(f"{job.number} {job.case.name}", flush=True)  # the bar of the windows has a line of its own
+            try:
+                job.answer = self.inference.answer(job.sample)
+            except Exception as error:
+                job.failure = error
+            job.sample = None
+
+    def _finish(self, job: _Job, work: Path) -> None:
+        """In a thread of its own: everything after the network, and a line that says so."""
+        self.line = [f"{job.number} {job.case.name}"]
+        try:
+            self._one(job, work)
+        except Exception as error:  # whatever is wrong with one scan, the others can be right
+            self.result.failed[job.case.name] = _in_a_line(error)
+            self.line.append(f"  failed: {self.result.failed[job.case.name]}")
+            _empty(work)
+        self.read = job.answer = None
+        print("".join(self.line), flush=True)
 
     def _found(self, case: Case) -> Found | Exception:
         """What there is of a scan, or why it cannot be used."""
@@ -200,9 +335,9 @@ class _Run:
             if self.overwrite:
                 return Found(complete=False)
             if self.said is not None:
-                look(self.outputs, case, self._claim_of_before(case), maps=False)
+                look(self.outputs, case, partial(self._claim_of_before, case), maps=False)
                 return Found(complete=False)
-            return look(self.outputs, case, Claim.of(case, self.made_by), maps=self.maps)
+            return look(self.outputs, case, partial(Claim.of, case, self.made_by), maps=self.maps)
         except (ValueError, OSError) as error:
             return error
 
@@ -214,16 +349,15 @@ class _Run:
         same = {key: value for key, value in self.made_by.items() if key != "prompts_sha256"}
         return Claim.of(case, same | prompts)
 
-    def _one(self, case: Case, work: Path, found: Found | Exception) -> None:
-        if isinstance(found, Exception):
-            raise found
-        started = time.monotonic()
-        claim = Claim.of(case, self.made_by)
+    def _one(self, job: _Job, work: Path) -> None:
+        if job.failure is not None:
+            raise job.failure
+        assert job.claim is not None
+        assert isinstance(job.found, Found)
+        case, found, claim = job.case, job.found, job.claim
         statistics = found.statistics
         if not found.complete:
-            if sys.stderr.isatty():
-                print(flush=True)  # the bar of the windows has a line of its own
-            statistics = self._segment(case, work, claim)
+            statistics = self._segment(job, work, claim)
         elif statistics is None:
             statistics = self._measure(case, self.outputs.label_map(case), self._files(case), claim)
             write_statistics(statistics_file(self.outputs, case), statistics)
@@ -236,20 +370,24 @@ class _Run:
         self.result.statistics.append(statistics)
         (self.result.skipped if found.complete else self.result.done).append(case.name)
         if found.complete:
-            print("  is there already" + (f"; {found.remark}" if found.remark else ""), flush=True)
+            self.line.append("  is there already" + (f"; {found.remark}" if found.remark else ""))
         else:
-            print(f"  {time.monotonic() - started:.0f} s", flush=True)
+            self.line.append(f"  {time.monotonic() - job.started:.0f} s")
 
-    def _segment(self, case: Case, work: Path, claim: Claim) -> dict[str, Any]:
-        """Everything is made in the work folder; the old label map goes first and the new one comes last."""
+    def _refuse_words(self, case: Case) -> None:
         words = self.outputs.file(case, "prompts", ".json")
         if self.said is None and words.is_file() and holds_a_persons_words(words):
             raise DataError(f"{words} holds a person's prompts: segment with --prompts {words}, or move it away")
-        files = case.nifti(work)
+
+    def _segment(self, job: _Job, work: Path, claim: Claim) -> dict[str, Any]:
+        """Everything is made in the work folder; the old label map goes first and the new one comes last."""
+        case, files = job.case, job.files
+        words = self.outputs.file(case, "prompts", ".json")
         for note in (note for file in files for note in read_geometry(file).notes):
-            print(f"  (note: {note.partition(': ')[2]})", end="", flush=True)
-        if self.said is None or self.maps:
-            self.inference.segment(files)
+            self.line.append(f"  (note: {note.partition(': ')[2]})")
+        if job.answer is not None:
+            self.inference.write(job.answer)
+            job.answer = None
         if self.said is not None:
             corrected(case.name, files, self.said, predictor=self.inference.predictor(), folder=work)
         label_map = self.outputs.label_map_in(work, case)
@@ -262,6 +400,8 @@ class _Run:
         if self.said is None and not self.maps:
             words.unlink(missing_ok=True)
         write_statistics(statistics_file(self.outputs, case), statistics)
+        for file in [] if case.series is None else files:
+            os.replace(file, work / Path(file).name)
         self.outputs.take(case, work)
         return statistics
 
@@ -271,10 +411,10 @@ class _Run:
 
     def _measure(self, case: Case, label_map: Path, files: Sequence[str], claim: Claim) -> dict[str, Any]:
         geometry = read_geometry(files[0])
-        channels = load_channels(files, self.inference.modalities)
+        channels = self._channels(files)
         first = next(iter(channels.values()))[::SAMPLED, ::SAMPLED, ::SAMPLED]
         if len(np.unique(first)) <= FEW_VALUES and np.array_equal(first, np.rint(first)):
-            print("  (few different values: is this a scan, or a label map?)", end="", flush=True)
+            self.line.append("  (few different values: is this a scan, or a label map?)")
         voxel_ml = geometry.voxel_mm3 / CUBIC_MM_PER_ML
         return {
             "scan": case.name,
@@ -290,12 +430,17 @@ class _Run:
             "made_by": claim.made_by,
         }
 
+    def _channels(self, files: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Those of a scan that was just measured are there to be drawn."""
+        if self.read is None or self.read[0] != files:
+            self.read = None  # not two scans in memory
+            self.read = (files, load_channels(files, self.inference.modalities))
+        return self.read[1]
+
     def _draw(self, case: Case, statistics: Mapping[str, Any]) -> None:
         """A picture is a help: where it fails, the scan does not."""
         files = self._files(case)
-        name, image = next(iter(load_channels(files[:1], None).items()))
-        if modalities := self.inference.modalities:
-            name = modalities[0]
+        name, image = next(iter(self._channels(files).items()))
         made_by = statistics.get("made_by", self.made_by)
         try:
             save_preview(
@@ -308,13 +453,14 @@ class _Run:
                 note=f"{made_by['bundle']} {made_by['version'] or ''}. {RESEARCH_ONLY}",
             )
         except Exception as error:
-            print(f"  (no picture: {_in_a_line(error)})", end="", flush=True)
+            self.line.append(f"  (no picture: {_in_a_line(error)})")
 
     def _write_table(self) -> None:
-        """Of every scan in the folder, those of earlier calls too."""
-        scans = folder_statistics(self.outputs, self.result.statistics)
-        if scans:
-            write_table(self.outputs.table, scans)
+        """Of every scan in the folder, those of earlier calls and of other processes, too: the last one has all."""
+        with one_at_a_time(self.outputs.folder):
+            scans = folder_statistics(self.outputs, self.result.statistics)
+            if scans:
+                write_table(self.outputs.table, scans)
 
 
 def _in_a_line(error: Exception) -> str:

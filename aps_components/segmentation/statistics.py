@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aps_components.csv_table import comma_separated
-from aps_components.data.nifti import channels_of, read_geometry, read_scan
+from aps_components.data.nifti import read_channels, read_geometry
 from aps_components.files import replace_text
+from aps_components.label_map import class_boxes
 from aps_components.plain_json import read_object
 from aps_components.segmentation.outputs import Outputs
 from aps_components.terminal import shown
 
 CUBIC_MM_PER_ML = 1000.0
+NOWHERE = (slice(0),) * 3  # the box of a class that is not there
 MEASURES = ("mean", "std", "min", "max")
 POSTFIX = "statistics"
 COLUMNS = ("scan", "label", "class", "voxels", "volume_ml")
@@ -44,9 +46,11 @@ def class_statistics(
         ``std`` (of the voxels, divided by their number), ``min`` and ``max``, all None where the class has no voxel.
     """
     entries = []
+    boxes = class_boxes(label_map, num_classes=max(labels) + 1)
     for label, name in sorted(labels.items()):
         if label > 0:
-            inside = label_map == label
+            box = boxes[label - 1] or NOWHERE
+            inside = label_map[box] == label
             voxels = int(inside.sum())
             entries.append(
                 {
@@ -54,7 +58,7 @@ def class_statistics(
                     "name": name,
                     "voxels": voxels,
                     "volume_ml": voxels * voxel_ml,
-                    "intensity": {channel: _intensity(values[inside]) for channel, values in channels.items()},
+                    "intensity": {channel: _intensity(values[box][inside]) for channel, values in channels.items()},
                 }
             )
     return entries
@@ -70,7 +74,7 @@ def channel_names(files: Sequence[str], modalities: Sequence[str] | None) -> lis
 
 def load_channels(files: Sequence[str], modalities: Sequence[str] | None) -> dict[str, NDArray[np.float32]]:
     """The scan's channels by name, [D, H, W] each: 3-D files one after another, or the last axis of a 4-D one."""
-    channels = [channel for file in files for channel in channels_of(read_scan(file)).astype(np.float32)]
+    channels = [channel for file in files for channel in read_channels(file)]
     return dict(zip(channel_names(files, modalities), channels, strict=True))
 
 

@@ -44,6 +44,8 @@ class PromptedEvaluator(SupervisedEvaluator):
         network: the model.
         inferer: of this project, so that maps and prompts survive the windows.
         everything: False gives ``pred`` alone.
+        in_tiles: the outputs are ``aps_components.inference.tiles.TiledMaps`` instead of tensors, without ``pred_a``
+            and ``pred_b``: for volumes of any size.
         kwargs: of MONAI's ``SupervisedEvaluator``.
     """
 
@@ -55,9 +57,10 @@ class PromptedEvaluator(SupervisedEvaluator):
         network: AutoPromptSeg,
         inferer: PromptedSlidingWindowInferer,
         everything: bool = True,
+        in_tiles: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.everything = everything
+        self.everything, self.in_tiles = everything, in_tiles
         super().__init__(
             device=torch.device(device),
             val_data_loader=val_data_loader,
@@ -87,7 +90,9 @@ class PromptedEvaluator(SupervisedEvaluator):
             return []
         image = convert_to_tensor(batchdata["image"], track_meta=False).to(self.state.device)
         self.network.eval()
-        if self.everything:
+        if self.in_tiles:
+            output = self._in_tiles(image)
+        elif self.everything:
             prediction = self.inferer.predict(image, self.network)
             output = {key: getattr(prediction, name)[0] for key, name in OUTPUT_MAPS.items()}
             output["prompts"] = prediction.prompts
@@ -99,6 +104,13 @@ class PromptedEvaluator(SupervisedEvaluator):
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
+
+    def _in_tiles(self, image: Tensor) -> dict[str, Any]:
+        stored = self.inferer.predict_stored(image, self.network, maps=self.everything)
+        output: dict[str, Any] = {"pred": stored.probabilities}
+        if self.everything:
+            output |= {"epistemic": stored.epistemic, "aleatoric": stored.aleatoric, "prompts": stored.prompts}
+        return output
 
 
 def dice_metric(key: str, *, num_classes: int) -> MeanDice:

@@ -44,6 +44,22 @@ def test_each_class_counts_as_a_whole_in_the_choice_of_the_planes():
     assert busiest_slices(np.zeros(SHAPE, dtype=np.uint8)) == (8, 12, 20)
 
 
+def test_planes_of_a_scan_of_many_voxels_are_chosen_from_some_of_them(monkeypatch):
+    monkeypatch.setattr("aps_components.evaluation.preview.SAMPLES", 2000)
+    d, h, w = np.ogrid[:37, :52, :41]
+    label_map = ((d - 12) ** 2 + (h - 30) ** 2 + (w - 23) ** 2 < 11**2).astype(np.uint8)
+    np.testing.assert_allclose(busiest_slices(label_map), (12, 30, 23), atol=2)
+    label_map[:] = 0
+    label_map[1, 1, 1] = label_map[-2, -2, -2] = 1  # perhaps none of these is looked at
+    assert busiest_slices(label_map)
+
+
+def test_the_picture_does_not_depend_on_how_the_memory_lies(tmp_path):
+    one = draw(tmp_path / "c.png", classes=3)
+    other = draw(tmp_path / "f.png", np.asfortranarray(boxes(3)), image=np.asfortranarray(IMAGE), classes=3)
+    assert (imread(one) == imread(other)).all()
+
+
 def test_planes_are_drawn_at_one_scale_and_in_proportion(tmp_path, figures):
     draw(tmp_path / "new" / "a.png", classes=3)
     axes = figures[0].axes

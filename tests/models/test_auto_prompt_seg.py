@@ -5,6 +5,7 @@ import torch
 
 from aps_components.models import autocast, build_auto_prompt_seg, mean_of_probabilities
 from aps_components.networks.feature_fusion import ConcatenationFusion
+from aps_components.networks.voxel_shape import TOKEN_LEVELS
 from aps_components.prompts import PointPrompts
 from aps_components.uncertainty import MonteCarloSamples, decouple, draw_masks, every, monte_carlo_samples
 
@@ -304,7 +305,7 @@ class TestTraining:
             both = []
             for each in (features, others):
                 torch.manual_seed(3)
-                both.append(model._embed(image, each).tokens)
+                both.append(model.embed(image, each[TOKEN_LEVELS]).tokens)
             return (both[0] != both[1]).flatten(1).any(dim=1)
 
         with torch.no_grad():

@@ -88,6 +88,17 @@ def test_the_label_map_is_there_as_dicom_and_follows_corrections(la, series, tmp
     assert not (out / SEG).exists()  # it was of the earlier label map
 
 
+def test_each_job_writes_those_of_its_own_series(la, tmp_path):
+    pytest.importorskip("highdicom", reason="highdicom is not installed")
+    for number in (1, 2):
+        folder = tmp_path / "study" / str(number)
+        write_series(folder, SeriesInstanceUID=f"1.2.3.{number}", SeriesNumber=number, SeriesDescription="T1")
+    for number in (1, 2):
+        aps(tmp_path / "study", tmp_path / "out", "--bundle", la, "--dicom_seg", "--shard", f"{number}/2")
+        written = {file.name.split("_")[0] for file in (tmp_path / "out").glob("*_seg.dcm")}
+        assert written == {f"{index:03d}" for index in range(1, number + 1)}
+
+
 def test_a_file_of_somebody_else_is_kept(la, series, tmp_path):
     pytest.importorskip("highdicom", reason="highdicom is not installed")
     slice_of(stored()[..., 0], 0, Modality="SEG", Manufacturer="Somebody").save_as(tmp_path / SEG)

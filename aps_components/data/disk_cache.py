@@ -1,0 +1,132 @@
+"""Preprocessed scans in a folder, memory-mapped: a patch costs the pages that it is in, and memory stays flat.
+
+MONAI's PersistentDataset reads a whole scan for each patch, takes a file that was replaced for the one before, and
+unpickles what it finds. Here an entry is NumPy's plain arrays, under a hash of the scan's voxels and of the
+preprocessing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import monai
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Transform
+
+from aps_components.data.errors import DataError
+from aps_components.data.identity import identity
+from aps_components.data.remembered import Remembered
+from aps_components.plain_json import read_json
+
+FORM = 1  # of an entry; another one where a version of this project preprocesses in another way
+DIGITS = 32
+FACTS = "facts.json"
+PASSED_OVER = ("lazy", "noted", "tracing")  # attributes of transforms that change nothing of what they do
+
+
+class Stored(NamedTuple):
+    """An item in the folder."""
+
+    place: Path
+
+    def opened(self) -> dict[str, Any]:
+        """Its volumes, which are read where something of them is needed, and may be written to in memory."""
+        facts = read_json(self.place / FACTS)
+        item: dict[str, Any] = {}
+        for key, about in facts.items():
+            voxels = torch.from_numpy(np.load(self.place / f"{key}.npy", mmap_mode="c"))
+            meta = {"filename_or_obj": about["file"]}
+            item[key] = MetaTensor(voxels, affine=torch.tensor(about["affine"], dtype=torch.float64), meta=meta)
+        return item
+
+
+class DiskCache:
+    """A folder of preprocessed items.
+
+    Args:
+        folder: made if missing; several trainings may share it.
+        transforms: the preprocessing.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], transforms: Sequence[Callable]) -> None:
+        self.folder = Path(folder).expanduser()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.remembered = Remembered(self.folder)
+        self.preprocessing = json.dumps([FORM, monai.__version__, *map(described, transforms)])
+
+    def stored(self, item: Mapping[str, Any], prepare: Callable[[], Mapping[str, Any]]) -> Stored:
+        """An item's entry, which is made if it is not there.
+
+        Args:
+            item: with the files of "image" and, where there is one, "label".
+            prepare: gives the preprocessed item.
+
+        Raises:
+            DataError: the disk is full, or the item cannot be used.
+        """
+        who = identity(item, remembered=self.remembered)
+        key = hashlib.sha256(json.dumps([who["image"], who["label"], self.preprocessing]).encode()).hexdigest()[:DIGITS]
+        place = self.folder / key[:2] / key
+        if not (place / FACTS).is_file():
+            self._write(place, prepare())
+        return Stored(place)
+
+    def _write(self, place: Path, item: Mapping[str, Any]) -> None:
+        """An entry is there whole or not at all; who comes second leaves the first one's."""
+        place.parent.mkdir(exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self.folder))
+        try:
+            _fill(work, item)
+            if not place.exists():
+                os.replace(work, place)
+        except OSError as error:
+            if not (place / FACTS).is_file():  # not made by another process meanwhile
+                raise DataError(
+                    f"{self.folder}: a preprocessed scan cannot be kept there ({error.strerror}); free some room, or "
+                    "give another --cache_dir"
+                ) from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def described(value: Any) -> Any:
+    """What a transform does, as JSON has it: its class and what it was given."""
+    if isinstance(value, Transform):
+        attributes = {key.strip("_"): each for key, each in sorted(vars(value).items())}
+        return [type(value).__name__, {k: described(v) for k, v in attributes.items() if k not in PASSED_OVER}]
+    if isinstance(value, Mapping):
+        return {str(key): described(each) for key, each in value.items()}
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return described(value.tolist())
+    if isinstance(value, list | tuple | set | frozenset):
+        return [described(each) for each in value]
+    if isinstance(value, float) and math.isnan(value):
+        return "nan"  # which is no other's equal
+    if isinstance(value, Enum):
+        return str(value.value)
+    return value if isinstance(value, str | int | float | bool | None) else type(value).__name__ + _name(value)
+
+
+def _name(value: Any) -> str:
+    """Of a function, a type or a member of an enumeration; an object's place in memory is none."""
+    return str(getattr(value, "name", getattr(value, "__name__", "")))
+
+
+def _fill(work: Path, item: Mapping[str, Any]) -> None:
+    volumes = {}
+    for key, value in item.items():
+        if isinstance(value, MetaTensor):
+            np.save(work / f"{key}.npy", np.ascontiguousarray(value.as_tensor().numpy()))
+            volumes[key] = {"affine": value.affine.tolist(), "file": str(value.meta.get("filename_or_obj", ""))}
+    (work / FACTS).write_text(json.dumps(volumes))

@@ -1,0 +1,134 @@
+"""Preprocessed scans on the disk are those in memory, and are made once."""
+
+import os
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from aps_components.data import DataError, SampleKey, SeededCacheDataset, case_identities, check_cases
+from aps_components.data import training_transforms as transforms
+from aps_components.data.disk_cache import DiskCache, described
+from aps_components.data.remembered import NAME, Remembered, facts
+
+SHAPE, ROI = (17, 24, 40), (16, 16, 16)
+
+
+@pytest.fixture
+def items(tmp_path):
+    made = []
+    for seed, name in enumerate(("a", "b")):
+        values = np.random.default_rng(seed).normal(100, 30, SHAPE)
+        paths = {key: str(tmp_path / f"{name}_{key}.nii.gz") for key in ("image", "label")}
+        nib.save(nib.Nifti1Image(values.astype(np.int16), np.diag([1.5, 1, 0.5, 1])), paths["image"])
+        nib.save(nib.Nifti1Image((values > 130).astype(np.uint8), np.diag([1.5, 1, 0.5, 1])), paths["label"])
+        made.append(paths)
+    del made[1]["label"]
+    return made
+
+
+def dataset(items, cache_dir=None, **options):
+    given = {"roi_size": ROI, "spacing": [1.0, 1.0, 1.0], "intensity": "zscore", **options}
+    return SeededCacheDataset(items, transforms(**given), cache_dir=cache_dir, progress=False)
+
+
+def test_samples_are_those_of_the_cache_in_memory(items, tmp_path):
+    memory, disk = dataset(items), dataset(items, tmp_path / "cache")
+    again = dataset(items, tmp_path / "cache")
+    for key in [SampleKey(0, 5), SampleKey(1, 6), SampleKey(0, 5)]:
+        expected, found, third = memory[key], disk[key], again[key]
+        assert found.keys() == expected.keys()
+        assert found["name"] == expected["name"]
+        for volume in {"image", "label"} & expected.keys():
+            assert found[volume].dtype == expected[volume].dtype
+            assert torch.equal(found[volume], expected[volume])
+            assert torch.equal(third[volume], expected[volume])
+            assert torch.allclose(found[volume].affine, expected[volume].affine)
+
+
+def test_a_second_training_reads_no_scan(items, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    first = dataset(items, cache)[SampleKey(0, 1)]["image"]
+    check_cases(items, cache_dir=cache)
+    case_identities(items, cache_dir=cache)
+    for module in ("identity.scan_identity", "transforms.read_channels", "checks.read_geometry"):
+        monkeypatch.setattr(f"aps_components.data.{module}", lambda *_: pytest.fail("a scan was read"))
+    check_cases(items, cache_dir=cache)
+    case_identities(items, cache_dir=cache)
+    assert torch.equal(dataset(items, cache)[SampleKey(0, 1)]["image"], first)
+
+
+def test_a_copy_of_a_scan_is_the_same_and_another_scan_under_its_name_is_not(items, tmp_path):
+    cache = tmp_path / "cache"
+    dataset(items, cache)
+    entries = len(list(cache.glob("*/*/facts.json")))
+    assert entries == 2
+    copy = tmp_path / "copy_image.nii.gz"
+    shutil.copy(items[1]["image"], copy)
+    assert dataset([{"image": str(copy)}], cache)[0]["name"] == "copy_image"
+    assert len(list(cache.glob("*/*/facts.json"))) == entries
+    values = nib.load(copy).get_fdata()
+    nib.save(nib.Nifti1Image((values + 1).astype(np.int16), nib.load(copy).affine), copy)
+    dataset([{"image": str(copy)}], cache)
+    assert len(list(cache.glob("*/*/facts.json"))) == entries + 1
+
+
+@pytest.mark.parametrize(
+    "change", [{"spacing": [1.0, 1.0, 2.0]}, {"intensity": {"window": [0, 200]}}, {"roi_size": (32, 16, 16)}]
+)
+def test_other_preprocessing_is_another_entry(items, tmp_path, change):
+    dataset(items[:1], tmp_path / "cache")
+    dataset(items[:1], tmp_path / "cache", **change)
+    assert len(list((tmp_path / "cache").glob("*/*/facts.json"))) == 2
+
+
+def test_augmentation_is_no_preprocessing(items, tmp_path):
+    dataset(items[:1], tmp_path / "cache")
+    dataset(items[:1], tmp_path / "cache", augmentation="flips")
+    assert len(list((tmp_path / "cache").glob("*/*/facts.json"))) == 1
+
+
+def test_a_description_has_no_place_in_memory():
+    assert described(transforms(roi_size=ROI).transforms[2]) == described(transforms(roi_size=ROI).transforms[2])
+
+
+def test_what_is_mapped_can_be_written_to_and_stays_on_the_disk(items, tmp_path):
+    cache = DiskCache(tmp_path / "cache", [])
+    stored = cache.stored(items[1], lambda: {"image": MetaTensor(torch.ones(1, 2, 3, 5))})
+    stored.opened()["image"].zero_()
+    assert stored.opened()["image"].sum() == 30
+
+
+def test_a_full_disk_says_what_to_do(items, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(DataError, match=r"cache: .*No space left.*--cache_dir"):
+        DiskCache(tmp_path / "cache", []).stored(items[1], lambda: {"image": MetaTensor(torch.ones(1, 2, 3, 5))})
+    assert [file.name for file in (tmp_path / "cache").glob(".*")] == []
+
+
+def test_a_fault_is_found_again_until_it_is_mended(items, tmp_path):
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(b"no scan")
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"broken\.nii\.gz"):
+            check_cases([{"image": str(broken)}], cache_dir=tmp_path / "cache")
+    shutil.copy(items[0]["image"], broken)
+    check_cases([{"image": str(broken)}], cache_dir=tmp_path / "cache")
+
+
+def test_a_line_that_was_cut_off_is_none(tmp_path):
+    Remembered(tmp_path).keep("one", "1")
+    with (tmp_path / NAME).open("a") as stream:
+        stream.write("0" * 64 + "\t2")
+    assert len(Remembered(tmp_path).known) == 1
+    assert Remembered(tmp_path).of("one", lambda: "2") == "1"
+    os.utime(tmp_path / NAME, ns=(5, 5))
+    before = facts(tmp_path / NAME)
+    os.utime(tmp_path / NAME, ns=(6, 6))
+    assert facts(tmp_path / NAME) != before
