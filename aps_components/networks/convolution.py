@@ -17,7 +17,8 @@ class Conv3d(nn.Conv3d):
     (``tests/networks/test_convolution.py``). Such grids leave autocast: they hold so few cells that float32 costs
     nothing.
 
-    fp32, one volume: torch then keeps away from oneDNN and is eight times slower. Such a volume goes through as a pair.
+    fp32, one volume: torch then keeps away from oneDNN and is eight times slower. In training such a volume goes through
+    as a pair. In inference it does not: there the last bits are to be those of an exported network.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ class Conv3d(nn.Conv3d):
             return self._in_fp32(input.float())
 
     def _in_fp32(self, input: Tensor) -> Tensor:
-        small = len(input) == 1 and input.shape[1:4].numel() <= LARGEST_SLOW_GRID
-        if not small or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        # Gradients first: an export that looked at the batch's size would be for that size alone.
+        if not torch.is_grad_enabled() or len(input) > 1 or input.shape[1:4].numel() > LARGEST_SLOW_GRID:
             return super().forward(input)
         return super().forward(input.expand(2, -1, -1, -1, -1))[:1]

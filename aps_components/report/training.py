@@ -191,7 +191,7 @@ def _curves(folder: Path) -> list[Block]:
     for file in sorted(folder.rglob(HISTORY_FILE)):
         where = _below(file, folder)
         try:
-            history = read_history(file)
+            history = read_history(file, keys=("losses",))
             picture = (
                 drawn(progress_figure(history), f"Losses, validation and pace of {where}", where) if history else None
             )
