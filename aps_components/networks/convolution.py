@@ -17,8 +17,8 @@ class Conv3d(nn.Conv3d):
     (``tests/networks/test_convolution.py``). Such grids leave autocast: they hold so few cells that float32 costs
     nothing.
 
-    fp32, one volume: torch then keeps away from oneDNN and is eight times slower. In training such a volume goes through
-    as a pair. In inference it does not: there the last bits are to be those of an exported network.
+    fp32, one volume: torch then keeps away from oneDNN and is eight times slower. In training such a volume goes
+    through as a pair. In inference it does not: there the last bits are to be those of an exported network.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from unittest.mock import patch
 from aps_components import cli
 
 def start(command, **options):
-    process = real(["sleep", "60"])
+    process = real(["sleep", "60"], stdin=options.get("stdin"))
     Path("pid.tmp").write_text(str(process.pid))
     Path("pid.tmp").rename("pid")
     return process
@@ -23,7 +23,7 @@ def start(command, **options):
 real = subprocess.Popen
 bundle, data = sys.argv[1:]
 sys.argv = ["aps", "compare", data, "--bundle", bundle, "--labeled", "4", "--methods", "ours", "--out", "out"]
-with patch("aps_components.comparison.runs.subprocess.Popen", start):
+with patch("aps_components.processes.subprocess.Popen", start):
     cli.main()
 """
 

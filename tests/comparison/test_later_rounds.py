@@ -32,7 +32,7 @@ def train(run):
 
 def finish(run):
     run.result_file.parent.mkdir(parents=True, exist_ok=True)
-    run.result_file.write_text(json.dumps({"minutes": 1.5}))
+    run.result_file.write_text(json.dumps({"minutes": 1.5, "metrics": {}}))
 
 
 def named(runs):

@@ -11,6 +11,7 @@ from workflows import LA
 from aps_components.comparison import compare
 from aps_components.comparison.methods import load_methods
 from aps_components.comparison.runs import CHECKPOINTS, Run, RunStopped
+from aps_components.processes import CommandStopped
 
 
 @pytest.fixture
@@ -87,24 +88,19 @@ def test_a_file_gets_a_line_for_each_epoch(trained, capsys):
     lines = history.read_text().splitlines()
     history.write_text("\n".join(lines[:2]))
 
-    class Training:
-        looks = 0
+    def looks(command, *, look, **_):
+        look()
+        history.write_text("\n".join(lines))
+        look()
 
-        def poll(self):
-            self.looks += 1
-            if self.looks == 3:
-                history.write_text("\n".join(lines))
-            return 0 if self.looks == 4 else None
-
-    with (
-        patch("aps_components.comparison.runs.SECONDS_BETWEEN_LOOKS", 0.01),
-        patch.dict("aps_components.comparison.runs.IN_A_FILE", mininterval=0.0),
-    ):
-        trained._watch(Training(), Event(), with_bar=True)
-        stopped = Event()
-        stopped.set()
-        with pytest.raises(RunStopped, match="prompts/none, seed 3"):
-            trained._watch(Training(), stopped, with_bar=False)
+    with patch.dict("aps_components.comparison.runs.IN_A_FILE", mininterval=0.0):
+        with patch("aps_components.comparison.runs.run_logged", looks):
+            trained._bundle(Event(), "training", ["train.json"])
+        with (
+            patch("aps_components.comparison.runs.run_logged", side_effect=CommandStopped),
+            pytest.raises(RunStopped, match="prompts/none, seed 3"),
+        ):
+            trained._bundle(Event(), "evaluating", ["train.json"])
     printed = [line for line in re.split(r"[\r\n]+", capsys.readouterr().err) if line.strip()]
     begun, *later = printed
     assert begun.startswith("prompts/none, seed 3: 2/3 [00:00<?")
