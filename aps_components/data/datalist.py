@@ -39,6 +39,7 @@ from aps_components.terminal import brief
 Item = dict[str, Any]
 File = str | os.PathLike[str]
 
+DATALIST = "datalist.json"
 PARTS = ("training", "unlabeled", "validation", "test")
 FAULT = "fault"  # of an item that cannot be used: why
 LABEL_BY, HAND, MODELS = "label_by", "hand", "models"
@@ -317,7 +318,7 @@ def _folder(dataset_dir: str | os.PathLike[str]) -> Path:
 
 
 def _datalist_file(root: Path, default: str | os.PathLike[str] | None) -> Path:
-    own = root / "datalist.json"
+    own = root / DATALIST
     if own.is_file():
         return own
     if default is None:

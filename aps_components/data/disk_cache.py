@@ -27,6 +27,7 @@ from monai.transforms import Transform
 from aps_components.data.errors import DataError
 from aps_components.data.identity import identity
 from aps_components.data.remembered import Remembered
+from aps_components.files import expanded
 from aps_components.plain_json import read_json
 
 FORM = 1  # of an entry; another one where a version of this project preprocesses in another way
@@ -60,7 +61,7 @@ class DiskCache:
     """
 
     def __init__(self, folder: str | os.PathLike[str], transforms: Sequence[Callable]) -> None:
-        self.folder = Path(folder).expanduser()
+        self.folder = expanded(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.remembered = Remembered(self.folder)
         self.preprocessing = json.dumps([FORM, monai.__version__, *map(described, transforms)])

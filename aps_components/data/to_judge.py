@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from aps_components.data.case_folder import find_cases
-from aps_components.data.datalist import PARTS, files_of, load_datalist, read_datalist
+from aps_components.data.datalist import DATALIST, PARTS, files_of, load_datalist, read_datalist
 from aps_components.data.errors import DataError
-from aps_components.files import replace_text
+from aps_components.files import expanded, replace_text
 
-DATALIST = "datalist.json"
 KEPT_APART = ("imagesTs", "labelsTs")  # of nnU-Net and the Medical Segmentation Decathlon
 
 
@@ -41,7 +40,7 @@ def dataset_to_judge(
     Raises:
         DataError: there are no scans, none with a label, or ``split`` asks for what a plain folder cannot tell.
     """
-    place = Path(os.path.abspath(Path(data).expanduser()))
+    place = Path(os.path.abspath(expanded(data)))
     if place.is_file():
         return (
             place.parent
@@ -80,7 +79,7 @@ def _absolute(content: dict[str, Any], root: Path) -> dict[str, Any]:
     def anchored(entry: Any) -> Any:
         if isinstance(entry, list):
             return [anchored(one) for one in entry]
-        return os.path.abspath(root / Path(entry).expanduser()) if isinstance(entry, str) else entry
+        return os.path.abspath(root / expanded(entry)) if isinstance(entry, str) else entry
 
     def item(entry: Any) -> Any:
         files = {key: anchored(entry[key]) for key in ("image", "label") if key in entry}

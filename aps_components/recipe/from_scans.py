@@ -18,7 +18,7 @@ from aps_components.bundle.new import NAME, LookedAt, look_at, parse_labels, wri
 from aps_components.bundle.rules import Choice
 from aps_components.data.datalist import Item, relative_item
 from aps_components.data.errors import DataError
-from aps_components.files import sha256_of
+from aps_components.files import expanded, sha256_of
 from aps_components.memory import free_memory
 from aps_components.models import ensure_writable
 from aps_components.options import whole
@@ -137,7 +137,7 @@ def train(
         recipe=recipe,
         options=options,
     )
-    place = Path(os.path.abspath(Path(out).expanduser()))
+    place = Path(os.path.abspath(expanded(out)))
     if dry_run:
         with TemporaryDirectory(prefix="aps_train_") as folder:
             return _planned(wanted, Path(folder))
@@ -169,7 +169,7 @@ def _checked(
     at_once = _jobs(numbers, on_gpu=on_gpu) if jobs is None else whole(least=1)("jobs", jobs)
     names, scans = parse_labels(labels), find_scans(data, images=images, labels_dir=labels_dir)
     return _Wanted(
-        data=Path(os.path.abspath(Path(data).expanduser())),
+        data=Path(os.path.abspath(expanded(data))),
         scans=scans,
         names=names or scans.names,
         budget="gpu" if on_gpu else "cpu",
@@ -193,7 +193,7 @@ def _checked(
 def _weights(pretrained: str | os.PathLike[str] | None) -> Path | None:
     if pretrained is None:
         return None
-    file = Path(os.path.abspath(Path(pretrained).expanduser()))
+    file = Path(os.path.abspath(expanded(pretrained)))
     if not file.is_file():
         raise FileNotFoundError(f"no checkpoint at {file}: give model.pt of a training by --pretrained")
     return file

@@ -64,7 +64,7 @@ def measure_pace(
     working = fmean(sum(each) * commands.recipe.probe_iterations for each in epochs)
     alone = labeled
     if jobs > 1:
-        single = replace(training(jobs, second=True))
+        single = training(jobs, second=True)
         _run([single], threads=all_threads)
         alone = _seconds_by_epoch(single)[-1]
     return Pace(

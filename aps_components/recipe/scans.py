@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from aps_components.data.case_folder import Case, CaseFolder, find_cases
-from aps_components.data.datalist import Item, case_name, files_of, load_datalist, read_datalist
+from aps_components.data.datalist import DATALIST, Item, case_name, files_of, load_datalist, read_datalist
 from aps_components.data.patients import patient_of
+from aps_components.files import expanded
 
-DATALIST = "datalist.json"
 PATIENT = "patient"  # of a case in a datalist: whose scan it is
 
 
@@ -45,7 +45,7 @@ def find_scans(data: str | os.PathLike[str], *, images: str | None = None, label
     Raises:
         DataError: there are none, or what is there does not fit together.
     """
-    place = Path(os.path.abspath(Path(data).expanduser()))
+    place = Path(os.path.abspath(expanded(data)))
     file = place if place.is_file() else place / DATALIST
     if file.is_file() and images is None and labels_dir is None:
         return _listed(file)

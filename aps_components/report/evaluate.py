@@ -12,6 +12,7 @@ from typing import Any
 
 from aps_components.bundle import locate_bundle, require_weights, workflow_command
 from aps_components.data.to_judge import dataset_to_judge
+from aps_components.files import expanded
 from aps_components.models import ensure_writable, read_settings, trained_cases
 from aps_components.plain_json import read_object
 from aps_components.report.evaluated import METRICS_FILE
@@ -58,11 +59,11 @@ def evaluate(
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split {split!r} must be one of {SPLITS}")
-    whole = Path(trained).expanduser() / BUNDLE
+    whole = expanded(trained) / BUNDLE
     root = locate_bundle(whole if whole.is_dir() else trained).resolve()
-    weights = require_weights(root) if checkpoint is None else Path(checkpoint).expanduser().resolve()
+    weights = require_weights(root) if checkpoint is None else expanded(checkpoint).resolve()
     name = re.sub(r"\.json$", "", Path(os.path.abspath(data)).name)
-    folder = Path(out).expanduser() if out else (whole.parent / RESULTS if whole.is_dir() else root / "eval") / name
+    folder = expanded(out) if out else (whole.parent / RESULTS if whole.is_dir() else root / "eval") / name
     known = root / "configs" / "datalist.json"
     labels = read_settings(weights).get("labels") or read_object(root / "configs" / FILES[0])["labels"]
     dataset = dataset_to_judge(data, known=known, labels=labels, work=ensure_writable(folder).resolve(), split=split)

@@ -96,3 +96,8 @@ def test_options_stand_in_the_bundle(tmp_path):
     assert inference == {"overlap": 0.25}
     with pytest.raises(ValueError, match="no option --overlap#x: overlap has nothing inside"):
         set_options(tmp_path, {"overlap#x": 1})
+
+
+def test_the_home_of_nobody_is_a_folder_that_is_not_there():
+    with pytest.raises(DataError, match="nobody_at_all"):
+        find_scans("~nobody_at_all/scans")
