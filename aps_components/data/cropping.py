@@ -1,9 +1,10 @@
-"""Patches of a scan: anywhere in it, or around a voxel of a foreground class."""
+"""Patches of a scan: anywhere in it, where somebody labelled it, or around a voxel of a foreground class."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from monai.config import KeysCollection
 from monai.transforms import (
     ClassesToIndicesd,
@@ -14,9 +15,36 @@ from monai.transforms import (
     Transform,
 )
 
+from aps_components.data.partial import NOT_LABELED
+
 INDICES_SUFFIX = "_class_indices"
+LABELED_SUFFIX = "_labeled_indices"
 INDICES_PER_CLASS = 20_000  # evenly spaced voxels of a class that a patch may lie around; 0.16 MB
 MAX_SEED = 2**32
+
+
+class LabeledToIndicesd(MapTransform):
+    """The voxels that have a label, of a label that is not whole, as a list of one; nothing of a whole one.
+
+    Args:
+        label_key: of the label, [1, D, H, W]; it may be missing.
+        indices_key: of what is added.
+    """
+
+    def __init__(self, label_key: str, *, indices_key: str) -> None:
+        super().__init__(label_key, allow_missing_keys=True)
+        self.indices_key = indices_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Find them."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            labeled = torch.as_tensor(np.asarray(d[key]) != NOT_LABELED).flatten()
+            if not labeled.all():
+                voxels = labeled.nonzero()[:, 0]
+                step = max(1, len(voxels) // INDICES_PER_CLASS)
+                d[self.indices_key] = [voxels[::step]]
+        return d
 
 
 class BalancedCropd(Randomizable, MapTransform):
@@ -25,7 +53,7 @@ class BalancedCropd(Randomizable, MapTransform):
     A small class is in hardly any patch that may lie anywhere. nnU-Net makes sure in the same way that a third of its
     patches show foreground (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z). At the scan's edge the patch is
     moved inwards until it fits, and the voxel lies off its centre. Cases without a label or without foreground give
-    patches from anywhere.
+    patches from anywhere. All other patches of a label that is not whole lie around a voxel that has one, as in nnU-Net.
 
     Args:
         keys: to crop, all with the same [D, H, W]; missing ones are skipped.
@@ -34,6 +62,7 @@ class BalancedCropd(Randomizable, MapTransform):
         label_key: whose classes count.
         num_classes: background included.
         indices_key: holds the voxels of each class, as MONAI's ClassesToIndicesd gives them; removed from the item.
+        labeled_key: holds those that have a label, see `LabeledToIndicesd`; removed as well.
     """
 
     def __init__(
@@ -45,9 +74,10 @@ class BalancedCropd(Randomizable, MapTransform):
         label_key: str,
         num_classes: int,
         indices_key: str,
+        labeled_key: str = "",
     ) -> None:
         super().__init__(keys, allow_missing_keys=True)
-        self.share, self.indices_key = _share(share), indices_key
+        self.share, self.indices_key, self.labeled_key = _share(share), indices_key, labeled_key
         self.anywhere = RandSpatialCropd(keys, roi_size, random_size=False, allow_missing_keys=True)
         self.around_class = RandCropByLabelClassesd(
             keys,
@@ -60,11 +90,21 @@ class BalancedCropd(Randomizable, MapTransform):
             allow_smaller=True,
             warn=False,  # a case need not hold every class
         )
+        self.around_labeled = RandCropByLabelClassesd(
+            keys,
+            label_key,
+            roi_size,
+            ratios=[1],
+            num_classes=1,
+            indices_key=labeled_key,
+            allow_missing_keys=True,
+            allow_smaller=True,
+        )
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> "BalancedCropd":
         """Seed the choice between the two crops and each crop on its own, as MONAI's Compose does."""
         super().set_random_state(seed, state)
-        for crop in (self.anywhere, self.around_class):
+        for crop in (self.anywhere, self.around_class, self.around_labeled):
             crop.set_random_state(seed=self.R.randint(MAX_SEED, dtype="uint32"))
         return self
 
@@ -72,10 +112,13 @@ class BalancedCropd(Randomizable, MapTransform):
         """Crop."""
         d = dict(data)
         balanced = self.R.random() < self.share
+        labeled = d.pop(self.labeled_key, [()])
         foreground = d.get(self.indices_key, [])[1:]
         if balanced and any(len(voxels) for voxels in foreground):
             return self.around_class(d)[0]
         d.pop(self.indices_key, None)
+        if len(labeled[0]):
+            return self.around_labeled({**d, self.labeled_key: labeled})[0]
         return self.anywhere(d)
 
 
@@ -87,7 +130,8 @@ def crop_transforms(
     Args:
         keys: to crop; missing ones are skipped.
         roi_size: patch size.
-        balanced_crops: share of the patches around a foreground voxel; 0 is MONAI's RandSpatialCropd alone.
+        balanced_crops: share of the patches around a foreground voxel; 0 is MONAI's RandSpatialCropd alone, whatever
+            has a label.
         label_key: whose classes count.
         num_classes: background included.
     """
@@ -107,8 +151,9 @@ def crop_transforms(
         label_key=label_key,
         num_classes=num_classes,
         indices_key=label_key + INDICES_SUFFIX,
+        labeled_key=label_key + LABELED_SUFFIX,
     )
-    return [find_voxels, crop]
+    return [find_voxels, LabeledToIndicesd(label_key, indices_key=label_key + LABELED_SUFFIX), crop]
 
 
 def _share(balanced_crops: float) -> float:

@@ -30,9 +30,10 @@ from aps_components.data.remembered import Remembered
 from aps_components.files import expanded
 from aps_components.plain_json import read_json
 
-FORM = 1  # of an entry; another one where a version of this project preprocesses in another way
+FORM = 2  # of an entry; another one where a version of this project preprocesses in another way
 DIGITS = 32
 FACTS = "facts.json"
+PARTS = "parts"  # of a list of tensors: their lengths
 PASSED_OVER = ("lazy", "noted", "tracing")  # attributes of transforms that change nothing of what they do
 
 
@@ -44,12 +45,18 @@ class Stored(NamedTuple):
     def opened(self) -> dict[str, Any]:
         """Its volumes, which are read where something of them is needed, and may be written to in memory."""
         facts = read_json(self.place / FACTS)
-        item: dict[str, Any] = {}
-        for key, about in facts.items():
-            voxels = torch.from_numpy(np.load(self.place / f"{key}.npy", mmap_mode="c"))
-            meta = {"filename_or_obj": about["file"]}
-            item[key] = MetaTensor(voxels, affine=torch.tensor(about["affine"], dtype=torch.float64), meta=meta)
-        return item
+        return {key: _opened(self.place / f"{key}.npy", about) for key, about in facts.items()}
+
+
+def _opened(file: Path, about: Mapping[str, Any]) -> Any:
+    """A volume, a plain tensor, or a list of these: what :func:`_fill` wrote."""
+    values = torch.from_numpy(np.load(file, mmap_mode="c"))
+    if PARTS in about:
+        return list(values.split(about[PARTS]))
+    if "affine" not in about:
+        return values
+    affine = torch.tensor(about["affine"], dtype=torch.float64)
+    return MetaTensor(values, affine=affine, meta={"filename_or_obj": about["file"]})
 
 
 class DiskCache:
@@ -125,9 +132,15 @@ def _name(value: Any) -> str:
 
 
 def _fill(work: Path, item: Mapping[str, Any]) -> None:
-    volumes = {}
+    facts: dict[str, dict[str, Any]] = {}
     for key, value in item.items():
         if isinstance(value, MetaTensor):
             np.save(work / f"{key}.npy", np.ascontiguousarray(value.as_tensor().numpy()))
-            volumes[key] = {"affine": value.affine.tolist(), "file": str(value.meta.get("filename_or_obj", ""))}
-    (work / FACTS).write_text(json.dumps(volumes))
+            facts[key] = {"affine": value.affine.tolist(), "file": str(value.meta.get("filename_or_obj", ""))}
+        elif isinstance(value, list) and value and all(isinstance(part, torch.Tensor) for part in value):
+            np.save(work / f"{key}.npy", torch.cat(value).numpy())
+            facts[key] = {PARTS: [len(part) for part in value]}
+        elif isinstance(value, torch.Tensor):
+            np.save(work / f"{key}.npy", value.numpy())
+            facts[key] = {}
+    (work / FACTS).write_text(json.dumps(facts))

@@ -35,13 +35,18 @@ def dataset(items, cache_dir=None, **options):
     return SeededCacheDataset(items, transforms(**given), cache_dir=cache_dir, progress=False)
 
 
-def test_samples_are_those_of_the_cache_in_memory(items, tmp_path):
-    memory, disk = dataset(items), dataset(items, tmp_path / "cache")
-    again = dataset(items, tmp_path / "cache")
+@pytest.mark.parametrize("balanced_crops", [0.0, 1.0])
+@pytest.mark.parametrize("said", [{}, {"labeled_slices": [1, 9, 30]}, {"labeled_classes": [1]}])
+def test_samples_are_those_of_the_cache_in_memory(items, tmp_path, balanced_crops, said):
+    items[0] |= said
+    options = {"balanced_crops": balanced_crops, "num_classes": 3}
+    memory, disk = dataset(items, **options), dataset(items, tmp_path / "cache", **options)
+    again = dataset(items, tmp_path / "cache", **options)
     for key in [SampleKey(0, 5), SampleKey(1, 6), SampleKey(0, 5)]:
         expected, found, third = memory[key], disk[key], again[key]
         assert found.keys() == expected.keys()
         assert found["name"] == expected["name"]
+        assert torch.equal(*(sample.get("undrawn", torch.zeros(1)) for sample in (found, expected)))
         for volume in {"image", "label"} & expected.keys():
             assert found[volume].dtype == expected[volume].dtype
             assert torch.equal(found[volume], expected[volume])
