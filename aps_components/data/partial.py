@@ -8,7 +8,7 @@ the background beside such classes is "background, or one of these".
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +89,7 @@ class Partial:
             empty = ~((classes != 0) & ~without).any(axis=others)
         else:
             empty = np.ones(values.shape[axis], dtype=bool)
-            empty[list(self.slices)] = False
+            empty[np.array(self.slices, dtype=int)] = False
         return without | np.expand_dims(empty, others)
 
     def faults(self, file: str, shape: tuple[int, ...]) -> Iterator[str]:
@@ -101,7 +101,7 @@ class Partial:
             )
 
 
-def label_item(item: Mapping[str, Any]) -> dict[str, Any]:
+def label_item(item: Mapping[str, Any]) -> dict[Hashable, Any]:
     """The label of an item and what is said of it, without its image."""
     return {key: item[key] for key in ("label", *KEYS) if key in item}
 
@@ -168,7 +168,7 @@ def _slices(value: Any, *, labels: Mapping[int, str], where: str) -> Any:
     known = not isinstance(value, Mapping) or set(value) <= {AXIS, INDICES}
     if axis not in (0, 1, 2) or not known or not (numbers or indices == DRAWN):
         raise DataError(
-            f'{where}: {SLICES} is {brief(repr(value))}; it must be the numbers of the labelled slices, from 0 on, or '
+            f"{where}: {SLICES} is {brief(repr(value))}; it must be the numbers of the labelled slices, from 0 on, or "
             f'"{DRAWN}" for those that hold something, or {{"{AXIS}": 0, "{INDICES}": ...}} across another axis'
         )
     return value

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from aps_components.data.partial import NOT_LABELED, table_of
 from aps_components.evaluation.metrics import foreground_regions, volume_ratio
 from aps_components.evaluation.trained import TrainedModel, load_trained
+from aps_components.evaluation.truth import undrawn_of
 from aps_components.label_map import keep_largest_component, likeliest_class
 from aps_components.models import ensure_writable, read_settings, save_model
 from aps_components.models.decision import Decision
@@ -61,11 +63,11 @@ def calibrate(
     share = MOST_VALUES / model.network.num_classes / len(items)
     answers = [_answer(model, item, share=share) for item in tqdm(items, unit="scan")]
     decision.cpu()  # where the answers are
-    label = torch.cat([answer["label"] for answer in answers], dim=-1)
+    label, undrawn = (torch.cat([answer[name] for answer in answers], dim=-1) for name in ("label", "undrawn"))
     lines = []
     for name in Decision.MODELS:
         logits = torch.cat([answer[name] for answer in answers], dim=-1)
-        said = fit_offsets(decision, logits, label, name, labels=model.labels)
+        said = fit_offsets(decision, logits, label, name, labels=model.labels, undrawn=undrawn)
         lines += [f"Model {name.upper()}, {line}" for line in said]
     answering = {f"inference_{key}": value for key, value in (options or {}).items() if key in ANSWERS}
     save_model(model.network.state_dict(), {**read_settings(checkpoint), **answering}, target)
@@ -73,27 +75,38 @@ def calibrate(
 
 
 def _answer(model: TrainedModel, item: Mapping[str, Any], *, share: float) -> dict[str, Tensor]:
-    """Both models' log-probabilities [1, C, 1, 1, N] and the label [1, 1, 1, 1, N] of at most ``share`` voxels."""
+    """Both models' log-probabilities [1, C, 1, 1, N], the label [1, 1, 1, 1, N] and the classes that nobody drew, as
+    bool [1, C, 1, 1, N], of at most ``share`` voxels."""
     data = model.preprocessing(item)
     prediction = model.inferer.predict(data["image"].as_tensor()[None].to(model.device), model.network)
     answers = {"a": prediction.probabilities_a, "b": prediction.probabilities_b}
     volumes = {name: answer.cpu().clamp_min(1e-6).log() for name, answer in answers.items()}
     if model.largest_component:
         volumes = {name: of_largest_pieces(volume) for name, volume in volumes.items()}
-    volumes["label"] = data["label"].as_tensor()[None].long()
+    volumes |= label_and_undrawn(data, classes=model.network.num_classes)
     return {name: thinned(volume, share=share) for name, volume in volumes.items()}
 
 
+def label_and_undrawn(loaded: Mapping[Any, Any], *, classes: int) -> dict[str, Tensor]:
+    """Of a loaded item: ``label`` [1, 1, D, H, W], and ``undrawn``, bool [1, C, D, H, W], the same everywhere."""
+    label = loaded["label"].as_tensor()[None].long()
+    table = table_of(undrawn_of(loaded))[:classes]
+    return {"label": label, "undrawn": table.view(1, -1, 1, 1, 1).expand(1, classes, *label.shape[2:])}
+
+
 def fit_offsets(
-    decision: Decision, logits: Tensor, label: Tensor, model: str, *, labels: Mapping[int, str]
+    decision: Decision, logits: Tensor, label: Tensor, model: str, *, labels: Mapping[int, str], undrawn: Tensor
 ) -> list[str]:
     """Set a model's offsets (:meth:`Decision.fit`), and say for each foreground class what that does to its volume."""
-    offsets = decision.fit(logits, label, model)
+    offsets = decision.fit(logits, label, model, undrawn=undrawn)
+    told = ((label != NOT_LABELED) & ~undrawn).numpy()
     without, with_it = (likeliest_class(scores, dim=1)[:, 0].numpy() for scores in (logits, decision(logits, model)))
     lines = []
     for region in foreground_regions(labels):
         true = region.mask(label[:, 0].numpy())
-        was, now = (100 * volume_ratio(region.mask(found), true) for found in (without, with_it))
+        was, now = (
+            100 * volume_ratio(region.mask(found) & told[:, region.classes[0]], true) for found in (without, with_it)
+        )
         lines.append(
             f"{region.name}: offset {offsets[region.classes[0]]:+.2f}, {was:.1f} % of the true volume without, "
             f"{now:.1f} % with it"

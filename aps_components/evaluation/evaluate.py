@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from aps_components.data import LoadVolumed, case_name
 from aps_components.data.label_values import LabelValues
-from aps_components.evaluation.metrics import ClassMetrics, foreground_regions, region_metrics
+from aps_components.evaluation.metrics import ClassMetrics, Region, foreground_regions, region_metrics
 from aps_components.evaluation.predictors import PREDICTORS, prompt_precision
 from aps_components.evaluation.report import VARIANTS, EvaluationReport
 from aps_components.evaluation.scan_record import Answered, WorstCases, doubt, scan_record
+from aps_components.evaluation.truth import Truth
 from aps_components.inference import InvertToLabelMapd, PromptedSlidingWindowInferer, PromptPoint
 from aps_components.label_map import keep_largest_component
 from aps_components.models import AutoPromptSeg, ensure_writable
@@ -30,6 +31,7 @@ class Evaluation:
     """Segments labelled scans and compares: A, B and their average, raw and with the largest component alone.
 
     With a network whose predictor is ``a``, neither Model B nor the samples for its prompts run; A alone is measured.
+    Of a label that is not whole the labelled voxels count, and the classes that were drawn.
 
     Args:
         items: with ``image`` and ``label`` files; those without a label are passed over.
@@ -103,23 +105,24 @@ class Evaluation:
 
     def _add(self, report: EvaluationReport, item: Mapping[str, Any]) -> None:
         data = self.preprocessing({"image": item["image"]})
-        label = self.load_label({"label": item["label"]})["label"]
-        truth = np.asarray(label[0])
-        spacing = [float(size) for size in label.pixdim]
+        truth = Truth.load(item, self.load_label)
+        regions = [region for region in self.regions if truth.tells(region)]
         probabilities, points, doubts = self._predict(data["image"].as_tensor()[None].to(self.device))
-        to_voxel = np.linalg.inv(np.asarray(label.affine)) @ np.asarray(data["image"].affine)
-        precision = [prompt_precision(points, truth, region=r, to_voxel=to_voxel) for r in self.regions]
+        to_voxel = np.linalg.inv(truth.affine) @ np.asarray(data["image"].affine)
+        precision = [prompt_precision(points, truth.label_map, region=r, to_voxel=to_voxel) for r in regions]
         answering = self.answering if self.answering in probabilities else next(iter(probabilities))
         for predictor in list(probabilities):  # one after the other: on the scan's own grid they are large
             own = self.to_label_map({"pred": probabilities.pop(predictor), "image": data["image"]})
             label_map = np.asarray(own["pred"][0])
-            measured = self._measured(label_map, truth, spacing=spacing)
+            measured = self._measured(label_map, truth, regions)
             for variant, metrics in measured.items():
                 for entry, share in zip(metrics, precision, strict=True):
                     report.add(case_name(item), [entry], variant=variant, predictor=predictor, prompt_precision=share)
             if predictor == answering:
-                answered = Answered(item, label_map, np.asarray(own["confidence"][0]), truth, np.asarray(label.affine))
-                self.scans.append(scan_record(answered, spacing=spacing, doubts=doubts, predictor=predictor))
+                answered = Answered(item, label_map, np.asarray(own["confidence"][0]), truth)
+                self.scans.append(scan_record(answered, doubts=doubts, predictor=predictor))
+                if not regions:
+                    continue
                 dice = float(np.mean([entry.dice for entry in measured[self.answering_variant]]))
                 cleaned = self.answering_variant != VARIANTS[0]
                 self.worst_cases.add(answered, dice=dice, labels=self.labels, largest_component=cleaned)
@@ -134,16 +137,22 @@ class Evaluation:
         return probabilities, prediction.prompts, doubt(prediction)
 
     def _measured(
-        self, prediction: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float]
+        self, prediction: np.ndarray, truth: Truth, regions: Sequence[Region]
     ) -> dict[str, list[ClassMetrics]]:
         """Every region, by variant."""
         measured: dict[str, list[ClassMetrics]] = {variant: [] for variant in VARIANTS}
-        for region in self.regions:
-            mask, true_mask = region.mask(prediction), region.mask(truth)
+        labeled = None if truth.covers_scan else truth.labeled
+        for region in regions:
+            mask, true_mask = region.mask(prediction), region.mask(truth.label_map)
+
+            def metrics_of(
+                found: np.ndarray, region: Region = region, true_mask: np.ndarray = true_mask
+            ) -> ClassMetrics:
+                return region_metrics(found, true_mask, region=region, spacing=truth.spacing, labeled=labeled)
+
             largest = keep_largest_component(mask.astype(np.uint8), num_classes=2) > 0
-            raw = region_metrics(mask, true_mask, region=region, spacing=spacing)
-            in_one_piece = np.array_equal(mask, largest)
-            of_largest = raw if in_one_piece else region_metrics(largest, true_mask, region=region, spacing=spacing)
+            raw = metrics_of(mask)
+            of_largest = raw if np.array_equal(mask, largest) else metrics_of(largest)
             for variant, metrics in zip(VARIANTS, (raw, of_largest), strict=True):
                 measured[variant].append(metrics)
         return measured

@@ -17,6 +17,7 @@ from aps_components.data import case_name
 from aps_components.data.datalist import files_of
 from aps_components.data.nifti import channels_of, read_scan
 from aps_components.evaluation.preview import save_preview
+from aps_components.evaluation.truth import Truth
 from aps_components.evaluation.uncertainty.maps import surface_band
 from aps_components.evaluation.uncertainty.measures import Calibration
 from aps_components.inference import VolumePrediction
@@ -36,32 +37,29 @@ class Answered:
     label_map: NDArray[np.integer]
     confidence: NDArray[np.floating]
     """Of the likeliest class, [D, H, W]."""
-    truth: NDArray[np.integer]
-    affine: NDArray[np.floating]
+    truth: Truth
 
     @property
     def voxel_ml(self) -> float:
         """Volume of a voxel."""
-        return float(abs(np.linalg.det(self.affine[:3, :3])) / MM3_PER_ML)
+        return float(abs(np.linalg.det(self.truth.affine[:3, :3])) / MM3_PER_ML)
 
 
-def scan_record(
-    scan: Answered, *, spacing: Sequence[float], doubts: Mapping[str, float | None], predictor: str
-) -> dict[str, Any]:
+def scan_record(scan: Answered, *, doubts: Mapping[str, float | None], predictor: str) -> dict[str, Any]:
     """Shape, voxel size, mean uncertainty and calibration near the surfaces, of JSON's types.
 
     Args:
         scan: answered by ``predictor``.
-        spacing: of its voxels, mm.
         doubts: see :func:`doubt`.
         predictor: whose answer it is.
     """
-    band = surface_band(scan.truth, scan.label_map, reach_mm=BAND_MM, spacing=spacing)
-    bins = Calibration.of(scan.confidence[band], (scan.label_map == scan.truth)[band])
+    truth = scan.truth.completed(scan.label_map)
+    band = surface_band(truth, scan.label_map, reach_mm=BAND_MM, spacing=scan.truth.spacing) & scan.truth.certain
+    bins = Calibration.of(scan.confidence[band], (scan.label_map == truth)[band])
     return {
         "case": case_name(scan.item),
-        "shape": list(scan.truth.shape),
-        "spacing_mm": [round(float(size), 4) for size in spacing],
+        "shape": list(truth.shape),
+        "spacing_mm": [round(size, 4) for size in scan.truth.spacing],
         "voxel_ml": scan.voxel_ml,
         "uncertainty": dict(doubts),
         "calibration": {
@@ -136,9 +134,9 @@ def _draw(file: Path, scan: Answered, dice: float, labels: Mapping[int, str], la
         file,
         image=channels_of(read_scan(files_of(scan.item["image"])[0]))[0],
         label_map=label_map,
-        affine=scan.affine,
+        affine=scan.truth.affine,
         volumes={label: (name, sizes[label] * scan.voxel_ml) for label, name in labels.items() if label > 0},
-        truth=scan.truth,
+        truth=scan.truth.completed(label_map),
         title=f"{case_name(scan.item)}, Dice {100 * dice:.1f} %",
         note="In colour: the answer. Dashed, white: the truth. All planes go through the thickest error.",
     )

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from aps_components.data import DataError
 from aps_components.data.datalist import FAULT
+from aps_components.data.partial import NOT_LABELED, UNDRAWN
 from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.label_map import likeliest_class
 from aps_components.models import AutoPromptSeg
@@ -36,7 +37,8 @@ class PromptedEvaluator(SupervisedEvaluator):
 
     Volumes go through one at a time. ``engine.state.output`` is a list of one dictionary: ``pred``, ``pred_a`` and
     ``pred_b`` (probabilities, [C, D, H, W]), ``epistemic`` and ``aleatoric`` ([1, D, H, W]), ``prompts``, and ``label``
-    if there is one. A batch that is a "fault", of ``aps_components.data.ScansToSegment``, is passed over.
+    if there is one, with ``undrawn`` where some classes were not drawn. A batch that is a "fault", of
+    ``aps_components.data.ScansToSegment``, is passed over.
 
     Args:
         device: to run on.
@@ -98,8 +100,7 @@ class PromptedEvaluator(SupervisedEvaluator):
             output["prompts"] = prediction.prompts
         else:
             output = {"pred": self.inferer(image, self.network)[0]}
-        if "label" in batchdata:
-            output["label"] = batchdata["label"][0]
+        output |= {key: batchdata[key][0] for key in ("label", UNDRAWN) if key in batchdata}
         engine.state.batch, engine.state.output = decollate_batch(batchdata), [output]
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
@@ -116,6 +117,8 @@ class PromptedEvaluator(SupervisedEvaluator):
 def dice_metric(key: str, *, num_classes: int) -> MeanDice:
     """Mean foreground Dice of one of :class:`PromptedEvaluator`'s outputs, on the network's grid, as an ignite metric.
 
+    Voxels without a label do not count, and neither does a class that a label does not hold.
+
     Args:
         key: ``pred``, ``pred_a`` or ``pred_b``.
         num_classes: C, background included.
@@ -124,6 +127,9 @@ def dice_metric(key: str, *, num_classes: int) -> MeanDice:
     def one_hot_pair(outputs: Sequence[Mapping[str, Any]]) -> tuple[list[Tensor], list[Tensor]]:
         predicted = [likeliest_class(output[key], dim=0) for output in outputs]
         labels = [torch.as_tensor(output["label"]).to(guess) for output, guess in zip(outputs, predicted, strict=True)]
+        for guess, label in zip(predicted, labels, strict=True):
+            guess[label == NOT_LABELED] = 0
+        labels = [label % NOT_LABELED for label in labels]
         return (
             [one_hot(guess, num_classes, dim=0) for guess in predicted],
             [one_hot(label, num_classes, dim=0) for label in labels],
@@ -133,7 +139,10 @@ def dice_metric(key: str, *, num_classes: int) -> MeanDice:
 
 
 class PromptPrecisionMetric(Metric):
-    """Share of the point prompts, background's included, that lie in their own class; NaN without points."""
+    """Share of the point prompts, background's included, that lie in their own class; NaN without points.
+
+    Points where the label leaves the class open do not count.
+    """
 
     @reinit__is_reduced
     def reset(self) -> None:
@@ -145,7 +154,8 @@ class PromptPrecisionMetric(Metric):
     def update(self, outputs: Sequence[Mapping[str, Any]]) -> None:
         """Count the points of some volumes: ``prompts`` and ``label`` [1, D, H, W] of each."""
         for output in outputs:
-            label, points = output["label"][0], output["prompts"]
+            label, undrawn = output["label"][0], output.get(UNDRAWN)
+            points = [point for point in output["prompts"] if not _left_open(int(label[point.voxel]), undrawn)]
             self._total += len(points)
             self._correct += sum(int(label[point.voxel]) == point.label for point in points)
 
@@ -153,6 +163,11 @@ class PromptPrecisionMetric(Metric):
     def compute(self) -> float:
         """The share in [0, 1]."""
         return float(self._correct / self._total)
+
+
+def _left_open(value: int, undrawn: Tensor | None) -> bool:
+    """Whether a voxel of a label may have another class, too."""
+    return value == NOT_LABELED or (value == 0 and undrawn is not None and bool(undrawn.any()))
 
 
 def validation_metrics(num_classes: int) -> dict[str, Metric]:
