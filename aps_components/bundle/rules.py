@@ -283,8 +283,11 @@ def propose_largest_component(shares: Mapping[str, Sequence[float]]) -> Choice:
     """Whether every class is one connected piece.
 
     Args:
-        shares: class name to, per case, the share of the class that lies in its largest piece.
+        shares: class name to, per case whose whole scan is labelled, the share of the class that lies in its largest
+            piece.
     """
+    if unknown := [name for name, found in shares.items() if not found]:
+        return Choice(False, f"no label of a whole scan tells in how many pieces these are: {listed(unknown)}")
     broken = [name for name, found in shares.items() if sum(s >= ONE_PIECE for s in found) < NEARLY_ALL * len(found)]
     if broken:
         return Choice(False, f"in several pieces in more than 10 % of the cases: {listed(broken)}")

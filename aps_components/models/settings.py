@@ -163,7 +163,7 @@ TYPES: Mapping[str, tuple[Check, str]] = {
     "inference_mirror_axes": (_are_axes, "a list of the axes 0, 1 and 2"),
     "inference_predictor": (lambda value: value in get_args(Predictor), f"one of {', '.join(get_args(Predictor))}"),
     "predictor": (lambda value: value in get_args(Predictor), f"one of {', '.join(get_args(Predictor))}"),
-    "labeled_count": (_or_none(_is_whole), "a whole number from 0 on, or null"),
+    **dict.fromkeys(("labeled_count", "ignore"), (_or_none(_is_whole), "a whole number from 0 on, or null")),
     "labeled_by_hand": (_or_none(_is_whole), "a whole number from 0 on, or null"),
     **dict.fromkeys(("untrained", "train_a", "largest_component"), (_is_truth, "true or false")),
     "backbone": (_is_text, "a word"),

@@ -33,7 +33,7 @@ def parsed(text):
         block(fusion="cafa"),
         block(strides=THICK, kernel_sizes=[[3, 3, 1]] * 5, roi_size=[144, 144, 8], augmentation="strong_in_plane"),
         block(backbone="residual_encoder", strides=[[2, 2, 1]] * 5, roi_size=[64, 96, 5]),
-        block(labels={str(value): f"class number {value}" for value in range(256)}),
+        block(labels={str(value): f"class number {value}" for value in range(255)}),
     ],
 )
 def test_text_holds_every_value_in_order(given):
