@@ -205,12 +205,12 @@ def _centres(facts: CaseFacts) -> Centres:
     return {value: entry.centre for value, entry in (facts.classes or {}).items()}
 
 
-def _largest_shares(fingerprint: Fingerprint, value: int) -> list[float]:
-    """Of a class; how slices or scribbles hang together nobody knows. A class that is nowhere is no matter."""
-    if not fingerprint.of_class(value):
-        return [1.0]
+def _largest_shares(fingerprint: Fingerprint, value: int) -> list[float] | None:
+    """Of a class, in scans that are labelled all over; None where it is in others alone: how slices hang together
+    nobody knows."""
     covered = [facts.classes for facts in fingerprint.labelled if facts.covers_scan and facts.classes]
-    return [classes[value].largest_share for classes in covered if value in classes]
+    shares = [classes[value].largest_share for classes in covered if value in classes]
+    return None if fingerprint.of_class(value) and not shares else shares
 
 
 def _warnings(fingerprint: Fingerprint, voxels: Mapping[int, int], names: Mapping[int, str]) -> list[str]:

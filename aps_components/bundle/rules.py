@@ -279,16 +279,17 @@ def propose_balanced_crops(
     )
 
 
-def propose_largest_component(shares: Mapping[str, Sequence[float]]) -> Choice:
+def propose_largest_component(shares: Mapping[str, Sequence[float] | None]) -> Choice:
     """Whether every class is one connected piece.
 
     Args:
         shares: class name to, per case whose whole scan is labelled, the share of the class that lies in its largest
-            piece.
+            piece; None where there is no such case.
     """
-    if unknown := [name for name, found in shares.items() if not found]:
+    known = {name: found for name, found in shares.items() if found is not None}
+    if unknown := [name for name in shares if name not in known]:
         return Choice(False, f"no label of a whole scan tells in how many pieces these are: {listed(unknown)}")
-    broken = [name for name, found in shares.items() if sum(s >= ONE_PIECE for s in found) < NEARLY_ALL * len(found)]
+    broken = [name for name, found in known.items() if sum(s >= ONE_PIECE for s in found) < NEARLY_ALL * len(found)]
     if broken:
         return Choice(False, f"in several pieces in more than 10 % of the cases: {listed(broken)}")
     return Choice(True, "every class is in one piece in at least 90 % of its cases")

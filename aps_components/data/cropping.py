@@ -53,7 +53,7 @@ class BalancedCropd(Randomizable, MapTransform):
     A small class is in hardly any patch that may lie anywhere. nnU-Net makes sure in the same way that a third of its
     patches show foreground (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z). At the scan's edge the patch is
     moved inwards until it fits, and the voxel lies off its centre. Cases without a label or without foreground give
-    patches from anywhere. All other patches of a label that is not whole lie around a voxel that has one, as in nnU-Net.
+    patches from anywhere. All other patches of a label that is not whole lie around a labelled voxel, as in nnU-Net.
 
     Args:
         keys: to crop, all with the same [D, H, W]; missing ones are skipped.

@@ -81,7 +81,7 @@ class CaseFacts:
         shape, spacing: along x, y, z; voxels and mm.
         intensity: None where only the header was read.
         classes: by value in the label file, background left out; None without a label.
-        labeled_voxels: that have a label, of a label.
+        unlabeled_voxels: that a label leaves out.
         drawn: the classes that were drawn; None for all.
     """
 
@@ -90,13 +90,18 @@ class CaseFacts:
     spacing: Triple
     intensity: IntensityFacts | None
     classes: dict[int, ClassFacts] | None
-    labeled_voxels: int = 0
+    unlabeled_voxels: int = 0
     drawn: tuple[int, ...] | None = None
+
+    @property
+    def labeled_voxels(self) -> int:
+        """That a label does not leave out."""
+        return math.prod(self.shape) - self.unlabeled_voxels
 
     @property
     def covers_scan(self) -> bool:
         """Whether every voxel has a label."""
-        return self.labeled_voxels == math.prod(self.shape)
+        return not self.unlabeled_voxels
 
 
 @dataclass(frozen=True)
@@ -251,20 +256,20 @@ def _facts(root: Path, case: Case, *, in_full: bool, partial: Partial) -> CaseFa
     order = np.argsort(axes[:, 0])
     shape = np.array(geometry.shape)[order].tolist()
     spacing = np.array(geometry.spacing)[order].round(6).tolist()
-    labels, labeled = _read_label(root, case.label, partial) if case.label else (None, 0)
+    labels, unlabeled = _read_label(root, case.label, partial) if case.label else (None, 0)
     return CaseFacts(
         case=case,
         shape=(shape[0], shape[1], shape[2]),
         spacing=(spacing[0], spacing[1], spacing[2]),
         intensity=_intensity(root, case, labels) if in_full else None,
         classes=None if labels is None else dict(_classes(labels, axes, float(np.prod(spacing)) / 1000)),
-        labeled_voxels=labeled,
+        unlabeled_voxels=unlabeled,
         drawn=partial.classes,
     )
 
 
 def _read_label(root: Path, file: str, partial: Partial) -> tuple[NDArray[np.int32], int]:
-    """A label's values, [X, Y, Z] in the file's own axes, 0 where nobody labelled; and how many voxels somebody did."""
+    """A label's values, [X, Y, Z] in the file's own axes, 0 where nobody labelled; and how many voxels those are."""
     values = read_scan(root / file).voxels
     values = values.reshape(values.shape[:3])
     top = float(values.max())
@@ -275,14 +280,11 @@ def _read_label(root: Path, file: str, partial: Partial) -> tuple[NDArray[np.int
     if top > LARGEST_VALUE:
         raise DataError(f"{file}: holds values up to {top:g}; a label holds class numbers: is it a scan?")
     labels = np.rint(values).astype(np.int32) if values.dtype.kind == "f" else values.astype(np.int32)
-    labeled = labels.size
-    if not partial.is_whole:
-        unlabeled = partial.unlabeled(labels, labels)
-        labels[unlabeled] = 0
-        labeled -= int(np.count_nonzero(unlabeled))
+    unlabeled = partial.unlabeled(labels, labels)
+    labels[unlabeled] = 0
     if (count := np.count_nonzero(np.bincount(labels.ravel())[1:])) > MOST_VALUES:
         raise DataError(f"{file}: holds {count} classes; at most {MOST_VALUES} can be told apart: is it a scan?")
-    return labels, labeled
+    return labels, int(np.count_nonzero(unlabeled))
 
 
 def _intensity(root: Path, case: Case, labels: NDArray[np.int32] | None) -> IntensityFacts:

@@ -96,7 +96,7 @@ class Partial:
         """What does not fit a label file of this shape [X, Y, Z]."""
         if isinstance(self.slices, tuple) and (outside := [n for n in self.slices if n >= shape[self.axis]]):
             yield (
-                f"{file}: {SLICES} names {brief(outside)}, but it has {shape[self.axis]} slices along axis {self.axis}, "
+                f"{file}: {SLICES} names {brief(outside)}, but along axis {self.axis} it has {shape[self.axis]} slices, "
                 "counted from 0; mend the datalist"
             )
 

@@ -105,7 +105,7 @@ def test_a_faulty_block_names_its_file(tmp_path):
         ({"labels": {"0": "a", "2": "b"}}, "labels {'0': 'a', '2': 'b'} must map \"0\", \"1\", ... in order"),
         ({"labels": {"1": "b", "0": "a"}}, 'must map "0", "1", ... in order and without a gap'),
         ({"labels": ["a", "b"]}, "labels ['a', 'b'] must map"),
-        ({"labels": {"0": "a"}}, "has 1 classes: give the background and 1 to 255 others"),
+        ({"labels": {"0": "a"}}, "has 1 classes: give the background and 1 to 254 others"),
         ({"labels": {"0": "a", "1": "a"}}, "gives the name 'a' twice"),
         ({"labels": {"0": "a", "1": "$print(1)"}}, "labels has the name '$print(1)': take a text without"),
         ({"labels": {"0": "a", "1": " "}}, "labels has the name ' '"),

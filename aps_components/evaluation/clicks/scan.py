@@ -69,9 +69,9 @@ class Annotator:
                 class open.
 
         Returns:
-            ``dice`` and ``nsd``, percent, before the first and after every click, NaN where a label does not tell; of every click whether it was
-            ``obeyed`` at once, ``kept`` ever after and ``harmful``; ``first_ms`` and ``click_ms``; ``listening``, None
-            where it is not measured.
+            ``dice`` and ``nsd``, percent, before the first and after every click, NaN where a label does not tell; of
+            every click whether it was ``obeyed`` at once, ``kept`` ever after and ``harmful``; ``first_ms`` and
+            ``click_ms``; ``listening``, None where it is not measured, as on a label that is not whole.
         """
         load = LoadVolumed("label", num_classes=self.num_classes, label_values=self.label_values)
         known = Truth.load(item, load)
