@@ -31,7 +31,7 @@ def new_bundle(
         spacing: voxel size in mm, such as "[1,1,3]", instead of the proposed one.
         roi_size: patch size in voxels, such as "[96,96,64]", instead of the proposed one.
         seed: decides which labelled cases are for validation.
-        labeled_slices: "drawn" if slices that hold nothing were not labelled; "drawn:0" along another axis of the files.
+        labeled_slices: "drawn" if slices that hold nothing were not labelled; "drawn:0" along axis 0 of the files.
     """
     from aps_components.bundle.new import new_bundle as write
 

@@ -48,7 +48,7 @@ def train(
         jobs: trainings at once; by default one on a GPU, and on a CPU as many as there are cores and folds.
         pretrained: model.pt of another training, also of other classes or channels; what fits of it is taken.
         recipe: numbers of the recipe to change, such as "{'folds':3}".
-        labeled_slices: "drawn" if slices that hold nothing were not labelled; "drawn:0" along another axis of the files.
+        labeled_slices: "drawn" if slices that hold nothing were not labelled; "drawn:0" along axis 0 of the files.
         options: any further option of the bundle's training, for all trainings, such as --augmentation affine.
     """
     from aps_components.options import truth

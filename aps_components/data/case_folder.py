@@ -166,8 +166,8 @@ def without_ignored(names: Mapping[int, str] | None) -> tuple[dict[int, str] | N
     ignored = [value for value, name in names.items() if name.strip().lower() == NOT_A_CLASS]
     if len(ignored) > 1 or 0 in ignored:
         raise DataError(
-            f'the values {ignored} are named "{NOT_A_CLASS}": name one value of the label files so, and not 0, which is '
-            "the background"
+            f'the values {ignored} are named "{NOT_A_CLASS}": name one value of the label files so, and not 0, the '
+            "background"
         )
     return {value: name for value, name in names.items() if value not in ignored}, next(iter(ignored), None)
 

@@ -96,8 +96,8 @@ class Partial:
         """What does not fit a label file of this shape [X, Y, Z]."""
         if isinstance(self.slices, tuple) and (outside := [n for n in self.slices if n >= shape[self.axis]]):
             yield (
-                f"{file}: {SLICES} names {brief(outside)}, but along axis {self.axis} it has {shape[self.axis]} slices, "
-                "counted from 0; mend the datalist"
+                f"{file}: {SLICES} names {brief(outside)}, but it has {shape[self.axis]} slices "
+                f"along axis {self.axis}, counted from 0; mend the datalist"
             )
 
 

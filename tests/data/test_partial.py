@@ -118,7 +118,7 @@ def test_an_entry_that_does_not_fit_is_refused_by_name(write, said, message):
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({"labeled_slices": [40]}, ".*along axis 2 it has 40 slices, counted from 0"),
+        ({"labeled_slices": [40]}, ".*has 40 slices along axis 2, counted from 0"),
         ({"labeled_classes": [1, 3]}, "holds class 2, which its labeled_classes leave out"),
         ({"labeled_slices": [1], "ignore": 0}, "no voxel of it is labelled"),
     ],
