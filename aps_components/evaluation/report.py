@@ -66,10 +66,10 @@ class EvaluationReport:
     def summary(self) -> list[Row]:
         """Sum up over cases, per predictor, variant and class, and over classes.
 
-        Each entry holds the group, `n` (cases), `undefined` (distances left out because one mask was empty, or the label not whole), and
-        mean, median and std (population) for each metric and each further numeric column. Undefined values are
-        left out; where none is left the three are NaN. With several classes, one more entry named "all" takes
-        each case's mean over its classes first.
+        Each entry holds the group, `n` (cases), `undefined` (distances left out because one mask was empty, or the
+        label not whole), and mean, median and std (population) for each metric and each further numeric column.
+        Undefined values are left out; where none is left the three are NaN. With several classes, one more entry named
+        "all" takes each case's mean over its classes first.
         """
         entries = []
         for (predictor, variant), rows in _grouped(self.rows, ("predictor", "variant")):
