@@ -88,7 +88,7 @@ def new_bundle(
     )
     if (folder.root / "datalist.json").is_file():
         print(f"Note: {folder.root / 'datalist.json'} takes the place of the bundle's datalist; move it away first.\n")
-    if not unlabelled:
+    if not unlabelled and not fingerprint.partly_labelled:
         print(
             "Note: every case is labelled. To see how far fewer labels get, train with --labeled_count N, without "
             "--unlabeled_batch 0.\n"
