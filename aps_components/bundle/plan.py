@@ -104,7 +104,8 @@ def make_plan(
         ),
         "class_weights": propose_class_weights(list(voxels.values())),
         "largest_component": propose_largest_component(
-            {name: _largest_shares(fingerprint, value) for value, name in by_name.items()}
+            {name: _largest_shares(fingerprint, value) for value, name in by_name.items()},
+            [facts.joined_share for facts in labelled if facts.is_whole and facts.joined_share is not None],
         ),
     }
     if ignore is not None:

@@ -83,6 +83,7 @@ class CaseFacts:
         classes: by value in the label file, background left out; None without a label.
         unlabeled_voxels: that a label leaves out.
         drawn: the classes that were drawn; None for all.
+        joined_share: of the voxels of all classes, how many lie in their largest connected piece; None without any.
     """
 
     case: Case
@@ -90,6 +91,7 @@ class CaseFacts:
     spacing: Triple
     intensity: IntensityFacts | None
     classes: dict[int, ClassFacts] | None
+    joined_share: float | None = None
     unlabeled_voxels: int = 0
     drawn: tuple[int, ...] | None = None
 
@@ -102,6 +104,11 @@ class CaseFacts:
     def covers_scan(self) -> bool:
         """Whether every voxel has a label."""
         return not self.unlabeled_voxels
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every voxel has a label, and every class was drawn."""
+        return self.covers_scan and self.drawn is None
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,7 @@ class Fingerprint:
     @property
     def partly_labelled(self) -> list[CaseFacts]:
         """Cases with a label that is not whole."""
-        return [facts for facts in self.labelled if not facts.covers_scan or facts.drawn is not None]
+        return [facts for facts in self.labelled if not facts.is_whole]
 
     @property
     def shapes(self) -> NDArray[np.float64]:
@@ -265,6 +272,7 @@ def _facts(root: Path, case: Case, *, in_full: bool, partial: Partial) -> CaseFa
         classes=None if labels is None else dict(_classes(labels, axes, float(np.prod(spacing)) / 1000)),
         unlabeled_voxels=unlabeled,
         drawn=partial.classes,
+        joined_share=None if labels is None or not labels.any() else _largest_share(labels > 0),
     )
 
 
@@ -332,7 +340,6 @@ def _classes(labels: NDArray[np.int32], axes: NDArray[np.int_], millilitres: flo
         if box is None:
             continue
         mask = labels[box] == value
-        pieces, _ = ndimage.label(mask, structure=TOUCHING)
         voxels = int(np.count_nonzero(mask))
         centre = [0.0, 0.0, 0.0]
         for axis, (target, turn) in enumerate(axes):
@@ -346,9 +353,16 @@ def _classes(labels: NDArray[np.int32], axes: NDArray[np.int_], millilitres: flo
                 voxels=voxels,
                 millilitres=voxels * millilitres,
                 centre=(centre[0], centre[1], centre[2]),
-                largest_share=int(np.bincount(pieces.ravel())[1:].max()) / voxels,
+                largest_share=_largest_share(mask),
             ),
         )
+
+
+def _largest_share(mask: NDArray[np.bool_]) -> float:
+    """Of a mask's voxels, how many lie in its largest connected piece."""
+    pieces, _ = ndimage.label(mask, structure=TOUCHING)
+    sizes = np.bincount(pieces.ravel())[1:]
+    return int(sizes.max()) / int(sizes.sum())
 
 
 def _class_summary(found: Sequence[ClassFacts]) -> dict[str, float]:

@@ -26,7 +26,7 @@ from aps_components.data.label_values import map_values, parsed_label_values
 from aps_components.data.marks import Mark, maker_hash, mark_of, read_mark, scan_hash
 from aps_components.data.nifti import read_header, read_scan, write_like
 from aps_components.data.partial import label_item
-from aps_components.evaluation.calibrate import MOST_VALUES, fit_offsets, label_and_undrawn, of_largest_pieces, thinned
+from aps_components.evaluation.calibrate import MOST_VALUES, fit_offsets, label_and_undrawn, of_kept_pieces, thinned
 from aps_components.evaluation.trained import TrainedModel, load_trained
 from aps_components.files import replace_text
 from aps_components.inference import LabelMapd, inverted
@@ -171,8 +171,7 @@ def _decision(models: Sequence[TrainedModel], datalist: Datalist) -> tuple[Decis
     for item in tqdm(datalist.labeled, desc="calibrating", unit="scan"):
         truth = label_and_undrawn(load_label(label_item(item)), classes=classes)
         answer = _log_probabilities(_unaware(models, item), item)[None]
-        if models[0].largest_component:
-            answer = of_largest_pieces(answer)
+        answer = of_kept_pieces(answer, models[0].largest_component)
         kept.append(tuple(thinned(part, share=share) for part in (answer, truth["label"], truth["undrawn"])))
     decision = Decision(classes)
     logits, label, undrawn = (torch.cat(parts, dim=-1) for parts in zip(*kept, strict=True))
