@@ -57,7 +57,7 @@ def dataset_to_judge(
     images, masks = KEPT_APART if all((place / name).is_dir() for name in KEPT_APART) else (None, None)
     folder = find_cases(place, images=images, labels=masks)
     items = [case.item for case in folder.cases if case.label is not None]
-    content = {"name": place.name, "labels": dict(labels), "training": [], split or "test": items}
+    content: dict[str, Any] = {"name": place.name, "labels": dict(labels), "training": [], split or "test": items}
     if (ignore := _declared_ignore(folder.root)) is not None:
         content["ignore"] = ignore
     return _written(_absolute(content, folder.root), Path(work))

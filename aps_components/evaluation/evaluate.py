@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +146,9 @@ class Evaluation:
         kept = region_masks(prediction, regions, largest_component=self.pieces or True)
         for region, largest in zip(regions, kept, strict=True):
             mask, true_mask = region.mask(prediction), region.mask(truth.label_map)
-            known = {"region": region, "spacing": truth.spacing, "labeled": labeled}
-            raw = region_metrics(mask, true_mask, **known)
-            of_largest = raw if np.array_equal(mask, largest) else region_metrics(largest, true_mask, **known)
+            measure = partial(region_metrics, truth=true_mask, region=region, spacing=truth.spacing, labeled=labeled)
+            raw = measure(mask)
+            of_largest = raw if np.array_equal(mask, largest) else measure(largest)
             for variant, metrics in zip(VARIANTS, (raw, of_largest), strict=True):
                 measured[variant].append(metrics)
         return measured
