@@ -108,8 +108,8 @@ def per_scan_csv(scans: Mapping[str, Record], *, clicks: int) -> str:
 
 def _listening(scans: Sequence[Record]) -> dict[str, dict[str, float]] | None:
     """None where it was not measured."""
-    found = [scan["listening"] for scan in scans]
-    if None in found:
+    found = [scan["listening"] for scan in scans if scan["listening"] is not None]
+    if not found:
         return None
     return {
         name: {key: float(np.mean([entry[name][key] for entry in found])) for key in ("changed", "dice_b")}
