@@ -190,7 +190,8 @@ class SemiSupervisedObjective:
         if undrawn is None:
             return TrainingPatches(image, label, torch.ones_like(label, dtype=torch.bool), all_labeled=True)
         marked = label != NOT_LABELED
-        if self.train_b and self.user is not None if warm else self.asks_for_labels:
+        needed = (self.train_b and self.user is not None) if warm else self.asks_for_labels
+        if needed:
             label = self._completed(image, label, undrawn, teacher)
         return TrainingPatches(image, label % NOT_LABELED, marked, all_labeled=True, within=marked, undrawn=undrawn)
 
