@@ -8,9 +8,12 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-BUNDLES = Path(__file__).parent / "bundles"
+BUNDLES = Path(__file__).resolve().parent / "bundles"
 IN_WHEEL = Path("aps_components") / "shipped_bundles"  # SHIPPED_BUNDLES of aps_components/bundle/locate.py
-PARTS = ("LICENSE", "configs/*.json", "configs/*.conf", "docs/*", "models/README.md", "models/model.json", "models/model.pt")
+PARTS = (
+    *("LICENSE", "configs/*.json", "configs/*.conf", "docs/*"),
+    *("models/README.md", "models/model.json", "models/model.pt"),
+)
 
 
 class BuildWithBundles(build_py):

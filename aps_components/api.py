@@ -34,8 +34,8 @@ def load_model(
         model: ``model.pt`` of a training, or its folder; or a bundle: its name, such as ``"la"``, its folder or its
             zip. The ``model.json`` beside the weights says how the model was built.
         device: ``cpu``, ``cuda``, ``cuda:1``; a GPU, if there is one, by default.
-        settings: keys of ``model.json`` to other values, and ``overlap``, ``mirror_axes``, ``predictor``, ``precision``,
-            ``largest_component``.
+        settings: keys of ``model.json`` to other values, and ``overlap``, ``mirror_axes``, ``predictor``,
+            ``precision``, ``largest_component``.
 
     Returns:
         The model, which :class:`Predictor` takes.

@@ -1,7 +1,7 @@
 """For ``make docs``: pages that lie outside of ``docs`` join the site, and links follow them.
 
-Every page is written for GitHub, where ``../../bundles/la/docs/README.md`` is a file. In the site it is ``bundles/la.md``.
-A link to a file that the site does not hold, such as a licence, becomes plain text.
+Every page is written for GitHub, where ``../../bundles/la/docs/README.md`` is a file. In the site it is
+``bundles/la.md``. A link to a file that the site does not hold, such as a licence, becomes plain text.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from aps_components import cli
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     page.relative_to(ROOT).as_posix()
-    for pattern in ("README.md", "docs/**/*.md", "bundles/*/docs/*.md", "bundles/*/models/*.md")
+    for pattern in ("*.md", "docs/**/*.md", "bundles/*/docs/*.md", "bundles/*/models/*.md")
     for page in ROOT.glob(pattern)
 )
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")

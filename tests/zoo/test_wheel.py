@@ -1,4 +1,4 @@
-"""The wheel, as somebody uses it who has nothing else: installed, without the repository, in an environment of its own."""
+"""The wheel, as somebody uses it who has nothing else: in an environment of its own, without the repository."""
 
 import shutil
 import subprocess
@@ -71,9 +71,8 @@ def test_the_wheel_holds_the_bundles_and_nothing_that_was_made_here(wheel):
 
 def test_a_scan_is_segmented_by_the_bundles_name(python, phantoms, tmp_path):
     scan = phantoms / "images" / "phantom_000.nii.gz"
-    done = run(
-        python, "-m", "aps_components", "segment", scan, tmp_path / "out", "--bundle", "la", "--device=cpu", cwd=tmp_path
-    )
+    command = ("-m", "aps_components", "segment", scan, tmp_path / "out", "--bundle", "la", "--device=cpu")
+    done = run(python, *command, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     found = nib.load(tmp_path / "out" / "phantom_000_seg.nii.gz")
     assert found.shape == nib.load(scan).shape
