@@ -36,7 +36,7 @@ def benchmark(
         checkpoint: model.pt of a training.
         out: receives table.md, table.csv and speed.png; run again to go on after an interruption.
         split: validation or test. Choose nothing on the test scans.
-        cases: only the first so many scans.
+        cases: take only this number of scans, from the first on.
         reference_cases: scans on which the reference, many windows, is measured; 0 leaves it out.
         overlaps: of neighbouring windows, in [0, 1).
         batches: windows at once.

@@ -59,8 +59,8 @@ def pseudo_label(
             of them; voxel sizes and patches may differ. The volumes of a labelled scan are set by those models that did
             not learn from it, where there are some.
         target: a folder.
-        options: other keys of the bundle's evaluation to change. Without a ``predictor`` each model answers by the one
-            that inference answers by.
+        options: other keys of the bundle's evaluation to change. Without a ``predictor`` each model uses the one
+            that its inference uses.
 
     Returns:
         What was found, and what to do with it.

@@ -25,11 +25,11 @@ class Recipe:
         fewest_patients: that folds are made of.
         short: seconds below which there is one round alone.
         checked_from: seconds from which the second round, too, is judged on folds.
-        checked_folds: on so many.
+        checked_folds: number of these folds.
         first_share: of the time for iterations, that of the first round.
         check_share: that of judging the second round.
         quick_share: that of quick folds.
-        least_iterations: of a training; a plan that has not so many for each is made simpler.
+        least_iterations: of a training; a plan with fewer is made simpler.
         most_iterations: of a training, however long the time.
         most_overhead: of the time, what starting, judging and labelling may take; a plan with more is made simpler.
         epochs: of every training; after each it can go on if it was killed.

@@ -79,7 +79,7 @@ class Commands:
             folder: receives ``models`` and ``training``.
             dataset: its folder.
             scans: labelled and unlabelled ones.
-            iterations: about so many.
+            iterations: about this number.
             seed: of the training.
             second: learns from labels by models, too, and from no scan without a label.
             begins_with: a first-round model, for a second round that goes on from one.
