@@ -22,6 +22,7 @@ from aps_components.evaluation.seen import unseen_items
 from aps_components.files import sha256_of
 from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.models import AutoPromptSeg, read_settings, resolved_precision
+from aps_components.options import Pieces
 from aps_components.plain_json import read_object
 
 CONFIGS = ("train.json", "evaluate.json")
@@ -48,14 +49,14 @@ class TrainedModel:
     in_channels: int
     label_values: LabelValues
     regions: Mapping[str, Sequence[int]] | None
-    largest_component: bool
+    largest_component: Pieces
     device: torch.device
     settings: dict[str, Any]
     """What the figures depend on, of JSON's types."""
 
     def mean_dice(self, answer: np.ndarray, truth: np.ndarray) -> float:
-        """Of two label maps [D, H, W]: mean over the foreground classes, or the regions, with the largest component
-        if the bundle keeps that alone."""
+        """Of two label maps [D, H, W]: mean over the foreground classes, or the regions, of the pieces that
+        the bundle keeps."""
         regions = foreground_regions(self.labels, self.regions)
         return mean_dice(answer, truth, regions, largest_component=self.largest_component)
 

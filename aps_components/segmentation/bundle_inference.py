@@ -24,7 +24,7 @@ from aps_components.files import expanded
 from aps_components.interactive import LoadedModel, Predictor
 from aps_components.memory import return_freed_memory
 from aps_components.models import CheckpointError, ensure_writable
-from aps_components.options import literal, switch
+from aps_components.options import literal, pieces
 
 NEEDED = (
     "labels",
@@ -191,7 +191,7 @@ class BundleInference:
                 labels=labels,
                 in_channels=int(value("in_channels")),
                 modalities=self.modalities,
-                largest_component=switch(value("largest_component")),
+                largest_component=pieces("largest_component", value("largest_component")),
             )
         )
 
