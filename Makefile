@@ -71,7 +71,7 @@ docs: $(VENV)/.docs ## the documentation and the API reference as a site, in bui
 	@echo "build/site/index.html"
 
 notebooks: $(VENV)/.notebooks ## run the notebooks of docs/notebooks
-	@APS_TIME=4m OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 --override-ini=addopts=-q --override-ini=timeout=0 docs/notebooks
+	@APS_TIME=$${APS_TIME:-6m} OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=3600 --override-ini=addopts=-q --override-ini=timeout=0 docs/notebooks
 
 wheel: $(INSTALLED) ## a wheel and a source archive with the bundles in them, in dist
 	@$(BIN)/python -m build --outdir dist .
