@@ -7,9 +7,9 @@ def demo(output_dir: str = "runs/demo", bundle: str = "la", seed: int = 0) -> No
     """The whole method on made-up scans: train, evaluate, segment, draw.
 
     Args:
-        output_dir: where everything goes; run again to go on after an interruption.
+        output_dir: receives everything; run again to go on after an interruption.
         bundle: name or folder of the left-atrium bundle.
-        seed: of the scans and the training.
+        seed: draws the scans and the training.
     """
     from aps_components.bundle import locate_bundle
     from aps_components.demo import run_demo

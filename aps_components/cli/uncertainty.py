@@ -34,7 +34,7 @@ def uncertainty(
         noise: standard deviations of the noise added to the normalised image, such as 0,0.1,0.2,0.4.
         band_mm: reach of the band around a surface in which the difficult voxels lie.
         cases: take only this number of scans, from the first on.
-        seed: of the noise.
+        seed: draws the noise.
         options: other keys of the bundle's evaluation, such as --mc_samples 8 or --overlap 0.25.
     """
     from aps_components.bundle import locate_bundle

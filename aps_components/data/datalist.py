@@ -445,7 +445,7 @@ def _refuse_by_models(items: list[Item], by_models: frozenset[str], where: str) 
     for item in items:
         if item["label"] in by_models:
             raise DataError(
-                f"{where}: the label of {item['image']} was made by models, and figures on it say nothing; set "
+                f"{where}: the label of {item['image']} was made by models, and figures on it mean nothing; set "
                 'validation_count to 0, or name validation cases in the datalist, under "validation"'
             )
 

@@ -137,7 +137,7 @@ def _refuse_target(folder: Path, dataset: Path) -> None:
         return
     there = [folder / "datalist.json", *scans_in(folder / LABELS)]
     if found := [file for file in there if file.exists()]:
-        raise ValueError(f"{found[0]} is there, and not of aps pseudo-label: give another --target")
+        raise ValueError(f"{found[0]} is there, and aps pseudo-label did not make it: give another --target")
 
 
 def _is_labelled(file: Path, mark: Mark) -> bool:
