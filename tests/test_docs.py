@@ -95,6 +95,14 @@ def test_aps_commands_name_options_that_exist(page: str) -> None:
             assert set(OPTION.findall(command)) <= known, command
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/explanation/architecture.md", "docs/explanation/method.md"])
+def test_the_files_that_a_page_names_are_there(page: str) -> None:
+    files = [path.as_posix() for folder in ("aps_components", "tests") for path in (ROOT / folder).rglob("*.py")]
+    named = {name for name in re.findall(r"[\w./]+\.py\b", read(page)) if "NAME" not in name}
+    assert named
+    assert not {name for name in named if not any(file.endswith(f"/{name}") for file in files)}
+
+
 def test_no_figure_is_left_to_fill_in() -> None:
     left = [f"{page}: {figure}" for page in PAGES for figure in re.findall(r"<!-- FIGURE.*?-->", read(page), re.DOTALL)]
     assert not left, "\n" + "\n".join(left)
