@@ -17,8 +17,8 @@ from aps_components.data import case_name
 from aps_components.data.datalist import files_of
 from aps_components.data.nifti import channels_of, read_scan
 from aps_components.evaluation.preview import save_preview
-from aps_components.evaluation.uncertainty.maps import surface_band
-from aps_components.evaluation.uncertainty.measures import Calibration
+from aps_components.evaluation.reliability import Calibration
+from aps_components.evaluation.surface_band import surface_band
 from aps_components.inference import VolumePrediction
 from aps_components.label_map import kept_pieces, likeliest_class
 from aps_components.options import Pieces

@@ -158,10 +158,7 @@ def make_time_plan(facts: Facts, pace: Pace, *, seconds: float, recipe: Recipe, 
     left = seconds * (1 - SLACK) - spent
     for shape in shapes(facts, seconds=seconds, recipe=recipe):
         plan = _filled(shape, facts, pace, left=left, whole=seconds, recipe=recipe)
-        wanted = [(shape.folds or shape.seeds, plan.first), (shape.checked, plan.check), (1, plan.last)]
-        wanted += [(shape.judged, plan.judge), (shape.prompted, plan.prompt)]
-        enough = all(count >= recipe.least_iterations for there, count in wanted if there)
-        if enough and plan.overhead <= recipe.most_overhead * seconds:
+        if _enough(plan, recipe) and plan.overhead <= recipe.most_overhead * seconds:
             return plan
     single = _filled(Shape(folds=0), facts, pace, left=left, whole=seconds, recipe=recipe)
     if single.last < recipe.least_iterations:
@@ -172,6 +169,19 @@ def make_time_plan(facts: Facts, pace: Pace, *, seconds: float, recipe: Recipe, 
             f"{duration(needed)} on this machine; give --time {math.ceil(needed / 60)}m or more"
         )
     return single
+
+
+def _enough(plan: TimePlan, recipe: Recipe) -> bool:
+    """Whether each training has the iterations that it needs."""
+    shape, least, enough = plan.shape, recipe.least_iterations, recipe.enough_iterations
+    wanted = [
+        (shape.folds or shape.seeds, plan.first, enough),
+        (shape.checked, plan.check, enough),
+        (shape.judged, plan.judge, least),
+        (shape.prompted, plan.prompt, least),
+        (1, plan.last, enough if shape.folds else least),
+    ]
+    return all(count >= needed for there, count, needed in wanted if there)
 
 
 def shapes(facts: Facts, *, seconds: float, recipe: Recipe) -> Iterator[Shape]:

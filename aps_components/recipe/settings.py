@@ -31,7 +31,8 @@ class Recipe:
         quick_share: that of the first round where there is no second one.
         judge_share: that of judging Model B's answers.
         prompt_share: that of Model B beside the last Model A.
-        least_iterations: of a training; a plan with fewer is made simpler.
+        least_iterations: of any training; with fewer the time is too short.
+        enough_iterations: of a Model A on a fold; a plan that has fewer for each is made simpler.
         most_iterations: of a training, however long the time.
         most_overhead: of the time, what starting, judging and labelling may take; a plan with more is made simpler.
         epochs: of every training; after each it can go on if it was killed.
@@ -63,6 +64,7 @@ class Recipe:
     judge_share: float = 0.08
     prompt_share: float = 0.12
     least_iterations: int = 100
+    enough_iterations: int = 400
     most_iterations: int = 50_000
     most_overhead: float = 0.45
     epochs: int = 30

@@ -46,7 +46,7 @@ def test_the_iterations_by_hand():
     """
     facts = Facts(labelled=6, unlabelled=0, patients=6, can_mirror=False)
     pace = Pace(start=10, labeled=2, joint=99, alone=2, prompt=4, scan=1, scan_b=2)
-    recipe = Recipe(folds=2, warmup_share=0.5, least_iterations=30)
+    recipe = Recipe(folds=2, warmup_share=0.5, least_iterations=30, enough_iterations=30)
     # Of a fold: start, then plain (10 + 3 scans), calibrate (10 + 6), calibrated (10 + 3): 10 + 13 + 16 + 13 = 52.
     # Of Model B on a fold: start, calibrate by both (10 + 6 x 2), answers (10 + 3 x 2). In the end: start of Model A;
     # start of Model B, calibration by both.
@@ -77,6 +77,12 @@ def test_no_training_is_longer_than_it_may_be():
     plan = plan_of(100 * HOUR, recipe=Recipe(most_iterations=900))
     assert (plan.first, plan.check, plan.judge, plan.last, plan.prompt) == (900,) * 5
     assert plan.seconds < 4 * HOUR
+
+
+def test_folds_are_fewer_where_each_would_have_few_iterations():
+    few, many = (plan_of(40 * 60, recipe=Recipe(enough_iterations=count)) for count in (400, 100))
+    assert (few.shape.folds, many.shape.folds) == (2, 4)
+    assert few.first >= 400
 
 
 def test_more_time_never_means_fewer_parts():
