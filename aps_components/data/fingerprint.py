@@ -29,7 +29,7 @@ from aps_components.data.partial import IGNORE, MOST_CLASSES, Partial
 
 PERCENTILES = (0.5, 50.0, 99.5)
 SAMPLES = 10_000  # voxels per case and channel for the percentiles, as in nnU-Net
-UNLABELLED_READ = 50  # the headers of all unlabelled scans are read, the voxels of so many
+UNLABELLED_READ = 50  # the headers of all unlabelled scans are read, the voxels of this number
 MOST_VALUES = MOST_CLASSES - 1  # of a label, besides the background
 LARGEST_VALUE = 65_535
 THREADS = 4
