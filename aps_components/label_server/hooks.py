@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from aps_components.label_server.label_check import check_label
+from aps_components.label_server.label_names import classes_of_app, renumbered
 from aps_components.label_server.parameters import (
     FINAL,
+    PARTIAL,
     RefusedRequestError,
     check_inference,
     check_info,
@@ -75,13 +77,20 @@ def known_image(datastore: Any, image: str) -> str:
     return image
 
 
-def label_values(app: str | os.PathLike[str]) -> set[int]:
-    """What the models of an app call their classes, and label files of their datasets do; 0 among them."""
+def label_values(app: str | os.PathLike[str], *, partly: bool = False) -> set[int]:
+    """What the models of an app call their classes, and label files of their datasets do; 0 among them.
+
+    Args:
+        app: its folder.
+        partly: also the value that means "not labelled here", where a bundle has one.
+    """
     values = {0}
     for file in Path(app).glob("model/*/configs/train.json"):
         content = read_object(file)
         for names in (content.get("labels"), content.get("label_values")):
             values |= {int(key) for key in names if str(key).isdecimal()} if isinstance(names, dict) else set()
+        if partly and isinstance(content.get("ignore"), int):
+            values.add(content["ignore"])
     return values
 
 
@@ -141,9 +150,11 @@ def _inference(function: Callable[..., Any]) -> Callable[..., Any]:
         from monailabel.interfaces.utils.app import app_instance
 
         check_name(model, what="model")
-        check_inference(parsed_form(params))
+        app = app_instance()
+        # Slicer's module names the classes of all models of the server in each request.
+        check_inference(parsed_form(params), classes={name for task in app._infers.values() for name in task.labels})
         if image:
-            known_image(app_instance().datastore(), image)
+            known_image(app.datastore(), image)
         return function(background_tasks, model, image, session_id, params, *rest)
 
     return run
@@ -180,11 +191,12 @@ def _save_label(function: Callable[..., Any]) -> Callable[..., Any]:
         check_tag(label_tag)
         if label_tag == FINAL and isinstance(label_info, dict) and "model" in label_info:
             raise RefusedRequestError(f"a model's label is not stored with the tag {FINAL!r}")
-        values = label_values(settings.MONAI_LABEL_APP_DIR)
-        image = self.get_image_uri(image_id)
-        if os.path.isfile(image):  # of DICOM, a folder of slices, the grid is known where it is sent back
-            check_label(label_filename, image, values=values)
-        return function(self, image_id, label_filename, label_tag, label_info, *rest)
+        app = Path(settings.MONAI_LABEL_APP_DIR)
+        with renumbered(label_filename, label_info, classes_of_app(app)) as file:
+            image = self.get_image_uri(image_id)
+            if os.path.isfile(image):  # of DICOM, a folder of slices, the grid is known where it is sent back
+                check_label(file, image, values=label_values(app, partly=label_tag == PARTIAL))
+            return function(self, image_id, file, label_tag, label_info, *rest)
 
     return save
 
