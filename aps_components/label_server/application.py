@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
@@ -25,7 +26,7 @@ from aps_components.label_server.tasks import INTERACTIVE, SCRIBBLED, ClicksTask
 from aps_components.label_server.training import TrainTask
 
 logger = logging.getLogger(__name__)
-SEARCH_FILTER = "MONAI_LABEL_DICOMWEB_SEARCH_FILTER"
+UNSET_FILTER = {"Modality": "CT"}  # MONAI Label's default, which it also writes into its own environment
 
 
 class Application(MONAILabelApp):
@@ -67,8 +68,14 @@ class Application(MONAILabelApp):
     def _init_dicomweb_datastore(self) -> Archive:
         return Archive(
             client=archive_client(self.studies),
-            search_filter=settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER if SEARCH_FILTER in os.environ else None,
+            search_filter=_search_filter(),
             cache_path=settings.MONAI_LABEL_DICOMWEB_CACHE_PATH.strip() or os.path.join(self.app_dir, "dicom"),
             fetch_by_frame=settings.MONAI_LABEL_DICOMWEB_FETCH_BY_FRAME,
             bundles=list(self.bundles.values()),
         )
+
+
+def _search_filter() -> dict[str, Any] | None:
+    """What somebody has set; None by default."""
+    wanted: dict[str, Any] = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
+    return None if wanted == UNSET_FILTER else wanted

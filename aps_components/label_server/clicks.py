@@ -33,7 +33,7 @@ def asked_points(params: Mapping[str, Any], labels: Mapping[str, int]) -> Points
     """The points of a request, by class value; classes without points are left out.
 
     Args:
-        params: of the request: for each class its points, ``{"left atrium": [[i, j, k]], "background": [...]}``, in
+        params: of the request: for each class its points, ``{"kidney": [[i, j, k]], "background": [...]}``, in
             voxels of the scan as it is stored; or ``foreground``, which is the class ``label``.
         labels: name to value of the model's classes, background included.
 

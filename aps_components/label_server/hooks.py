@@ -204,6 +204,7 @@ def _save_label(function: Callable[..., Any]) -> Callable[..., Any]:
 def _add_image(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def add(self: Any, image_id: str, image_filename: str, image_info: Any) -> Any:
+        from monailabel.datastore.local import LocalDatastore
         from monailabel.utils.others.generic import file_checksum
 
         _, ending = self._to_id(os.path.basename(image_filename))
@@ -211,7 +212,7 @@ def _add_image(function: Callable[..., Any]) -> Callable[..., Any]:
             raise RefusedRequestError(f"{ending or 'no ending'}: none of the files that scans are here")
         if image_id:
             check_name(image_id, what="image")
-            there = self.get_image_uri(image_id)
+            there = LocalDatastore.get_image_uri(self, image_id)  # an archive's own would fetch it, and add it
             if there and os.path.isfile(there) and file_checksum(there) != file_checksum(image_filename):
                 raise RefusedRequestError(f"there is another scan {image_id!r} already: give this one a new name", 409)
             folder = self._datastore.image_path()
