@@ -8,9 +8,11 @@ archive, numbered by the alphabet. Here the newest SEG of a series is its label,
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,10 @@ from monailabel.datastore.local import LocalDatastore
 from monailabel.datastore.utils.convert import nifti_to_dicom_seg
 from monailabel.datastore.utils.dicom import dicom_web_download_series, dicom_web_upload_dcm
 
+from aps_components.data.nifti import read_geometry, write_nifti
 from aps_components.label_server.label_check import check_label, label_voxels
 from aps_components.label_server.label_names import classes_of, renumbered
-from aps_components.label_server.parameters import FINAL
+from aps_components.label_server.parameters import FINAL, RefusedRequestError
 from aps_components.plain_json import read_object
 
 logger = logging.getLogger(__name__)
@@ -106,7 +109,7 @@ class Archive(DICOMWebDatastore):
     ) -> str:
         """Keep a label, and a final one as a SEG in the archive, too."""
         image = self.get_image_uri(image_id)
-        with renumbered(label_filename, label_info, self.classes) as file:
+        with _as_image(label_filename, image) as named, renumbered(named, label_info, self.classes) as file:
             info = {key: value for key, value in (label_info or {}).items() if key != "label_info"}
             if label_tag == FINAL:
                 values = {value for classes in self.classes for value in classes.values()}
@@ -198,6 +201,21 @@ def label_of_segmentation(dataset: Any, scan: str, classes: Sequence[Mapping[str
     image = SimpleITK.GetImageFromArray(label)
     image.CopyInformation(grid)
     return image
+
+
+@contextmanager
+def _as_image(label: str, scan: str) -> Iterator[str]:
+    """A label on its scan's grid; a browser sends its bare voxels, the scan's first axis fastest."""
+    if not label.endswith(".bin"):
+        yield label
+        return
+    geometry, voxels = read_geometry(scan), np.fromfile(label, dtype=np.uint8)
+    if voxels.size != math.prod(geometry.shape):
+        raise RefusedRequestError(f"the label has {voxels.size} voxels, its scan {geometry.shape}: open the scan again")
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, "label.nii.gz")
+        write_nifti(file, voxels.reshape(geometry.shape, order="F"), geometry.affine)
+        yield file
 
 
 def modalities(bundles: Sequence[Path]) -> list[dict[str, str]]:

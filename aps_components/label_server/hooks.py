@@ -28,6 +28,7 @@ from aps_components.plain_json import MOST_BYTES, parse_json, read_object
 from aps_components.terminal import shown
 from aps_components.unpacking import DAMAGES, Member, archive_fault, tar_member, zip_members
 
+SUBMIT = "ohif_submit.js"
 MOST_FILES = 20_000
 MOST_UNPACKED = 8 << 30
 
@@ -35,13 +36,14 @@ MOST_UNPACKED = 8 << 30
 def install() -> None:
     """Replace them, before the server is made."""
     from monailabel.datastore.local import LocalDatastore
-    from monailabel.endpoints import datastore, infer, session
+    from monailabel.endpoints import datastore, infer, ohif, session
     from monailabel.utils import sessions
 
     infer.run_inference = refusing(_inference(infer.run_inference))
     for name in ("add_image", "save_label", "update_image_info", "update_label_info"):
         setattr(datastore, name, refusing(_with_params(getattr(datastore, name))))
     session.create_session = refusing(session.create_session)
+    ohif.get_ohif = _with_submit(ohif.get_ohif)
     sessions.shutil = _Unpacking(sessions.shutil)
     LocalDatastore.save_label = _save_label(LocalDatastore.save_label)
     LocalDatastore.add_image = _add_image(LocalDatastore.add_image)
@@ -142,6 +144,24 @@ class _Unpacking:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
+
+
+def _with_submit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """OHIF's page with a script of ours, which adds buttons to hand a label in."""
+
+    @functools.wraps(function)
+    def serve(path: str) -> Any:
+        from fastapi.responses import FileResponse, HTMLResponse
+
+        if path == SUBMIT:
+            return FileResponse(Path(__file__).with_name(SUBMIT), media_type="text/javascript")
+        answer = function(path)
+        if Path(answer.path).name != "index.html":
+            return answer
+        page = Path(answer.path).read_text(encoding="utf-8")
+        return HTMLResponse(page.replace("</head>", f'<script defer src="/ohif/{SUBMIT}"></script></head>', 1))
+
+    return serve
 
 
 def _inference(function: Callable[..., Any]) -> Callable[..., Any]:
