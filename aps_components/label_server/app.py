@@ -20,6 +20,7 @@ from aps_components.bundle.locate import WEIGHTS
 from aps_components.configuration import network_settings
 from aps_components.files import copy_folder, copy_whole, expanded, replace_text, replacing
 from aps_components.label_server.bundle_model import bundle_parser
+from aps_components.label_server.clicks import INTERACTIVE, SCRIBBLED
 from aps_components.models import (
     NETWORK,
     TRAINED_KEYS,
@@ -85,6 +86,8 @@ def _check_names(names: Sequence[str], checkpoints: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"MONAI Label takes {name!r} for something else because of {kinds[0]!r}: rename its folder"
             )
+        if name.endswith((INTERACTIVE, SCRIBBLED)):
+            raise ValueError(f"{name!r} is the name of another bundle's further task: rename its folder")
         if names.count(name) > 1:
             raise ValueError(f"two bundles are named {name!r}: rename one of their folders")
     if unknown := sorted(set(checkpoints) - set(names)):

@@ -21,8 +21,8 @@ from monailabel.tasks.infer.bundle import BundleInferTask
 import aps_components
 from aps_components.label_server.archive import Archive, archive_client
 from aps_components.label_server.bundle_model import load_bundle_model
-from aps_components.label_server.clicks import Clicks
-from aps_components.label_server.tasks import INTERACTIVE, SCRIBBLED, ClicksTask, ScribblesTask
+from aps_components.label_server.clicks import INTERACTIVE, SCRIBBLED, Clicks
+from aps_components.label_server.tasks import ClicksTask, ScribblesTask
 from aps_components.label_server.training import TrainTask
 
 logger = logging.getLogger(__name__)

@@ -23,6 +23,7 @@ from aps_components.interactive import Answer, LoadedModel, Predictor
 from aps_components.label_server.parameters import RefusedRequestError
 
 KEPT = 2  # scans, of which each keeps its image embeddings in memory
+INTERACTIVE, SCRIBBLED = "_clicks", "_scribbles"  # what the names of a bundle's further tasks end with
 BACKGROUND = "background"
 FOREGROUND = "foreground"
 Points = dict[int, list[tuple[float, ...]]]

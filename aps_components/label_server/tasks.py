@@ -29,8 +29,6 @@ from aps_components.plain_json import read_object
 
 TO_LPS = np.diag([-1.0, -1.0, 1.0])
 NIFTI = (".nii", ".nii.gz")
-INTERACTIVE = "_clicks"
-SCRIBBLED = "_scribbles"
 FOREGROUND_SCRIBBLES, BACKGROUND_SCRIBBLES = "foreground_scribbles", "background_scribbles"
 
 

@@ -110,7 +110,11 @@ def test_another_checkpoint_never_replaces_what_the_app_has(prepare, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("my bundle", "letters, digits"), ("spleen_detection", "MONAI Label takes .* 'detection'")],
+    [
+        ("my bundle", "letters, digits"),
+        ("spleen_detection", "MONAI Label takes .* 'detection'"),
+        ("la_clicks", "further task"),
+    ],
 )
 def test_names_that_monai_label_does_not_take_are_refused(prepare, tmp_path, name, message):
     with pytest.raises(ValueError, match=message):
