@@ -18,15 +18,15 @@ import torch
 
 from aps_components.bundle.locate import WEIGHTS
 from aps_components.configuration import network_settings
+from aps_components.configuration.bundle_workflow import TRAINED_WITH
 from aps_components.files import copy_folder, copy_whole, expanded, replace_text, replacing
-from aps_components.label_server.bundle_model import bundle_parser
+from aps_components.label_server.bundle_model import inference_config
 from aps_components.label_server.clicks import INTERACTIVE, SCRIBBLED
 from aps_components.models import (
     NETWORK,
     TRAINED_KEYS,
     CheckpointError,
     copy_settings,
-    load_weights,
     save_model,
     settings_file,
     trained_setting,
@@ -144,10 +144,10 @@ def _place_weights(bundle: Path, model: Path, checkpoint: str | os.PathLike[str]
 def _write_untrained(model: Path) -> None:
     """Random weights, those of the bundle's own seed, and the settings that say so."""
     training = read_object(model / "configs" / "train.json")
-    parser = bundle_parser(model, model / WEIGHTS)
+    config = inference_config(model, model / WEIGHTS)
     torch.manual_seed(training.get("seed", 0))
-    network = parser.get_parsed_content("network_def")
-    settings = {**parser.get_parsed_content("trained_with"), NETWORK: network_settings(parser), UNTRAINED: True}
+    network = config.value("network_def")
+    settings = {**config.value(TRAINED_WITH), NETWORK: network_settings(config.parser), UNTRAINED: True}
     save_model(network.state_dict(), settings, model / WEIGHTS)
 
 
@@ -162,11 +162,9 @@ def _take_over_settings(model: Path) -> None:
 
 def _check_weights(model: Path, weights: Path) -> None:
     """MONAI Label would run random ones where these do not fit."""
-    parser, settings = bundle_parser(model, weights), settings_file(weights)
+    config, settings = inference_config(model, weights), settings_file(weights)
     try:
-        load_weights(
-            parser.get_parsed_content("network_def"), weights, settings=parser.get_parsed_content("trained_with")
-        )
+        config.load_network(weights)
     except CheckpointError as error:
         if settings.is_file():
             raise
