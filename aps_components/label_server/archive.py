@@ -120,14 +120,14 @@ class Archive(DICOMWebDatastore):
     def _stored(self, image_id: str, label: str) -> str:
         """UID of the new series with a label map as SEG."""
         values = [value for value in np.unique(label_voxels(label)).astype(int).tolist() if value]
+        if not values:  # a SEG has a segment at least
+            raise RefusedRequestError("the label is empty, and an archive cannot hold that: draw something first")
         names = next(
             ({value: name for name, value in one.items()} for one in self.classes if {*values} <= {*one.values()}), {}
         )
         folder = os.path.realpath(os.path.join(self._datastore.image_path(), image_id))
         segments = [{"name": names[value], "model_name": "AutoPromptSeg"} for value in values]
         file = nifti_to_dicom_seg(folder, label, segments, use_itk=False)
-        if not file:
-            return ""  # an empty label
         try:
             return str(dicom_web_upload_dcm(file, self._client))
         finally:

@@ -11,7 +11,7 @@ import json
 import numpy as np
 import pydicom
 import pytest
-from conftest import PATIENCE_MS, label_of
+from conftest import PATIENCE_MS, label_file, label_of
 
 pytestmark = pytest.mark.viewer
 
@@ -47,9 +47,10 @@ def run(page, button):
 
 
 def place(page, *, right, down):
-    """A click into the first view, at a share of its sides."""
+    """A click into the first view, so far from its middle, in shares of its width."""
     box = page.locator("canvas").first.bounding_box()
-    page.mouse.click(box["x"] + right * box["width"], box["y"] + down * box["height"])
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.click(middle[0] + right * box["width"], middle[1] + down * box["width"])
     page.wait_for_timeout(500)
 
 
@@ -78,11 +79,11 @@ def test_clicks_change_the_answer_where_they_are(page, picture):
     before = shown(page)
     page.click("text=Point Prompts")
     page.click(f"tr.clickable-row:has-text('{CLASS}')")
-    place(page, right=0.5, down=0.52)
+    place(page, right=0, down=0.06)
     run(page, "Run PointPrompts")
     page.click("tr.clickable-row:has-text('background')")
     inside = shown(page)
-    place(page, right=0.45, down=0.53)
+    place(page, right=-0.22, down=-0.113)
     asked = run(page, "Run PointPrompts")
     after = shown(page)
     params = params_of(asked)
@@ -102,6 +103,7 @@ def test_the_label_is_stored_in_the_archive_and_is_what_was_shown(page, server, 
         page.click("text=Submit label")
     assert answered.value.status == 200, answered.value.text()
     page.wait_for_selector("text=Stored as final")
+    page.wait_for_timeout(1000)
     picture("viewer-submitted")
     assert np.array_equal(label_of(server, series), expected.astype(np.uint8))
     (segmentation,) = archive.segmentations()
@@ -112,7 +114,10 @@ def test_the_label_is_stored_in_the_archive_and_is_what_was_shown(page, server, 
     assert client.info()["datastore"]["completed"] == 1
 
 
-def test_the_model_is_trained_from_the_panel(page, client, picture):
+def test_the_model_is_trained_from_the_panel(page, server, archive, client, picture):
+    """On the label as the archive has it: the copy is gone."""
+    _, series = archive.studies[FIRST]
+    label_file(server, series).unlink()
     page.click("text=Options / Configurations")
     page.select_option("select[name=selectSection]", "train")
     page.fill("#trainlamax_epochs", "1")
@@ -126,6 +131,7 @@ def test_the_model_is_trained_from_the_panel(page, client, picture):
     details = "\n".join(task["details"])
     assert task["status"] == "DONE", details
     assert "training on 1 labelled and 1 unlabelled scans" in details
+    assert np.array_equal(label_of(server, series), shown(page).astype(np.uint8))
 
 
 def test_the_next_sample_is_the_scan_without_a_label(page, archive, picture):
@@ -145,7 +151,7 @@ def test_a_series_along_another_axis_is_clicked_where_it_is(page, archive, clien
     page.wait_for_function("window.services.segmentationService.getLabelmapVolume('1') !== undefined")
     page.click("text=Point Prompts")
     page.click(f"tr.clickable-row:has-text('{CLASS}')")
-    place(page, right=0.5, down=0.52)
+    place(page, right=0, down=0.06)
     (voxel,) = params_of(run(page, "Run PointPrompts"))[CLASS]
     assert shown(page)[tuple(voxel)]
 
