@@ -65,6 +65,13 @@ class Application(MONAILabelApp):
         """None by default."""
         return {}
 
+    def on_init_complete(self) -> None:
+        """In the server's own process alone, once everything is there; a training makes an app of its own.
+
+        What watches the weights, such as scores of the scans, begins here.
+        """
+        super().on_init_complete()
+
     def _init_dicomweb_datastore(self) -> Archive:
         return Archive(
             client=archive_client(self.studies),

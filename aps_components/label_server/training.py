@@ -29,7 +29,8 @@ def partly_labelled(datastore: Datastore) -> list[dict[str, Any]]:
     """Items of scans whose label is tagged ``partial``, and none ``final``: ``image``, ``label`` and what is labelled.
 
     Training on them is not there yet: they stay among the scans without a label, and the log says so. This is the one
-    place that then gives items such as ``{"image": FILE, "label": FILE, "labeled_slices": [...]}``.
+    place that then gives items such as ``{"image": FILE, "label": FILE, "labeled_slices": [...]}``: a slice without a
+    drawn voxel is one that nobody has labelled.
     """
     for image in datastore.list_images():
         tags = datastore.get_labels_by_image_id(image)
