@@ -100,7 +100,7 @@ def test_what_was_said_wrong_is_said(client, server):
             client.infer(MODEL, "RAS", **params)
         assert said in str(error.value)
     with pytest.raises(LabelRequestError, match="was trained without prompts") as error:
-        client.infer("small_clicks", "RAS")  # random weights
+        client.infer("amos_clicks", "RAS")  # random weights
     assert error.value.status == 422
 
 
