@@ -56,11 +56,6 @@ class LabelEnvironment:
         return self.folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
     @property
-    def sample_app(self) -> Path:
-        """MONAI Label's app that serves bundles."""
-        return self.folder / "monailabel" / "sample-apps" / "monaibundle"
-
-    @property
     def is_complete(self) -> bool:
         """Whether everything in the list, as it is now, was installed."""
         stamp = self.folder / STAMP
