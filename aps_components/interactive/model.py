@@ -17,6 +17,7 @@ from aps_components.files import expanded
 from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.models import (
     NETWORK,
+    PREPROCESSING,
     TRAINED_KEYS,
     AutoPromptSeg,
     CheckpointError,
@@ -27,9 +28,17 @@ from aps_components.models import (
     read_settings,
     settings_file,
 )
-from aps_components.options import refuse_unknown
+from aps_components.options import list_differences, refuse_unknown
 
 OVERLAP = 0.5
+# What `evaluation_transforms` does, as training writes it down.
+PREPROCESSED = [
+    "LoadVolumed()",
+    'Orientationd(axcodes="RAS", labels=[["L", "R"], ["P", "A"], ["I", "S"]])',
+    "Resampled()",
+    "NormalizeScand()",
+    'EnsureTyped(dtype="torch.float32")',
+]
 UNTAUGHT = "was trained without prompts (no simulated_user in its settings) and does not know what a click means"
 
 
@@ -100,6 +109,11 @@ def load_model(
     read_checkpoint(path)  # what is wrong with the weights comes before what is wrong beside them
     known = _Settings(path, settings or {})
     labels = known.labels()
+    if different := list_differences(PREPROCESSED, known.get(PREPROCESSING, PREPROCESSED)):
+        raise CheckpointError(
+            f"{known.file}: scans of this model are preprocessed by transforms of its bundle ({'; '.join(different)}): "
+            "segment with the bundle, as by aps segment --bundle BUNDLE"
+        )
     network = _built(known, num_classes=len(labels))
     load_weights(network, path)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from pipelines import training_transforms as transforms
 
 from aps_components.data import DataError, SampleKey, SeededCacheDataset, case_identities, check_cases
-from aps_components.data import training_transforms as transforms
 from aps_components.data.disk_cache import DiskCache, described
 from aps_components.data.remembered import NAME, Remembered, facts
 
