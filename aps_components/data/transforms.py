@@ -229,7 +229,7 @@ def flips_and_quarter_turns(keys: KeysCollection, *, flip_axes: Axes, roi_size: 
 
 
 def most_turn(flip_axes: Axes) -> float:
-    """By how much a patch may be turned about z, in radians: a half turn where that mixes no classes up, else 30 degrees.
+    """How far a patch may be turned about z, in radians: half a turn where that mixes no classes up, else 30 degrees.
 
     Args:
         flip_axes: see `flips_and_quarter_turns`.

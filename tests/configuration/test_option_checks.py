@@ -68,7 +68,11 @@ def test_what_the_bundles_say_is_all_right(run):
         ("training", "train#random_transforms#0#spatial_sizes", "train#random_transforms#0#spatial_size"),
         ("training", "train#random_transforms#13#transform#sigmax", "train#random_transforms#13#transform#sigma_x"),
         ("training", "train#random_transforms#5#_disabeld_", "train#random_transforms#5#_disabled_"),
-        ("training", "validate#postprocessing#transforms#0#largest_componen", "validate#postprocessing#transforms#0#largest_component"),
+        (
+            "training",
+            "validate#postprocessing#transforms#0#largest_componen",
+            "validate#postprocessing#transforms#0#largest_component",
+        ),
         ("training", "validate#additional_metric", "validate#additional_metrics"),
     ],
 )

@@ -195,7 +195,5 @@ def test_label_stays_with_the_image(make_case):
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
 def test_a_share_outside_0_to_1_is_refused(share):
-    with pytest.raises(ValueError, match=r"balanced_crops .* must lie in \[0, 1\]"):
-        pipeline(share)
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
-        BalancedCropd("image", ROI, share=share, label_key="label", num_classes=2, indices_key="voxels")
+        BalancedCropd("image", ROI, share=share, num_classes=2)
