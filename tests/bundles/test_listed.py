@@ -148,7 +148,7 @@ def test_a_line_says_what_was_given():
 
 
 def test_no_folder_is_published():
-    settings = {"transforms": ['SaveImaged(keys="image", output_dir="/home/me/out", note="a")'], "labels": {"0": "x"}}
+    settings = {"transforms": ['SaveImaged(keys="image", output_dir="/scans/of/out", note="a")'], "labels": {"0": "x"}}
     assert without_folders(settings)["transforms"] == ['SaveImaged(keys="image", output_dir="out", note="a")']
 
 
