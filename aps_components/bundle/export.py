@@ -22,10 +22,11 @@ from torch.nn import functional as F
 
 import aps_components
 from aps_components.bundle.locate import CONFIG, bundle_metadata, locate_bundle, require_weights
-from aps_components.configuration import lay_over
+from aps_components.configuration import lay_over, needed_by
 from aps_components.errors import root_cause
 from aps_components.files import expanded, replacing
-from aps_components.models import Predictor, ensure_writable, load_weights
+from aps_components.models import TRAINED_KEYS, Predictor, ensure_writable, load_weights
+from aps_components.options import number
 
 Format = Literal["torchscript", "onnx"]
 Network = Callable[[Tensor], Tensor]
@@ -100,7 +101,7 @@ def export_network(
         RuntimeError: the network could not be exported, or the file's answers are not those of the network.
     """
     out = _checked_name(expanded(out), format)
-    tolerance = TOLERANCES[format] if tolerance is None else tolerance
+    tolerance = checked_tolerance(tolerance, format)
     root = locate_bundle(bundle)
     changes = {**(options or {}), "checkpoint": str(checkpoint or require_weights(root))}
     network, settings = trained_network(root, changes if predictor is None else {**changes, "predictor": predictor})
@@ -183,6 +184,11 @@ def _checked_name(out: Path, format: Format) -> Path:
     return out
 
 
+def checked_tolerance(tolerance: Any, format: Format) -> float:
+    """The largest difference of a probability that is taken, a format's own where none is given."""
+    return TOLERANCES[format] if tolerance is None else number(least=0, most=1)("tolerance", tolerance)
+
+
 def _suffix(format: Format) -> str:
     return "ts" if format == "torchscript" else "onnx"
 
@@ -192,6 +198,9 @@ def trained_network(root: Path, changes: Mapping[str, Any]) -> tuple[nn.Module, 
     parser = ConfigParser()
     parser.read_config(root / CONFIG)
     lay_over(parser, {**changes, "bundle_root": str(root)})
+    with_effect = needed_by(parser, ("network_def", *_SETTINGS)) | {*TRAINED_KEYS, "checkpoint"}
+    if without := sorted(key for key in changes if key.partition("#")[0] not in with_effect):
+        raise ValueError(f"--{without[0]} changes nothing of the network that is exported: leave it out")
     try:
         settings = {key: parser.get_parsed_content(key) for key in _SETTINGS}
         network, trained_with = parser.get_parsed_content("network_def"), parser.get_parsed_content("trained_with")

@@ -15,6 +15,7 @@ from monai.transforms import Compose
 from aps_components.data import evaluation_transforms
 from aps_components.files import expanded
 from aps_components.inference import PromptedSlidingWindowInferer
+from aps_components.machine import chosen_device
 from aps_components.models import (
     NETWORK,
     TRAINED_KEYS,
@@ -95,6 +96,7 @@ def load_model(
         CheckpointError: there is no such file, it is damaged, or ``model.json`` does not say how it was built.
         ValueError: an unknown device or setting.
     """
+    where = chosen_device("device", device or ("cuda" if torch.cuda.is_available() else "cpu"))
     path = expanded(file)
     path = path / "model.pt" if path.is_dir() else path
     read_checkpoint(path)  # what is wrong with the weights comes before what is wrong beside them
@@ -102,7 +104,6 @@ def load_model(
     labels = known.labels()
     network = _built(known, num_classes=len(labels))
     load_weights(network, path)
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return LoadedModel(
         checkpoint=path,
         network=network.to(where).eval(),

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from aps_components.models.checkpoint import (
+    ensure_writable,
     is_state_dict,
     read_checkpoint,
     save_model,
@@ -39,7 +40,7 @@ def halve(source: str | Path, target: str | Path) -> Path:
     halves = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
     if beyond := [key for key, value in halves.items() if not torch.isfinite(value).all()]:
         raise CheckpointError(f"{source}: {beyond[0]} has values beyond 65504 or that are not finite; keep float32")
-    target.parent.mkdir(parents=True, exist_ok=True)
     settings = without_folders(read_settings(source))
+    ensure_writable(target.parent)
     save_model(halves, settings, target, compressed=True)
     return target

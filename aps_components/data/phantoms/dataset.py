@@ -17,7 +17,7 @@ from aps_components.data.nifti import write_nifti
 from aps_components.data.phantoms.anatomy import draw_phantom
 from aps_components.data.phantoms.rendering import check_grid, render_phantom
 from aps_components.files import replace_text
-from aps_components.options import whole
+from aps_components.options import SEED, whole
 from aps_components.plain_json import read_object
 
 NAME, PREFIX = "phantoms", "phantom_"
@@ -48,7 +48,7 @@ def write_phantoms(
     """
     sizes = {"training": labeled, "unlabeled": unlabeled, "validation": validation, "test": test}
     sizes = {part: whole(least=0)(f"number of {part} cases", size) for part, size in sizes.items()}
-    seed = whole(least=0)("seed", seed)
+    seed = SEED("seed", seed)
     check_grid(shape, spacing)
     folder = Path(out_dir)
     _refuse_foreign(folder)
