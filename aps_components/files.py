@@ -37,9 +37,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     file at once leave the one's or the other's. The name keeps the ending, by which some libraries choose a format.
 
     Raises:
-        OSError: the disk is full, or takes no file of this size; names the file, whatever a library made of that.
+        OSError: the disk is full, or takes no file of this size; names the file, whatever a library made of that. Or
+            something else than a file lies there.
     """
     path = Path(path)
+    refuse_special(path)
     _clear(path)
     unfinished = path.with_name(f"{_mark()}{os.getpid()}-{uuid.uuid4().hex[:8]}.{path.name[-KEPT_OF_NAME:]}")
     try:
@@ -55,6 +57,24 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def refuse_special(path: str | os.PathLike[str], *, ending: str = "") -> None:
+    """Refuse to write a file where a folder, a pipe or a device lies, whose place it would take.
+
+    Args:
+        path: of the file that is to be written.
+        ending: that its name must have.
+
+    Raises:
+        FileExistsError: there lies something else.
+        ValueError: the name has another ending.
+    """
+    path = Path(path)
+    if not path.name.lower().endswith(ending):
+        raise ValueError(f"{path}: a file for this ends in {ending}; name one such as {path.name}{ending}")
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}: name another file")
 
 
 def replace_text(path: str | os.PathLike[str], text: str) -> None:

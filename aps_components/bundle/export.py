@@ -24,7 +24,7 @@ import aps_components
 from aps_components.bundle.locate import CONFIG, bundle_metadata, locate_bundle, require_weights
 from aps_components.configuration import lay_over, needed_by
 from aps_components.errors import root_cause
-from aps_components.files import expanded, replacing
+from aps_components.files import expanded, refuse_special, replacing
 from aps_components.models import TRAINED_KEYS, Predictor, ensure_writable, load_weights
 from aps_components.options import number
 
@@ -179,7 +179,8 @@ def seconds(network: Network, image: Tensor, *, repeats: int = 3) -> float:
 def _checked_name(out: Path, format: Format) -> Path:
     if format not in get_args(Format):
         raise ValueError(f"format {format!r} must be one of {', '.join(get_args(Format))}")
-    if out.is_dir() or SUFFIXES.get(out.suffix, format) != format:
+    refuse_special(out)
+    if SUFFIXES.get(out.suffix, format) != format:
         raise ValueError(f"{out} does not name a {format} file: give one such as model.{_suffix(format)}")
     return out
 

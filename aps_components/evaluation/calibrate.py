@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from aps_components.evaluation.metrics import foreground_regions, volume_ratio
 from aps_components.evaluation.trained import TrainedModel, load_trained
+from aps_components.files import refuse_special
 from aps_components.label_map import keep_largest_component, likeliest_class
-from aps_components.models import ensure_writable, read_settings, save_model
+from aps_components.models import MODEL_ENDING, ensure_writable, read_settings, save_model
 from aps_components.models.decision import Decision
 from aps_components.options import whole
 from aps_components.uncertainty import every
@@ -53,6 +54,7 @@ def calibrate(
         ValueError: fewer than one case, an option or a checkpoint that does not fit.
     """
     cases = whole(least=1)("cases", cases)
+    refuse_special(target, ending=MODEL_ENDING)
     model = load_trained(bundle, dataset_dir=dataset_dir, checkpoint=checkpoint, seen=True, options=options)
     ensure_writable(Path(target).parent)
     decision = model.network.decision

@@ -10,6 +10,7 @@ from aps_components.models.auto_prompt_seg import (
 )
 from aps_components.models.build import build_auto_prompt_seg, build_trained
 from aps_components.models.checkpoint import (
+    MODEL_ENDING,
     NETWORK,
     TRAINED_KEYS,
     copy_settings,
@@ -33,6 +34,7 @@ from aps_components.models.precision import Precision, autocast, resolved_precis
 from aps_components.models.settings import SETTINGS_OF_BEFORE, CheckpointError, read_settings, settings_file
 
 __all__ = [
+    "MODEL_ENDING",
     "NETWORK",
     "SETTINGS_OF_BEFORE",
     "TRAINED_KEYS",

@@ -22,6 +22,7 @@ from aps_components.networks.sam3d import resized_position_tables
 from aps_components.unpacking import damaged_member
 
 MAX_NAMED_KEYS = 8
+MODEL_ENDING = ".pt"  # the settings lie beside it, in a file that ends in .json
 # The settings of a checkpoint that evaluation and inference take over: its weights are worth nothing at others.
 TRAINED_KEYS = (
     *("labels", "in_channels", "modalities", "spacing", "roi_size", "backbone", "strides", "kernel_sizes"),
@@ -76,8 +77,10 @@ def ensure_writable(directory: str | Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
+        is_file = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "it is a file, or lies in one" if is_file else error.strerror
         raise PermissionError(
-            f"cannot write into {directory}: {error.strerror}; choose another folder or change its permissions"
+            f"cannot write into {directory}: {reason}; choose another folder or change its permissions"
         ) from error
     return directory
 

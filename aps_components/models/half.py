@@ -6,7 +6,9 @@ from pathlib import Path
 
 import torch
 
+from aps_components.files import refuse_special
 from aps_components.models.checkpoint import (
+    MODEL_ENDING,
     ensure_writable,
     is_state_dict,
     read_checkpoint,
@@ -32,6 +34,7 @@ def halve(source: str | Path, target: str | Path) -> Path:
         CheckpointError: no state dict, no settings beside it, or a weight beyond float16's range.
     """
     source, target = Path(source), Path(target)
+    refuse_special(target, ending=MODEL_ENDING)
     weights = read_checkpoint(source)
     if not weights or not is_state_dict(weights):
         raise CheckpointError(f"{source} holds more than weights: give the model.pt or model_best.pt of a training")
