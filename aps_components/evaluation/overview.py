@@ -12,6 +12,7 @@ from aps_components.data.checks import read_labels, require_one_grid
 from aps_components.data.marks import DIGITS, read_mark, scan_hash
 from aps_components.data.nifti import channels_of, read_geometry, read_scan
 from aps_components.evaluation.figure import save_overview
+from aps_components.files import refuse_special
 from aps_components.plain_json import read_object
 
 MAPS = ("epistemic", "aleatoric")
@@ -38,6 +39,7 @@ def overview_from_files(
         FileNotFoundError: the scan has not been segmented into ``output_dir``.
         DataError: a file cannot be read, or is of another scan.
     """
+    refuse_special(path, ending=".png")
     name, folder = case_name({"image": str(image)}), Path(output_dir)
     segmentation = folder / f"{name}_seg.nii.gz"
     if not segmentation.is_file():

@@ -20,7 +20,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aps_components.data import DataError, LoadVolumed, case_name
-from aps_components.data.datalist import LABEL_BY, MODELS, Datalist, files_of, relative_item, scans_in
+from aps_components.data.datalist import (
+    LABEL_BY,
+    MODELS,
+    Datalist,
+    files_of,
+    refuse_same_names,
+    relative_item,
+    scans_in,
+)
 from aps_components.data.identity import seen_items
 from aps_components.data.label_values import map_values, parsed_label_values
 from aps_components.data.marks import Mark, maker_hash, mark_of, read_mark, scan_hash
@@ -83,6 +91,7 @@ def pseudo_label(
         for checkpoint in tqdm(checkpoints, desc="loading", unit="model")
     ]
     datalist = _common_datalist(models)
+    refuse_same_names(datalist.unlabeled)
     with results_folder(target) as folder:
         ensure_writable(folder / LABELS)
         maker = maker_hash(_refuse_labels_of_others(folder, models))

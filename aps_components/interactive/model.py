@@ -192,4 +192,11 @@ def _built(known: _Settings, *, num_classes: int) -> AutoPromptSeg:
         "predictor", known.get("inference_predictor", known.get("predictor", "average"))
     )
     given["sam_checkpoint"] = None  # its weights are in the file
-    return build_trained(checkpoint=known.path, otherwise=otherwise, **{**given, "num_classes": num_classes})
+    try:
+        return build_trained(checkpoint=known.path, otherwise=otherwise, **{**given, "num_classes": num_classes})
+    except CheckpointError:
+        raise
+    except (TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
+        raise CheckpointError(
+            f"{known.file}: {NETWORK} describes no network ({error}); copy the file again from the training"
+        ) from error
