@@ -83,6 +83,24 @@ def replace_text(path: str | os.PathLike[str], text: str) -> None:
         unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+def append_line(path: str | os.PathLike[str], line: str) -> None:
+    """Add a line to a file, whole or not at all.
+
+    Raises:
+        OSError: names the file, which the system does not where the disk is full.
+    """
+    with open(path, "ab") as stream:
+        end = stream.tell()
+        try:
+            stream.write(f"{line}\n".encode())
+            stream.flush()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(path, end)
+            fault = storage_fault(error) or error
+            raise OSError(fault.errno, f"{CANNOT} {os.fspath(path)}: {fault.strerror}") from error
+
+
 def copy_whole(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
     """Copy a file with its times and permissions, whole or not at all."""
     with replacing(path) as unfinished:

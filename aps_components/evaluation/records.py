@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aps_components.files import expanded, replace_text
+from aps_components.files import append_line, expanded, replace_text
 from aps_components.models import ensure_writable
 from aps_components.options import differences
 from aps_components.ownership import alone_in
@@ -75,8 +75,7 @@ class Records:
     def add(self, record: Record, **key: Any) -> Record:
         """Write a record, of JSON's types, and give it back as it would be read."""
         line = json.loads(_text({"key": key, "record": record}))
-        with open(self.file, "a", encoding="utf-8") as stream:
-            stream.write(_text(line) + "\n")
+        append_line(self.file, _text(line))
         self._records[_text(line["key"])] = line["record"]
         return line["record"]
 
