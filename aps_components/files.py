@@ -89,11 +89,11 @@ def append_line(path: str | os.PathLike[str], line: str) -> None:
     Raises:
         OSError: names the file, which the system does not where the disk is full.
     """
-    with open(path, "ab") as stream:
-        end = stream.tell()
+    with open(path, "ab", buffering=0) as stream:
+        end, left = stream.tell(), memoryview(f"{line}\n".encode())
         try:
-            stream.write(f"{line}\n".encode())
-            stream.flush()
+            while left:
+                left = left[stream.write(left) :]
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.truncate(path, end)

@@ -77,7 +77,7 @@ def test_of_an_error_of_the_system_file_and_mend_are_said(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "a", tmp_path / ("x" * 300), tmp_path / "missing" / "a", tmp_path):
         with pytest.raises(OSError) as error:  # noqa: PT011
-            open(path, "w")
+            path.write_text("a")
         said = plainly(error.value)
         assert str(tmp_path) in said
         assert ";" in said
@@ -186,8 +186,10 @@ class TestOverview:
 
     @pytest.mark.parametrize(
         ("values", "shift", "shape"),
-        [(0.5, 0.0, SHAPE), (300, 0.0, SHAPE), (-1, 0.0, SHAPE), (np.nan, 0.0, SHAPE), (1, 3.0, SHAPE)]
-        + [(1, 0.0, (7, 11, 12)), (1, 0.0, (*SHAPE, 2))],
+        [
+            *((value, 0.0, SHAPE) for value in (0.5, 300, -1, np.nan)),
+            *((1, 3.0, SHAPE), (1, 0.0, (7, 11, 12)), (1, 0.0, (*SHAPE, 2))),
+        ],
     )
     def test_a_truth_that_does_not_fit_is_refused(self, tmp_path, scan, values, shift, shape):
         truth = self.write(tmp_path / "t.nii.gz", np.full(shape, values, np.float32), shift=shift)
