@@ -187,7 +187,10 @@ class TestOverview:
     @pytest.mark.parametrize(
         ("values", "shift", "shape"),
         [
-            *((value, 0.0, SHAPE) for value in (0.5, 300, -1, np.nan)),
+            (0.5, 0.0, SHAPE),
+            (300, 0.0, SHAPE),
+            (-1, 0.0, SHAPE),
+            (np.nan, 0.0, SHAPE),
             *((1, 3.0, SHAPE), (1, 0.0, (7, 11, 12)), (1, 0.0, (*SHAPE, 2))),
         ],
     )
