@@ -315,3 +315,7 @@ def _limits(
 
 def _short(limit: float | None) -> str:
     return str(limit) if isinstance(limit, int) else f"{limit:g}"
+
+
+SEED: Kind = whole(least=0, most=2**32 - 1)
+"""The numbers that every generator here takes; NumPy's takes no more."""

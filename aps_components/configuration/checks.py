@@ -94,6 +94,16 @@ def lay_over(parser: ConfigParser, options: Mapping[str, Any], *, own: Collectio
     check_options(parser)
 
 
+def needed_by(parser: ConfigParser, ids: Collection[str]) -> set[str]:
+    """The outermost keys of a configuration on which some of its entries depend, themselves among them."""
+    needed: set[str] = set()
+    waiting = set(ids)
+    while waiting:
+        needed |= waiting
+        waiting = {reference[0] for key in waiting for reference in _references(parser.get(key))} - needed
+    return needed
+
+
 def _as_it_is(value: Any) -> Any:
     """A text that is no expression, so that MONAI leaves a "#" in it alone, as of a path."""
     return literal(value) if isinstance(value, str) and not _is_expression(value) else value

@@ -15,6 +15,7 @@ from monai.transforms import Compose
 from aps_components.data import evaluation_transforms
 from aps_components.files import expanded
 from aps_components.inference import PromptedSlidingWindowInferer
+from aps_components.machine import chosen_device
 from aps_components.models import (
     NETWORK,
     PREPROCESSING,
@@ -105,6 +106,7 @@ def load_model(
         CheckpointError: there is no such file, it is damaged, or ``model.json`` does not say how it was built.
         ValueError: an unknown device or setting.
     """
+    where = chosen_device("device", device or ("cuda" if torch.cuda.is_available() else "cpu"))
     path = expanded(file)
     path = path / "model.pt" if path.is_dir() else path
     read_checkpoint(path)  # what is wrong with the weights comes before what is wrong beside them
@@ -117,7 +119,6 @@ def load_model(
         )
     network = _built(known, num_classes=len(labels))
     load_weights(network, path)
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return LoadedModel(
         checkpoint=path,
         network=network.to(where).eval(),
@@ -206,4 +207,11 @@ def _built(known: _Settings, *, num_classes: int) -> AutoPromptSeg:
         "predictor", known.get("inference_predictor", known.get("predictor", "average"))
     )
     given["sam_checkpoint"] = None  # its weights are in the file
-    return build_trained(checkpoint=known.path, otherwise=otherwise, **{**given, "num_classes": num_classes})
+    try:
+        return build_trained(checkpoint=known.path, otherwise=otherwise, **{**given, "num_classes": num_classes})
+    except CheckpointError:
+        raise
+    except (TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
+        raise CheckpointError(
+            f"{known.file}: {NETWORK} describes no network ({error}); copy the file again from the training"
+        ) from error

@@ -21,6 +21,7 @@ from aps_components.data.room import refuse_large_segmentation
 from aps_components.errors import plain_errors
 from aps_components.files import expanded
 from aps_components.interactive import LoadedModel, Predictor
+from aps_components.machine import chosen_device
 from aps_components.memory import return_freed_memory
 from aps_components.models import CheckpointError, ensure_writable
 from aps_components.options import pieces
@@ -123,7 +124,7 @@ class BundleInference:
             "handlers": [],
         }
         changes |= {"inferer#progress": True} if progress else {}
-        changes |= {} if device is None else {"device": str(_device(device))}
+        changes |= {} if device is None else {"device": str(chosen_device("device", device))}
         # The evaluator leaves it to `write`.
         self.parser.update(pairs={"evaluator#postprocessing": "$(@postprocessing, None)[1]"})
         self._opened.change(changes)
@@ -212,19 +213,6 @@ def _override_file(root: Path, name: str) -> Path:
     there = sorted(file.name for file in (root / "configs").glob("*.json") if not file.name.startswith(NO_OVERRIDES))
     have = f"one of the bundle {root.name!r}: {', '.join(there)}" if there else f"the bundle {root.name!r} has none"
     raise FileNotFoundError(f"no config {name!r}: give a path, or {have}")
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device("cuda" if name == "gpu" else name)
-    except RuntimeError as error:
-        raise ValueError(f"--device {name} is no device; give cpu, cuda or cuda:1") from error
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ValueError(
-            f"--device {name}: this machine has {count or 'no'} GPU(s) that torch can use; give --device cpu"
-        )
-    return device
 
 
 @contextmanager
