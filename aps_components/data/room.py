@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 
 from aps_components.data.datalist import files_of
 from aps_components.data.errors import DataError
+from aps_components.data.geometry import Geometry
 from aps_components.data.nifti import read_geometry
 from aps_components.memory import NotEnoughMemoryError, require_memory
 
@@ -59,12 +60,21 @@ def refuse_large_segmentation(
         channels = sum(read_geometry(file).channels for file in files)
     except DataError:  # what is wrong with it is said by whoever reads it
         return
+    whole = geometry._replace(channels=channels)
+    refuse_large_volume(whole, name=files[0], spacing=spacing, classes=classes, times=times)
+
+
+def refuse_large_volume(
+    geometry: Geometry, *, name: str, spacing: Sequence[float] | None, classes: int, times: float = 1.0
+) -> None:
+    """The same of a scan by its geometry; the other arguments and errors are those of `refuse_large_segmentation`."""
+    channels = geometry.channels
     shape, sizes = np.asarray(geometry.shape, dtype=float), np.asarray(geometry.spacing)
     own = float(np.prod(shape))
     of_network = own if spacing is None else float(np.prod(np.maximum(shape * sizes / np.asarray(spacing), 1)))
     reading = FLOAT * LOADED * channels * own
     network = FLOAT * channels * of_network + min(FLOAT * (classes + 1) * of_network, TILES) + own
-    _require(times * max(reading, network, AFTER * own), files[0])
+    _require(times * max(reading, network, AFTER * own), name)
 
 
 def _require(wanted: float, file: str) -> None:
