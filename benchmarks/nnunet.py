@@ -124,8 +124,6 @@ def learn_and_answer(
     replace_text(folder / "spec.json", json.dumps({**told, **places_, "scans": scans, "mirrored": mirrored}))
     command = [str(environment.python), str(Path(__file__).with_name("nnunet_side.py")), str(folder / "spec.json")]
     own = {f"nnUNet_{name}": str(folder / name) for name in ("raw", "preprocessed", "results")}
-    # Its patches are augmented by this process itself where there is one thread, else by others beside it.
-    own["nnUNet_n_proc_DA"] = str(threads if threads > 1 else 0)
     log, stop = folder / "log.txt", threading.Event()
     run_logged(command, log=log, stop=stop, threads=threads, variables=own)
     state = json.loads((folder / STATE).read_text())

@@ -26,6 +26,7 @@ DATASET = 1
 EXPONENT = 0.9  # of nnU-Net's PolyLRScheduler
 SAVE_SECONDS = 120
 STATE, WEIGHTS = "seconds.json", "weights.pt"
+WORKERS = "nnUNet_n_proc_DA"  # of nnU-Net's environment; planning takes it for a number of threads
 
 
 def learning_rate(initial: float, *, seconds: float, budget: float) -> float:
@@ -62,7 +63,7 @@ def prepare(configuration: str, *, processes: int) -> None:
     """nnU-Net's fingerprint, plan and preprocessing."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 
-    extract_fingerprints([DATASET], num_processes=processes, check_dataset_integrity=True, verbose=False)
+    extract_fingerprints([DATASET], num_processes=processes, verbose=False)
     plan_experiments([DATASET])
     preprocess([DATASET], configurations=[configuration], num_processes=[processes])
 
@@ -89,6 +90,8 @@ def train(trainer: Any, *, budget: float, clock: Clock, folder: Path) -> int:
     """Until the seconds are spent, from where an earlier process stopped; how many iterations there were in all."""
     import torch
 
+    if torch.get_num_threads() == 1:
+        os.environ[WORKERS] = "0"  # it augments patches itself
     iterations = 0
     if (folder / WEIGHTS).is_file():
         state = torch.load(folder / WEIGHTS, weights_only=True)
@@ -150,6 +153,7 @@ def run(spec: dict[str, Any]) -> None:
     torch.set_num_threads(spec["threads"])
     for seeded in (random.seed, np.random.seed, torch.manual_seed):
         seeded(spec["seed"])
+    os.environ[WORKERS] = str(spec["threads"])
     folder, configuration = Path(spec["folder"]), spec["configuration"]
     clock = Clock(folder / STATE, started=STARTED)
 
