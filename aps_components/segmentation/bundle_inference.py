@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,11 +148,17 @@ class BundleInference:
 
     def require_room(self, files: Sequence[str], *, scans: int = 1) -> None:
         """Refuse a scan, or several of its size at once, that the memory does not hold; errors as of `segment`."""
-        refuse_large_segmentation(files, spacing=self._value("spacing"), classes=len(self.labels), times=scans)
+        refuse_large_segmentation(files, **self._room(), times=scans)
 
     def require_room_of(self, geometry: Geometry, *, name: str, scans: int = 1) -> None:
         """The same of a scan that is no NIfTI file yet."""
-        refuse_large_volume(geometry, name=name, spacing=self._value("spacing"), classes=len(self.labels), times=scans)
+        refuse_large_volume(geometry, name=name, **self._room(), times=scans)
+
+    def _room(self) -> dict[str, Any]:
+        """What a scan's memory depends on."""
+        inferer, on_gpu = self._built("inferer"), torch.device(self._value("device")).type == "cuda"
+        window = 0 if on_gpu else inferer.sw_batch_size * math.prod(inferer.roi_size)
+        return {"spacing": self._value("spacing"), "classes": len(self.labels), "window": window}
 
     def prepare(self, files: Sequence[str]) -> Any:
         """Read and preprocess a scan; in any thread. Arguments and errors are those of `segment`."""
