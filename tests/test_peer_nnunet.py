@@ -2,13 +2,17 @@
 
 import importlib
 import json
+from itertools import pairwise
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from workflows import ROOT
 
+from aps_components.data import load_datalist
 from aps_components.evaluation.records import Records
+from aps_components.recipe.results import StageRecord, TrainingResults, write_results
 
 SHAPE, ZOOMS = (17, 24, 40), (1.5, 0.75, 2.0)
 NAMES = "1:kidney,2:liver"
@@ -153,5 +157,28 @@ def test_answers_are_scored_and_a_run_is_a_row(peer, folder, tmp_path):
     assert lines[2][lines[0].index("hd95_mm")] == ""
 
 
-def test_iterations_are_those_of_the_command(peer):
-    assert peer._iterations(["python", "--epochs", "30", "--epoch_length", "7", "--seed", "1"]) == 210
+def test_ours_is_trained_and_then_answers_in_commands_of_its_own(peer, folder, tmp_path, monkeypatch):
+    """The commands stand in for themselves: what they read is there, and what they write is taken."""
+    task, called = peer.Task.of(str(folder), names=NAMES, validation=2, split="validation"), []
+
+    def run_logged(command, *, log, stop, threads):
+        called.append(command[3])
+        options = dict(pairwise(command))
+        if command[3] == "train":
+            datalist = load_datalist(next(part for part in command if part.endswith("scans")))
+            assert (len(datalist.labeled), len(datalist.unlabeled), options["--time"]) == (2, 2, "90s")
+            training = ["python", "--epochs", "30", "--epoch_length", "7", "--seed", "1"]
+            stages = [StageRecord(name="last training", command=training, seconds=1.0, done=True)]
+            Path(options["--out"]).mkdir()
+            write_results(options["--out"], TrainingResults(stages=stages))
+        else:
+            source, target = (Path(part) for part in command[-2:])
+            assert sorted(file.name for file in source.iterdir()) == ["d.nii.gz", "e.nii.gz"]
+            for item in task.judged:
+                name = item["image"].rpartition("/")[2][0]
+                write(target / f"{name}_seg.nii.gz", np.asarray(nib.load(item["label"]).dataobj))
+
+    monkeypatch.setattr(peer, "run_logged", run_logged)
+    told = peer.train_ours(tmp_path, task.learning(2), task.judged, minutes=1.5, threads=1, seed=0)
+    assert (called, told["iterations"]) == (["train", "segment"], 210)
+    assert peer.figures(peer.score(tmp_path / "answers", task.judged, task.labels))["dice"] == 100
