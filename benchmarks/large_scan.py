@@ -152,14 +152,14 @@ class MemoryByStage(Stopwatch):
         if self._running:
             self.seconds[self._running[-1][0]] += now - self._since
         self._since = now
-        peak = _status("VmHWM")
+        peak = status("VmHWM")
         self.highest = max(self.highest, peak)
         for name, _ in self._running:
             self.peaks[name] = max(self.peaks[name], peak)
         Path("/proc/self/clear_refs").write_text("5")  # the count begins anew
 
 
-def _status(field: str) -> float:
+def status(field: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith(field))
 

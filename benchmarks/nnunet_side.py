@@ -72,7 +72,7 @@ def trainer_of(configuration: str) -> Any:
     """nnU-Net's trainer on all scans, on the CPU."""
     import torch
     from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as training
     from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_name
 
     name = convert_id_to_dataset_name(DATASET)
@@ -81,7 +81,9 @@ def trainer_of(configuration: str) -> Any:
     if configuration not in plans["configurations"]:
         there = ", ".join(plans["configurations"])
         raise SystemExit(f"nnU-Net plans no {configuration} for these scans; give one of {there}")
-    trainer = nnUNetTrainer(plans, configuration, "all", dataset, device=torch.device("cpu"))
+    # Its scheduler, which newer versions of torch refuse, counts epochs; the learning rate is set in `train`.
+    training.PolyLRScheduler = lambda *_, **__: None
+    trainer = training.nnUNetTrainer(plans, configuration, "all", dataset, device=torch.device("cpu"))
     trainer.initialize()
     return trainer
 
