@@ -3,8 +3,8 @@
     python benchmarks/window_memory.py
 
 In memory lie what lies there late in a scan of 512 x 512 x 800: the scan on the network's grid, and all the tiles that
-are kept in memory. Beside them the networks of amos (16 classes, random weights, fp32) see two windows; what they say is
-what the stand-in of ``large_scan.py`` says.
+are kept in memory. Beside them the networks of amos (16 classes, random weights, fp32) see two windows; what they say
+is what the stand-in of ``large_scan.py`` says.
 """
 
 from __future__ import annotations
