@@ -38,9 +38,9 @@ def compare(
         methods: supervised, mean_teacher, ua_mt, cps, bcp, autopromptseg, ours, or all of these; and the ablations
             prompts, copy_paste, decision, fusion, model, noise, samples, unlabeled and rounds, or one variant of them,
             such as prompts/none.
-        seeds: such as 0,1,2.
+        seeds: one training for each, such as 0,1,2.
         labeled: scans that keep their label; the bundle's own number by default.
-        epochs: of each training, of the bundle's epoch_length iterations.
+        epochs: length of each training; an epoch has the bundle's epoch_length iterations.
         split: validation or test. Choose nothing on the test scans.
         jobs: trainings at once; they share the CPU's threads.
         train: False trains nothing and makes the table of what is done, also while another command trains.
@@ -52,7 +52,7 @@ def compare(
     if jobs > 1 and THREADS not in os.environ:
         os.environ[THREADS] = str(max(1, (os.cpu_count() or 1) // jobs))  # what the trainings inherit
     from aps_components.bundle import locate_bundle
-    from aps_components.comparison import compare as run
+    from aps_components.studies.comparison import compare as run
 
     run(
         bundle=locate_bundle(bundle),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 from aps_components.evaluation.metrics import foreground_regions, volume_ratio
 from aps_components.evaluation.trained import TrainedModel, load_trained
-from aps_components.label_map import keep_largest_component, likeliest_class
+from aps_components.label_map import kept_pieces, likeliest_class
 from aps_components.models import ensure_writable, read_settings, save_model
 from aps_components.models.decision import Decision
-from aps_components.options import whole
+from aps_components.models.settings import trained_b
+from aps_components.options import Pieces, whole
 from aps_components.uncertainty import every
 
 ANSWERS = ("predictor", "mirror_axes")  # how a scan is answered; inference does so by default where it was given
@@ -35,14 +36,15 @@ def calibrate(
 ) -> str:
     """Write a copy of a checkpoint whose Models A and B both give its labelled training scans their true volumes.
 
-    The scans are segmented once, without offsets; then the offsets are set for all of them at once.
+    The scans are segmented once, without offsets; then the offsets are set for all of them at once. A training of Model
+    A alone has no Model B to calibrate.
 
     Args:
         bundle: its folder.
         dataset_dir: of the scans it was trained on.
         checkpoint: ``model.pt`` of a training, with its settings beside it.
         target: the copy, whole or not at all; it may be the checkpoint itself.
-        cases: the first so many scans.
+        cases: number of scans, from the first on.
         options: other keys of the bundle's evaluation to change. A ``predictor`` or ``mirror_axes`` among them becomes
             the copy's default in inference, from the settings beside it.
 
@@ -53,33 +55,49 @@ def calibrate(
         ValueError: fewer than one case, an option or a checkpoint that does not fit.
     """
     cases = whole(least=1)("cases", cases)
+    settings = read_settings(checkpoint)
+    models = Decision.MODELS if trained_b(settings) else Decision.MODELS[:1]
+    options = {**(options or {}), **_answering_alone(checkpoint, models, options or {})}
     model = load_trained(bundle, dataset_dir=dataset_dir, checkpoint=checkpoint, seen=True, options=options)
     ensure_writable(Path(target).parent)
     decision = model.network.decision
     decision.reset()
     items = model.items[:cases]
     share = MOST_VALUES / model.network.num_classes / len(items)
-    answers = [_answer(model, item, share=share) for item in tqdm(items, unit="scan")]
+    answers = [_answer(model, item, models, share=share) for item in tqdm(items, unit="scan")]
     decision.cpu()  # where the answers are
     label = torch.cat([answer["label"] for answer in answers], dim=-1)
     lines = []
-    for name in Decision.MODELS:
+    for name in models:
         logits = torch.cat([answer[name] for answer in answers], dim=-1)
         said = fit_offsets(decision, logits, label, name, labels=model.labels)
         lines += [f"Model {name.upper()}, {line}" for line in said]
-    answering = {f"inference_{key}": value for key, value in (options or {}).items() if key in ANSWERS}
-    save_model(model.network.state_dict(), {**read_settings(checkpoint), **answering}, target)
+    answering = {f"inference_{key}": value for key, value in options.items() if key in ANSWERS}
+    save_model(model.network.state_dict(), {**settings, **answering}, target)
     return "\n".join([*lines, f"written: {target}"])
 
 
-def _answer(model: TrainedModel, item: Mapping[str, Any], *, share: float) -> dict[str, Tensor]:
-    """Both models' log-probabilities [1, C, 1, 1, N] and the label [1, 1, 1, 1, N] of at most ``share`` voxels."""
+def _answering_alone(checkpoint: str | Path, models: Sequence[str], options: Mapping[str, Any]) -> dict[str, str]:
+    """Of a training of Model A alone, Model A answers."""
+    if "b" in models:
+        return {}
+    if (asked := options.get("predictor", "a")) != "a":
+        raise ValueError(f"predictor {asked!r}: {checkpoint} is of a training of Model A alone; leave --predictor out")
+    return {"predictor": "a"}
+
+
+def _answer(model: TrainedModel, item: Mapping[str, Any], models: Sequence[str], *, share: float) -> dict[str, Tensor]:
+    """Some models' log-probabilities [1, C, 1, 1, N] and the label [1, 1, 1, 1, N] of at most ``share`` voxels."""
     data = model.preprocessing(item)
-    prediction = model.inferer.predict(data["image"].as_tensor()[None].to(model.device), model.network)
-    answers = {"a": prediction.probabilities_a, "b": prediction.probabilities_b}
+    image = data["image"].as_tensor()[None].to(model.device)
+    if "b" in models:
+        prediction = model.inferer.predict(image, model.network)
+        answers = {"a": prediction.probabilities_a, "b": prediction.probabilities_b}
+    else:
+        with torch.inference_mode():
+            answers = {"a": model.inferer(image, model.network)}
     volumes = {name: answer.cpu().clamp_min(1e-6).log() for name, answer in answers.items()}
-    if model.largest_component:
-        volumes = {name: of_largest_pieces(volume) for name, volume in volumes.items()}
+    volumes = {name: of_kept_pieces(volume, model.largest_component) for name, volume in volumes.items()}
     volumes["label"] = data["label"].as_tensor()[None].long()
     return {name: thinned(volume, share=share) for name, volume in volumes.items()}
 
@@ -101,16 +119,19 @@ def fit_offsets(
     return lines
 
 
-def of_largest_pieces(scores: Tensor) -> Tensor:
-    """Log-probabilities in which all that keeping each class's largest component drops is certain background.
+def of_kept_pieces(scores: Tensor, pieces: Pieces) -> Tensor:
+    """Log-probabilities in which all that an answer drops is certain background.
 
     Else the volume of a false piece far away, which no answer shows, would shrink the true one.
 
     Args:
         scores: log-probabilities, [1, C, D, H, W].
+        pieces: which stay, see :func:`aps_components.label_map.kept_pieces`.
     """
+    if not pieces:
+        return scores
     found = likeliest_class(scores, dim=1)[0, 0].numpy()
-    kept = keep_largest_component(found, num_classes=scores.shape[1])
+    kept = kept_pieces(found, pieces, num_classes=scores.shape[1])
     certain = torch.full((1, scores.shape[1], 1, 1, 1), LEAST).to(scores)
     certain[:, 0] = 0
     return torch.where(torch.from_numpy(kept != found), certain, scores)

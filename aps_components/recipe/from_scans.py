@@ -104,8 +104,10 @@ def train(
             dataset.json, or else "label 1" and so on.
         device: such as "cuda:1" or "cpu"; by default a GPU, if there is one.
         seed: of the folds and the trainings.
-        spacing, roi_size: voxel size in mm and patch in voxels, instead of the proposed ones.
-        images, labels_dir: the sub-folders, if they have other names.
+        spacing: voxel size in mm, instead of the proposed one.
+        roi_size: patch in voxels, instead of the proposed one.
+        images: the sub-folder of the images, if it has another name.
+        labels_dir: the sub-folder of the labels, if it has another name.
         jobs: trainings at once; by default one on a GPU, and on a CPU as many as there are cores and folds.
         pretrained: ``model.pt`` of another training, also of other classes or channels: every training begins with what
             fits of it.
@@ -162,10 +164,10 @@ def _checked(
     options: Mapping[str, Any] | None,
 ) -> _Wanted:
     """Everything that can be refused before a scan is read."""
-    seconds, numbers = parse_time(time), recipe_of(recipe)
+    seconds, on_gpu = parse_time(time), _on_gpu(device)
+    numbers = recipe_of(recipe, on_gpu=on_gpu)
     sizes = {key: value for key, value in (("spacing", spacing), ("roi_size", roi_size)) if value is not None}
     of_dataset, of_training = checked_options({**(options or {}), **sizes})
-    on_gpu = (device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cuda")
     at_once = _jobs(numbers, on_gpu=on_gpu) if jobs is None else whole(least=1)("jobs", jobs)
     names, scans = parse_labels(labels), find_scans(data, images=images, labels_dir=labels_dir)
     return _Wanted(
@@ -188,6 +190,10 @@ def _checked(
             cores=cores(),
         ),
     )
+
+
+def _on_gpu(device: str | None) -> bool:
+    return (device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cuda")
 
 
 def _weights(pretrained: str | os.PathLike[str] | None) -> Path | None:

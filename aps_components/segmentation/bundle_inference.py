@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigWorkflow
 
 from aps_components.bundle import require_weights
-from aps_components.configuration import lay_over
+from aps_components.configuration import BundleWorkflow
 from aps_components.data import DataError
 from aps_components.data.geometry import Geometry
 from aps_components.data.inference import PREPARED
@@ -22,7 +21,7 @@ from aps_components.files import expanded
 from aps_components.interactive import LoadedModel, Predictor
 from aps_components.memory import return_freed_memory
 from aps_components.models import CheckpointError, ensure_writable
-from aps_components.options import literal, switch
+from aps_components.options import pieces
 from aps_components.segmentation.quiet import quiet
 
 NEEDED = (
@@ -65,18 +64,13 @@ class BundleInference:
         base = self.root / "configs" / "inference.json"
         self.overrides = [_override_file(self.root, name) for name in configs]
         with quiet():
-            self.workflow = ConfigWorkflow(
-                config_file=[str(base), *map(str, self.overrides)],
-                meta_file=None,
-                logging_file=False,
-                workflow_type="infer",
-            )
-        self.parser = self.workflow.parser
+            self._opened = BundleWorkflow(self.root, base, *self.overrides, kind="infer")
+        self.workflow, self.parser = self._opened.workflow, self._opened.parser
         if missing := [key for key in NEEDED if key not in self.parser]:
             raise ValueError(f"{base}: no key {missing[0]!r}, as every bundle of AutoPromptSeg has; give one of those")
-        self._change({"bundle_root": str(self.root)})
+        self._opened.change({"bundle_root": str(self.root)})
         with quiet():
-            lay_over(self.parser, settings or {}, own=OWN)
+            self._opened.lay_over(settings or {}, own=OWN)
         self.broken_off = False
 
     @property
@@ -131,7 +125,7 @@ class BundleInference:
         changes |= {} if device is None else {"device": str(_device(device))}
         # The evaluator leaves it to `write`.
         self.parser.update(pairs={"evaluator#postprocessing": "$(@postprocessing, None)[1]"})
-        self._change(changes)
+        self._opened.change(changes)
         self._build()
         return torch.device(self._value("device"))
 
@@ -167,7 +161,7 @@ class BundleInference:
             return self._built("dataset").sample({"image": list(files) if len(files) > 1 else files[0]})
 
     def answer(self, sample: Any) -> dict[str, Any]:
-        """What the network says of a prepared scan; errors as of `segment`."""
+        """The network's answer to a prepared scan; errors as of `segment`."""
         if self.broken_off:
             self._build()
         self.broken_off = True
@@ -200,7 +194,7 @@ class BundleInference:
                 labels=labels,
                 in_channels=int(value("in_channels")),
                 modalities=self.modalities,
-                largest_component=switch(value("largest_component")),
+                largest_component=pieces("largest_component", value("largest_component")),
             )
         )
 
@@ -212,17 +206,11 @@ class BundleInference:
         self.broken_off = False
 
     def _built(self, key: str) -> Any:
-        return self.parser.get_parsed_content(key)
+        return self._opened.value(key)
 
     def _value(self, key: str) -> Any:
         with _said_plainly():
             return self._built(key)
-
-    def _change(self, pairs: Mapping[str, Any]) -> None:
-        self.parser.update(
-            pairs={key: literal(value) if isinstance(value, str) else value for key, value in pairs.items()}
-        )
-        self.parser.parse(reset=True)
 
 
 def _override_file(root: Path, name: str) -> Path:

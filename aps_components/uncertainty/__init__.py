@@ -1,5 +1,6 @@
 """Monte-Carlo dropout and the measures of uncertainty that come of it."""
 
+from aps_components.uncertainty.definitions import DEFINITIONS, Definition
 from aps_components.uncertainty.mc_dropout import (
     DropoutMasks,
     MonteCarloSamples,
@@ -21,7 +22,9 @@ from aps_components.uncertainty.measures import (
 )
 
 __all__ = [
+    "DEFINITIONS",
     "DecoupledUncertainty",
+    "Definition",
     "DropoutMasks",
     "MonteCarloSamples",
     "StochasticDecoder",
