@@ -13,6 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from large_scan import CLASSES, GIGABYTE, StandIn, status
 
@@ -45,8 +46,8 @@ def main() -> None:
             store.put(("another", number), torch.full((BLOCK,), float(number)))
         return store
 
-    stored.tile_store = full_store
-    with large_blocks_apart():  # as a scan of many windows has them
+    # Large blocks apart, as a scan of many windows has them.
+    with patch.object(stored, "tile_store", full_store), large_blocks_apart():
         PromptedSlidingWindowInferer(ROI, precision="fp32").predict_stored(part, network)
     print(f"peak {status('VmHWM') / GIGABYTE:.2f} GB, with a scan of {scan.numel():,} voxels on the network's grid")
     for name, (seconds, windows) in said.report().items():
