@@ -17,6 +17,7 @@ from aps_components.files import expanded
 from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.models import (
     NETWORK,
+    PREPROCESSING,
     TRAINED_KEYS,
     AutoPromptSeg,
     CheckpointError,
@@ -28,9 +29,17 @@ from aps_components.models import (
     settings_file,
 )
 from aps_components.models.settings import trained_b
-from aps_components.options import Pieces, pieces, refuse_unknown
+from aps_components.options import Pieces, list_differences, pieces, refuse_unknown
 
 OVERLAP = 0.5
+# What `evaluation_transforms` does, as training writes it down.
+PREPROCESSED = [
+    "LoadVolumed()",
+    'Orientationd(axcodes="RAS", labels=[["L", "R"], ["P", "A"], ["I", "S"]])',
+    "Resampled()",
+    "NormalizeScand()",
+    'EnsureTyped(dtype="torch.float32")',
+]
 UNTAUGHT = "was trained without prompts (no simulated_user in its settings) and does not know what a click means"
 
 
@@ -101,6 +110,11 @@ def load_model(
     read_checkpoint(path)  # what is wrong with the weights comes before what is wrong beside them
     known = _Settings(path, settings or {})
     labels = known.labels()
+    if different := list_differences(PREPROCESSED, known.get(PREPROCESSING, PREPROCESSED)):
+        raise CheckpointError(
+            f"{known.file}: scans of this model are preprocessed by transforms of its bundle ({'; '.join(different)}): "
+            "segment with the bundle, as by aps segment --bundle BUNDLE"
+        )
     network = _built(known, num_classes=len(labels))
     load_weights(network, path)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -45,11 +45,6 @@ class LabelEnvironment(OwnEnvironment):
     """A virtual environment with MONAI Label."""
 
     @property
-    def sample_app(self) -> Path:
-        """MONAI Label's app that serves bundles."""
-        return self.folder / "monailabel" / "sample-apps" / "monaibundle"
-
-    @property
     def is_complete(self) -> bool:
         """Whether everything in the list, as it is now, was installed."""
         return self.has(_stamp())

@@ -11,6 +11,7 @@ from aps_components.models.auto_prompt_seg import (
 from aps_components.models.build import build_auto_prompt_seg, build_trained
 from aps_components.models.checkpoint import (
     NETWORK,
+    PREPROCESSING,
     TRAINED_KEYS,
     copy_settings,
     ensure_writable,
@@ -33,6 +34,7 @@ from aps_components.models.settings import SETTINGS_OF_BEFORE, CheckpointError, 
 
 __all__ = [
     "NETWORK",
+    "PREPROCESSING",
     "SETTINGS_OF_BEFORE",
     "TRAINED_KEYS",
     "AutoPromptSeg",

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePath
@@ -18,6 +19,7 @@ from aps_components.files import replace_text, replacing
 from aps_components.models.decision import offsets_of_before
 from aps_components.models.settings import SETTINGS_OF_BEFORE, CheckpointError, read_settings, settings_file
 from aps_components.networks.sam3d import resized_position_tables
+from aps_components.options import list_differences
 
 MAX_NAMED_KEYS = 8
 # The settings of a checkpoint that evaluation and inference take over: its weights are worth nothing at others.
@@ -25,6 +27,9 @@ TRAINED_KEYS = (
     *("labels", "in_channels", "modalities", "spacing", "roi_size", "backbone", "strides", "kernel_sizes"),
     *("intensity", "fusion"),
 )
+PREPROCESSING = "preprocessing"  # the setting that lists what a scan goes through before the network
+LISTED = ("transforms", PREPROCESSING)  # the settings that are lists of transforms, a line each
+FOLDERS = re.compile(r'"[^"]*/(?=[^"/]*")')  # in such a line, of a file's name
 NETWORK = "network_def"  # the setting that holds the network's arguments
 # Arguments of a network that may be others than in training.
 FREE = ("predictor", "mc_samples", "recompute", "sam_checkpoint")
@@ -229,6 +234,9 @@ def without_folders(settings: Mapping[str, Any]) -> dict[str, Any]:
         key: PurePath(value).name if isinstance(value, str) and os.sep in value else value
         for key, value in settings.items()
     }
+    for key, value in published.items():
+        if key in LISTED and isinstance(value, list):
+            published[key] = [FOLDERS.sub('"', line) for line in value]
     if isinstance(cases := published.get("cases"), Mapping):
         published["cases"] = {part: [{**case, "name": ""} for case in found] for part, found in cases.items()}
     return published
@@ -295,6 +303,11 @@ def _refuse_other_settings(path: str | Path, settings: Mapping[str, Any], *, fre
     trained |= {f"{NETWORK}#{key}": value for key, value in trained_network(path).items() if key not in free}
     used |= {f"{NETWORK}#{key}": value for key, value in used.pop(NETWORK, {}).items()}
     different = [key for key in used if key in trained and trained[key] != used[key]]
+    if PREPROCESSING in different:
+        raise CheckpointError(
+            f"{path} was trained on scans that were preprocessed otherwise: this configuration's list is "
+            f"{'; '.join(list_differences(trained[PREPROCESSING], used[PREPROCESSING]))}. List the same transforms"
+        )
     if different:
         raise CheckpointError(
             f"{path} was trained with other settings: "

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from pipelines import training_transforms as transforms
 
 from aps_components.data import DataError, SampleKey, SeededCacheDataset, case_identities, check_cases, sampling
-from aps_components.data import training_transforms as transforms
 from aps_components.data.disk_cache import DiskCache, described
 from aps_components.data.remembered import NAME, Remembered, facts
 
@@ -38,9 +38,10 @@ def dataset(items, cache_dir=None, *, num_workers=4, **options):
     return SeededCacheDataset(items, transforms(**given), cache_dir=cache_dir, num_workers=num_workers, progress=False)
 
 
-def test_samples_are_those_of_the_cache_in_memory(items, tmp_path):
-    memory, disk = dataset(items), dataset(items, tmp_path / "cache")
-    again = dataset(items, tmp_path / "cache")
+@pytest.mark.parametrize("options", [{}, {"balanced_crops": 1.0, "num_classes": 3}])  # there is no class 2
+def test_samples_are_those_of_the_cache_in_memory(items, tmp_path, options):
+    memory, disk = dataset(items, **options), dataset(items, tmp_path / "cache", **options)
+    again = dataset(items, tmp_path / "cache", **options)
     for key in [SampleKey(0, 5), SampleKey(1, 6), SampleKey(0, 5)]:
         expected, found, third = memory[key], disk[key], again[key]
         assert found.keys() == expected.keys()
