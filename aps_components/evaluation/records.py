@@ -72,6 +72,10 @@ class Records:
         """The record of a key, if there is one."""
         return self._records.get(_text(key))
 
+    def all(self) -> list[tuple[dict[str, Any], Record]]:
+        """Keys and records, in the order in which they were added."""
+        return [(json.loads(key), record) for key, record in self._records.items()]
+
     def add(self, record: Record, **key: Any) -> Record:
         """Write a record, of JSON's types, and give it back as it would be read."""
         line = json.loads(_text({"key": key, "record": record}))
