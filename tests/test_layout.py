@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "aps_components"
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 LEAVES = {"__init__", "csv_table", "errors", "files", "label_map", "machine", "memory", "options", "pictures"}
-LEAVES |= {"ownership", "plain_json", "processes", "terminal", "unpacking"}
+LEAVES |= {"own_environment", "ownership", "plain_json", "processes", "terminal", "unpacking"}
 PARTS = {"networks", "uncertainty", "prompts", "losses", "data"}
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(LEAVES, LEAVES),

@@ -28,7 +28,7 @@ from aps_components.data.errors import DataError
 from aps_components.data.fingerprint import CaseFacts, Fingerprint, take_fingerprint
 from aps_components.data.partial import parsed_slices
 from aps_components.files import expanded, replace_text
-from aps_components.options import whole
+from aps_components.options import SEED, whole
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 VALIDATION_SHARE, VALIDATED_FROM = 0.2, 5  # of the labelled cases; fewer than 5 are all trained on
@@ -72,7 +72,7 @@ def new_bundle(
         The folder of the bundle.
     """
     name, data, out = str(name), str(data), str(out)  # a command line may have made numbers of them
-    _check_arguments(name, out, validation=validation, budget=budget, spacing=spacing, roi_size=roi_size)
+    _check_arguments(name, out, seed=seed, validation=validation, budget=budget, spacing=spacing, roi_size=roi_size)
     names = parse_labels(labels)
     slices = None if labeled_slices is None else parsed_slices(labeled_slices)
     folder = find_cases(data, images=images, labels=labels_dir).told(ignore=None, slices=slices)
@@ -226,6 +226,7 @@ def _check_arguments(
     name: str,
     out: str,
     *,
+    seed: int,
     validation: int | None,
     budget: str,
     spacing: Sequence[float] | None,
@@ -237,6 +238,7 @@ def _check_arguments(
     place = expanded(out)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise FileExistsError(f"{out} is not an empty folder: name a new one by --out, or empty it")
+    SEED("seed", seed)
     if validation is not None:
         whole(least=0)("validation", validation)
     if spacing is not None:

@@ -7,19 +7,16 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import (
-    ClassesToIndicesd,
     MapTransform,
     RandCropByLabelClassesd,
     Randomizable,
     RandSpatialCropd,
-    Transform,
 )
 
 from aps_components.data.partial import NOT_LABELED
 
-INDICES_SUFFIX = "_class_indices"
-LABELED_SUFFIX = "_labeled_indices"
-INDICES_PER_CLASS = 20_000  # evenly spaced voxels of a class that a patch may lie around; 0.16 MB
+INDICES_SUFFIX = "_labeled_indices"
+MOST_INDICES = 20_000  # evenly spaced labelled voxels that a patch may lie around; 0.16 MB
 MAX_SEED = 2**32
 
 
@@ -27,13 +24,13 @@ class LabeledToIndicesd(MapTransform):
     """The voxels that have a label, of a label that is not whole, as a list of one; nothing of a whole one.
 
     Args:
-        label_key: of the label, [1, D, H, W]; it may be missing.
-        indices_key: of what is added.
+        keys: of labels, [1, D, H, W]; missing ones are skipped.
+        indices_postfix: follows a key in that of what is added.
     """
 
-    def __init__(self, label_key: str, *, indices_key: str) -> None:
-        super().__init__(label_key, allow_missing_keys=True)
-        self.indices_key = indices_key
+    def __init__(self, keys: KeysCollection = "label", *, indices_postfix: str = INDICES_SUFFIX) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.indices_postfix = indices_postfix
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Find them."""
@@ -42,8 +39,8 @@ class LabeledToIndicesd(MapTransform):
             labeled = torch.as_tensor(np.asarray(d[key]) != NOT_LABELED).flatten()
             if not labeled.all():
                 voxels = labeled.nonzero()[:, 0]
-                step = max(1, len(voxels) // INDICES_PER_CLASS)
-                d[self.indices_key] = [voxels[::step]]
+                step = max(1, len(voxels) // MOST_INDICES)
+                d[f"{key}{self.indices_postfix}"] = [voxels[::step]]
         return d
 
 
@@ -58,9 +55,9 @@ class BalancedCropd(Randomizable, MapTransform):
     Args:
         keys: to crop, all with the same [D, H, W]; missing ones are skipped.
         roi_size: patch size; along an axis on which a scan is smaller, all of it.
-        share: of the patches around a foreground voxel, in [0, 1].
-        label_key: whose classes count.
+        share: of the patches around a foreground voxel, in [0, 1]; 0 is MONAI's RandSpatialCropd, whatever has a label.
         num_classes: background included.
+        label_key: whose classes count.
         indices_key: holds the voxels of each class, as MONAI's ClassesToIndicesd gives them; removed from the item.
         labeled_key: holds those that have a label, see `LabeledToIndicesd`; removed as well.
     """
@@ -71,10 +68,10 @@ class BalancedCropd(Randomizable, MapTransform):
         roi_size: Sequence[int],
         *,
         share: float,
-        label_key: str,
         num_classes: int,
-        indices_key: str,
-        labeled_key: str = "",
+        label_key: str = "label",
+        indices_key: str = "label_class_indices",
+        labeled_key: str = "label" + INDICES_SUFFIX,
     ) -> None:
         super().__init__(keys, allow_missing_keys=True)
         self.share, self.indices_key, self.labeled_key = _share(share), indices_key, labeled_key
@@ -103,6 +100,9 @@ class BalancedCropd(Randomizable, MapTransform):
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> "BalancedCropd":
         """Seed the choice between the two crops and each crop on its own, as MONAI's Compose does."""
+        if not self.share:
+            self.anywhere.set_random_state(seed, state)
+            return self
         super().set_random_state(seed, state)
         for crop in (self.anywhere, self.around_class, self.around_labeled):
             crop.set_random_state(seed=self.R.randint(MAX_SEED, dtype="uint32"))
@@ -111,49 +111,15 @@ class BalancedCropd(Randomizable, MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Crop."""
         d = dict(data)
-        balanced = self.R.random() < self.share
         labeled = d.pop(self.labeled_key, [()])
+        balanced = self.share > 0 and self.R.random() < self.share
         foreground = d.get(self.indices_key, [])[1:]
         if balanced and any(len(voxels) for voxels in foreground):
             return self.around_class(d)[0]
         d.pop(self.indices_key, None)
-        if len(labeled[0]):
+        if self.share and len(labeled[0]):
             return self.around_labeled({**d, self.labeled_key: labeled})[0]
         return self.anywhere(d)
-
-
-def crop_transforms(
-    keys: Sequence[str], roi_size: Sequence[int], *, balanced_crops: float, label_key: str, num_classes: int
-) -> list[Transform]:
-    """Random patches; along an axis on which a scan is smaller, all of it.
-
-    Args:
-        keys: to crop; missing ones are skipped.
-        roi_size: patch size.
-        balanced_crops: share of the patches around a foreground voxel; 0 is MONAI's RandSpatialCropd alone, whatever
-            has a label.
-        label_key: whose classes count.
-        num_classes: background included.
-    """
-    if _share(balanced_crops) == 0:
-        return [RandSpatialCropd(keys, roi_size, random_size=False, allow_missing_keys=True)]
-    find_voxels = ClassesToIndicesd(
-        label_key,
-        indices_postfix=INDICES_SUFFIX,
-        num_classes=num_classes,
-        max_samples_per_class=INDICES_PER_CLASS,
-        allow_missing_keys=True,
-    )
-    crop = BalancedCropd(
-        keys,
-        roi_size,
-        share=balanced_crops,
-        label_key=label_key,
-        num_classes=num_classes,
-        indices_key=label_key + INDICES_SUFFIX,
-        labeled_key=label_key + LABELED_SUFFIX,
-    )
-    return [find_voxels, LabeledToIndicesd(label_key, indices_key=label_key + LABELED_SUFFIX), crop]
 
 
 def _share(balanced_crops: float) -> float:

@@ -33,7 +33,8 @@ from aps_components.plain_json import read_json
 FORM = 2  # of an entry; another one where a version of this project preprocesses in another way
 DIGITS = 32
 FACTS = "facts.json"
-PARTS = "parts"  # of a list of tensors: their lengths
+ARRAYS = "arrays"  # in the facts: how many there are under a key, such as the voxels of each class
+AFFINE = "affine"  # of a volume; a plain tensor, such as a table of classes, has none
 PASSED_OVER = ("lazy", "noted", "tracing")  # attributes of transforms that change nothing of what they do
 
 
@@ -45,18 +46,18 @@ class Stored(NamedTuple):
     def opened(self) -> dict[str, Any]:
         """Its volumes, which are read where something of them is needed, and may be written to in memory."""
         facts = read_json(self.place / FACTS)
-        return {key: _opened(self.place / f"{key}.npy", about) for key, about in facts.items()}
+        return {key: self._value(key, about) for key, about in facts.items()}
 
+    def _value(self, key: str, about: Mapping[str, Any]) -> Any:
+        if ARRAYS in about:
+            return [self._tensor(f"{key}.{index}") for index in range(about[ARRAYS])]
+        if AFFINE not in about:
+            return self._tensor(key)
+        affine = torch.tensor(about[AFFINE], dtype=torch.float64)
+        return MetaTensor(self._tensor(key), affine=affine, meta={"filename_or_obj": about["file"]})
 
-def _opened(file: Path, about: Mapping[str, Any]) -> Any:
-    """A volume, a plain tensor, or a list of these: what :func:`_fill` wrote."""
-    values = torch.from_numpy(np.load(file, mmap_mode="c"))
-    if PARTS in about:
-        return list(values.split(about[PARTS]))
-    if "affine" not in about:
-        return values
-    affine = torch.tensor(about["affine"], dtype=torch.float64)
-    return MetaTensor(values, affine=affine, meta={"filename_or_obj": about["file"]})
+    def _tensor(self, name: str) -> torch.Tensor:
+        return torch.from_numpy(np.load(self.place / f"{name}.npy", mmap_mode="c"))
 
 
 class DiskCache:
@@ -132,14 +133,15 @@ def _name(value: Any) -> str:
 
 
 def _fill(work: Path, item: Mapping[str, Any]) -> None:
-    facts: dict[str, dict[str, Any]] = {}
+    facts: dict[str, Any] = {}
     for key, value in item.items():
         if isinstance(value, MetaTensor):
             np.save(work / f"{key}.npy", np.ascontiguousarray(value.as_tensor().numpy()))
-            facts[key] = {"affine": value.affine.tolist(), "file": str(value.meta.get("filename_or_obj", ""))}
-        elif isinstance(value, list) and value and all(isinstance(part, torch.Tensor) for part in value):
-            np.save(work / f"{key}.npy", torch.cat(value).numpy())
-            facts[key] = {PARTS: [len(part) for part in value]}
+            facts[key] = {AFFINE: value.affine.tolist(), "file": str(value.meta.get("filename_or_obj", ""))}
+        elif isinstance(value, list) and all(isinstance(entry, np.ndarray | torch.Tensor) for entry in value):
+            for index, entry in enumerate(value):
+                np.save(work / f"{key}.{index}.npy", np.asarray(entry))
+            facts[key] = {ARRAYS: len(value)}
         elif isinstance(value, torch.Tensor):
             np.save(work / f"{key}.npy", value.numpy())
             facts[key] = {}

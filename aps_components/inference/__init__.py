@@ -3,19 +3,23 @@
 from aps_components.inference.inferer import PromptedSlidingWindowInferer, PromptPoint, VolumePrediction
 from aps_components.inference.postprocessing import (
     InvertToLabelMapd,
+    KeepProbabilitiesd,
     LabelMapd,
+    SavePromptsd,
     inverted,
-    output_transforms,
 )
 from aps_components.inference.prompt_file import prompts_in_world
+from aps_components.inference.saving import SaveOnScansGridd
 
 __all__ = [
     "InvertToLabelMapd",
+    "KeepProbabilitiesd",
     "LabelMapd",
     "PromptPoint",
     "PromptedSlidingWindowInferer",
+    "SaveOnScansGridd",
+    "SavePromptsd",
     "VolumePrediction",
     "inverted",
-    "output_transforms",
     "prompts_in_world",
 ]

@@ -20,7 +20,6 @@ from aps_components.data import DataError
 from aps_components.data.datalist import FAULT
 from aps_components.data.partial import NOT_LABELED, UNDRAWN
 from aps_components.inference import PromptedSlidingWindowInferer
-from aps_components.label_map import likeliest_class
 from aps_components.models import AutoPromptSeg
 
 OUTPUT_MAPS = {
@@ -120,16 +119,16 @@ def dice_metric(key: str, *, num_classes: int) -> MeanDice:
     Voxels without a label do not count, and neither does a class that a label does not hold.
 
     Args:
-        key: ``pred``, ``pred_a`` or ``pred_b``.
+        key: ``pred``, ``pred_a`` or ``pred_b``, as label maps [1, D, H, W].
         num_classes: C, background included.
     """
 
     def one_hot_pair(outputs: Sequence[Mapping[str, Any]]) -> tuple[list[Tensor], list[Tensor]]:
-        predicted = [likeliest_class(output[key], dim=0) for output in outputs]
+        predicted = [torch.as_tensor(output[key]) for output in outputs]
         labels = [torch.as_tensor(output["label"]).to(guess) for output, guess in zip(outputs, predicted, strict=True)]
-        for guess, label in zip(predicted, labels, strict=True):
-            guess[label == NOT_LABELED] = 0
-        labels = [label % NOT_LABELED for label in labels]
+        labeled = [label != NOT_LABELED for label in labels]
+        predicted = [guess * known for guess, known in zip(predicted, labeled, strict=True)]
+        labels = [label * known for label, known in zip(labels, labeled, strict=True)]
         return (
             [one_hot(guess, num_classes, dim=0) for guess in predicted],
             [one_hot(label, num_classes, dim=0) for label in labels],
@@ -168,13 +167,3 @@ class PromptPrecisionMetric(Metric):
 def _left_open(value: int, undrawn: Tensor | None) -> bool:
     """Whether a voxel of a label may have another class, too."""
     return value == NOT_LABELED or (value == 0 and undrawn is not None and bool(undrawn.any()))
-
-
-def validation_metrics(num_classes: int) -> dict[str, Metric]:
-    """The figures of a validation: ``dice_average`` (the key metric), ``dice_a``, ``dice_b``, ``prompt_precision``."""
-    return {
-        "dice_average": dice_metric("pred", num_classes=num_classes),
-        "dice_a": dice_metric("pred_a", num_classes=num_classes),
-        "dice_b": dice_metric("pred_b", num_classes=num_classes),
-        "prompt_precision": PromptPrecisionMetric(),
-    }

@@ -6,9 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from pipelines import training_transforms as transforms
 
 from aps_components.data import DataError, LoadVolumed, SampleKey, SeededCacheDataset, check_cases, collate_two_stream
-from aps_components.data import training_transforms as transforms
 from aps_components.data.datalist import load_datalist, relative_item
 from aps_components.data.identity import identity
 from aps_components.data.partial import NOT_LABELED, Partial, parsed_slices

@@ -6,8 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from pipelines import training_transforms
 
-from aps_components.data import SeededCacheDataset, training_transforms, two_stream_loader
+from aps_components.data import SeededCacheDataset, two_stream_loader
 from aps_components.data.datalist import load_datalist
 from aps_components.data.partial import NOT_LABELED, table_of
 from aps_components.data.transforms import evaluation_transforms
