@@ -18,7 +18,7 @@ from torch import Tensor
 
 from aps_components.data import DataError
 from aps_components.data.datalist import FAULT
-from aps_components.inference import PromptedSlidingWindowInferer
+from aps_components.inference.inferer import PromptedSlidingWindowInferer
 from aps_components.label_map import likeliest_class
 from aps_components.models import AutoPromptSeg
 

@@ -7,9 +7,9 @@ from ignite.engine import Engine
 from monai.data import DataLoader, Dataset
 from torch import nn
 
-from aps_components.inference import PromptedSlidingWindowInferer, PromptPoint, VolumePrediction
+from aps_components.inference import PromptedEvaluator, PromptedSlidingWindowInferer, PromptPoint, VolumePrediction
 from aps_components.models import build_auto_prompt_seg
-from aps_components.training import PromptedEvaluator, dice_metric, validation_metrics
+from aps_components.training import dice_metric, validation_metrics
 
 C, D, H, W = 3, 5, 7, 11  # sizes that cannot be confused
 rng = np.random.default_rng(0)
