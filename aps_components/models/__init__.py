@@ -9,7 +9,9 @@ from aps_components.models.auto_prompt_seg import (
     mean_of_probabilities,
 )
 from aps_components.models.build import build_auto_prompt_seg, build_trained
-from aps_components.models.checkpoint import (
+from aps_components.models.half import halve
+from aps_components.models.interaction import Round, as_tensors, together
+from aps_components.models.model_file import (
     NETWORK,
     TRAINED_KEYS,
     copy_settings,
@@ -26,8 +28,6 @@ from aps_components.models.checkpoint import (
     trained_setting,
     without_folders,
 )
-from aps_components.models.half import halve
-from aps_components.models.interaction import Round, as_tensors, together
 from aps_components.models.precision import Precision, autocast, resolved_precision
 from aps_components.models.settings import SETTINGS_OF_BEFORE, CheckpointError, read_settings, settings_file
 

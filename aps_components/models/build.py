@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from aps_components.models.auto_prompt_seg import AutoPromptSeg, Predictor
-from aps_components.models.checkpoint import FREE, NETWORK, trained_network
+from aps_components.models.model_file import FREE, NETWORK, trained_network
 from aps_components.models.settings import CheckpointError
 from aps_components.models.vnet_pair import VNetPair
 from aps_components.networks.backbone import Backbone
@@ -165,7 +165,7 @@ def build_trained(*, checkpoint: str | Path, otherwise: Mapping[str, Any] | None
     Args:
         checkpoint: of a training; it need not be there.
         otherwise: arguments of :func:`build_auto_prompt_seg` where the settings do not say them.
-        given: arguments that are to be these. Those of ``models.checkpoint.FREE`` may be others than in training.
+        given: arguments that are to be these. Those of ``models.model_file.FREE`` may be others than in training.
 
     Raises:
         CheckpointError: the settings say something else than ``given``, or are of another version of this package.

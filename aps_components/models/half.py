@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from aps_components.models.checkpoint import (
+from aps_components.models.model_file import (
     is_state_dict,
     read_checkpoint,
     save_model,

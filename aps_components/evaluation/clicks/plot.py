@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from aps_components.evaluation.clicks.summary import mean_curve
+from aps_components.evaluation.clicks.table import mean_curve
 
 
 def plot_clicks(path: Path, scans: Mapping[str, Mapping[str, Any]], *, clicks: int, tolerance_mm: float) -> None:

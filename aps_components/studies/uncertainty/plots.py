@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from aps_components.pictures import save_figure
 from aps_components.studies.uncertainty.scan import COVERAGES
-from aps_components.studies.uncertainty.summary import Entry
+from aps_components.studies.uncertainty.spreads import Entry
 from aps_components.uncertainty import DEFINITIONS
 
 # Of Wong 2011 (doi:10.1038/nmeth.1618), which colour-blind readers can tell apart, and two more.
