@@ -20,7 +20,7 @@ from aps_components.data import DataError
 from aps_components.data.datalist import FAULT
 from aps_components.inference.inferer import PromptedSlidingWindowInferer
 from aps_components.label_map import likeliest_class
-from aps_components.models import AutoPromptSeg
+from aps_components.models import TwoModels
 
 OUTPUT_MAPS = {
     "pred": "probabilities",
@@ -54,7 +54,7 @@ class PromptedEvaluator(SupervisedEvaluator):
         *,
         device: torch.device | str,
         val_data_loader: Any,
-        network: AutoPromptSeg,
+        network: TwoModels,
         inferer: PromptedSlidingWindowInferer,
         everything: bool = True,
         in_tiles: bool = False,
