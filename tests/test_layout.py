@@ -12,8 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "aps_components"
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
-LEAVES = {"__init__", "csv_table", "errors", "files", "label_map", "machine", "memory", "options", "pictures"}
-LEAVES |= {"ownership", "plain_json", "processes", "terminal", "unpacking"}
+LEAVES = {"__init__", "csv_table", "errors", "exporting", "files", "label_map", "machine", "memory", "options"}
+LEAVES |= {"ownership", "pictures", "plain_json", "processes", "terminal", "unpacking"}
 PARTS = {"networks", "uncertainty", "prompts", "losses", "data"}
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(LEAVES, LEAVES),
@@ -127,6 +127,14 @@ def test_a_line_that_parses_json_is_found() -> None:
         3,
         4,
     ]
+
+
+TRACED = re.compile(r"torch\.(jit\.is_tracing|compiler\.is_compiling|onnx\.is_in_onnx_export)")
+
+
+@pytest.mark.parametrize("file", sorted(set(FILES) - {"exporting.py"}))
+def test_what_asks_for_an_export_stands_in_one_place(file: str) -> None:
+    assert not TRACED.search((PACKAGE / file).read_text(encoding="utf-8")), f"{file}: ask aps_components.exporting"
 
 
 def test_no_part_of_the_product_may_import_a_study() -> None:

@@ -10,11 +10,11 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from aps_components.exporting import refuse_other_sizes
 from aps_components.models.decision import Decision
 from aps_components.models.interaction import Round, own_prompts
 from aps_components.networks.backbone import Backbone
 from aps_components.networks.sam3d import ImageEmbedding, Prompts, Sam3dOutput
-from aps_components.networks.scripted import refuse_other_sizes
 from aps_components.networks.voxel_shape import Triple
 from aps_components.prompts import PointPrompts, PromptGenerator, SimulatedUser
 from aps_components.uncertainty import (
@@ -244,8 +244,7 @@ class TwoModels(nn.Module, ABC):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of the model's predictor; Model B does not run for ``a``."""
-        if torch.jit.is_tracing():
-            image = refuse_other_sizes(image)
+        image = refuse_other_sizes(image)
         if self.predictor == "a":
             return self.logits_of_a(image)
         return self.predict(image).logits
