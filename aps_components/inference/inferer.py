@@ -18,6 +18,7 @@ from tqdm import tqdm
 from aps_components.inference.points import Flip, PromptPoint, listed, mirrored_prompts, prompts_in
 from aps_components.inference.stored import StoredPrediction, predict_stored
 from aps_components.inference.tiles import Window, moved
+from aps_components.label_map import log_probabilities
 from aps_components.models import Precision, Seen, TwoModels, autocast, together
 from aps_components.networks.sam3d import Prompts
 from aps_components.options import Axes, axis_groups
@@ -239,7 +240,7 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
             window = moved(frame, volume.padding)
             prompts = Prompts.none(1, device=volume.image.device) if given is None else given(frame)
             prompts = together(prompts, *prompts_in(own, frame, slots=network.own_slots, device=volume.image.device))
-            earlier = None if previous is None else previous[(slice(None), slice(None), *window)].clamp_min(1e-6).log()
+            earlier = None if previous is None else log_probabilities(previous[(slice(None), slice(None), *window)])
             size = [side.stop - side.start for side in window]
             views = list(zip(volume.flips, volume.seen[index], strict=True))[: None if mirrored else 1]
             for flip, seen in views:
