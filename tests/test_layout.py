@@ -137,6 +137,14 @@ def test_what_asks_for_an_export_stands_in_one_place(file: str) -> None:
     assert not TRACED.search((PACKAGE / file).read_text(encoding="utf-8")), f"{file}: ask aps_components.exporting"
 
 
+CANVAS = re.compile(r"backend_agg|import .*\bpyplot\b|\.savefig\(")
+
+
+@pytest.mark.parametrize("file", sorted(set(FILES) - {"pictures.py"}))
+def test_figures_are_made_and_saved_in_one_place(file: str) -> None:
+    assert not CANVAS.search((PACKAGE / file).read_text(encoding="utf-8")), f"{file}: draw on pictures.new_figure"
+
+
 def test_no_part_of_the_product_may_import_a_study() -> None:
     assert [layer for layer, targets in MAY_IMPORT.items() if "studies" in targets] == ["cli"]
 
