@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-THREADS = "OMP_NUM_THREADS"  # of the environment, by which a process takes so many
+THREADS = "OMP_NUM_THREADS"  # of the environment: threads that a process takes
 ORPHANED = 137  # the exit status of what was killed
 
 
@@ -54,7 +54,7 @@ def run_logged(
         log: made with its folder, if it is missing.
         stop: ends the command, from another thread.
         threads: that it may compute with; None leaves it to the environment.
-        look: called every so many ``seconds``, and once more when the command has ended.
+        look: called after every ``seconds``, and once more when the command has ended.
 
     Raises:
         CommandFailedError: it failed.

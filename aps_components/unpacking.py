@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-MAX_RATIO, RATIO_FROM = 1000, 2**20  # compression of a member, looked at from so many bytes on; JSON reaches about 20
+MAX_RATIO, RATIO_FROM = 1000, 2**20  # compression of a member, asked from these bytes on; JSON reaches about 20
 RATIO_FROM_ALL = 64 * 2**20  # of all members together: many small ones are a large one, too
 LONGEST_NAME = 255  # bytes, of a file in its folder
 # What the readers of damaged archives raise, beside errors of the disk.

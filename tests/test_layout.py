@@ -17,7 +17,8 @@ LEAVES |= {"ownership", "pictures", "plain_json", "processes", "terminal", "unpa
 PARTS = {"networks", "uncertainty", "prompts", "losses", "data"}
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(LEAVES, LEAVES),
-    "__init__": {"interactive", "recipe"},  # for type checkers; when it runs, not before it is asked for
+    "__init__": {"api"},  # for type checkers; when it runs, not before it is asked for
+    "api": LEAVES | {"interactive", "bundle", "segmentation", "recipe"},
     **dict.fromkeys(PARTS, LEAVES),
     "models": LEAVES | PARTS,
     "configuration": LEAVES | PARTS | {"models"},

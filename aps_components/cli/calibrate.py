@@ -11,14 +11,14 @@ from fire.decorators import SetParseFns
 def calibrate(bundle: str, dataset_dir: str, checkpoint: str, target: str, cases: int = 20, **options: Any) -> None:
     """Give a trained model offsets with which it finds the true volumes of the labelled scans it was trained on.
 
-    Training adjusts offsets by itself, on patches; this is for models of before, and for another sliding window.
+    Training adjusts offsets by itself, on patches. This command does so on whole scans, and for another sliding window.
 
     Args:
         bundle: a bundle's folder or name.
         dataset_dir: the scans that it was trained on.
         checkpoint: model.pt of a training; its model.json must lie beside it.
         target: the calibrated model.pt.
-        cases: the first so many labelled scans.
+        cases: number of labelled scans, from the first on.
         options: other keys of the bundle's evaluation, such as --overlap 0.25. A --predictor or --mirror_axes becomes
             the calibrated model's default in inference.
     """

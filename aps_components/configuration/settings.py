@@ -1,4 +1,4 @@
-"""What a configuration says of a run and of its model, to be kept with the weights: the whole of it, in one place."""
+"""The settings of a run and of its model, as they are kept with the weights, in one place."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class TwoStreamBatchSampler(Sampler[list[SampleKey]]):
         world_size: number of processes.
         repeat_cases: allow fewer cases than a batch or the processes need: several patches of a batch then come from
             one case, and processes share cases. Without an unlabelled case it trains on the labelled ones alone.
-        labeled_epochs: the first so many epochs are of labelled samples alone, in batches as large as all others;
+        labeled_epochs: number of first epochs with labelled samples alone, in batches as large as all others;
             with few cases some of a batch then come from one case.
     """
 

@@ -44,7 +44,7 @@ def calibrate(
         dataset_dir: of the scans it was trained on.
         checkpoint: ``model.pt`` of a training, with its settings beside it.
         target: the copy, whole or not at all; it may be the checkpoint itself.
-        cases: the first so many scans.
+        cases: number of scans, from the first on.
         options: other keys of the bundle's evaluation to change. A ``predictor`` or ``mirror_axes`` among them becomes
             the copy's default in inference, from the settings beside it.
 

@@ -60,8 +60,8 @@ def pseudo_label(
             of them; voxel sizes and patches may differ. The volumes of a labelled scan are set by those models that did
             not learn from it, where there are some.
         target: a folder.
-        options: other keys of the bundle's evaluation to change. Without a ``predictor`` each model answers by the one
-            that inference answers by.
+        options: other keys of the bundle's evaluation to change. Without a ``predictor`` each model uses the one
+            that its inference uses.
 
     Returns:
         What was found, and what to do with it.
@@ -138,7 +138,7 @@ def _refuse_target(folder: Path, dataset: Path) -> None:
         return
     there = [folder / DATALIST, *scans_in(folder / LABELS)]
     if found := [file for file in there if file.exists()]:
-        raise ValueError(f"{found[0]} is there, and not of aps pseudo-label: give another --target")
+        raise ValueError(f"{found[0]} is there, and aps pseudo-label did not make it: give another --target")
 
 
 def _is_labelled(file: Path, mark: Mark) -> bool:

@@ -150,7 +150,7 @@ def _with_labels(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _own_values(root: Path) -> dict[str, Any]:
-    """What a bundle says of its dataset."""
+    """The dataset as a bundle describes it."""
     content = read_object(root / "configs" / CONFIGS[0])
     return {key: content[key] for key in DATASET_OPTIONS if key in content}
 

@@ -95,7 +95,7 @@ class SavePromptsd(Transform):
     """Write the prompt points as ``NAME_prompts.json``; an item without prompts is left alone.
 
     Each point has its class, its voxel on the scan's own grid, its place in mm (RAS+, as NIfTI counts) and its score;
-    the file says of which scan it is.
+    the file names its scan.
 
     Args:
         output_dir: made if missing.

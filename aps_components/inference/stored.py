@@ -1,4 +1,4 @@
-"""A whole volume's answer in tiles: what the inferer says of it, in the memory of a few windows.
+"""A whole volume's answer in tiles: the inferer's prediction, in the memory of a few windows.
 
 Model A's points are chosen over the whole volume, so Model B runs after Model A has seen all of it. In between are kept
 what B needs of A in each window, A's candidates for points, and, where the answer is the mean of both, A's own answer.
@@ -121,7 +121,7 @@ class _Work:
 
 
 class _ByA:
-    """What Model A says of a volume, kept as far as it is needed."""
+    """Model A's answer to a volume, kept as far as it is needed."""
 
     def __init__(self, work: _Work, network: TwoModels, *, maps: bool) -> None:
         self.work, self.network, self.classes = work, network, network.num_classes

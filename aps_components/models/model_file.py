@@ -278,7 +278,7 @@ def trained_cases(path: str | Path | None) -> dict[str, Any]:
 def trained_network(path: str | Path) -> dict[str, Any]:
     """The arguments of the network that the checkpoint ``path`` holds, by name, as far as its settings say.
 
-    Settings of before they were kept say some of them by other names.
+    Older settings have other names for some of them.
     """
     settings = read_settings(path)
     known = ("in_channels", "roi_size", "fusion", *SETTINGS_OF_BEFORE)

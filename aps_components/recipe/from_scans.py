@@ -104,8 +104,10 @@ def train(
             dataset.json, or else "label 1" and so on.
         device: such as "cuda:1" or "cpu"; by default a GPU, if there is one.
         seed: of the folds and the trainings.
-        spacing, roi_size: voxel size in mm and patch in voxels, instead of the proposed ones.
-        images, labels_dir: the sub-folders, if they have other names.
+        spacing: voxel size in mm, instead of the proposed one.
+        roi_size: patch in voxels, instead of the proposed one.
+        images: the sub-folder of the images, if it has another name.
+        labels_dir: the sub-folder of the labels, if it has another name.
         jobs: trainings at once; by default one on a GPU, and on a CPU as many as there are cores and folds.
         pretrained: ``model.pt`` of another training, also of other classes or channels: every training begins with what
             fits of it.

@@ -196,23 +196,24 @@ def shapes(facts: Facts, *, seconds: float, recipe: Recipe) -> Iterator[Shape]:
     most = min(recipe.folds, facts.patients)
     if seconds >= recipe.short:
         for folds in dict.fromkeys((most, min(recipe.quick_folds, most))):
-            judged = min(recipe.judged_folds, folds)
-            full = Shape(
-                folds=folds, second=second, calibrated=True, mirrored=facts.can_mirror, prompted=True, judged=judged
-            )
-            if second and seconds >= recipe.checked_from:
-                checked = min(recipe.checked_folds, folds)
-                yield replace(full, checked=checked)
-                yield replace(full, checked=checked, mirrored=False)
-            yield full
-            yield replace(full, mirrored=False)
-            yield replace(full, mirrored=False, judged=0)
-            yield replace(full, mirrored=False, judged=0, calibrated=False)
+            yield from _with_folds(folds, facts, second=second, seconds=seconds, recipe=recipe)
     quick = Shape(folds=min(recipe.quick_folds, most), calibrated=True, prompted=True)
     yield quick
     yield replace(quick, calibrated=False)
     yield replace(quick, calibrated=False, prompted=False)
     yield from single
+
+
+def _with_folds(folds: int, facts: Facts, *, second: bool, seconds: float, recipe: Recipe) -> Iterator[Shape]:
+    """What is judged on folds, from everything to nothing: turned windows go first, the second round's check last."""
+    plain = Shape(folds=folds, second=second, calibrated=True, prompted=True)
+    checked = min(recipe.checked_folds, folds) if second and seconds >= recipe.checked_from else 0
+    judged = min(recipe.judged_folds, folds)
+    for checks in dict.fromkeys((checked, 0)):
+        yield replace(plain, checked=checks, judged=judged, mirrored=facts.can_mirror)
+        yield replace(plain, checked=checks, judged=judged)
+        yield replace(plain, checked=checks)
+    yield replace(plain, calibrated=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -418,7 +419,7 @@ def unknown(shape: Shape, facts: Facts, recipe: Recipe) -> list[str]:
 
 
 def epochs_of(iterations: int, recipe: Recipe) -> tuple[int, int, int]:
-    """Epochs, iterations of each, and epochs on labelled patches alone, of a training of about so many iterations."""
+    """Epochs, iterations of each, and epochs on labelled patches alone, for about this number of iterations."""
     epochs = max(1, min(recipe.epochs, iterations))
     warmup = min(max(0, epochs - 1), round(recipe.warmup_share * epochs))
     return epochs, max(1, round(iterations / epochs)), warmup

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aps_components.bundle import locate_bundle, require_weights, workflow_command
+from aps_components.bundle.locate import SHIPPED_BUNDLES
 from aps_components.data.datalist import DATALIST
 from aps_components.data.to_judge import dataset_to_judge
 from aps_components.files import expanded
@@ -21,7 +22,7 @@ from aps_components.report.evaluation import write_evaluation_report
 from aps_components.report.training import BUNDLE
 
 FILES = ("train.json", "evaluate.json")
-RESULTS = "evaluation"  # beside the bundle that a whole training left
+RESULTS = "evaluation"  # beside the bundle that a whole training left, or here
 SPLITS = ("test", "validation", "training")
 
 
@@ -46,7 +47,8 @@ def evaluate(
         trained: the folder of a whole training, which holds ``bundle``; or a bundle's folder, zip or name.
         data: see :func:`dataset_to_judge`.
         split: ``test``, ``validation`` or ``training``; by default test if there are such scans, else validation.
-        out: of the results; by default ``evaluation/DATA`` in the training's folder, or ``eval/DATA`` in the bundle's.
+        out: of the results; by default ``evaluation/DATA`` in the training's folder, or ``eval/DATA`` in the bundle's;
+            ``evaluation/DATA`` here for a bundle that was installed with this package.
         checkpoint: other weights than the bundle's ``models/model.pt``.
         options: other keys of the bundle's evaluation.
 
@@ -64,7 +66,7 @@ def evaluate(
     root = locate_bundle(whole if whole.is_dir() else trained).resolve()
     weights = require_weights(root) if checkpoint is None else expanded(checkpoint).resolve()
     name = re.sub(r"\.json$", "", Path(os.path.abspath(data)).name)
-    folder = expanded(out) if out else (whole.parent / RESULTS if whole.is_dir() else root / "eval") / name
+    folder = expanded(out) if out else _results(root, whole=whole) / name
     known = root / "configs" / DATALIST
     labels = read_settings(weights).get("labels") or read_object(root / "configs" / FILES[0])["labels"]
     dataset = dataset_to_judge(data, known=known, labels=labels, work=ensure_writable(folder).resolve(), split=split)
@@ -83,6 +85,13 @@ def evaluate(
     return write_evaluation_report(
         folder, name=name, commands=[_typed(command)], told={key: str(value) for key, value in told.items()}
     )
+
+
+def _results(root: Path, *, whole: Path) -> Path:
+    """Where results go that nobody gave a folder for: nothing is written into an installed package."""
+    if whole.is_dir():
+        return whole.parent / RESULTS
+    return Path(RESULTS) if SHIPPED_BUNDLES in root.parents else root / "eval"
 
 
 def _typed(command: list[str]) -> str:

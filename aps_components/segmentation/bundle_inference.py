@@ -152,7 +152,7 @@ class BundleInference:
             return self._built("dataset").sample({"image": list(files) if len(files) > 1 else files[0]})
 
     def answer(self, sample: Any) -> dict[str, Any]:
-        """What the network says of a prepared scan; errors as of `segment`."""
+        """The network's answer to a prepared scan; errors as of `segment`."""
         if self.broken_off:
             self._build()
         self.broken_off = True

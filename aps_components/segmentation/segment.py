@@ -55,7 +55,7 @@ from aps_components.segmentation.workspace import one_at_a_time, work_folder
 
 RESEARCH_ONLY = "For research only. Not a medical device; not for diagnosis or treatment."
 FEW_VALUES = 16  # a scan has more different ones
-SAMPLED = 4  # every so manieth voxel is looked at to tell
+SAMPLED = 4  # every fourth voxel along each axis is enough to tell
 
 
 @dataclass

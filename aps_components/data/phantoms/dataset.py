@@ -82,10 +82,10 @@ def _refuse_foreign(folder: Path) -> None:
                 return
         except (OSError, ValueError):
             pass
-        raise DataError(f"{listing} is there, and of no phantoms: give another folder")
+        raise DataError(f"{listing} is there and lists other scans than phantoms: give another folder")
     for place in (folder / "images", folder / "labels"):
         if other := [file for file in scans_in(place) if not file.name.startswith(PREFIX)]:
-            raise DataError(f"{other[0]} is there, and no phantom: give another folder")
+            raise DataError(f"{other[0]} is there and is no phantom: give another folder")
 
 
 def _save(path: Path, volume: NDArray[np.int16] | NDArray[np.uint8], spacing: Sequence[float]) -> None:

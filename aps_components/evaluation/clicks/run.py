@@ -57,7 +57,7 @@ def measure_clicks(
         split: ``validation`` or ``test``.
         clicks: the most for each scan.
         tolerance_mm: of the surface Dice.
-        cases: the first so many scans; all by default.
+        cases: number of scans, from the first on; all by default.
         thorough: see :class:`Predictor`.
         device: as :func:`load_model` takes it.
         options: other keys of ``model.json``, or with ``dataset_dir`` of the bundle's evaluation.

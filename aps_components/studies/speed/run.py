@@ -52,8 +52,8 @@ def benchmark(
         out: of the tables.
         settings: to compare; the reference is added.
         split: ``validation`` or ``test``.
-        cases: the first so many scans; all by default.
-        reference_cases: the reference is measured on the first so many of them.
+        cases: number of scans, from the first on; all by default.
+        reference_cases: number of them on which the reference is measured.
         seed: of the orders.
         options: other keys of the bundle's evaluation to change.
 

@@ -46,7 +46,7 @@ def check_uncertainty(
         split: ``validation`` or ``test``.
         noises: standard deviations of the noise added to the normalised image; 0 is always measured.
         band_mm: reach of the band around a surface.
-        cases: the first so many scans; all by default.
+        cases: number of scans, from the first on; all by default.
         seed: of the noise.
         options: other keys of the bundle's evaluation to change.
 
@@ -73,7 +73,7 @@ def check_uncertainty(
             scans = _measured(model, settings, folder, cases=cases)
             if measured and list(scans) != list(measured[0]["scans"]):
                 raise ValueError(
-                    f"{checkpoint} was not trained without the same scans as {measured[0]['checkpoint']}, so the "
+                    f"{checkpoint} and {measured[0]['checkpoint']} kept different scans for validation, so their "
                     "figures do not compare: train both with the same validation_count"
                 )
             entry = {
