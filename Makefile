@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo label label-environment test test-all test-label fuzz killed check docs notebooks wheel benchmark clean
+.PHONY: help setup demo label label-environment test test-all test-label test-viewer fuzz killed check docs notebooks wheel benchmark clean
 
 help: ## this list
 	@echo "AutoPromptSeg: make TARGET [VENV=$(VENV)] [PYTHON=$(PYTHON)]"
@@ -54,6 +54,9 @@ test-all: $(INSTALLED) ## all tests, the slow ones too
 
 test-label: label-environment ## the tests that ask a real MONAI Label server
 	@LABEL_ENVIRONMENT=$(abspath $(LABEL_VENV)) $(BIN)/python -m pytest -m label_server tests/label_server
+
+test-viewer: label-environment ## OHIF in Chromium over Orthanc (needs orthanc, orthanc-dicomweb, chromium, pip's playwright)
+	@LABEL_ENVIRONMENT=$(abspath $(LABEL_VENV)) $(BIN)/python -m pytest -rs -m viewer tests/viewer
 
 fuzz: $(INSTALLED) ## thousands of odd and damaged files through every reader; prints a table
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/fuzzing/fuzz.py

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aps_components.files import replace_text
+from aps_components.files import append_line, replace_text
 from aps_components.plain_json import read_lines
 
 
@@ -28,13 +28,12 @@ class LineFile:
 
     def keep(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Hold these lines and no others, so that the next one begins on a line of its own."""
-        replace_text(self.path, "".join(_text(line) for line in lines))
+        replace_text(self.path, "".join(f"{_text(line)}\n" for line in lines))
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write another line."""
-        with open(self.path, "a", encoding="utf-8") as stream:
-            stream.write(_text(line))
+        append_line(self.path, _text(line))
 
 
 def _text(line: Mapping[str, Any]) -> str:
-    return json.dumps(dict(line)) + "\n"
+    return json.dumps(dict(line))

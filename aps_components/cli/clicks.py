@@ -44,7 +44,7 @@ def clicks(
     from aps_components.bundle import locate_bundle
     from aps_components.bundle.locate import require_weights
     from aps_components.evaluation.clicks import measure_clicks
-    from aps_components.options import switch
+    from aps_components.options import truth
 
     if bundle is None and checkpoint is None:
         raise ValueError("give --checkpoint, or a --bundle that holds weights")
@@ -62,7 +62,7 @@ def clicks(
         clicks=clicks,
         tolerance_mm=tolerance_mm,
         cases=cases,
-        thorough=switch(thorough),
+        thorough=truth("thorough", thorough),
         device=device,
         options=options,
     )

@@ -17,7 +17,7 @@ Only file names are looked at here, never a scan.
 
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,7 @@ def inference_items(
     if modalities is not None:
         choose = _chosen_or_fault if leave_out and len(items) > 1 else _with_modalities
         items = [choose(item, modalities) for item in items]
-    _refuse_same_names(items)
+    refuse_same_names(items)
     return items
 
 
@@ -299,14 +299,18 @@ def _mend(file: Path) -> str:
     return f"""write '"{cut[0]}"', as MONAI's command line cuts at #""" if cut else "check the path"
 
 
-def _refuse_same_names(items: Sequence[Item]) -> None:
-    """What is made of a case is named after it."""
+def refuse_same_names(items: Iterable[Item]) -> None:
+    """What is made of a case, a file or figures, is kept by its name: two of one name would be one.
+
+    Raises:
+        DataError: two cases have the same; which, and the mend.
+    """
     seen: dict[str, str] = {}
     for item in items:
         file = files_of(item["image"])[0]
         if (other := seen.setdefault(case_name(item), file)) is not file:
             raise DataError(
-                f"{file} and {other} are both named {case_name(item)!r}; segment them one by one, or rename"
+                f"{file} and {other} are both named {case_name(item)!r}, by which results are kept: rename one"
             )
 
 

@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from aps_components.evaluation.metrics import foreground_regions, volume_ratio
 from aps_components.evaluation.trained import TrainedModel, load_trained
+from aps_components.files import refuse_special
 from aps_components.label_map import kept_pieces, likeliest_class, log_probabilities
-from aps_components.models import ensure_writable, read_settings, save_model
+from aps_components.models import MODEL_ENDING, ensure_writable, read_settings, save_model
 from aps_components.models.decision import Decision
 from aps_components.models.settings import trained_b
 from aps_components.options import Pieces, whole
@@ -55,6 +56,7 @@ def calibrate(
         ValueError: fewer than one case, an option or a checkpoint that does not fit.
     """
     cases = whole(least=1)("cases", cases)
+    refuse_special(target, ending=MODEL_ENDING)
     settings = read_settings(checkpoint)
     models = Decision.MODELS if trained_b(settings) else Decision.MODELS[:1]
     options = {**(options or {}), **_answering_alone(checkpoint, models, options or {})}

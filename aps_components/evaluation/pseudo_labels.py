@@ -20,19 +20,28 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aps_components.data import DataError, LoadVolumed, case_name
-from aps_components.data.datalist import DATALIST, LABEL_BY, MODELS, Datalist, files_of, relative_item, scans_in
+from aps_components.data.datalist import (
+    DATALIST,
+    LABEL_BY,
+    MODELS,
+    Datalist,
+    files_of,
+    refuse_same_names,
+    relative_item,
+    scans_in,
+)
 from aps_components.data.identity import seen_items
 from aps_components.data.label_values import map_values, parsed_label_values
 from aps_components.data.marks import Mark, maker_hash, mark_of, read_mark, scan_hash
 from aps_components.data.nifti import read_header, read_scan, write_like
 from aps_components.evaluation.calibrate import MOST_VALUES, fit_offsets, of_kept_pieces, thinned
+from aps_components.evaluation.records import results_folder
 from aps_components.evaluation.trained import TrainedModel, load_trained
 from aps_components.files import replace_text
 from aps_components.inference import LabelMapd, inverted
 from aps_components.label_map import log_probabilities
 from aps_components.models import ensure_writable, trained_cases, trained_setting
 from aps_components.models.decision import Decision
-from aps_components.ownership import alone_in
 from aps_components.plain_json import read_json
 
 ANSWER = "a"  # an ensemble has one answer; its offsets are held where Model A's are
@@ -84,8 +93,8 @@ def pseudo_label(
         for checkpoint in tqdm(checkpoints, desc="loading", unit="model")
     ]
     datalist = _common_datalist(models)
-    folder = ensure_writable(target)
-    with alone_in(folder):
+    refuse_same_names(datalist.unlabeled)
+    with results_folder(target) as folder:
         ensure_writable(folder / LABELS)
         maker = maker_hash(_refuse_labels_of_others(folder, models))
         decision, volumes = _decision(models, datalist)

@@ -153,7 +153,8 @@ class _ByA:
                     "epistemic": seen.uncertainty.epistemic.float(),
                     "aleatoric": seen.uncertainty.aleatoric.float(),
                 }
-                maps = {name: each.flip(dims) for name, each in maps.items()}
+                if dims:
+                    maps = {name: each.flip(dims) for name, each in maps.items()}
                 for row, window in enumerate(chunk):
                     for name, blend in blends.items():
                         blend.add(maps[name][row], window, weight=weight)

@@ -5,12 +5,15 @@ from aps_components.models.build import build_auto_prompt_seg, build_trained
 from aps_components.models.half import halve
 from aps_components.models.interaction import Round, as_tensors, together
 from aps_components.models.model_file import (
+    MODEL_ENDING,
     NETWORK,
+    PREPROCESSING,
     TRAINED_KEYS,
     copy_settings,
     ensure_writable,
     load_fitting,
     load_weights,
+    numbers_fault,
     read_checkpoint,
     save_atomically,
     save_model,
@@ -33,7 +36,9 @@ from aps_components.models.two_models import (
 )
 
 __all__ = [
+    "MODEL_ENDING",
     "NETWORK",
+    "PREPROCESSING",
     "SETTINGS_OF_BEFORE",
     "TRAINED_KEYS",
     "AutoPromptSeg",
@@ -55,6 +60,7 @@ __all__ = [
     "load_fitting",
     "load_weights",
     "mean_of_probabilities",
+    "numbers_fault",
     "read_checkpoint",
     "read_settings",
     "resolved_precision",

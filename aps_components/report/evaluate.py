@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from aps_components.data.to_judge import dataset_to_judge
 from aps_components.files import expanded
 from aps_components.models import ensure_writable, read_settings, trained_cases
 from aps_components.plain_json import read_object
+from aps_components.processes import start
 from aps_components.report.evaluated import METRICS_FILE
 from aps_components.report.evaluation import write_evaluation_report
 from aps_components.report.training import BUNDLE
@@ -79,7 +79,7 @@ def evaluate(
         )
     before = _changed(folder / METRICS_FILE)
     print(f"$ {_typed(command)}", flush=True)
-    if subprocess.run(command, check=False).returncode or _changed(folder / METRICS_FILE) == before:
+    if start(command).wait() or _changed(folder / METRICS_FILE) == before:
         raise EvaluationFailed("the command above failed; nothing was evaluated")
     told = {"bundle": root, "data": os.fspath(data)}
     return write_evaluation_report(

@@ -1,11 +1,12 @@
 """Training on monai.engines."""
 
 # Configs of earlier bundles name `PromptedEvaluator` here; train.json names the metrics here.
-from aps_components.inference.evaluator import PromptedEvaluator, dice_metric, validation_metrics
+from aps_components.inference.evaluator import PromptedEvaluator, PromptPrecisionMetric, dice_metric
 from aps_components.training.checkpoint import TrainingCheckpoint, load_pretrained
 from aps_components.training.distributed import (
     cache_share_of_rank,
     enter_folder,
+    handlers_of_rank,
     share_of_rank,
     start_process_group,
     stop_process_group,
@@ -18,6 +19,7 @@ from aps_components.training.trainer import NonFiniteLossError, SemiSupervisedTr
 __all__ = [
     "MeanTeacher",
     "NonFiniteLossError",
+    "PromptPrecisionMetric",
     "PromptedEvaluator",
     "SemiSupervisedObjective",
     "SemiSupervisedTrainer",
@@ -28,10 +30,10 @@ __all__ = [
     "cache_share_of_rank",
     "dice_metric",
     "enter_folder",
+    "handlers_of_rank",
     "load_pretrained",
     "read_history",
     "share_of_rank",
     "start_process_group",
     "stop_process_group",
-    "validation_metrics",
 ]

@@ -10,11 +10,10 @@ from tqdm import tqdm
 
 from aps_components.data import case_name
 from aps_components.evaluation.listening import ALTERATIONS
-from aps_components.evaluation.records import Records
+from aps_components.evaluation.records import Records, results_folder
 from aps_components.evaluation.trained import TrainedModel, load_trained
-from aps_components.models import ensure_writable, settings_file, trained_setting
-from aps_components.options import number, optional, whole
-from aps_components.ownership import alone_in
+from aps_components.models import settings_file, trained_setting
+from aps_components.options import SEED, number, optional, whole
 from aps_components.studies.uncertainty.report import write_report
 from aps_components.studies.uncertainty.scan import measure_scan
 from aps_components.uncertainty import DEFINITIONS
@@ -57,12 +56,11 @@ def check_uncertainty(
         ValueError: a value or checkpoint that does not fit, or ``out`` holds figures of other settings.
     """
     noises = sorted({0.0, *(number(least=0)("noises", noise) for noise in noises)})
-    band_mm, seed = number(above=0)("band_mm", band_mm), whole(least=0)("seed", seed)
+    band_mm, seed = number(above=0)("band_mm", band_mm), SEED("seed", seed)
     cases = optional(whole(least=1))("cases", cases)
     if not checkpoints or len(set(map(str, checkpoints))) < len(checkpoints):
         raise ValueError(f"checkpoints {[str(path) for path in checkpoints]}: give one or more, each once")
-    folder = ensure_writable(Path(out))
-    with alone_in(folder):
+    with results_folder(out) as folder:
         counts = {
             str(checkpoint): _labeled_count(Path(checkpoint), alone=len(checkpoints) == 1) for checkpoint in checkpoints
         }
