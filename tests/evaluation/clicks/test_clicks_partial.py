@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aps_components.evaluation.clicks.scan import Annotator
-from aps_components.evaluation.clicks.summary import mean_curve, summarise
+from aps_components.evaluation.clicks.table import mean_curve, summarise
 from aps_components.evaluation.listening import ALTERATIONS
 from aps_components.evaluation.metrics import Region
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from aps_components.data import DataError
 from aps_components.data.datalist import FAULT
 from aps_components.data.partial import NOT_LABELED, UNDRAWN
-from aps_components.inference import PromptedSlidingWindowInferer
-from aps_components.models import AutoPromptSeg
+from aps_components.inference.inferer import PromptedSlidingWindowInferer
+from aps_components.models import TwoModels
 
 OUTPUT_MAPS = {
     "pred": "probabilities",
@@ -55,7 +55,7 @@ class PromptedEvaluator(SupervisedEvaluator):
         *,
         device: torch.device | str,
         val_data_loader: Any,
-        network: AutoPromptSeg,
+        network: TwoModels,
         inferer: PromptedSlidingWindowInferer,
         everything: bool = True,
         in_tiles: bool = False,
