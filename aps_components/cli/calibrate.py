@@ -7,11 +7,21 @@ from typing import Any
 from fire.decorators import SetParseFns
 
 
-@SetParseFns(bundle=str, dataset_dir=str, checkpoint=str, target=str)
-def calibrate(bundle: str, dataset_dir: str, checkpoint: str, target: str, cases: int = 20, **options: Any) -> None:
+@SetParseFns(bundle=str, dataset_dir=str, checkpoint=str, target=str, held_out=str)
+def calibrate(
+    bundle: str,
+    dataset_dir: str,
+    checkpoint: str,
+    target: str,
+    cases: int = 20,
+    held_out: str = "validation",
+    **options: Any,
+) -> None:
     """Give a trained model offsets with which it finds the true volumes of the labelled scans it was trained on.
 
-    Training adjusts offsets by itself, on patches; this is for models of before, and for another sliding window.
+    Training adjusts offsets by itself, on patches; this is for models of before, and for another sliding window. On
+    labelled scans that it did not learn from, its probabilities get the temperature at which they are right, and it
+    learns how good its answers will be: aps segment then predicts the Dice of every scan.
 
     Args:
         bundle: a bundle's folder or name.
@@ -19,6 +29,8 @@ def calibrate(bundle: str, dataset_dir: str, checkpoint: str, target: str, cases
         checkpoint: model.pt of a training; its model.json must lie beside it.
         target: the calibrated model.pt.
         cases: the first so many labelled scans.
+        held_out: scans that it did not learn from: validation or test, that part of the dataset, or a folder with
+            others; none leaves this out.
         options: other keys of the bundle's evaluation, such as --overlap 0.25. A --predictor or --mirror_axes becomes
             the calibrated model's default in inference.
     """
@@ -32,6 +44,7 @@ def calibrate(bundle: str, dataset_dir: str, checkpoint: str, target: str, cases
             checkpoint=checkpoint,
             target=target,
             cases=cases,
+            held_out=held_out,
             options=options,
         )
     )

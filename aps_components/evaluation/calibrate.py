@@ -1,25 +1,34 @@
-"""``aps calibrate``: the decision's offsets from whole scans, for a model that is trained already."""
+"""``aps calibrate``: offsets, temperature and predicted Dice of a model that is trained already."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from aps_components.data.to_judge import dataset_to_judge
+from aps_components.evaluation.doubt.evaluated import calibration_of, read_answers
+from aps_components.evaluation.doubt.held_out import KEY, TEMPERATURE, said
+from aps_components.evaluation.evaluate import Evaluation
 from aps_components.evaluation.metrics import foreground_regions, volume_ratio
-from aps_components.evaluation.trained import TrainedModel, load_trained
+from aps_components.evaluation.trained import SPLITS, NoScansError, TrainedModel, load_trained
+from aps_components.files import expanded
 from aps_components.label_map import keep_largest_component, likeliest_class
-from aps_components.models import ensure_writable, read_settings, save_model
+from aps_components.models import ensure_writable, read_settings, save_model, save_settings, trained_cases
 from aps_components.models.decision import Decision
 from aps_components.options import whole
 from aps_components.uncertainty import every
 
 ANSWERS = ("predictor", "mirror_axes")  # how a scan is answered; inference does so by default where it was given
+NONE = "none"
 LEAST = math.log(1e-6)  # of a probability
 MOST_VALUES = 12_000_000  # kept of each model: voxels of all scans, times classes; volumes of more are no better known
 
@@ -31,11 +40,13 @@ def calibrate(
     checkpoint: str | Path,
     target: str | Path,
     cases: int = 20,
+    held_out: str = SPLITS[0],
     options: Mapping[str, Any] | None = None,
 ) -> str:
     """Write a copy of a checkpoint whose Models A and B both give its labelled training scans their true volumes.
 
-    The scans are segmented once, without offsets; then the offsets are set for all of them at once.
+    The scans are segmented once, without offsets; then the offsets are set for all of them at once. How sure the copy
+    is, and how good its answers will be, is calibrated on scans that it did not learn from, answered with the offsets.
 
     Args:
         bundle: its folder.
@@ -43,6 +54,7 @@ def calibrate(
         checkpoint: ``model.pt`` of a training, with its settings beside it.
         target: the copy, whole or not at all; it may be the checkpoint itself.
         cases: the first so many scans.
+        held_out: ``validation`` or ``test``, that part of the dataset; a folder with other labelled scans; or ``none``.
         options: other keys of the bundle's evaluation to change. A ``predictor`` or ``mirror_axes`` among them becomes
             the copy's default in inference, from the settings beside it.
 
@@ -68,8 +80,77 @@ def calibrate(
         said = fit_offsets(decision, logits, label, name, labels=model.labels)
         lines += [f"Model {name.upper()}, {line}" for line in said]
     answering = {f"inference_{key}": value for key, value in (options or {}).items() if key in ANSWERS}
-    save_model(model.network.state_dict(), {**read_settings(checkpoint), **answering}, target)
+    settings = {key: value for key, value in read_settings(checkpoint).items() if key not in (KEY, TEMPERATURE)}
+    save_model(model.network.state_dict(), settings | answering, target)
+    if held_out != NONE:
+        lines += _calibrate_doubt(bundle, Path(target), dataset_dir=dataset_dir, held_out=held_out, options=options)
     return "\n".join([*lines, f"written: {target}"])
+
+
+def _calibrate_doubt(
+    bundle: str | Path,
+    target: Path,
+    *,
+    dataset_dir: str | Path,
+    held_out: str,
+    options: Mapping[str, Any] | None,
+) -> list[str]:
+    """Evaluate as inference answers, and keep beside the weights what that says; lines for the user."""
+    settings = read_settings(target)
+    predictor = settings.get("inference_predictor", "average")
+    with TemporaryDirectory() as work:
+        dataset, split = _held_out_scans(held_out, dataset_dir, bundle=bundle, settings=settings, work=Path(work))
+        try:
+            model = load_trained(
+                bundle,
+                dataset_dir=dataset,
+                checkpoint=target,
+                split=split,
+                options={**(options or {}), "predictor": predictor},
+            )
+        except NoScansError as error:
+            return [f"no predicted Dice and no temperature: {error}"]
+        with redirect_stdout(StringIO()):  # the table of an evaluation is not what was asked for
+            _evaluation(model, Path(work) / "answers", predictor).run()
+        answers = read_answers(Path(work) / "answers", predictor=predictor, largest_component=model.largest_component)
+    known = bool(trained_cases(target))
+    source = f"held out, {split}" if known else f"{split}, taken for held out"
+    stored = calibration_of(answers, labels=model.labels, source=source)
+    save_settings({**settings, **stored}, target)
+    note = f"nothing beside {target} says which scans it learned from: whether these are new to it is unknown"
+    return said(stored) + ([] if known else [f"Note: {note}"])
+
+
+def _held_out_scans(
+    held_out: str, dataset_dir: str | Path, *, bundle: str | Path, settings: Mapping[str, Any], work: Path
+) -> tuple[Path, str]:
+    """The dataset and the part of it."""
+    if held_out in SPLITS:
+        return Path(dataset_dir), held_out
+    if not expanded(held_out).exists():
+        raise ValueError(f"held_out {held_out!r} is no folder, and none of {', '.join((*SPLITS, NONE))}")
+    known = Path(bundle) / "configs" / "datalist.json"
+    dataset = dataset_to_judge(
+        held_out, known=known, labels=settings["labels"], work=ensure_writable(work), split=SPLITS[1]
+    )
+    return dataset, SPLITS[1]
+
+
+def _evaluation(model: TrainedModel, folder: Path, predictor: str) -> Evaluation:
+    return Evaluation(
+        items=model.items,
+        network=model.network,
+        inferer=model.inferer,
+        preprocessing=model.image_preprocessing,
+        labels=model.labels,
+        device=model.device,
+        output_dir=folder,
+        answering=predictor,
+        regions=model.regions,
+        label_values=model.label_values,
+        largest_component=model.largest_component,
+        pictures=0,
+    )
 
 
 def _answer(model: TrainedModel, item: Mapping[str, Any], *, share: float) -> dict[str, Tensor]:

@@ -15,11 +15,14 @@ from tqdm import tqdm
 
 from aps_components.data import LoadVolumed, case_name
 from aps_components.data.label_values import LabelValues
+from aps_components.evaluation.doubt.held_out import answer_record
+from aps_components.evaluation.doubt.measures import look_of
 from aps_components.evaluation.metrics import ClassMetrics, foreground_regions, region_metrics
 from aps_components.evaluation.predictors import PREDICTORS, prompt_precision
 from aps_components.evaluation.report import VARIANTS, EvaluationReport
-from aps_components.evaluation.scan_record import Answered, WorstCases, doubt, scan_record
+from aps_components.evaluation.scan_record import Answered, WorstCases, band_of, doubt, scan_record
 from aps_components.inference import InvertToLabelMapd, PromptedSlidingWindowInferer, PromptPoint
+from aps_components.inference.temperature import calibrated
 from aps_components.label_map import keep_largest_component
 from aps_components.models import AutoPromptSeg, ensure_writable
 
@@ -110,19 +113,34 @@ class Evaluation:
         to_voxel = np.linalg.inv(np.asarray(label.affine)) @ np.asarray(data["image"].affine)
         precision = [prompt_precision(points, truth, region=r, to_voxel=to_voxel) for r in self.regions]
         answering = self.answering if self.answering in probabilities else next(iter(probabilities))
+        answers: dict[str, Any] = {}
+        answered: Answered | None = None
         for predictor in list(probabilities):  # one after the other: on the scan's own grid they are large
-            own = self.to_label_map({"pred": probabilities.pop(predictor), "image": data["image"]})
+            said = probabilities.pop(predictor)
+            own = self.to_label_map({"pred": said, "image": data["image"]})
             label_map = np.asarray(own["pred"][0])
+            band = band_of(label_map, truth, spacing)
+            answers[predictor] = answer_record(said, truth, band, to_voxel=to_voxel)
             measured = self._measured(label_map, truth, spacing=spacing)
             for variant, metrics in measured.items():
                 for entry, share in zip(metrics, precision, strict=True):
                     report.add(case_name(item), [entry], variant=variant, predictor=predictor, prompt_precision=share)
             if predictor == answering:
-                answered = Answered(item, label_map, np.asarray(own["confidence"][0]), truth, np.asarray(label.affine))
-                self.scans.append(scan_record(answered, spacing=spacing, doubts=doubts, predictor=predictor))
+                sure = self._confidence(said, own, data["image"])
+                answered = Answered(item, label_map, sure, truth, np.asarray(label.affine), band)
                 dice = float(np.mean([entry.dice for entry in measured[self.answering_variant]]))
                 cleaned = self.answering_variant != VARIANTS[0]
                 self.worst_cases.add(answered, dice=dice, labels=self.labels, largest_component=cleaned)
+        assert answered is not None
+        held_out = {"look": look_of(data["image"]), "answers": answers}
+        self.scans.append(scan_record(answered, spacing=spacing, doubts=doubts, predictor=answering, held_out=held_out))
+
+    def _confidence(self, said: Tensor, own: Mapping[Any, Any], image: Any) -> np.ndarray:
+        """Of the likeliest class at the network's temperature, on the scan's own grid."""
+        temperature = float(getattr(self.network, "temperature", 1.0))
+        if temperature != 1:
+            own = self.to_label_map({"pred": calibrated(said, temperature, dim=0), "image": image})
+        return np.asarray(own["confidence"][0])
 
     def _predict(self, image: Tensor) -> tuple[dict[str, Tensor], Sequence[PromptPoint], dict[str, float | None]]:
         """Of the one scan [1, in_channels, D, H, W]: probabilities [C, D, H, W] by predictor, prompts, uncertainty."""

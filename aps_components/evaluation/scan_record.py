@@ -38,6 +38,8 @@ class Answered:
     """Of the likeliest class, [D, H, W]."""
     truth: NDArray[np.integer]
     affine: NDArray[np.floating]
+    band: NDArray[np.bool_]
+    """Near the surfaces of truth and answer."""
 
     @property
     def voxel_ml(self) -> float:
@@ -46,7 +48,12 @@ class Answered:
 
 
 def scan_record(
-    scan: Answered, *, spacing: Sequence[float], doubts: Mapping[str, float | None], predictor: str
+    scan: Answered,
+    *,
+    spacing: Sequence[float],
+    doubts: Mapping[str, float | None],
+    predictor: str,
+    held_out: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Shape, voxel size, mean uncertainty and calibration near the surfaces, of JSON's types.
 
@@ -55,9 +62,9 @@ def scan_record(
         spacing: of its voxels, mm.
         doubts: see :func:`doubt`.
         predictor: whose answer it is.
+        held_out: of every predictor and of the image, from which predicted Dice is calibrated.
     """
-    band = surface_band(scan.truth, scan.label_map, reach_mm=BAND_MM, spacing=spacing)
-    bins = Calibration.of(scan.confidence[band], (scan.label_map == scan.truth)[band])
+    bins = Calibration.of(scan.confidence[scan.band], (scan.label_map == scan.truth)[scan.band])
     return {
         "case": case_name(scan.item),
         "shape": list(scan.truth.shape),
@@ -73,7 +80,13 @@ def scan_record(
             "confidence": bins.confidence.tolist(),
             "correct": bins.correct.tolist(),
         },
+        "held_out": dict(held_out),
     }
+
+
+def band_of(label_map: NDArray[np.integer], truth: NDArray[np.integer], spacing: Sequence[float]) -> NDArray[np.bool_]:
+    """Within :data:`BAND_MM` of a surface of either."""
+    return surface_band(truth, label_map, reach_mm=BAND_MM, spacing=spacing)
 
 
 def doubt(prediction: VolumePrediction) -> dict[str, float | None]:

@@ -123,7 +123,7 @@ class AutoPromptSeg(nn.Module):
         fusion_detached: B's loss does not reach A through the fusion, so it cannot make A's encoder a ready answer.
         fusion_dropped: share of the patches in training for which B gets nothing of A, so that it sees for itself.
         prompt_generator: makes the point prompts.
-        uncertainty_form: ``variance`` (as published), or another; see ``uncertainty.decouple``.
+        uncertainty_form: ``entropy``, or another, such as the published ``variance``; see ``uncertainty.decouple``.
         mc_samples: T, Monte-Carlo samples.
         predictor: whose logits :meth:`forward` returns: ``a``, ``b``, or ``average``, the mean of the probabilities.
         prompt_stride: look for prompts on every second (2), third ... voxel along each axis: one voxel more or less is
@@ -147,7 +147,7 @@ class AutoPromptSeg(nn.Module):
         prompt_generator: PromptGenerator,
         fusion_detached: bool = True,
         fusion_dropped: float = 0.5,
-        uncertainty_form: UncertaintyForm = "variance",
+        uncertainty_form: UncertaintyForm = "entropy",
         mc_samples: int = 2,
         predictor: Predictor = "average",
         prompt_stride: Sequence[int] | None = None,
@@ -171,6 +171,7 @@ class AutoPromptSeg(nn.Module):
         self._draw_inference_masks()
         self.num_classes = model_a.num_classes
         self.decision = Decision(self.num_classes)
+        self.temperature = 1.0  # at which the probabilities of its answers are right; see inference.temperature
         self.stride: Triple = model_a.stride  # a multiple of Model B's, whose tokens are A's first three strides
 
     @property

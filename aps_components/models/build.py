@@ -11,7 +11,7 @@ import torch
 
 from aps_components.models.auto_prompt_seg import AutoPromptSeg, Predictor
 from aps_components.models.checkpoint import FREE, NETWORK, trained_network
-from aps_components.models.settings import CheckpointError
+from aps_components.models.settings import CheckpointError, read_settings
 from aps_components.models.vnet_pair import VNetPair
 from aps_components.networks.backbone import Backbone
 from aps_components.networks.feature_fusion import FusionKind, build_fusion
@@ -182,7 +182,9 @@ def build_trained(*, checkpoint: str | Path, otherwise: Mapping[str, Any] | None
         raise CheckpointError(
             f"{checkpoint} is of another version of this package, whose networks have {unknown[0]!r}: install that one"
         )
-    return build_auto_prompt_seg(**{**(otherwise or {}), **trained, **given})
+    network = build_auto_prompt_seg(**{**(otherwise or {}), **trained, **given})
+    network.temperature = float(read_settings(checkpoint).get("temperature", 1.0))
+    return network
 
 
 build_trained.hands_on_to = build_auto_prompt_seg  # type: ignore[attr-defined]  # for whoever checks arguments

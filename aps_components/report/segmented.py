@@ -15,6 +15,7 @@ from aps_components.evaluation.preview import millilitres
 from aps_components.report.blocks import Block, Facts, Page, Section, Table, Text
 from aps_components.report.page import REPORT_FILE, photograph, write_page
 from aps_components.report.reading import DASH, UNKNOWN, facts, mapping
+from aps_components.segmentation.expected import UNLIKE_SAID, expected_text, is_unlike, mean_expected
 from aps_components.segmentation.outputs import Outputs
 from aps_components.segmentation.segment import Segmentation
 from aps_components.segmentation.statistics import folder_statistics
@@ -42,7 +43,7 @@ def write_segmentation_report(result: Segmentation) -> Path:
     scans = folder_statistics(outputs, result.statistics)
     doubts = {scan["scan"]: mean_doubt(outputs, scan) for scan in scans}
     remarks = unusual(scans)
-    ordered = sorted(scans, key=lambda scan: _rank(doubts[scan["scan"]], remarks[scan["scan"]][0], scan["scan"]))
+    ordered = sorted(scans, key=lambda scan: _rank(scan, doubts[scan["scan"]], remarks[scan["scan"]][0]))
     sections = [
         Section("Not segmented", _failures(result.failed)),
         Section("Volumes", _volumes(ordered, doubts, remarks) if scans else []),
@@ -51,7 +52,7 @@ def write_segmentation_report(result: Segmentation) -> Path:
     ]
     page = Page(
         title=f"Segmentations: {outputs.folder.resolve().name}",
-        about=f"{len(scans)} scan(s) segmented, {len(result.failed)} not. {_order(doubts)}",
+        about=f"{len(scans)} scan(s) segmented, {len(result.failed)} not. {_order(scans, doubts)}",
         sections=[section for section in sections if section.blocks],
     )
     name = REPORT_FILE if outputs.stem is None else f"{outputs.stem}_{REPORT_FILE}"
@@ -102,16 +103,24 @@ def _deviations(volumes: Mapping[str, float]) -> dict[str, float]:
     return away | {case: math.inf for case in volumes if case not in there}
 
 
-def _rank(doubt: float | None, away: float, name: str) -> tuple[float, float, str]:
-    return (0.0 if doubt is None else -doubt), -away, name
+def _rank(scan: Scan, doubt: float | None, away: float) -> tuple[bool, float, float, float, str]:
+    """Where the model says how good its answers are, by that."""
+    expected = mean_expected(scan)
+    worth = math.inf if expected is None else expected
+    return not is_unlike(scan), worth, (0.0 if doubt is None else -doubt), -away, str(scan["scan"])
 
 
-def _order(doubts: Mapping[str, float | None]) -> str:
+def _order(scans: Sequence[Scan], doubts: Mapping[str, float | None]) -> str:
+    if any(mean_expected(scan) is not None for scan in scans):
+        return (
+            "First the scans that are unlike those of the training, then those with the lowest predicted Dice. In "
+            "brackets: the interval that holds the true one in 9 of 10 scans like those that it was calibrated on."
+        )
     if any(value is not None for value in doubts.values()):
         return "The most uncertain scans first, by the mean of the epistemic map over what is segmented."
     return (
         "Scans whose volumes are unlike the others' first, then by name. How uncertain the model was is unknown: "
-        "segment with --maps."
+        "segment with --maps, or have it predict its Dice (aps calibrate)."
     )
 
 
@@ -131,18 +140,26 @@ def _volumes(
 ) -> list[Block]:
     names = list(dict.fromkeys(entry["name"] for scan in scans for entry in scan["classes"]))
     with_doubt = any(value is not None for value in doubts.values())
+    foretold = [name for name in names if any(_foretold(scan, name) for scan in scans)]
     rows = []
     for scan in scans:
         volumes = {entry["name"]: millilitres(entry["volume_ml"]) for entry in scan["classes"]}
         doubt = doubts[scan["scan"]]
-        shown = ([DASH if doubt is None else f"{doubt:.3g}"] if with_doubt else []) + [remarks[scan["scan"]][1]]
+        shown = [_foretold(scan, name) or DASH for name in foretold]
+        shown += [DASH if doubt is None else f"{doubt:.3g}"] if with_doubt else []
+        shown += ["; ".join(filter(None, [UNLIKE_SAID if is_unlike(scan) else "", remarks[scan["scan"]][1]]))]
         rows.append([scan["scan"], *(volumes.get(name, DASH) for name in names), *shown])
-    head = ["scan", *(f"{name}, ml" for name in names), *(["uncertainty"] if with_doubt else []), "look at"]
+    head = ["scan", *(f"{name}, ml" for name in names), *(f"{name}, predicted Dice" for name in foretold)]
+    head += [*(["uncertainty"] if with_doubt else []), "look at"]
     note = (
         f"Unusual: {UNUSUAL:g} robust deviations or more from the others' median; with fewer than {FEWEST} scans "
         "nothing is said."
     )
     return [Table(head, rows, note=note)]
+
+
+def _foretold(scan: Scan, name: str) -> str:
+    return next((expected_text(entry) for entry in scan["classes"] if entry["name"] == name), "")
 
 
 def _pictures(outputs: Outputs, scans: Sequence[Scan]) -> list[Block]:

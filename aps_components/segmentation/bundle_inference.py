@@ -20,10 +20,11 @@ from aps_components.data import DataError
 from aps_components.data.inference import PREPARED
 from aps_components.data.room import refuse_large_segmentation
 from aps_components.errors import plain_errors
+from aps_components.evaluation.doubt.expected import Expectation, Expected
 from aps_components.files import expanded
 from aps_components.interactive import LoadedModel, Predictor
 from aps_components.memory import return_freed_memory
-from aps_components.models import CheckpointError, ensure_writable
+from aps_components.models import CheckpointError, ensure_writable, read_settings, settings_file
 from aps_components.options import literal, switch
 
 NEEDED = (
@@ -79,6 +80,7 @@ class BundleInference:
         with _quiet():
             lay_over(self.parser, settings or {}, own=OWN)
         self.broken_off = False
+        self.expected: Expected | None = None
 
     @property
     def labels(self) -> dict[int, str]:
@@ -134,6 +136,8 @@ class BundleInference:
         self.parser.update(pairs={"evaluator#postprocessing": "$(@postprocessing, None)[1]"})
         self._change(changes)
         self._build()
+        beside = settings_file(self.checkpoint)
+        self.expected = Expected.of(read_settings(self.checkpoint), where=str(beside))
         return torch.device(self._value("device"))
 
     def segment(self, files: Sequence[str]) -> None:
@@ -171,6 +175,11 @@ class BundleInference:
             self._built("dataset").data = [None]
         self.broken_off = False
         return found
+
+    @torch.inference_mode()
+    def expect(self, answer: Mapping[str, Any]) -> Expectation | None:
+        """How good an answer is, before it is written; None of a model that was not calibrated on held-out scans."""
+        return None if self.expected is None else self.expected(answer["pred"], answer["image"])
 
     @torch.inference_mode()
     def write(self, answer: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ from aps_components.segmentation.bundle_inference import BundleInference
 from aps_components.segmentation.corrections import corrected, words_for
 from aps_components.segmentation.dicom_seg import Maker
 from aps_components.segmentation.dicom_seg_output import DicomSegOutput, remove_own
+from aps_components.segmentation.expected import expected_by_label, expected_in_words, with_expectation
 from aps_components.segmentation.inputs import Case, find_cases
 from aps_components.segmentation.outputs import Outputs, choose_outputs
 from aps_components.segmentation.records import (
@@ -385,14 +386,16 @@ class _Run:
         words = self.outputs.file(case, "prompts", ".json")
         for note in (note for file in files for note in read_geometry(file).notes):
             self.line.append(f"  (note: {note.partition(': ')[2]})")
+        expectation = None
         if job.answer is not None:
+            expectation = self.inference.expect(job.answer) if self.said is None else None
             self.inference.write(job.answer)
             job.answer = None
         if self.said is not None:
             corrected(case.name, files, self.said, predictor=self.inference.predictor(), folder=work)
         label_map = self.outputs.label_map_in(work, case)
         sign(label_map, claim)
-        statistics = self._measure(case, label_map, files, claim)
+        statistics = with_expectation(self._measure(case, label_map, files, claim), expectation)
         earlier = (preview_file(self.outputs, case), *self.outputs.wanted(case, maps=True)[1:])
         for stale in (self.outputs.label_map(case), *(file for file in earlier if file != words)):
             stale.unlink(missing_ok=True)
@@ -449,7 +452,8 @@ class _Run:
                 label_map=read_scan(self.outputs.label_map(case)).voxels,
                 affine=read_geometry(files[0]).affine,
                 volumes={entry["label"]: (entry["name"], entry["volume_ml"]) for entry in statistics["classes"]},
-                title=case.name if name == "image" else f"{case.name}, {name}",
+                title=", ".join([case.name, *([] if name == "image" else [name]), *expected_in_words(statistics)]),
+                shares=expected_by_label(statistics),
                 note=f"{made_by['bundle']} {made_by['version'] or ''}. {RESEARCH_ONLY}",
             )
         except Exception as error:

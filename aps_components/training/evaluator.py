@@ -19,6 +19,7 @@ from torch import Tensor
 from aps_components.data import DataError
 from aps_components.data.datalist import FAULT
 from aps_components.inference import PromptedSlidingWindowInferer
+from aps_components.inference.temperature import calibrated, calibrated_tiles
 from aps_components.label_map import likeliest_class
 from aps_components.models import AutoPromptSeg
 
@@ -36,7 +37,8 @@ class PromptedEvaluator(SupervisedEvaluator):
 
     Volumes go through one at a time. ``engine.state.output`` is a list of one dictionary: ``pred``, ``pred_a`` and
     ``pred_b`` (probabilities, [C, D, H, W]), ``epistemic`` and ``aleatoric`` ([1, D, H, W]), ``prompts``, and ``label``
-    if there is one. A batch that is a "fault", of ``aps_components.data.ScansToSegment``, is passed over.
+    if there is one; ``probabilities`` are those of ``pred`` at the network's temperature, there with
+    everything. A batch that is a "fault", of ``aps_components.data.ScansToSegment``, is passed over.
 
     Args:
         device: to run on.
@@ -95,6 +97,7 @@ class PromptedEvaluator(SupervisedEvaluator):
         elif self.everything:
             prediction = self.inferer.predict(image, self.network)
             output = {key: getattr(prediction, name)[0] for key, name in OUTPUT_MAPS.items()}
+            output["probabilities"] = calibrated(output["pred"], self._temperature, dim=0)
             output["prompts"] = prediction.prompts
         else:
             output = {"pred": self.inferer(image, self.network)[0]}
@@ -110,7 +113,12 @@ class PromptedEvaluator(SupervisedEvaluator):
         output: dict[str, Any] = {"pred": stored.probabilities}
         if self.everything:
             output |= {"epistemic": stored.epistemic, "aleatoric": stored.aleatoric, "prompts": stored.prompts}
+            output["probabilities"] = calibrated_tiles(stored.probabilities, self._temperature)
         return output
+
+    @property
+    def _temperature(self) -> float:
+        return float(getattr(self.network, "temperature", 1.0))
 
 
 def dice_metric(key: str, *, num_classes: int) -> MeanDice:

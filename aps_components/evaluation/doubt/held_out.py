@@ -1,0 +1,123 @@
+"""Answers to scans with a truth, as a model's doubt is calibrated on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aps_components.evaluation.doubt.measures import soft_dice_by_temperature, surprise_by_temperature, thinned
+from aps_components.evaluation.doubt.predicted import FEWEST
+from aps_components.evaluation.doubt.unlike import KnownLooks
+
+TEMPERATURES = tuple(round(2 ** (step / 4), 4) for step in range(-4, 13))  # 0.5 to 8
+NO_TEMPERATURE = TEMPERATURES.index(1.0)
+KEY, FORMAT = "doubt", 1  # in a model's settings
+TEMPERATURE = "temperature"
+Record = dict[str, Any]
+
+
+def answer_record(
+    probabilities: Tensor, truth: NDArray[np.integer], band: NDArray[np.bool_], *, to_voxel: NDArray[np.floating]
+) -> Record:
+    """Of one answer: ``soft_dice`` of each class and ``surprise`` near the borders, both at each temperature.
+
+    Args:
+        probabilities: on the network's grid, [C, D, H, W].
+        truth: on the scan's own grid.
+        band: near a surface, on that grid.
+        to_voxel: from the network's voxels to the scan's, [4, 4].
+    """
+    some, stride = thinned(probabilities.float())
+    places = _places(some.shape[1:], stride, to_voxel)
+    inside = np.logical_and.reduce(
+        [(at >= 0) & (at < size) for at, size in zip(places, truth.shape, strict=True)]
+    )  # padding has no truth
+    places = tuple(at[inside] for at in places)
+    near = band[places]
+    chosen = np.flatnonzero(inside)[near]
+    classes = torch.from_numpy(truth[places][near].astype(np.int64))
+    return {
+        "soft_dice": soft_dice_by_temperature(some, TEMPERATURES),
+        "surprise": surprise_by_temperature(some.flatten(1)[:, torch.from_numpy(chosen)], classes, TEMPERATURES)
+        if len(chosen)
+        else None,
+    }
+
+
+def _places(size: Sequence[int], stride: int, to_voxel: NDArray[np.floating]) -> tuple[NDArray[np.int64], ...]:
+    """The scan's voxel at each of the network's, three times [N]."""
+    grid = np.indices(size).reshape(3, -1) * stride
+    there = np.rint(to_voxel[:3, :3] @ grid + to_voxel[:3, 3:]).astype(np.int64)
+    return tuple(there)
+
+
+def best_temperature(records: Sequence[Record]) -> float:
+    """That at which held-out truths are least surprising, all scans counting alike; 1 where nothing is known."""
+    surprises = [record["surprise"] for record in records if record.get("surprise")]
+    if not surprises:
+        return 1.0
+    return TEMPERATURES[int(np.mean(surprises, axis=0).argmin())]
+
+
+def calibration(
+    records: Sequence[Record],
+    dices: Sequence[Mapping[str, float | None]],
+    looks: Sequence[Sequence[Sequence[float]]],
+    *,
+    labels: Mapping[int, str],
+    source: str,
+) -> dict[str, Any]:
+    """What a model's settings say of its doubt, from held-out answers.
+
+    Args:
+        records: of the answers, as :func:`answer_record` gives them.
+        dices: what they turned out to be worth, by class name; None where it is not defined.
+        looks: of scans that are of the kind that the model knows.
+        labels: class value to name, background included.
+        source: which scans they were, in words.
+
+    Returns:
+        ``temperature`` and ``doubt``, to be stored.
+    """
+    temperature = best_temperature(records)
+    at = TEMPERATURES.index(temperature)
+    classes = {}
+    for value, name in sorted(labels.items()):
+        if value > 0:
+            pairs = [
+                (record["soft_dice"][value - 1][at], dice.get(name))
+                for record, dice in zip(records, dices, strict=True)
+            ]
+            classes[name] = _points(pairs)
+    known = KnownLooks.of(looks)
+    doubt = {
+        "format": FORMAT,
+        "scans": len(records),
+        "source": source,
+        "classes": classes,
+        "looks": None if known is None else known.as_json(),
+    }
+    return {TEMPERATURE: temperature, KEY: doubt}
+
+
+def _points(pairs: Sequence[tuple[float | None, float | None]]) -> dict[str, list[float]]:
+    """Those that are defined."""
+    known = [(soft, dice) for soft, dice in pairs if soft is not None and dice is not None and math.isfinite(dice)]
+    return {"soft_dice": [round(soft, 5) for soft, _ in known], "dice": [round(dice, 5) for _, dice in known]}
+
+
+def said(stored: Mapping[str, Any]) -> list[str]:
+    """What :func:`calibration` found, a line each, for the user."""
+    doubt = stored[KEY]
+    lines = [f"temperature {stored[TEMPERATURE]:g}, from {doubt['scans']} scans ({doubt['source']})"]
+    for name, points in doubt["classes"].items():
+        count = len(points["dice"])
+        enough = "" if count >= FEWEST else f"; too few, {FEWEST} are needed: its Dice is not predicted"
+        lines.append(f"predicted Dice of {name}: from {count} held-out answers{enough}")
+    return lines
