@@ -28,7 +28,7 @@ def calibrate(
         dataset_dir: the scans that it was trained on.
         checkpoint: model.pt of a training; its model.json must lie beside it.
         target: the calibrated model.pt.
-        cases: the first so many labelled scans.
+        cases: the first so many labelled scans; 0 leaves the offsets as they are.
         held_out: scans that it did not learn from: validation or test, that part of the dataset, or a folder with
             others; none leaves this out.
         options: other keys of the bundle's evaluation, such as --overlap 0.25. A --predictor or --mirror_axes becomes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -22,7 +22,14 @@ from aps_components.evaluation.metrics import foreground_regions, volume_ratio
 from aps_components.evaluation.trained import SPLITS, NoScansError, TrainedModel, load_trained
 from aps_components.files import expanded
 from aps_components.label_map import keep_largest_component, likeliest_class
-from aps_components.models import ensure_writable, read_settings, save_model, save_settings, trained_cases
+from aps_components.models import (
+    ensure_writable,
+    read_checkpoint,
+    read_settings,
+    save_model,
+    save_settings,
+    trained_cases,
+)
 from aps_components.models.decision import Decision
 from aps_components.options import whole
 from aps_components.uncertainty import every
@@ -53,7 +60,7 @@ def calibrate(
         dataset_dir: of the scans it was trained on.
         checkpoint: ``model.pt`` of a training, with its settings beside it.
         target: the copy, whole or not at all; it may be the checkpoint itself.
-        cases: the first so many scans.
+        cases: the first so many scans; 0 leaves the offsets as they are.
         held_out: ``validation`` or ``test``, that part of the dataset; a folder with other labelled scans; or ``none``.
         options: other keys of the bundle's evaluation to change. A ``predictor`` or ``mirror_axes`` among them becomes
             the copy's default in inference, from the settings beside it.
@@ -62,14 +69,28 @@ def calibrate(
         What was found and changed, a line for each model and class.
 
     Raises:
-        ValueError: fewer than one case, an option or a checkpoint that does not fit.
+        ValueError: an option or a checkpoint that does not fit.
     """
-    cases = whole(least=1)("cases", cases)
-    model = load_trained(bundle, dataset_dir=dataset_dir, checkpoint=checkpoint, seen=True, options=options)
+    cases = whole(least=0)("cases", cases)
     ensure_writable(Path(target).parent)
+    content, lines = read_checkpoint(checkpoint), []
+    weights = content.get("model", content)
+    if cases:
+        model = load_trained(bundle, dataset_dir=dataset_dir, checkpoint=checkpoint, seen=True, options=options)
+        lines = _set_offsets(model, model.items[:cases])
+        weights = model.network.state_dict()
+    answering = {f"inference_{key}": value for key, value in (options or {}).items() if key in ANSWERS}
+    settings = {key: value for key, value in read_settings(checkpoint).items() if key not in (KEY, TEMPERATURE)}
+    save_model(weights, settings | answering, target)
+    if held_out != NONE:
+        lines += _calibrate_doubt(bundle, Path(target), dataset_dir=dataset_dir, held_out=held_out, options=options)
+    return "\n".join([*lines, f"written: {target}"])
+
+
+def _set_offsets(model: TrainedModel, items: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of both models, from these scans; what was changed, a line for each model and class."""
     decision = model.network.decision
     decision.reset()
-    items = model.items[:cases]
     share = MOST_VALUES / model.network.num_classes / len(items)
     answers = [_answer(model, item, share=share) for item in tqdm(items, unit="scan")]
     decision.cpu()  # where the answers are
@@ -77,14 +98,9 @@ def calibrate(
     lines = []
     for name in Decision.MODELS:
         logits = torch.cat([answer[name] for answer in answers], dim=-1)
-        said = fit_offsets(decision, logits, label, name, labels=model.labels)
-        lines += [f"Model {name.upper()}, {line}" for line in said]
-    answering = {f"inference_{key}": value for key, value in (options or {}).items() if key in ANSWERS}
-    settings = {key: value for key, value in read_settings(checkpoint).items() if key not in (KEY, TEMPERATURE)}
-    save_model(model.network.state_dict(), settings | answering, target)
-    if held_out != NONE:
-        lines += _calibrate_doubt(bundle, Path(target), dataset_dir=dataset_dir, held_out=held_out, options=options)
-    return "\n".join([*lines, f"written: {target}"])
+        found = fit_offsets(decision, logits, label, name, labels=model.labels)
+        lines += [f"Model {name.upper()}, {line}" for line in found]
+    return lines
 
 
 def _calibrate_doubt(

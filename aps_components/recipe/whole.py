@@ -17,11 +17,12 @@ import aps_components
 from aps_components.bundle.block import DatasetBlock
 from aps_components.bundle.describe import with_performance
 from aps_components.data.datalist import Item, case_name
+from aps_components.evaluation.doubt.evaluated import HeldOutAnswer, calibration_of, read_answers
 from aps_components.evaluation.machine import machine
 from aps_components.files import replace_text
-from aps_components.models import read_checkpoint, read_settings, save_model
+from aps_components.models import read_checkpoint, read_settings, save_model, save_settings
 from aps_components.recipe.card import VALIDATION, performance, summary_line
-from aps_components.recipe.choices import Answer, choose_answer, choose_round
+from aps_components.recipe.choices import Answer, answered_so, choose_answer, choose_round
 from aps_components.recipe.datasets import Learning
 from aps_components.recipe.display import Display
 from aps_components.recipe.folds import make_folds
@@ -113,6 +114,7 @@ class WholeTraining:
         self._run([self._last(last, second=second)], alone=True)
         self._deploy(last)
         self._measure_apart()
+        self._calibrate_doubt(answer)
         results = self._results()
         page = self.commands.bundle / "docs" / "README.md"
         figures = performance(results, answer, round=1 + second, last=self._last_said(second=second))
@@ -384,6 +386,28 @@ class WholeTraining:
         )
         self.views.append(_View(stage=stage, folder=folder, fold=VALIDATION, round=1))
         self._run([[stage]], alone=True)
+
+    def _calibrate_doubt(self, answer: Answer) -> None:
+        """Temperature and predicted Dice, from the answers of models that had not learned from the scans."""
+        model = self.commands.bundle / "models" / MODEL
+        answers = max((self._answers(answer, round) for round in (2, 1)), key=len)
+        if answers:
+            labels = {int(value): name for value, name in self.block.labels.items()}
+            stored = calibration_of(answers, labels=labels, source="held out, by folds")
+            save_settings({**read_settings(model), **stored}, model)
+
+    def _answers(self, answer: Answer, round: int) -> list[HeldOutAnswer]:
+        """Those nearest to how the bundle answers; of scans kept apart, too, which its own model answered."""
+        chosen = answered_so(self._held_out(), answer, round=round)
+        kinds = {(entry.fold, entry.calibrated, entry.mirrored) for entry in chosen}
+        return [
+            found
+            for view in self.views
+            if view.round == round and (view.fold, view.calibrated, view.mirrored) in kinds
+            for found in read_answers(
+                view.folder, predictor=answer.predictor, largest_component=self.block.largest_component
+            )
+        ]
 
     # The record.
 

@@ -45,7 +45,7 @@ def read_answers(folder: str | Path, *, predictor: str, largest_component: bool)
         ValueError: the file is damaged.
     """
     file = Path(folder) / METRICS_FILE
-    content = read_object(file, keys=("cases", "scans"))
+    content = read_object(file, keys=("cases",))
     dice: defaultdict[str, dict[str, float | None]] = defaultdict(dict)
     try:
         for row in content["cases"]:
@@ -58,7 +58,7 @@ def read_answers(folder: str | Path, *, predictor: str, largest_component: bool)
                 look=scan[HELD_OUT]["look"],
                 dice=dice[scan["case"]],
             )
-            for scan in content["scans"]
+            for scan in content.get("scans", [])
             if predictor in scan.get(HELD_OUT, {}).get("answers", {})
         ]
     except (TypeError, KeyError, AttributeError) as error:
