@@ -101,6 +101,7 @@ def load_model(
     known = _Settings(path, settings or {})
     labels = known.labels()
     network = _built(known, num_classes=len(labels))
+    network.temperature = float(read_settings(path).get("temperature", 1.0))
     load_weights(network, path)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return LoadedModel(

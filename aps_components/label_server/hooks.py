@@ -34,6 +34,7 @@ def install() -> None:
     """Replace them, before the server is made."""
     from monailabel.datastore.local import LocalDatastore
     from monailabel.endpoints import datastore, infer, session
+    from monailabel.interfaces.app import MONAILabelApp
     from monailabel.utils import sessions
 
     infer.run_inference = refusing(_inference(infer.run_inference))
@@ -43,6 +44,7 @@ def install() -> None:
     sessions.shutil = _Unpacking(sessions.shutil)
     LocalDatastore.save_label = _save_label(LocalDatastore.save_label)
     LocalDatastore.add_image = _add_image(LocalDatastore.add_image)
+    MONAILabelApp.__init__ = _with_strategies(MONAILabelApp.__init__)
 
 
 def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -133,6 +135,18 @@ class _Unpacking:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
+
+
+def _with_strategies(begin: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(begin)
+    def call(self: Any, *args: Any, **kwargs: Any) -> None:
+        from aps_components.label_server import strategies
+
+        begin(self, *args, **kwargs)
+        if self._infers:
+            strategies.install(self)
+
+    return call
 
 
 def _inference(function: Callable[..., Any]) -> Callable[..., Any]:

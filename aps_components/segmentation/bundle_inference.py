@@ -136,8 +136,9 @@ class BundleInference:
         self.parser.update(pairs={"evaluator#postprocessing": "$(@postprocessing, None)[1]"})
         self._change(changes)
         self._build()
-        beside = settings_file(self.checkpoint)
-        self.expected = Expected.of(read_settings(self.checkpoint), where=str(beside))
+        settings = read_settings(self.checkpoint)
+        if self._value("predictor") == settings.get("inference_predictor", "average"):  # of others nothing is known
+            self.expected = Expected.of(settings, where=str(settings_file(self.checkpoint)))
         return torch.device(self._value("device"))
 
     def segment(self, files: Sequence[str]) -> None:

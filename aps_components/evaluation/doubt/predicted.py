@@ -102,6 +102,43 @@ def _normal_reach(misses: Values) -> float:
     return float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * spread
 
 
+@dataclass(frozen=True)
+class CrossFitted:
+    """How well Dice is predicted, every scan by a line that was fitted without it.
+
+    Attributes:
+        scans: that were held out.
+        correlation: of predicted and true Dice, by ranks (Spearman); NaN where one of them is constant.
+        coverage: share of the scans whose true Dice lies in its interval.
+        width: of an interval, mean.
+        error: absolute, mean.
+    """
+
+    scans: int
+    correlation: float
+    coverage: float
+    width: float
+    error: float
+
+    @classmethod
+    def of(cls, soft_dice: Sequence[float], dice: Sequence[float]) -> CrossFitted | None:
+        """None of too few scans."""
+        if len(dice) <= FEWEST:
+            return None
+        soft, true = np.asarray(soft_dice, dtype=float), np.asarray(dice, dtype=float)
+        others = [np.arange(len(true)) != index for index in range(len(true))]
+        found = [DicePredictor(soft[rest], true[rest])(value) for rest, value in zip(others, soft, strict=True)]
+        low, value, high = (np.array([getattr(one, key) for one in found]) for key in ("low", "value", "high"))
+        varied = np.ptp(value) > 0 and np.ptp(true) > 0
+        return cls(
+            scans=len(true),
+            correlation=float(stats.spearmanr(value, true).statistic) if varied else math.nan,
+            coverage=float(((low <= true) & (true <= high)).mean()),
+            width=float((high - low).mean()),
+            error=float(np.abs(value - true).mean()),
+        )
+
+
 def predictors_of(points: Sequence[dict[str, Any]]) -> list[DicePredictor | None]:
     """Of each class from what is stored of it: ``soft_dice`` and ``dice``; None where that is too little."""
     return [
