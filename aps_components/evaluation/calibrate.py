@@ -127,7 +127,7 @@ def _calibrate_doubt(
         except NoScansError as error:
             return [f"no predicted Dice and no temperature: {error}"]
         with redirect_stdout(StringIO()):  # the table of an evaluation is not what was asked for
-            _evaluation(model, Path(work) / "answers", predictor).run()
+            _evaluation(model, Path(work) / "answers", predictor, split=split).run()
         answers = read_answers(Path(work) / "answers", predictor=predictor, largest_component=model.largest_component)
     known = bool(trained_cases(target))
     source = f"held out, {split}" if known else f"{split}, taken for held out"
@@ -152,7 +152,7 @@ def _held_out_scans(
     return dataset, SPLITS[1]
 
 
-def _evaluation(model: TrainedModel, folder: Path, predictor: str) -> Evaluation:
+def _evaluation(model: TrainedModel, folder: Path, predictor: str, *, split: str) -> Evaluation:
     return Evaluation(
         items=model.items,
         network=model.network,
@@ -161,6 +161,7 @@ def _evaluation(model: TrainedModel, folder: Path, predictor: str) -> Evaluation
         labels=model.labels,
         device=model.device,
         output_dir=folder,
+        split=split,
         answering=predictor,
         regions=model.regions,
         label_values=model.label_values,

@@ -11,8 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aps_components.evaluation.doubt.measures import soft_dice_by_temperature, surprise_by_temperature, thinned
-from aps_components.evaluation.doubt.predicted import FEWEST
+from aps_components.evaluation.doubt.measures import (
+    calibration_error_by_temperature,
+    soft_dice_by_temperature,
+    surprise_by_temperature,
+    thinned,
+)
+from aps_components.evaluation.doubt.predicted import CrossFitted
 from aps_components.evaluation.doubt.unlike import KnownLooks
 
 TEMPERATURES = tuple(round(2 ** (step / 4), 4) for step in range(-4, 13))  # 0.5 to 8
@@ -25,7 +30,8 @@ Record = dict[str, Any]
 def answer_record(
     probabilities: Tensor, truth: NDArray[np.integer], band: NDArray[np.bool_], *, to_voxel: NDArray[np.floating]
 ) -> Record:
-    """Of one answer: ``soft_dice`` of each class and ``surprise`` near the borders, both at each temperature.
+    """Of one answer at each temperature: ``soft_dice`` of each class; near the borders ``surprise`` (mean negative
+    log-probability of the truth, nats) and ``calibration_error`` (expected calibration error).
 
     Args:
         probabilities: on the network's grid, [C, D, H, W].
@@ -42,11 +48,12 @@ def answer_record(
     near = band[places]
     chosen = np.flatnonzero(inside)[near]
     classes = torch.from_numpy(truth[places][near].astype(np.int64))
+    sampled = some.flatten(1)[:, torch.from_numpy(chosen)]
+    known = bool(len(chosen))
     return {
         "soft_dice": soft_dice_by_temperature(some, TEMPERATURES),
-        "surprise": surprise_by_temperature(some.flatten(1)[:, torch.from_numpy(chosen)], classes, TEMPERATURES)
-        if len(chosen)
-        else None,
+        "surprise": surprise_by_temperature(sampled, classes, TEMPERATURES) if known else None,
+        "calibration_error": calibration_error_by_temperature(sampled, classes, TEMPERATURES) if known else None,
     }
 
 
@@ -63,6 +70,18 @@ def best_temperature(records: Sequence[Record]) -> float:
     if not surprises:
         return 1.0
     return TEMPERATURES[int(np.mean(surprises, axis=0).argmin())]
+
+
+def calibration_errors(records: Sequence[Record]) -> tuple[float, float]:
+    """Mean expected calibration error without a temperature, and with that which the other scans find; NaN of few."""
+    known = [record for record in records if record.get("calibration_error")]
+    if len(known) < 2:
+        return math.nan, math.nan
+    without = [record["calibration_error"][NO_TEMPERATURE] for record in known]
+    others = ([*known[:index], *known[index + 1 :]] for index in range(len(known)))
+    at = [TEMPERATURES.index(best_temperature(rest)) for rest in others]
+    with_it = [record["calibration_error"][place] for record, place in zip(known, at, strict=True)]
+    return float(np.mean(without)), float(np.mean(with_it))
 
 
 def calibration(
@@ -96,10 +115,12 @@ def calibration(
             ]
             classes[name] = _points(pairs)
     known = KnownLooks.of(looks)
+    before, after = calibration_errors(records)
     doubt = {
         "format": FORMAT,
         "scans": len(records),
         "source": source,
+        "calibration_error": None if math.isnan(before) else [round(before, 5), round(after, 5)],
         "classes": classes,
         "looks": None if known is None else known.as_json(),
     }
@@ -113,11 +134,20 @@ def _points(pairs: Sequence[tuple[float | None, float | None]]) -> dict[str, lis
 
 
 def said(stored: Mapping[str, Any]) -> list[str]:
-    """What :func:`calibration` found, a line each, for the user."""
+    """What :func:`calibration` found, a line each, for the user; each scan judged without itself."""
     doubt = stored[KEY]
     lines = [f"temperature {stored[TEMPERATURE]:g}, from {doubt['scans']} scans ({doubt['source']})"]
+    if doubt["calibration_error"]:
+        before, after = (100 * value for value in doubt["calibration_error"])
+        lines.append(f"expected calibration error near borders: {before:.2f} % without, {after:.2f} % with it")
     for name, points in doubt["classes"].items():
-        count = len(points["dice"])
-        enough = "" if count >= FEWEST else f"; too few, {FEWEST} are needed: its Dice is not predicted"
-        lines.append(f"predicted Dice of {name}: from {count} held-out answers{enough}")
+        count, found = len(points["dice"]), CrossFitted.of(points["soft_dice"], points["dice"])
+        if found is None:
+            lines.append(f"predicted Dice of {name}: {count} held-out answers, too few to judge it")
+        else:
+            lines.append(
+                f"predicted Dice of {name}: {count} held-out answers; rank correlation with the true one "
+                f"{found.correlation:.2f}, off by {found.error:.3f}, interval {found.width:.3f} wide, holds in "
+                f"{100 * found.coverage:.0f} %"
+            )
     return lines

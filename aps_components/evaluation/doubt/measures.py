@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from aps_components.evaluation.uncertainty.measures import Calibration
 from aps_components.inference.own_grid import Maps, WholeMaps
 from aps_components.inference.temperature import calibrated
 from aps_components.uncertainty import entropy
@@ -87,6 +88,15 @@ def surprise_by_temperature(probabilities: Tensor, truth: Tensor, temperatures: 
     """
     of_truth = (calibrated(probabilities, value, dim=0).gather(0, truth[None]) for value in temperatures)
     return [float(-found.clamp_min(1e-12).log().double().mean()) for found in of_truth]
+
+
+def calibration_error_by_temperature(
+    probabilities: Tensor, truth: Tensor, temperatures: Sequence[float]
+) -> list[float]:
+    """Expected calibration error at each temperature; arguments as of :func:`surprise_by_temperature`."""
+    right = (probabilities.argmax(dim=0) == truth).cpu().numpy()
+    sure = (calibrated(probabilities, value, dim=0).amax(dim=0).cpu().numpy() for value in temperatures)
+    return [Calibration.of(confidence, right).error() for confidence in sure]
 
 
 def look_of(image: Any) -> list[list[float]]:
