@@ -17,9 +17,10 @@ from aps_components.inference.own_grid import Maps, OwnGrid, WholeMaps
 from aps_components.inference.prompt_file import prompt_file_text, prompts_in_world
 from aps_components.inference.saving import SaveOnScansGridd
 from aps_components.label_map import keep_largest_component, likeliest_class
+from aps_components.uncertainty import ALL_MAP_NAMES
 
 PRED = "pred"
-MAP_KEYS = ("probabilities", "epistemic", "aleatoric")
+MAP_KEYS = ("probabilities", *ALL_MAP_NAMES)
 
 
 class LabelMapd(MapTransform):
@@ -153,8 +154,8 @@ def output_transforms(
 ) -> Compose:
     """Everything after the network: back to the scan's grid, label map, files.
 
-    Writes ``NAME_seg.nii.gz``, and with ``save_maps`` also ``NAME_probabilities`` (4-D), ``NAME_epistemic`` and
-    ``NAME_aleatoric`` (float32), and ``NAME_prompts.json``.
+    Writes ``NAME_seg.nii.gz``, and with ``save_maps`` also ``NAME_probabilities`` (4-D), the uncertainty maps
+    (float32), by default ``NAME_epistemic`` and ``NAME_aleatoric``, and ``NAME_prompts.json``.
 
     Args:
         preprocessing: what the image went through; it is inverted.

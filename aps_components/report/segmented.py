@@ -19,6 +19,7 @@ from aps_components.segmentation.expected import UNLIKE_SAID, expected_text, is_
 from aps_components.segmentation.outputs import Outputs
 from aps_components.segmentation.segment import Segmentation
 from aps_components.segmentation.statistics import folder_statistics
+from aps_components.uncertainty import MAP_NAMES
 
 MOST_PICTURES, WIDTH = 60, 900  # in the page, and dots of each
 FEWEST = 5  # scans, from which on a volume can be unusual
@@ -60,11 +61,12 @@ def write_segmentation_report(result: Segmentation) -> Path:
 
 
 def mean_doubt(outputs: Outputs, scan: Scan) -> float | None:
-    """The mean of the epistemic map over what is segmented; None without a map, or where nothing is."""
+    """The mean of the model's uncertainty over what is segmented; None without a map, or where nothing is."""
     stem = outputs.stem or scan["scan"]
     label_map = outputs.folder / (f"{stem}_seg.nii.gz" if outputs.stem is None else f"{stem}.nii.gz")
-    epistemic = outputs.folder / f"{stem}_epistemic.nii.gz"
-    if not (label_map.is_file() and epistemic.is_file()):
+    maps = [outputs.folder / f"{stem}_{names[0].file}.nii.gz" for names in MAP_NAMES.values()]
+    epistemic = next((file for file in maps if file.is_file()), None)
+    if epistemic is None or not label_map.is_file():
         return None
     try:
         inside = channels_of(read_scan(label_map))[0] > 0
@@ -117,7 +119,7 @@ def _order(scans: Sequence[Scan], doubts: Mapping[str, float | None]) -> str:
             "brackets: the interval that holds the true one in 9 of 10 scans like those that it was calibrated on."
         )
     if any(value is not None for value in doubts.values()):
-        return "The most uncertain scans first, by the mean of the epistemic map over what is segmented."
+        return "The most uncertain scans first, by the mean of the model's uncertainty map over what is segmented."
     return (
         "Scans whose volumes are unlike the others' first, then by name. How uncertain the model was is unknown: "
         "segment with --maps, or have it predict its Dice (aps calibrate)."

@@ -22,6 +22,7 @@ from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.inference.temperature import calibrated, calibrated_tiles
 from aps_components.label_map import likeliest_class
 from aps_components.models import AutoPromptSeg
+from aps_components.uncertainty import MAP_NAMES
 
 OUTPUT_MAPS = {
     "pred": "probabilities",
@@ -47,7 +48,8 @@ class PromptedEvaluator(SupervisedEvaluator):
         inferer: of this project, so that maps and prompts survive the windows.
         everything: False gives ``pred`` alone.
         in_tiles: the outputs are ``aps_components.inference.tiles.TiledMaps`` instead of tensors, without ``pred_a``
-            and ``pred_b``: for volumes of any size.
+            and ``pred_b``, and the uncertainties are called after what they measure (``MAP_NAMES``): for volumes of any
+            size.
         kwargs: of MONAI's ``SupervisedEvaluator``.
     """
 
@@ -112,7 +114,9 @@ class PromptedEvaluator(SupervisedEvaluator):
         stored = self.inferer.predict_stored(image, self.network, maps=self.everything)
         output: dict[str, Any] = {"pred": stored.probabilities}
         if self.everything:
-            output |= {"epistemic": stored.epistemic, "aleatoric": stored.aleatoric, "prompts": stored.prompts}
+            names = [name.file for name in MAP_NAMES[self.network.uncertainty_form]]
+            output |= dict(zip(names, (stored.epistemic, stored.aleatoric), strict=False))
+            output["prompts"] = stored.prompts
             output["probabilities"] = calibrated_tiles(stored.probabilities, self._temperature)
         return output
 

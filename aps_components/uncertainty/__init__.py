@@ -9,7 +9,10 @@ from aps_components.uncertainty.mc_dropout import (
     monte_carlo_samples,
 )
 from aps_components.uncertainty.measures import (
+    ALL_MAP_NAMES,
+    MAP_NAMES,
     DecoupledUncertainty,
+    MapName,
     UncertaintyForm,
     decouple,
     entropy,
@@ -21,8 +24,11 @@ from aps_components.uncertainty.measures import (
 )
 
 __all__ = [
+    "ALL_MAP_NAMES",
+    "MAP_NAMES",
     "DecoupledUncertainty",
     "DropoutMasks",
+    "MapName",
     "MonteCarloSamples",
     "StochasticDecoder",
     "UncertaintyForm",
