@@ -90,10 +90,9 @@ def test_held_out_scans_say_how_sure_and_how_good_answers_are(arguments, phantom
     assert settings["temperature"] in TEMPERATURES
     assert settings["doubt"]["scans"] == len(held_out)
     assert "which scans it learned from" in said  # nothing beside the checkpoint does
-    network = load_trained(
-        LA, dataset_dir=phantoms, checkpoint=arguments["target"], options=arguments_of_network(arguments)
-    )
-    assert network.network.temperature == settings["temperature"]
+    options = {key: value for key, value in arguments.items() if key not in PLACES}
+    model = load_trained(LA, dataset_dir=phantoms, checkpoint=arguments["target"], options=options)
+    assert model.network.temperature == settings["temperature"]
     cli.calibrate(**arguments | {"checkpoint": arguments["target"]}, cases=0, held_out="none")
     assert not {"doubt", "temperature"} & read_settings(arguments["target"]).keys()  # of other offsets, perhaps
 
