@@ -17,6 +17,7 @@ from aps_components.data import LoadVolumed, case_name
 from aps_components.data.label_values import LabelValues
 from aps_components.evaluation.doubt.held_out import answer_record
 from aps_components.evaluation.doubt.measures import look_of
+from aps_components.evaluation.doubt.second_view import agreement, second_view
 from aps_components.evaluation.metrics import ClassMetrics, foreground_regions, region_metrics
 from aps_components.evaluation.predictors import PREDICTORS, prompt_precision
 from aps_components.evaluation.report import VARIANTS, EvaluationReport
@@ -109,7 +110,9 @@ class Evaluation:
         label = self.load_label({"label": item["label"]})["label"]
         truth = np.asarray(label[0])
         spacing = [float(size) for size in label.pixdim]
-        probabilities, points, doubts = self._predict(data["image"].as_tensor()[None].to(self.device))
+        image = data["image"].as_tensor()[None].to(self.device)
+        probabilities, points, doubts = self._predict(image)
+        view = second_view(image, self.network, self.inferer)
         to_voxel = np.linalg.inv(np.asarray(label.affine)) @ np.asarray(data["image"].affine)
         precision = [prompt_precision(points, truth, region=r, to_voxel=to_voxel) for r in self.regions]
         answering = self.answering if self.answering in probabilities else next(iter(probabilities))
@@ -121,6 +124,7 @@ class Evaluation:
             label_map = np.asarray(own["pred"][0])
             band = band_of(label_map, truth, spacing)
             answers[predictor] = answer_record(said, truth, band, to_voxel=to_voxel)
+            answers[predictor]["agreement"] = None if view is None else agreement(said, view)
             measured = self._measured(label_map, truth, spacing=spacing)
             for variant, metrics in measured.items():
                 for entry, share in zip(metrics, precision, strict=True):

@@ -19,7 +19,7 @@ from aps_components.networks.residual_encoder import ResidualEncoderUNet
 from aps_components.networks.sam3d import build_sam3d
 from aps_components.networks.vnet import Norm, VNet
 from aps_components.networks.voxel_shape import checked_kernels, roi_faults
-from aps_components.options import meant
+from aps_components.options import axis_groups, meant
 from aps_components.prompts import PromptGenerator
 from aps_components.uncertainty import UncertaintyForm
 
@@ -183,7 +183,9 @@ def build_trained(*, checkpoint: str | Path, otherwise: Mapping[str, Any] | None
             f"{checkpoint} is of another version of this package, whose networks have {unknown[0]!r}: install that one"
         )
     network = build_auto_prompt_seg(**{**(otherwise or {}), **trained, **given})
-    network.temperature = float(read_settings(checkpoint).get("temperature", 1.0))
+    settings = read_settings(checkpoint)
+    network.temperature = float(settings.get("temperature", 1.0))
+    network.second_view_axes = next(iter(axis_groups("flip_axes", settings.get("flip_axes") or [])), ())
     return network
 
 

@@ -21,10 +21,11 @@ from aps_components.data.inference import PREPARED
 from aps_components.data.room import refuse_large_segmentation
 from aps_components.errors import plain_errors
 from aps_components.evaluation.doubt.expected import Expectation, Expected
+from aps_components.evaluation.doubt.second_view import second_view
 from aps_components.files import expanded
 from aps_components.interactive import LoadedModel, Predictor
 from aps_components.memory import return_freed_memory
-from aps_components.models import CheckpointError, ensure_writable, read_settings, settings_file
+from aps_components.models import AutoPromptSeg, CheckpointError, ensure_writable, read_settings, settings_file
 from aps_components.options import literal, switch
 
 NEEDED = (
@@ -180,7 +181,14 @@ class BundleInference:
     @torch.inference_mode()
     def expect(self, answer: Mapping[str, Any]) -> Expectation | None:
         """How good an answer is, before it is written; None of a model that was not calibrated on held-out scans."""
-        return None if self.expected is None else self.expected(answer["pred"], answer["image"])
+        if self.expected is None:
+            return None
+        view = None
+        if self.expected.needs_second_view:
+            network: AutoPromptSeg = self._built("network").eval()
+            image = answer["image"].as_tensor()[None].to(network.decision.offsets.device)
+            view = second_view(image, network, self._built("inferer"))
+        return self.expected(answer["pred"], answer["image"], view=view)
 
     @torch.inference_mode()
     def write(self, answer: dict[str, Any]) -> None:

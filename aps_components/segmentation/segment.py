@@ -21,6 +21,7 @@ from aps_components.bundle import bundle_metadata, locate_bundle, version_differ
 from aps_components.bundle.locate import CACHE_DIR
 from aps_components.data import DataError
 from aps_components.data.nifti import read_geometry, read_scan
+from aps_components.evaluation.doubt.expected import Expectation
 from aps_components.evaluation.preview import save_preview
 from aps_components.files import expanded, sha256_of
 from aps_components.interactive import Words, holds_a_persons_words
@@ -187,6 +188,7 @@ class _Job:
     files: list[str] = field(default_factory=list)
     sample: Any = None
     answer: dict[str, Any] | None = None
+    expectation: Expectation | None = None
     failure: Exception | None = None
     started: float = 0.0
 
@@ -310,6 +312,7 @@ class _Run:
                 print(f"{job.number} {job.case.name}", flush=True)  # the bar of the windows has a line of its own
             try:
                 job.answer = self.inference.answer(job.sample)
+                job.expectation = self.inference.expect(job.answer) if self.said is None else None
             except Exception as error:
                 job.failure = error
             job.sample = None
@@ -386,16 +389,14 @@ class _Run:
         words = self.outputs.file(case, "prompts", ".json")
         for note in (note for file in files for note in read_geometry(file).notes):
             self.line.append(f"  (note: {note.partition(': ')[2]})")
-        expectation = None
         if job.answer is not None:
-            expectation = self.inference.expect(job.answer) if self.said is None else None
             self.inference.write(job.answer)
             job.answer = None
         if self.said is not None:
             corrected(case.name, files, self.said, predictor=self.inference.predictor(), folder=work)
         label_map = self.outputs.label_map_in(work, case)
         sign(label_map, claim)
-        statistics = with_expectation(self._measure(case, label_map, files, claim), expectation)
+        statistics = with_expectation(self._measure(case, label_map, files, claim), job.expectation)
         earlier = (preview_file(self.outputs, case), *self.outputs.wanted(case, maps=True)[1:])
         for stale in (self.outputs.label_map(case), *(file for file in earlier if file != words)):
             stale.unlink(missing_ok=True)

@@ -10,7 +10,9 @@ import numpy as np
 from aps_components.evaluation.doubt.held_out import FORMAT, KEY, TEMPERATURE
 from aps_components.evaluation.doubt.measures import class_doubts, look_of
 from aps_components.evaluation.doubt.predicted import LEVEL, DicePredictor, Estimate, predictors_of
+from aps_components.evaluation.doubt.second_view import agreement
 from aps_components.evaluation.doubt.unlike import KnownLooks
+from aps_components.inference.own_grid import Maps
 from aps_components.models import CheckpointError
 
 UNLIKE_GAP = 0.15  # of Dice below the worst held-out answer, at which no held-out scan says anything of this one
@@ -58,20 +60,29 @@ class Expected:
         """None for a model that was never calibrated on held-out scans."""
         return cls(settings, where=where) if settings.get(KEY) else None
 
-    def __call__(self, probabilities: Any, image: Any) -> Expectation:
+    @property
+    def needs_second_view(self) -> bool:
+        """Whether a second view is to be asked for."""
+        return any(predictor is not None and predictor.measures.shape[1] > 1 for predictor in self.predictors)
+
+    def __call__(self, probabilities: Any, image: Any, *, view: Maps | None = None) -> Expectation:
         """What is to be expected of an answer.
 
         Args:
             probabilities: [C, D, H, W], or maps of such, on the network's grid, before the temperature.
             image: that the network got, [in_channels, D, H, W].
+            view: ``second_view`` of the scan, where it is needed.
         """
+        agreements = [None] * len(self.names) if view is None else agreement(probabilities, view)
         doubts = class_doubts(probabilities, temperature=self.temperature)
         dice: dict[str, Estimate | None] = {}
         doubtful = False
-        for name, predictor, doubt in zip(self.names, self.predictors, doubts, strict=True):
-            known = predictor is not None and doubt.soft_dice is not None
-            dice[name] = predictor(doubt.soft_dice) if known else None  # type: ignore[misc, arg-type]
-            if predictor is not None and (estimate := dice[name]) is not None:
+        for name, predictor, doubt, agreed in zip(self.names, self.predictors, doubts, agreements, strict=True):
+            dice[name] = None
+            if predictor is not None and doubt.soft_dice is not None:
+                if predictor.measures.shape[1] > 1 and agreed is None:
+                    continue  # no view was given
+                estimate = dice[name] = predictor(doubt.soft_dice, agreed)
                 doubtful |= estimate.value < predictor.dice.min() - UNLIKE_GAP
         other = self.looks is not None and self.looks.is_unlike(look_of(image))
         return Expectation(dice, bool(other or doubtful))

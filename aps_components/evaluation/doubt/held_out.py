@@ -109,11 +109,15 @@ def calibration(
     classes = {}
     for value, name in sorted(labels.items()):
         if value > 0:
-            pairs = [
-                (record["soft_dice"][value - 1][at], dice.get(name))
+            found = [
+                (
+                    record["soft_dice"][value - 1][at],
+                    dice.get(name),
+                    (record.get("agreement") or {value - 1: None})[value - 1],
+                )
                 for record, dice in zip(records, dices, strict=True)
             ]
-            classes[name] = _points(pairs)
+            classes[name] = _points(found)
     known = KnownLooks.of(looks)
     before, after = calibration_errors(records)
     doubt = {
@@ -127,10 +131,19 @@ def calibration(
     return {TEMPERATURE: temperature, KEY: doubt}
 
 
-def _points(pairs: Sequence[tuple[float | None, float | None]]) -> dict[str, list[float]]:
-    """Those that are defined."""
-    known = [(soft, dice) for soft, dice in pairs if soft is not None and dice is not None and math.isfinite(dice)]
-    return {"soft_dice": [round(soft, 5) for soft, _ in known], "dice": [round(dice, 5) for _, dice in known]}
+def _points(found: Sequence[tuple[float | None, float | None, float | None]]) -> dict[str, list[float] | None]:
+    """Soft Dice, Dice and agreement where they are defined; no agreement unless all answers have one."""
+    known = [each for each in found if each[0] is not None and each[1] is not None and math.isfinite(each[1])]
+    soft, dice, agreement = ([each[index] for each in known] for index in range(3))
+    return {
+        "soft_dice": _rounded(soft),
+        "dice": _rounded(dice),
+        "agreement": None if any(value is None for value in agreement) else _rounded(agreement),
+    }
+
+
+def _rounded(values: Sequence[float | None]) -> list[float]:
+    return [round(value, 5) for value in values if value is not None]
 
 
 def said(stored: Mapping[str, Any]) -> list[str]:
@@ -141,7 +154,7 @@ def said(stored: Mapping[str, Any]) -> list[str]:
         before, after = (100 * value for value in doubt["calibration_error"])
         lines.append(f"expected calibration error near borders: {before:.2f} % without, {after:.2f} % with it")
     for name, points in doubt["classes"].items():
-        count, found = len(points["dice"]), CrossFitted.of(points["soft_dice"], points["dice"])
+        count, found = len(points["dice"]), CrossFitted.of(points["soft_dice"], points["dice"], points["agreement"])
         if found is None:
             lines.append(f"predicted Dice of {name}: {count} held-out answers, too few to judge it")
         else:

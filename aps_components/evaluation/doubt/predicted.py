@@ -1,9 +1,10 @@
 """The Dice that an answer will turn out to have, and how far off that may be.
 
-A line from soft Dice to Dice, fitted to scans that the model did not learn from, and around it the jackknife+ interval
-of Barber et al. 2021 (arXiv:1905.02928): every held-out scan is predicted without itself, so few scans serve both the
-line and the interval. Misses are measured in units of ``1 - Dice``: a poor answer can be missed by more than a good
-one. Intervals of a Dice by conformal prediction: Wundram et al. 2024 (arXiv:2407.13307).
+A line from soft Dice, and from agreement with a second view where there is one, to Dice, fitted to scans that the model
+did not learn from, and around it the jackknife+ interval of Barber et al. 2021 (arXiv:1905.02928): every held-out scan is
+predicted without itself, so few scans serve both the line and the interval. Misses are measured in units of ``1 - Dice``:
+a poor answer can be missed by more than a good one. Intervals of a Dice by conformal prediction: Wundram et al. 2024
+(arXiv:2407.13307).
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 LEVEL = 0.9  # of an interval
 FEWEST = 3  # held-out answers of a class, from which on its Dice is predicted
 SLOPE_SD = 1.0  # how far from 1 a slope may be expected: if probabilities are right, soft Dice is the Dice to expect
-NOISE_SD = 0.02  # of a Dice around its line, until the line is fitted
+NOISE_SD = 0.02  # of a Dice around its line, where the pull of the prior is set
 LEAST_UNIT = 0.02  # of a miss: near a Dice of 1, too, one is off by a little
 
 Values = NDArray[np.float64]
@@ -45,37 +46,44 @@ class DicePredictor:
     Args:
         soft_dice: of held-out answers, [n].
         dice: what they turned out to be, [n].
+        agreement: of the answers with a second view, [n]; None without one.
 
     Raises:
-        ValueError: not as many of both, fewer than :data:`FEWEST`, or values outside [0, 1].
+        ValueError: not as many of each, fewer than :data:`FEWEST`, or values outside [0, 1].
     """
 
-    def __init__(self, soft_dice: Sequence[float], dice: Sequence[float]) -> None:
-        self.soft_dice, self.dice = np.asarray(soft_dice, dtype=float), np.asarray(dice, dtype=float)
-        if self.soft_dice.shape != self.dice.shape or self.dice.ndim != 1 or len(self.dice) < FEWEST:
-            raise ValueError(
-                f"{self.soft_dice.shape} soft Dice and {self.dice.shape} Dice: give {FEWEST} pairs or more"
-            )
-        both = np.concatenate([self.soft_dice, self.dice])
+    def __init__(
+        self, soft_dice: Sequence[float], dice: Sequence[float], agreement: Sequence[float] | None = None
+    ) -> None:
+        measures = [soft_dice] if agreement is None else [soft_dice, agreement]
+        if len({len(each) for each in (dice, *measures)}) > 1 or len(dice) < FEWEST:
+            raise ValueError(f"{len(soft_dice)} soft Dice and {len(dice)} Dice: give as many of both, {FEWEST} or more")
+        self.measures = np.array(measures, dtype=float).T  # [n, 1 or 2]
+        self.dice = np.asarray(dice, dtype=float)
+        both = np.concatenate([self.measures.ravel(), self.dice])
         if not ((both >= 0) & (both <= 1)).all():  # NaN neither
-            raise ValueError("soft Dice and Dice must lie in [0, 1]")
+            raise ValueError("soft Dice, Dice and agreement must lie in [0, 1]")
         self._lines = np.array([self._line(leave_out=index) for index in range(len(self.dice))])
-        left_out = _at(self._lines, self.soft_dice)
+        left_out = _at(self._lines, self.measures)
         self._misses = np.abs(self.dice - left_out) / _unit(left_out)
 
-    def _line(self, leave_out: int | None = None) -> tuple[float, float]:
-        """Intercept and slope; the slope is drawn towards 1, as far as the held-out scans do not say otherwise."""
-        kept = np.arange(len(self.dice)) != (-1 if leave_out is None else leave_out)
-        x, y = self.soft_dice[kept], self.dice[kept]
-        prior = (NOISE_SD / SLOPE_SD) ** 2
-        away = x - x.mean()
-        slope = max(0.0, (float(away @ (y - y.mean())) + prior) / (float(away @ away) + prior))
-        return float(y.mean() - slope * x.mean()), slope
+    def _line(self, leave_out: int | None = None) -> Values:
+        """Intercept and slopes, [1 + measures], none below 0: what is surer is never worse.
 
-    def __call__(self, soft_dice: float) -> Estimate:
-        """What a new answer's Dice will be."""
-        value = float(np.clip(_at(np.array(self._line()), np.array(soft_dice)), 0, 1))
-        around = _at(self._lines, np.full(len(self.dice), soft_dice))
+        Slopes are drawn towards equal ones that sum to 1, as far as the held-out scans do not say otherwise.
+        """
+        kept = np.arange(len(self.dice)) != (-1 if leave_out is None else leave_out)
+        x, y = self.measures[kept], self.dice[kept]
+        count, weight = x.shape[1], NOISE_SD / SLOPE_SD
+        rows = np.concatenate([x - x.mean(axis=0), weight * np.eye(count)])
+        slopes, _ = optimize.nnls(rows, np.concatenate([y - y.mean(), np.full(count, weight / count)]))
+        return np.array([y.mean() - slopes @ x.mean(axis=0), *slopes])
+
+    def __call__(self, soft_dice: float, agreement: float | None = None) -> Estimate:
+        """What a new answer's Dice will be; ``agreement`` if there was one of the held-out answers."""
+        new = np.array([soft_dice] if self.measures.shape[1] == 1 else [soft_dice, agreement], dtype=float)
+        value = float(np.clip(_at(self._line(), new), 0, 1))
+        around = _at(self._lines, new)
         rank = math.ceil(LEVEL * (len(self.dice) + 1))
         if rank > len(self.dice):  # too few: as if misses were normal
             reach = _normal_reach(self._misses) * float(_unit(np.array(value)))
@@ -86,9 +94,9 @@ class DicePredictor:
         return Estimate(value, float(np.clip(min(low, value), 0, 1)), float(np.clip(max(high, value), 0, 1)))
 
 
-def _at(lines: Values, soft_dice: Values) -> Values:
-    """What lines [..., 2] say."""
-    return lines[..., 0] + lines[..., 1] * soft_dice
+def _at(lines: Values, measures: Values) -> Values:
+    """What lines [..., 1 + measures] say of [..., measures]."""
+    return lines[..., 0] + (lines[..., 1:] * measures).sum(axis=-1)
 
 
 def _unit(dice: Values) -> Values:
@@ -121,13 +129,21 @@ class CrossFitted:
     error: float
 
     @classmethod
-    def of(cls, soft_dice: Sequence[float], dice: Sequence[float]) -> CrossFitted | None:
+    def of(
+        cls, soft_dice: Sequence[float], dice: Sequence[float], agreement: Sequence[float] | None = None
+    ) -> CrossFitted | None:
         """None of too few scans."""
         if len(dice) <= FEWEST:
             return None
-        soft, true = np.asarray(soft_dice, dtype=float), np.asarray(dice, dtype=float)
-        others = [np.arange(len(true)) != index for index in range(len(true))]
-        found = [DicePredictor(soft[rest], true[rest])(value) for rest, value in zip(others, soft, strict=True)]
+        true = np.asarray(dice, dtype=float)
+        measures = [
+            np.asarray(each, dtype=float) for each in ([soft_dice] if agreement is None else [soft_dice, agreement])
+        ]
+        found = []
+        for index in range(len(true)):
+            rest = np.arange(len(true)) != index
+            soft, *more = (each[rest] for each in measures)
+            found.append(DicePredictor(soft, true[rest], *more)(*(float(each[index]) for each in measures)))
         low, value, high = (np.array([getattr(one, key) for one in found]) for key in ("low", "value", "high"))
         varied = np.ptp(value) > 0 and np.ptp(true) > 0
         return cls(
@@ -140,8 +156,8 @@ class CrossFitted:
 
 
 def predictors_of(points: Sequence[dict[str, Any]]) -> list[DicePredictor | None]:
-    """Of each class from what is stored of it: ``soft_dice`` and ``dice``; None where that is too little."""
+    """Of each class from what is stored of it by the arguments' names; None where that is too little."""
     return [
-        DicePredictor(of_class["soft_dice"], of_class["dice"]) if len(of_class["dice"]) >= FEWEST else None
-        for of_class in points
+        DicePredictor(one["soft_dice"], one["dice"], one.get("agreement")) if len(one["dice"]) >= FEWEST else None
+        for one in points
     ]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from aps_components.evaluation.doubt.predicted import LEVEL, DicePredictor
+from aps_components.evaluation.doubt.predicted import LEVEL, CrossFitted, DicePredictor
 
 
 def scans(count, *, seed, spread):
@@ -59,3 +59,22 @@ def test_what_is_predicted_is_a_dice():
 def test_too_little_or_no_dice_is_refused(soft, dice):
     with pytest.raises(ValueError, match="soft Dice"):
         DicePredictor(soft, dice)
+
+
+def test_a_second_view_tells_where_soft_dice_does_not():
+    rng = np.random.default_rng(4)
+    soft, agreement = rng.uniform(0.85, 0.9, 30), rng.uniform(0.6, 0.95, 30)
+    dice = agreement - 0.05 + rng.normal(0, 0.005, 30)
+    alone, both = CrossFitted.of(soft, dice), CrossFitted.of(soft, dice, agreement)
+    assert both.correlation > 0.95
+    assert both.width < alone.width / 4
+    assert DicePredictor(soft, dice, agreement)(0.87, 0.7).value == pytest.approx(0.65, abs=0.02)
+
+
+def test_each_scan_is_judged_without_itself():
+    """One that lies apart is missed by far, and by no other reason than that."""
+    soft = np.full(9, 0.8)
+    dice = np.array([0.75] * 8 + [0.3])
+    found = CrossFitted.of(soft, dice)
+    assert found.coverage == pytest.approx(8 / 9)
+    assert found.error > 0.45 / 9
