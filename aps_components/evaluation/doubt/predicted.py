@@ -1,10 +1,10 @@
 """The Dice that an answer will turn out to have, and how far off that may be.
 
-A line from soft Dice, and from agreement with a second view where there is one, to Dice, fitted to scans that the model
-did not learn from, and around it the jackknife+ interval of Barber et al. 2021 (arXiv:1905.02928): every held-out scan is
-predicted without itself, so few scans serve both the line and the interval. Misses are measured in units of ``1 - Dice``:
-a poor answer can be missed by more than a good one. Intervals of a Dice by conformal prediction: Wundram et al. 2024
-(arXiv:2407.13307).
+A line from soft Dice, and from agreement with a second view where there is one, to Dice, fitted to scans that the
+model did not learn from, and around it the jackknife+ interval of Barber et al. 2021 (arXiv:1905.02928): every held-out
+scan is predicted without itself, so few scans serve both the line and the interval. Misses are measured in units of
+``1 - Dice``: a poor answer can be missed by more than a good one. Intervals of a Dice by conformal prediction: Wundram
+et al. 2024 (arXiv:2407.13307).
 """
 
 from __future__ import annotations
