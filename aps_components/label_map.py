@@ -11,6 +11,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from aps_components.options import Pieces
+
 RUNS_AT_ONCE = 1_000_000
 
 
@@ -77,6 +79,32 @@ def keep_largest_component(label_map: NDArray[np.integer], *, num_classes: int) 
         is_largest[order[firsts]] = True
         _clear(volume, runs, np.flatnonzero(~is_largest[component]))
     return kept
+
+
+def kept_pieces(label_map: NDArray[np.integer], pieces: Pieces, *, num_classes: int) -> NDArray[np.integer]:
+    """What stays of an answer where classes are known to be in one piece; the rest becomes background.
+
+    ``joined`` keeps the largest piece of all classes together first. A false piece far from the true one goes then,
+    even if it holds most of a class. nnU-Net tries the same two steps in this order (Isensee et al. 2021,
+    doi:10.1038/s41592-020-01008-z).
+
+    Args:
+        label_map: [D, H, W], labels from 0 to `num_classes` - 1.
+        pieces: False keeps all; True the largest piece of each class (:func:`keep_largest_component`); ``joined`` that
+            of the whole foreground, and in it the largest piece of each class.
+        num_classes: background included.
+    """
+    if not pieces:
+        return label_map
+    if pieces == "joined":
+        label_map = largest_foreground(label_map)
+    return keep_largest_component(label_map, num_classes=num_classes)
+
+
+def largest_foreground(label_map: NDArray[np.integer]) -> NDArray[np.integer]:
+    """A label map [D, H, W] with the largest connected piece of all classes together alone."""
+    foreground = keep_largest_component((np.asarray(label_map) > 0).astype(np.uint8), num_classes=2)
+    return np.where(foreground > 0, label_map, 0).astype(label_map.dtype)
 
 
 class _Runs(NamedTuple):

@@ -8,12 +8,15 @@ import math
 import tokenize
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
 
 from aps_components.terminal import brief
 
 Axes = Sequence[int | Sequence[int]]
 """Of a volume: 0 left-right, 1 back-front, 2 down-up; those in a list of their own go together."""
+
+Pieces = bool | Literal["joined"]
+"""Which connected pieces of an answer are kept: see ``label_map.kept_pieces``."""
 
 Kind = Callable[[str, Any], Any]
 """Of an option: its name and the value that was typed, to the value that is meant; a ValueError names both."""
@@ -31,6 +34,20 @@ def truth(name: str, value: Any) -> bool:
     if str(value).lower() not in words:
         raise ValueError(f"{name} {value!r} must be true or false")
     return words[str(value).lower()]
+
+
+def pieces(name: str, value: Any) -> Pieces:
+    """Which connected pieces of an answer are kept: ``true``, ``false`` or ``joined``; see ``label_map.kept_pieces``.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if value == "joined":
+        return "joined"
+    try:
+        return truth(name, value)
+    except ValueError:
+        raise ValueError(f"{name} {value!r} must be true, false or joined") from None
 
 
 def has_comment(text: str) -> bool:

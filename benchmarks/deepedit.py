@@ -54,7 +54,7 @@ from aps_components.files import replacing
 from aps_components.interactive import Answer, ScanGrid
 from aps_components.interactive.predictor import drop_small_pieces
 from aps_components.models.precision import Precision, autocast
-from aps_components.options import differences
+from aps_components.options import Pieces, differences
 
 View = Literal["patch", "whole"]
 STRIDES = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 1))
@@ -317,7 +317,7 @@ class DeepEditPredictor:
         roi_size: of a window.
         view: as in the training.
         overlap: of neighbouring windows.
-        largest_component: of each foreground class the largest piece alone stays.
+        largest_component: which pieces stay, see `label_map.kept_pieces`.
     """
 
     def __init__(
@@ -329,10 +329,10 @@ class DeepEditPredictor:
         roi_size: Sequence[int],
         view: View,
         overlap: float,
-        largest_component: bool,
+        largest_component: Pieces,
     ) -> None:
         self.network, self.preprocessing, self.names = network.eval(), preprocessing, names
-        self.roi_size, self.view, self.overlap, self.one_piece = roi_size, view, overlap, largest_component
+        self.roi_size, self.view, self.overlap, self.pieces = roi_size, view, overlap, largest_component
         self.add_signal = AddGuidanceSignalDeepEditd(keys="image", guidance="guidance")
 
     def set_image(self, scan: str | Sequence[str]) -> None:
@@ -353,8 +353,7 @@ class DeepEditPredictor:
         label_map = self.grid.label_map(self.probabilities(), self.grid.whole)
         for voxel, label in self.clicks.items():
             label_map[voxel] = label
-        if self.one_piece:
-            drop_small_pieces(label_map, len(self.names), self.clicks)
+        drop_small_pieces(label_map, self.pieces, classes=len(self.names), named=self.clicks)
         return Answer(label_map, self.grid.affine)
 
     @torch.inference_mode()

@@ -35,7 +35,7 @@ from aps_components.evaluation.clicks import Annotator, report_clicks
 from aps_components.evaluation.markdown import markdown_table
 from aps_components.evaluation.metrics import foreground_regions
 from aps_components.models import ensure_writable, read_settings, resolved_precision
-from aps_components.options import refuse_unknown, switch
+from aps_components.options import pieces, refuse_unknown
 
 SHARED = (  # with our model: what a training stores of its data
     "labeled_count",
@@ -185,7 +185,7 @@ def main(
         roi_size=task.value("roi_size"),
         view=task.recipe(recipe).view,
         overlap=task.value("overlap"),
-        largest_component=switch(task.value("largest_component")),
+        largest_component=pieces("largest_component", task.value("largest_component")),
     )
     annotator = Annotator(
         predictor=predictor,

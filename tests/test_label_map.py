@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from aps_components.label_map import class_boxes, keep_largest_component, likeliest_class
+from aps_components.label_map import class_boxes, keep_largest_component, kept_pieces, likeliest_class
 
 SIZE = (5, 7, 9)
 
@@ -50,6 +50,36 @@ def test_another_class_is_no_bridge():
     label[0, 0] = (1, 2, 1, 1, 2, 2, 2, 1, 1)
     kept = keep_largest_component(label, num_classes=3)
     assert kept[0, 0].tolist() == [0, 0, 1, 1, 2, 2, 2, 0, 0]
+
+
+def two_hearts():
+    """A true heart of two classes that touch, and a false one that holds most of class 2."""
+    label = empty()
+    label[2, 2, 0:5] = 1
+    label[2, 2, 5] = 2
+    label[4, 6, 6:9] = 2
+    return label
+
+
+def test_joined_keeps_the_largest_piece_of_all_classes_together():
+    kept = kept_pieces(two_hearts(), "joined", num_classes=3)
+    expected = two_hearts()
+    expected[4, 6] = 0
+    np.testing.assert_array_equal(kept, expected)
+
+
+def test_each_class_alone_keeps_the_false_piece_that_holds_most_of_it():
+    kept = kept_pieces(two_hearts(), True, num_classes=3)
+    assert kept[4, 6].any()
+    assert not kept[2, 2, 5]
+    np.testing.assert_array_equal(kept_pieces(two_hearts(), False, num_classes=3), two_hearts())
+
+
+def test_joined_keeps_one_piece_of_each_class_in_it():
+    label = empty()
+    label[0, 0] = (1, 2, 1, 1, 2, 2, 2, 1, 1)
+    np.testing.assert_array_equal(kept_pieces(label, "joined", num_classes=3)[0, 0], [0, 0, 1, 1, 2, 2, 2, 0, 0])
+    assert not kept_pieces(empty(), "joined", num_classes=3).any()
 
 
 def test_first_in_scan_order_of_equal_parts():

@@ -27,23 +27,26 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": LEAVES | PARTS | {"models", "configuration", "inference", "training", "interactive"},
     "demo": LEAVES | PARTS | {"models", "configuration", "inference", "training", "evaluation", "bundle"},
     "bundle": LEAVES | PARTS | {"models", "configuration", "inference", "training", "interactive", "evaluation"},
-    "comparison": LEAVES | PARTS | {"models", "configuration", "inference", "training", "evaluation", "bundle"},
     "recipe": LEAVES | PARTS | {"models", "configuration", "inference", "training", "evaluation", "bundle", "report"},
     "segmentation": LEAVES
     | PARTS
     | {"models", "configuration", "inference", "training", "interactive", "evaluation", "bundle"},
     "report": LEAVES | PARTS | {"__init__", "models", "inference", "training", "evaluation", "bundle", "segmentation"},
     "label_server": LEAVES | PARTS | {"models", "configuration", "bundle", "evaluation", "segmentation"},
+    "studies": LEAVES | PARTS | {"models", "configuration", "inference", "training", "evaluation", "bundle"},
     "cli": LEAVES
     | PARTS
-    | {"models", "training", "evaluation", "demo", "bundle", "comparison", "recipe", "segmentation", "report"}
+    | {"models", "training", "evaluation", "demo", "bundle", "studies", "recipe", "segmentation", "report"}
     | {"label_server"},
     "__main__": LEAVES | {"cli"},
 }
 ENTRY_POINTS = {"cli", "__main__"}
 # A bundle has no other way to be told to show tracebacks, nor a process how many threads to take.
 READ_THE_ENVIRONMENT = ENTRY_POINTS | {"errors", "processes"}
+STUDIES = "aps_components.studies"
 ENGINES = re.compile(r"(ignite|monai\.engines|monai\.handlers)(\.|$)")
+OPENED = re.compile(r"monai\.bundle(\.\w+)*\.(ConfigParser|ConfigWorkflow)$")
+OPEN_A_BUNDLE = {"label_server/app.py"}  # besides configuration/; to go when the app uses BundleConfig
 ENVIRONMENT = re.compile(r"os\.(environb?|getenvb?|putenv)(\.|$)")
 DATASETS = re.compile(
     r"\b(acdc|amos|brats|btcv|hippocampus|kits|left atrium|lits|msd|pancreas|spleen)(\d*)\b", re.IGNORECASE
@@ -70,6 +73,7 @@ def imports(tree: ast.AST, file: str) -> Iterator[tuple[int, str]]:
 def broken_rules(source: str, file: str) -> list[str]:
     """Every rule that a file breaks, as ``file:line: rule``."""
     layer, tree, found = layer_of(file), ast.parse(source), []
+    at_the_top = {statement.lineno for statement in tree.body}
     for line, name in imports(tree, file):
         first, *rest = name.split(".")
         if first == "aps_components":
@@ -77,8 +81,12 @@ def broken_rules(source: str, file: str) -> list[str]:
             if target != layer and target not in MAY_IMPORT[layer]:
                 allowed = ", ".join(sorted(MAY_IMPORT[layer] - {"__init__"})) or "nothing of this package"
                 found.append((line, f"{layer} must not import {target}; it may import {allowed}"))
+        if layer == "cli" and name.startswith(STUDIES) and line in at_the_top:
+            found.append((line, "a command loads its study when it is called: a packaged bundle has none"))
         if ENGINES.match(name) and layer != "training":
             found.append((line, f"only training imports ignite, monai.engines and monai.handlers, not {layer}"))
+        if OPENED.match(name) and layer != "configuration" and file not in OPEN_A_BUNDLE:
+            found.append((line, "a bundle is opened by configuration's BundleConfig and BundleWorkflow"))
         if ENVIRONMENT.match(name) and layer not in READ_THE_ENVIRONMENT:
             found.append((line, "no library module reads the environment"))
     if layer not in READ_THE_ENVIRONMENT:
@@ -94,7 +102,7 @@ def broken_rules(source: str, file: str) -> list[str]:
 
 # What they parse is no file of a user's: text of their own, the package's files, or answers of the label server.
 PARSE_JSON = {
-    *("plain_json.py", "comparison/methods.py", "evaluation/records.py", "label_server/client.py"),
+    *("plain_json.py", "studies/comparison/methods.py", "evaluation/records.py", "label_server/client.py"),
     *("label_server/serve.py", "bundle/packaging/faults.py", "bundle/packaging/package.py"),
     "bundle/packaging/weights.py",
 }
@@ -120,6 +128,10 @@ def test_a_line_that_parses_json_is_found() -> None:
     ]
 
 
+def test_no_part_of_the_product_may_import_a_study() -> None:
+    assert [layer for layer, targets in MAY_IMPORT.items() if "studies" in targets] == ["cli"]
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_layout(file: str) -> None:
     assert layer_of(file) in MAY_IMPORT, f"aps_components/{file}: give its layer a place in tests/test_layout.py"
@@ -142,9 +154,14 @@ def test_layout(file: str) -> None:
         ("bundle/block.py", "# 3 as in BraTS"),
         ("models/build.py", "import ignite.engine"),
         ("inference/inferer.py", "from monai import handlers"),
+        ("evaluation/trained.py", "from monai.bundle import ConfigParser"),
+        ("segmentation/segment.py", "from monai.bundle.workflows import ConfigWorkflow"),
         ("data/datalist.py", "import os\nroot = os.environ['ROOT']"),
         ("training/trainer.py", "from os import getenv"),
         ("losses/iou.py", "# as on AMOS22"),
+        ("evaluation/report.py", "def late():\n    from ..studies import comparison"),
+        ("bundle/writer.py", "from aps_components.studies.speed import benchmark"),
+        ("cli/compare.py", "from aps_components.studies.comparison import compare"),
     ],
 )
 def test_a_forbidden_line_is_found(file: str, source: str) -> None:
@@ -157,9 +174,11 @@ def test_a_forbidden_line_is_found(file: str, source: str) -> None:
     [
         ("networks/sam3d/build.py", "from .grid import Size3d\nfrom ..vnet import VNet"),
         ("losses/pseudo_label.py", "from aps_components.label_map import keep_largest_component"),
+        ("configuration/settings.py", "from monai.bundle import ConfigParser, ConfigWorkflow"),
         ("training/evaluator.py", "from aps_components.inference import PromptPoint\nimport ignite"),
         ("data/datalist.py", "import os.path  # of AMOS\nfrom monai.data import MetaTensor"),
         ("bundle/block.py", "from aps_components.data import intensity_transforms"),
+        ("cli/compare.py", "def compare():\n    from aps_components.studies.comparison import compare"),
         ("cli/demo.py", "import os\nfrom aps_components import __version__, training, bundle\nos.environ['CI']"),
     ],
 )

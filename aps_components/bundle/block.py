@@ -13,6 +13,7 @@ from aps_components.configuration import DATASET_OPTIONS, contradictions
 from aps_components.models.build import BackboneKind
 from aps_components.networks.feature_fusion import FusionKind
 from aps_components.networks.voxel_shape import Triple, checked_strides, levels_of, total_stride
+from aps_components.options import Pieces
 from aps_components.plain_json import read_object
 
 LINE_LENGTH = 120
@@ -60,7 +61,7 @@ class DatasetBlock:
         flip_axes: that patches are flipped along; those in a list of their own together.
         balanced_crops: share of the labelled patches centred on a voxel of a foreground class, drawn evenly.
         class_weights: of the cross entropy, one per class; None for equal ones.
-        largest_component: keep the largest connected piece of each class.
+        largest_component: which pieces of an answer stay, see ``label_map.kept_pieces``.
         fusion: of Model A's features with Model B's; see ``models.build_auto_prompt_seg``. Weights fit one kind alone.
         labeled_count: training cases that keep their label; None for all.
         validation_count: training cases that validate if the datalist names none.
@@ -84,7 +85,7 @@ class DatasetBlock:
     flip_axes: list[int | list[int]] = field(default_factory=lambda: [0, 1, 2])
     balanced_crops: float = 0.33
     class_weights: list[float] | None = None
-    largest_component: bool = True
+    largest_component: Pieces = True
     fusion: FusionKind = "cafa"
     labeled_count: int | None = None
     validation_count: int = 0

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from monai.bundle import ConfigParser
 from monai.data import save_net_with_metadata
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import aps_components
 from aps_components.bundle.locate import CONFIG, bundle_metadata, locate_bundle, require_weights
-from aps_components.configuration import lay_over
+from aps_components.configuration import BundleConfig
+from aps_components.configuration.bundle_workflow import TRAINED_WITH
 from aps_components.errors import root_cause
 from aps_components.files import expanded, replacing
-from aps_components.models import Predictor, ensure_writable, load_weights
+from aps_components.models import Predictor, ensure_writable
 
 Format = Literal["torchscript", "onnx"]
 Network = Callable[[Tensor], Tensor]
@@ -189,15 +189,15 @@ def _suffix(format: Format) -> str:
 
 def trained_network(root: Path, changes: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
     """The network with its weights, on the CPU and in eval mode, and what the exported file is to say about itself."""
-    parser = ConfigParser()
-    parser.read_config(root / CONFIG)
-    lay_over(parser, {**changes, "bundle_root": str(root)})
+    config = BundleConfig.read(root, CONFIG.name)
+    config.lay_over({**changes, "bundle_root": str(root)})
     try:
-        settings = {key: parser.get_parsed_content(key) for key in _SETTINGS}
-        network, trained_with = parser.get_parsed_content("network_def"), parser.get_parsed_content("trained_with")
+        settings = {key: config.value(key) for key in _SETTINGS}
+        for key in ("network_def", TRAINED_WITH):  # built here, and loaded below, whose errors say enough
+            config.value(key)
     except Exception as error:  # MONAI puts what is wrong into errors of its own
         raise ValueError(str(root_cause(error))) from error
-    load_weights(network.eval(), changes["checkpoint"], settings=trained_with)
+    network = config.load_network(changes["checkpoint"]).eval()
     metadata = bundle_metadata(root)
     about = {"name": metadata.get("name", root.name), "version": metadata.get("version")}
     made_with = {"aps_components": aps_components.__version__, "torch": torch.__version__}

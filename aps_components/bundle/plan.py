@@ -102,7 +102,8 @@ def make_plan(
         ),
         "class_weights": propose_class_weights(list(voxels.values())),
         "largest_component": propose_largest_component(
-            {name: [facts.largest_share for facts in fingerprint.of_class(value)] for value, name in by_name.items()}
+            {name: [facts.largest_share for facts in fingerprint.of_class(value)] for value, name in by_name.items()},
+            [facts.joined_share for facts in labelled if facts.joined_share is not None],
         ),
     }
     block = DatasetBlock(

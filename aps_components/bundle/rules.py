@@ -279,16 +279,23 @@ def propose_balanced_crops(
     )
 
 
-def propose_largest_component(shares: Mapping[str, Sequence[float]]) -> Choice:
-    """Whether every class is one connected piece.
+def propose_largest_component(shares: Mapping[str, Sequence[float]], joined: Sequence[float] = ()) -> Choice:
+    """Whether every class is one connected piece, and all of them together.
 
     Args:
         shares: class name to, per case, the share of the class that lies in its largest piece.
+        joined: per case, the share of all classes together that lies in their largest piece.
     """
-    broken = [name for name, found in shares.items() if sum(s >= ONE_PIECE for s in found) < NEARLY_ALL * len(found)]
+    broken = [name for name, found in shares.items() if not _in_one_piece(found)]
     if broken:
         return Choice(False, f"in several pieces in more than 10 % of the cases: {listed(broken)}")
+    if len(shares) > 1 and joined and _in_one_piece(joined):
+        return Choice("joined", "all classes touch, and each is in one piece, in at least 90 % of the cases")
     return Choice(True, "every class is in one piece in at least 90 % of its cases")
+
+
+def _in_one_piece(shares: Sequence[float]) -> bool:
+    return sum(share >= ONE_PIECE for share in shares) >= NEARLY_ALL * len(shares)
 
 
 def coarser(spacing: Sequence[float], *, excess: float, most: float = COARSER) -> list[float]:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import fire
@@ -44,6 +45,8 @@ from aps_components.terminal import guard_terminal
 
 HELP = "--help", "-h"
 VERBOSE = "--verbose"  # of every command: the traceback of an error is printed, too
+# A packaged bundle's copy of the code has no studies.
+STUDIES = {"compare": compare, "uncertainty": uncertainty, "benchmark": benchmark}
 COMMANDS = {
     "train": train,
     "segment": segment,
@@ -59,11 +62,9 @@ COMMANDS = {
     "halve": halve,
     "package": package,
     "overview": overview,
-    "compare": compare,
     "export": export,
-    "uncertainty": uncertainty,
     "clicks": clicks,
-    "benchmark": benchmark,
+    **(STUDIES if find_spec("aps_components.studies") else {}),
 }
 
 

@@ -49,9 +49,9 @@ def benchmark(
         options: other keys of the bundle's evaluation, such as --precision fp32.
     """
     from aps_components.bundle import locate_bundle
-    from aps_components.evaluation.speed import benchmark as measure
-    from aps_components.evaluation.speed import grid
     from aps_components.options import truth
+    from aps_components.studies.speed import benchmark as measure
+    from aps_components.studies.speed import grid
 
     table = measure(
         bundle=locate_bundle(bundle),

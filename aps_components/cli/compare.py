@@ -52,7 +52,7 @@ def compare(
     if jobs > 1 and THREADS not in os.environ:
         os.environ[THREADS] = str(max(1, (os.cpu_count() or 1) // jobs))  # what the trainings inherit
     from aps_components.bundle import locate_bundle
-    from aps_components.comparison import compare as run
+    from aps_components.studies.comparison import compare as run
 
     run(
         bundle=locate_bundle(bundle),

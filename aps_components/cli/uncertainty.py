@@ -38,7 +38,7 @@ def uncertainty(
         options: other keys of the bundle's evaluation, such as --mc_samples 8 or --overlap 0.25.
     """
     from aps_components.bundle import locate_bundle
-    from aps_components.evaluation.uncertainty import check_uncertainty
+    from aps_components.studies.uncertainty import check_uncertainty
 
     report = check_uncertainty(
         bundle=locate_bundle(bundle),

@@ -13,7 +13,7 @@ from aps_components.models import Precision, Predictor
 from aps_components.models.build import BackboneKind
 from aps_components.networks.feature_fusion import FusionKind
 from aps_components.networks.voxel_shape import checked_kernels, checked_strides, levels_of, roi_faults
-from aps_components.options import Kind, axes, choice, meant, number, optional, text, three, truth, whole
+from aps_components.options import Kind, axes, choice, meant, number, optional, pieces, text, three, truth, whole
 from aps_components.prompts import AlteredTargets, SimulatedUser
 
 MOST_CLASSES = 256  # of uint8
@@ -178,7 +178,7 @@ DATASET_OPTIONS: dict[str, Kind] = {
     "flip_axes": axes,
     "balanced_crops": _share,
     "class_weights": class_weights,
-    "largest_component": truth,
+    "largest_component": pieces,
     "fusion": choice(*get_args(FusionKind)),
     "labeled_count": optional(_AT_LEAST_ONE),
     "validation_count": _COUNT,

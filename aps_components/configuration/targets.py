@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from monai.bundle import ConfigComponent
 
-from aps_components.options import Kind, choice, number, optional, text, truth, whole
+from aps_components.options import Kind, Pieces, choice, number, optional, pieces, text, truth, whole
 
 OURS = "aps_components."
 
@@ -68,7 +68,7 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _kind(hint: Any) -> Kind | None:
-    plain: dict[Any, Kind] = {bool: truth, int: whole(), float: number(), str: text}
+    plain: dict[Any, Kind] = {bool: truth, int: whole(), float: number(), str: text, Pieces: pieces}
     if hint in plain:
         return plain[hint]
     if get_origin(hint) is Literal and all(isinstance(entry, str) for entry in get_args(hint)):

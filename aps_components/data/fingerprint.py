@@ -79,6 +79,7 @@ class CaseFacts:
         shape, spacing: along x, y, z; voxels and mm.
         intensity: None where only the header was read.
         classes: by value in the label file, background left out; None without a label.
+        joined_share: of the voxels of all classes, how many lie in their largest connected piece; None without any.
     """
 
     case: Case
@@ -86,6 +87,7 @@ class CaseFacts:
     spacing: Triple
     intensity: IntensityFacts | None
     classes: dict[int, ClassFacts] | None
+    joined_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,7 @@ def _facts(root: Path, case: Case, *, in_full: bool) -> CaseFacts:
         spacing=(spacing[0], spacing[1], spacing[2]),
         intensity=_intensity(root, case, labels) if in_full else None,
         classes=None if labels is None else dict(_classes(labels, axes, float(np.prod(spacing)) / 1000)),
+        joined_share=None if labels is None or not labels.any() else _largest_share(labels > 0),
     )
 
 
@@ -296,7 +299,6 @@ def _classes(labels: NDArray[np.int32], axes: NDArray[np.int_], millilitres: flo
         if box is None:
             continue
         mask = labels[box] == value
-        pieces, _ = ndimage.label(mask, structure=TOUCHING)
         voxels = int(np.count_nonzero(mask))
         centre = [0.0, 0.0, 0.0]
         for axis, (target, turn) in enumerate(axes):
@@ -310,9 +312,16 @@ def _classes(labels: NDArray[np.int32], axes: NDArray[np.int_], millilitres: flo
                 voxels=voxels,
                 millilitres=voxels * millilitres,
                 centre=(centre[0], centre[1], centre[2]),
-                largest_share=int(np.bincount(pieces.ravel())[1:].max()) / voxels,
+                largest_share=_largest_share(mask),
             ),
         )
+
+
+def _largest_share(mask: NDArray[np.bool_]) -> float:
+    """Of a mask's voxels, how many lie in its largest connected piece."""
+    pieces, _ = ndimage.label(mask, structure=TOUCHING)
+    sizes = np.bincount(pieces.ravel())[1:]
+    return int(sizes.max()) / int(sizes.sum())
 
 
 def _class_summary(found: Sequence[ClassFacts]) -> dict[str, float]:

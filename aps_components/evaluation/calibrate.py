@@ -21,7 +21,7 @@ from aps_components.evaluation.evaluate import Evaluation
 from aps_components.evaluation.metrics import foreground_regions, volume_ratio
 from aps_components.evaluation.trained import SPLITS, NoScansError, TrainedModel, load_trained
 from aps_components.files import expanded
-from aps_components.label_map import keep_largest_component, likeliest_class
+from aps_components.label_map import kept_pieces, likeliest_class
 from aps_components.models import (
     ensure_writable,
     read_checkpoint,
@@ -31,7 +31,8 @@ from aps_components.models import (
     trained_cases,
 )
 from aps_components.models.decision import Decision
-from aps_components.options import whole
+from aps_components.models.settings import trained_b
+from aps_components.options import Pieces, whole
 from aps_components.uncertainty import every
 
 ANSWERS = ("predictor", "mirror_axes")  # how a scan is answered; inference does so by default where it was given
@@ -54,6 +55,7 @@ def calibrate(
 
     The scans are segmented once, without offsets; then the offsets are set for all of them at once. How sure the copy
     is, and how good its answers will be, is calibrated on scans that it did not learn from, answered with the offsets.
+    A training of Model A alone has no Model B to calibrate.
 
     Args:
         bundle: its folder.
@@ -72,31 +74,34 @@ def calibrate(
         ValueError: an option or a checkpoint that does not fit.
     """
     cases = whole(least=0)("cases", cases)
+    settings = read_settings(checkpoint)
+    models = Decision.MODELS if trained_b(settings) else Decision.MODELS[:1]
+    options = {**(options or {}), **_answering_alone(checkpoint, models, options or {})}
     ensure_writable(Path(target).parent)
     content, lines = read_checkpoint(checkpoint), []
     weights = content.get("model", content)
     if cases:
         model = load_trained(bundle, dataset_dir=dataset_dir, checkpoint=checkpoint, seen=True, options=options)
-        lines = _set_offsets(model, model.items[:cases])
+        lines = _set_offsets(model, model.items[:cases], models)
         weights = model.network.state_dict()
-    answering = {f"inference_{key}": value for key, value in (options or {}).items() if key in ANSWERS}
-    settings = {key: value for key, value in read_settings(checkpoint).items() if key not in (KEY, TEMPERATURE)}
-    save_model(weights, settings | answering, target)
+    answering = {f"inference_{key}": value for key, value in options.items() if key in ANSWERS}
+    kept = {key: value for key, value in settings.items() if key not in (KEY, TEMPERATURE)}
+    save_model(weights, kept | answering, target)
     if held_out != NONE:
         lines += _calibrate_doubt(bundle, Path(target), dataset_dir=dataset_dir, held_out=held_out, options=options)
     return "\n".join([*lines, f"written: {target}"])
 
 
-def _set_offsets(model: TrainedModel, items: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of both models, from these scans; what was changed, a line for each model and class."""
+def _set_offsets(model: TrainedModel, items: Sequence[Mapping[str, Any]], models: Sequence[str]) -> list[str]:
+    """Of some models, from these scans; what was changed, a line for each model and class."""
     decision = model.network.decision
     decision.reset()
     share = MOST_VALUES / model.network.num_classes / len(items)
-    answers = [_answer(model, item, share=share) for item in tqdm(items, unit="scan")]
+    answers = [_answer(model, item, models, share=share) for item in tqdm(items, unit="scan")]
     decision.cpu()  # where the answers are
     label = torch.cat([answer["label"] for answer in answers], dim=-1)
     lines = []
-    for name in Decision.MODELS:
+    for name in models:
         logits = torch.cat([answer[name] for answer in answers], dim=-1)
         found = fit_offsets(decision, logits, label, name, labels=model.labels)
         lines += [f"Model {name.upper()}, {line}" for line in found]
@@ -170,14 +175,27 @@ def _evaluation(model: TrainedModel, folder: Path, predictor: str, *, split: str
     )
 
 
-def _answer(model: TrainedModel, item: Mapping[str, Any], *, share: float) -> dict[str, Tensor]:
-    """Both models' log-probabilities [1, C, 1, 1, N] and the label [1, 1, 1, 1, N] of at most ``share`` voxels."""
+def _answering_alone(checkpoint: str | Path, models: Sequence[str], options: Mapping[str, Any]) -> dict[str, str]:
+    """Of a training of Model A alone, Model A answers."""
+    if "b" in models:
+        return {}
+    if (asked := options.get("predictor", "a")) != "a":
+        raise ValueError(f"predictor {asked!r}: {checkpoint} is of a training of Model A alone; leave --predictor out")
+    return {"predictor": "a"}
+
+
+def _answer(model: TrainedModel, item: Mapping[str, Any], models: Sequence[str], *, share: float) -> dict[str, Tensor]:
+    """Some models' log-probabilities [1, C, 1, 1, N] and the label [1, 1, 1, 1, N] of at most ``share`` voxels."""
     data = model.preprocessing(item)
-    prediction = model.inferer.predict(data["image"].as_tensor()[None].to(model.device), model.network)
-    answers = {"a": prediction.probabilities_a, "b": prediction.probabilities_b}
+    image = data["image"].as_tensor()[None].to(model.device)
+    if "b" in models:
+        prediction = model.inferer.predict(image, model.network)
+        answers = {"a": prediction.probabilities_a, "b": prediction.probabilities_b}
+    else:
+        with torch.inference_mode():
+            answers = {"a": model.inferer(image, model.network)}
     volumes = {name: answer.cpu().clamp_min(1e-6).log() for name, answer in answers.items()}
-    if model.largest_component:
-        volumes = {name: of_largest_pieces(volume) for name, volume in volumes.items()}
+    volumes = {name: of_kept_pieces(volume, model.largest_component) for name, volume in volumes.items()}
     volumes["label"] = data["label"].as_tensor()[None].long()
     return {name: thinned(volume, share=share) for name, volume in volumes.items()}
 
@@ -199,16 +217,19 @@ def fit_offsets(
     return lines
 
 
-def of_largest_pieces(scores: Tensor) -> Tensor:
-    """Log-probabilities in which all that keeping each class's largest component drops is certain background.
+def of_kept_pieces(scores: Tensor, pieces: Pieces) -> Tensor:
+    """Log-probabilities in which all that an answer drops is certain background.
 
     Else the volume of a false piece far away, which no answer shows, would shrink the true one.
 
     Args:
         scores: log-probabilities, [1, C, D, H, W].
+        pieces: which stay, see :func:`aps_components.label_map.kept_pieces`.
     """
+    if not pieces:
+        return scores
     found = likeliest_class(scores, dim=1)[0, 0].numpy()
-    kept = keep_largest_component(found, num_classes=scores.shape[1])
+    kept = kept_pieces(found, pieces, num_classes=scores.shape[1])
     certain = torch.full((1, scores.shape[1], 1, 1, 1), LEAST).to(scores)
     certain[:, 0] = 0
     return torch.where(torch.from_numpy(kept != found), certain, scores)

@@ -18,14 +18,14 @@ from aps_components.data.label_values import LabelValues
 from aps_components.evaluation.doubt.held_out import answer_record
 from aps_components.evaluation.doubt.measures import look_of
 from aps_components.evaluation.doubt.second_view import agreement, second_view
-from aps_components.evaluation.metrics import ClassMetrics, foreground_regions, region_metrics
+from aps_components.evaluation.metrics import ClassMetrics, foreground_regions, region_masks, region_metrics
 from aps_components.evaluation.predictors import PREDICTORS, prompt_precision
 from aps_components.evaluation.report import VARIANTS, EvaluationReport
 from aps_components.evaluation.scan_record import Answered, WorstCases, band_of, doubt, scan_record
 from aps_components.inference import InvertToLabelMapd, PromptedSlidingWindowInferer, PromptPoint
 from aps_components.inference.temperature import calibrated
-from aps_components.label_map import keep_largest_component
 from aps_components.models import AutoPromptSeg, ensure_writable
+from aps_components.options import Pieces
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Evaluation:
         regions: name to classes, as in {"whole tumour": [1, 2, 3]}; if given, these are measured instead of the
             classes, and the largest component is that of each region.
         label_values: value in the label files to class, see ``LoadVolumed``.
-        largest_component: inference keeps the largest component of each class alone, for the report.
+        largest_component: the pieces that inference keeps, for the report.
         pictures: of so many of the worst cases, by mean Dice of the answer that inference gives.
     """
 
@@ -68,7 +68,7 @@ class Evaluation:
         context: Mapping[str, Any] | None = None,
         regions: Mapping[str, Sequence[int]] | None = None,
         label_values: LabelValues = None,
-        largest_component: bool = False,
+        largest_component: Pieces = False,
         pictures: int = 8,
     ) -> None:
         items = [item for item in items if "label" in item]
@@ -84,7 +84,8 @@ class Evaluation:
         self.regions = foreground_regions(self.labels, regions)
         self.load_label = LoadVolumed("label", num_classes=len(self.labels), label_values=label_values)
         self.to_label_map = InvertToLabelMapd("pred", preprocessing, confidence="confidence")
-        self.answering_variant = VARIANTS[1] if largest_component else VARIANTS[0]
+        self.pieces = largest_component
+        self.answering_variant = VARIANTS[bool(largest_component)]
         self.worst_cases = WorstCases(self.output_dir, most=pictures)
         self.scans: list[dict[str, Any]] = []
 
@@ -133,8 +134,7 @@ class Evaluation:
                 sure = self._confidence(said, own, data["image"])
                 answered = Answered(item, label_map, sure, truth, np.asarray(label.affine), band)
                 dice = float(np.mean([entry.dice for entry in measured[self.answering_variant]]))
-                cleaned = self.answering_variant != VARIANTS[0]
-                self.worst_cases.add(answered, dice=dice, labels=self.labels, largest_component=cleaned)
+                self.worst_cases.add(answered, dice=dice, labels=self.labels, largest_component=self.pieces)
         assert answered is not None
         held_out = {"look": look_of(data["image"]), "answers": answers}
         self.scans.append(scan_record(answered, spacing=spacing, doubts=doubts, predictor=answering, held_out=held_out))
@@ -160,9 +160,9 @@ class Evaluation:
     ) -> dict[str, list[ClassMetrics]]:
         """Every region, by variant."""
         measured: dict[str, list[ClassMetrics]] = {variant: [] for variant in VARIANTS}
-        for region in self.regions:
+        kept = region_masks(prediction, self.regions, largest_component=self.pieces or True)
+        for region, largest in zip(self.regions, kept, strict=True):
             mask, true_mask = region.mask(prediction), region.mask(truth)
-            largest = keep_largest_component(mask.astype(np.uint8), num_classes=2) > 0
             raw = region_metrics(mask, true_mask, region=region, spacing=spacing)
             in_one_piece = np.array_equal(mask, largest)
             of_largest = raw if in_one_piece else region_metrics(largest, true_mask, region=region, spacing=spacing)

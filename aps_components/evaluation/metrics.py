@@ -28,7 +28,8 @@ import numpy as np
 from monai.metrics.utils import get_mask_edges, get_surface_distance
 from numpy.typing import NDArray
 
-from aps_components.label_map import keep_largest_component
+from aps_components.label_map import keep_largest_component, largest_foreground
+from aps_components.options import Pieces
 
 Mask = NDArray[np.bool_]
 NSD_TOLERANCE_MM = 2.0
@@ -181,7 +182,7 @@ def mean_dice(
     truth: NDArray[np.integer],
     regions: Sequence[Region],
     *,
-    largest_component: bool = False,
+    largest_component: Pieces = False,
 ) -> float:
     """Of two label maps [D, H, W]: the mean over some regions.
 
@@ -189,15 +190,23 @@ def mean_dice(
         answer: a model's.
         truth: the label.
         regions: see :func:`foreground_regions`.
-        largest_component: measure the largest connected component of each region of the answer alone.
+        largest_component: measure the largest connected component of each region of the answer alone; ``joined``: of
+            the largest piece of the whole foreground.
     """
-    values = []
-    for region in regions:
-        mask = region.mask(answer)
-        if largest_component:
-            mask = keep_largest_component(mask.astype(np.uint8), num_classes=2) > 0
-        values.append(dice(mask, region.mask(truth)))
-    return float(np.mean(values))
+    found = region_masks(answer, regions, largest_component=largest_component)
+    return float(np.mean([dice(mask, region.mask(truth)) for mask, region in zip(found, regions, strict=True)]))
+
+
+def region_masks(
+    answer: NDArray[np.integer], regions: Sequence[Region], *, largest_component: Pieces
+) -> list[NDArray[np.bool_]]:
+    """Of a label map [D, H, W], each region, of the pieces that stay; arguments as of :func:`mean_dice`."""
+    if largest_component == "joined":
+        answer = largest_foreground(answer)
+    masks = [region.mask(answer) for region in regions]
+    if not largest_component:
+        return masks
+    return [keep_largest_component(mask.astype(np.uint8), num_classes=2) > 0 for mask in masks]
 
 
 def normalized_surface_dice(prediction: Mask, truth: Mask, *, spacing: Sequence[float], tolerance_mm: float) -> float:

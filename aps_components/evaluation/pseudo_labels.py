@@ -25,7 +25,7 @@ from aps_components.data.identity import seen_items
 from aps_components.data.label_values import map_values, parsed_label_values
 from aps_components.data.marks import Mark, maker_hash, mark_of, read_mark, scan_hash
 from aps_components.data.nifti import read_header, read_scan, write_like
-from aps_components.evaluation.calibrate import MOST_VALUES, fit_offsets, of_largest_pieces, thinned
+from aps_components.evaluation.calibrate import MOST_VALUES, fit_offsets, of_kept_pieces, thinned
 from aps_components.evaluation.trained import TrainedModel, load_trained
 from aps_components.files import replace_text
 from aps_components.inference import LabelMapd, inverted
@@ -170,8 +170,7 @@ def _decision(models: Sequence[TrainedModel], datalist: Datalist) -> tuple[Decis
     for item in tqdm(datalist.labeled, desc="calibrating", unit="scan"):
         label = load_label({"label": item["label"]})["label"].as_tensor()[None].long()
         answer = _log_probabilities(_unaware(models, item), item)[None]
-        if models[0].largest_component:
-            answer = of_largest_pieces(answer)
+        answer = of_kept_pieces(answer, models[0].largest_component)
         kept.append((thinned(answer, share=share), thinned(label, share=share)))
     decision = Decision(classes)
     logits, truth = (torch.cat(parts, dim=-1) for parts in zip(*kept, strict=True))

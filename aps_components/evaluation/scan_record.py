@@ -17,10 +17,11 @@ from aps_components.data import case_name
 from aps_components.data.datalist import files_of
 from aps_components.data.nifti import channels_of, read_scan
 from aps_components.evaluation.preview import save_preview
-from aps_components.evaluation.uncertainty.maps import surface_band
-from aps_components.evaluation.uncertainty.measures import Calibration
+from aps_components.evaluation.reliability import Calibration
+from aps_components.evaluation.surface_band import surface_band
 from aps_components.inference import VolumePrediction
-from aps_components.label_map import keep_largest_component, likeliest_class
+from aps_components.label_map import kept_pieces, likeliest_class
+from aps_components.options import Pieces
 
 WORST_CASES = "worst_cases"  # the pictures' folder
 BAND_MM = 10.0  # around the surfaces of truth and answer, in which calibration is measured: far from them all is sure
@@ -115,14 +116,14 @@ class WorstCases:
         kept = any(name == case for _, name in self._kept)
         return f"{WORST_CASES}/{case}.png" if kept and self._file(case).is_file() else None
 
-    def add(self, scan: Answered, *, dice: float, labels: Mapping[int, str], largest_component: bool) -> None:
+    def add(self, scan: Answered, *, dice: float, labels: Mapping[int, str], largest_component: Pieces) -> None:
         """Draw a scan through its worst error, if it is one of the worst so far.
 
         Args:
             scan: answered.
             dice: mean over its classes.
             labels: class to name.
-            largest_component: of each class of the answer, draw that alone.
+            largest_component: which pieces of the answer are drawn.
         """
         if self.most < 1 or (len(self._kept) == self.most and dice >= self._kept[-1][0]):
             return
@@ -140,10 +141,8 @@ class WorstCases:
         return self.folder / f"{case}.png"
 
 
-def _draw(file: Path, scan: Answered, dice: float, labels: Mapping[int, str], largest_component: bool) -> None:
-    label_map = np.asarray(scan.label_map)
-    if largest_component:
-        label_map = keep_largest_component(label_map.astype(np.uint8), num_classes=len(labels))
+def _draw(file: Path, scan: Answered, dice: float, labels: Mapping[int, str], largest_component: Pieces) -> None:
+    label_map = kept_pieces(np.asarray(scan.label_map).astype(np.uint8), largest_component, num_classes=len(labels))
     sizes = np.bincount(label_map.ravel(), minlength=len(labels))
     save_preview(
         file,

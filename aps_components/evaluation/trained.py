@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
-from aps_components.configuration import DATASET_OPTIONS, lay_over
+from aps_components.configuration import DATASET_OPTIONS, BundleConfig
 from aps_components.data.datalist import Datalist
 from aps_components.data.identity import digest_of
 from aps_components.data.label_values import LabelValues
@@ -22,6 +21,7 @@ from aps_components.evaluation.seen import unseen_items
 from aps_components.files import sha256_of
 from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.models import AutoPromptSeg, read_settings, resolved_precision
+from aps_components.options import Pieces
 from aps_components.plain_json import read_object
 
 CONFIGS = ("train.json", "evaluate.json")
@@ -52,14 +52,14 @@ class TrainedModel:
     in_channels: int
     label_values: LabelValues
     regions: Mapping[str, Sequence[int]] | None
-    largest_component: bool
+    largest_component: Pieces
     device: torch.device
     settings: dict[str, Any]
     """What the figures depend on, of JSON's types."""
 
     def mean_dice(self, answer: np.ndarray, truth: np.ndarray) -> float:
-        """Of two label maps [D, H, W]: mean over the foreground classes, or the regions, with the largest component
-        if the bundle keeps that alone."""
+        """Of two label maps [D, H, W]: mean over the foreground classes, or the regions, of the pieces that
+        the bundle keeps."""
         regions = foreground_regions(self.labels, self.regions)
         return mean_dice(answer, truth, regions, largest_component=self.largest_component)
 
@@ -81,14 +81,14 @@ def scans_of_split(
     """
     _refuse_split(split)
     root, given = Path(bundle).resolve(), dict(options or {})
-    parser = _parser(root)
+    config = BundleConfig.read(root, *CONFIGS)
     for key, value in _own_values(root).items():  # there is no model yet that would say them
-        parser[key] = value
-    parser["datalist#counts_at_most"] = False
+        config.parser[key] = value
+    config.parser["datalist#counts_at_most"] = False
     places = {"bundle_root": str(root), "dataset_dir": str(Path(dataset_dir).resolve())}
-    lay_over(parser, given | places)
+    config.lay_over(given | places)
     with plain_errors():
-        datalist: Datalist = parser.get_parsed_content("datalist")
+        datalist: Datalist = config.value("datalist")
         found = _with_labels(datalist.part(split))
     _refuse_none(found, split, dataset_dir, mend="choose another --split, or have some kept back: --validation_count N")
     return found
@@ -124,13 +124,13 @@ def load_trained(
     _refuse_split(split)
     split = "training" if seen else split
     root, checkpoint, given = Path(bundle).resolve(), Path(checkpoint), dict(options or {})
-    parser = _parser(root)
+    config = BundleConfig.read(root, *CONFIGS)
     if seen and "labeled_count" not in read_settings(checkpoint):
-        parser["labeled_count"] = _own_values(root)["labeled_count"]
+        config.parser["labeled_count"] = _own_values(root)["labeled_count"]
     places = {"bundle_root": root, "dataset_dir": Path(dataset_dir).resolve(), "checkpoint": checkpoint.resolve()}
-    lay_over(parser, given | {key: str(path) for key, path in places.items()} | {"split": split})
+    config.lay_over(given | {key: str(path) for key, path in places.items()} | {"split": split})
     with plain_errors():
-        model = _built(parser, checkpoint, split, given)
+        model = _built(config, checkpoint, split, given)
     _refuse_none(model.items, split, dataset_dir)
     # With what it has seen something is adjusted, which is measured on these afterwards.
     unseen_items(model.datalist.validation, checkpoint=checkpoint, split=SPLITS[0])
@@ -153,24 +153,14 @@ def _with_labels(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [item for item in items if "label" in item]
 
 
-def _parser(root: Path) -> ConfigParser:
-    files = [root / "configs" / name for name in CONFIGS]
-    for file in files:
-        if not file.is_file():
-            raise FileNotFoundError(f"no {file}: give the folder of a bundle with --bundle")
-    parser = ConfigParser()
-    parser.read_config([str(file) for file in files])
-    return parser
-
-
 def _own_values(root: Path) -> dict[str, Any]:
     """What a bundle says of its dataset."""
     content = read_object(root / "configs" / CONFIGS[0])
     return {key: content[key] for key in DATASET_OPTIONS if key in content}
 
 
-def _built(parser: ConfigParser, checkpoint: Path, split: str, options: dict[str, Any]) -> TrainedModel:
-    value = parser.get_parsed_content
+def _built(config: BundleConfig, checkpoint: Path, split: str, options: dict[str, Any]) -> TrainedModel:
+    value = config.value
     device = torch.device(value("device"))
     network = value("evaluation#network").to(device).eval()
     inferer: PromptedSlidingWindowInferer = value("inferer")

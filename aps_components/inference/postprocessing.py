@@ -16,7 +16,8 @@ from aps_components.files import replace_text
 from aps_components.inference.own_grid import Maps, OwnGrid, WholeMaps
 from aps_components.inference.prompt_file import prompt_file_text, prompts_in_world
 from aps_components.inference.saving import SaveOnScansGridd
-from aps_components.label_map import keep_largest_component, likeliest_class
+from aps_components.label_map import kept_pieces, likeliest_class
+from aps_components.options import Pieces, pieces
 from aps_components.uncertainty import ALL_MAP_NAMES
 
 PRED = "pred"
@@ -28,10 +29,10 @@ class LabelMapd(MapTransform):
 
     Args:
         keys: to turn; missing ones are skipped.
-        largest_component: keep the largest connected component of each foreground class.
+        largest_component: which pieces stay, see :func:`aps_components.label_map.kept_pieces`.
     """
 
-    def __init__(self, keys: Any, *, largest_component: bool = False) -> None:
+    def __init__(self, keys: Any, *, largest_component: Pieces = False) -> None:
         super().__init__(keys, allow_missing_keys=True)
         self.largest_component = largest_component
 
@@ -40,7 +41,7 @@ class LabelMapd(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             label_map = likeliest_class(d[key], dim=0).to(torch.uint8)
-            d[key] = _largest_components(label_map, len(d[key])) if self.largest_component else label_map
+            d[key] = _cleaned(label_map, self.largest_component, num_classes=len(d[key]))
         return d
 
 
@@ -53,7 +54,7 @@ class InvertToLabelMapd(MapTransform):
     Args:
         keys: to turn; missing ones are skipped.
         preprocessing: what ``image`` went through; it is inverted.
-        largest_component: keep the largest connected component of each foreground class.
+        largest_component: which pieces stay, see :func:`aps_components.label_map.kept_pieces`.
         confidence: key to write the probability [1, D, H, W] of the likeliest class under; of no use with several keys.
     """
 
@@ -62,7 +63,7 @@ class InvertToLabelMapd(MapTransform):
         keys: Any,
         preprocessing: InvertibleTransform,
         *,
-        largest_component: bool = False,
+        largest_component: Pieces = False,
         confidence: str | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys=True)
@@ -79,7 +80,7 @@ class InvertToLabelMapd(MapTransform):
                 label_map = own_grid.label_map(maps)
             else:
                 label_map, d[self.confidence] = own_grid.label_map_and_confidence(maps)
-            d[key] = _largest_components(label_map, maps.channels) if self.largest_component else label_map
+            d[key] = _cleaned(label_map, self.largest_component, num_classes=maps.channels)
         return d
 
 
@@ -133,10 +134,11 @@ def inverted(preprocessing: InvertibleTransform, keys: tuple[str, ...]) -> Compo
     )
 
 
-def _largest_components(label_map: Tensor, num_classes: int) -> Tensor:
+def _cleaned(label_map: Tensor, kept: Pieces, *, num_classes: int) -> Tensor:
     """In place, so that a MetaTensor keeps what it knows."""
-    kept = keep_largest_component(np.asarray(label_map[0].cpu()), num_classes=num_classes)
-    label_map[0] = torch.from_numpy(kept).to(label_map.device)
+    if kept:
+        found = kept_pieces(np.asarray(label_map[0].cpu()), kept, num_classes=num_classes)
+        label_map[0] = torch.from_numpy(found).to(label_map.device)
     return label_map
 
 
@@ -149,7 +151,7 @@ def output_transforms(
     output_postfix: str = "seg",
     output_dtype: str = "uint8",
     separate_folder: bool = False,
-    largest_component: bool = True,
+    largest_component: Pieces | str = True,
     save_maps: bool = False,
 ) -> Compose:
     """Everything after the network: back to the scan's grid, label map, files.
@@ -165,7 +167,7 @@ def output_transforms(
         output_postfix: of the label map's name.
         output_dtype: of the label map.
         separate_folder: one folder a scan.
-        largest_component: keep the largest connected component of each class.
+        largest_component: which pieces stay, see :func:`aps_components.label_map.kept_pieces`.
         save_maps: write the further files, too.
     """
 
@@ -181,7 +183,7 @@ def output_transforms(
         )
 
     label_map = [
-        InvertToLabelMapd(PRED, preprocessing, largest_component=largest_component),
+        InvertToLabelMapd(PRED, preprocessing, largest_component=pieces("largest_component", largest_component)),
         save(PRED, output_postfix, output_dtype),
     ]
     if not save_maps:

@@ -27,7 +27,8 @@ from aps_components.models import (
     read_settings,
     settings_file,
 )
-from aps_components.options import refuse_unknown
+from aps_components.models.settings import trained_b
+from aps_components.options import Pieces, pieces, refuse_unknown
 
 OVERLAP = 0.5
 UNTAUGHT = "was trained without prompts (no simulated_user in its settings) and does not know what a click means"
@@ -49,7 +50,7 @@ class LoadedModel:
     in_channels: int
     modalities: Sequence[str] | None = None
     """The files of a scan, in channel order; None where a scan is a file."""
-    largest_component: bool = True
+    largest_component: Pieces = True
     """Of each foreground class the largest connected component alone is kept."""
     prompted: bool = True
     """Whether training taught it what a person's prompts mean."""
@@ -123,7 +124,7 @@ def load_model(
         labels=labels,
         in_channels=known.in_channels(),
         modalities=known.get("modalities", None),
-        largest_component=bool(known.get("largest_component", True)),
+        largest_component=pieces("largest_component", known.get("largest_component", True)),
         prompted=taught_prompts(known.merged),
     )
 
@@ -141,7 +142,7 @@ def class_value(label: int | str, labels: Mapping[int, str]) -> int:
 def taught_prompts(settings: Mapping[str, Any]) -> bool:
     """Whether the settings of a training say that a simulated user prompted Model B in it."""
     with_sam = (settings.get(NETWORK) or {}).get("model_b", "sam") == "sam"
-    return with_sam and settings.get("simulated_user") is not None
+    return with_sam and trained_b(settings) and settings.get("simulated_user") is not None
 
 
 def untaught(checkpoint: str | os.PathLike[str]) -> str:

@@ -7,7 +7,7 @@ as often as there is something to say.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from aps_components.inference.temperature import calibrated
 from aps_components.interactive.grid import ScanGrid
 from aps_components.interactive.model import LoadedModel
 from aps_components.interactive.words import Corners, Frame, Line, Listener, Point, Words
+from aps_components.options import Pieces
 from aps_components.prompts import Box, Click, Scribble
 
 Voxel = tuple[int, int, int]
@@ -173,7 +174,7 @@ class _Session:
         )
         self.listener = Listener(self.grid.shape, affine, class_value=model.class_value)
         self.classes = model.network.num_classes
-        self.one_piece, self.temperature = model.largest_component, model.network.temperature
+        self.pieces, self.temperature = model.largest_component, model.network.temperature
         self._automatic = self.grid.label_map(self.volume.automatic.probabilities[0], self.grid.whole)
         self.reset()
 
@@ -221,8 +222,8 @@ class _Session:
     def answer(self, notes: list[str]) -> Answer:
         """As it is now."""
         label_map = self.label_map.copy()
-        if self.one_piece and not self.in_pieces:
-            drop_small_pieces(label_map, self.classes, self.named)
+        if not self.in_pieces:
+            drop_small_pieces(label_map, self.pieces, classes=self.classes, named=self.named)
         probabilities = self.volume.probabilities[0].clone()
         return Answer(label_map, self.grid.affine, notes, probabilities, self.grid, dict(self.named), self.temperature)
 
@@ -281,23 +282,37 @@ def _sorted(one: Voxel, other: Voxel) -> tuple[Voxel, Voxel]:
     return (a, b, c), (d, e, f)
 
 
-def drop_small_pieces(label_map: NDArray[np.uint8], classes: int, named: dict[Voxel, int]) -> None:
-    """In place: of each foreground class the largest piece stays, and every piece that a person has named."""
-    for label in range(1, classes):
-        mask = label_map == label
-        box = _bounds(mask)
-        if box is None:
-            continue
-        pieces, count = ndimage.label(mask[box], structure=TOUCHING)
-        if count < 2:
-            continue
-        kept = np.zeros(count + 1, dtype=bool)
-        kept[1 + np.bincount(pieces.ravel())[1:].argmax()] = True
-        for voxel, said in named.items():
-            if said == label:
-                kept[pieces[tuple(index - side.start for index, side in zip(voxel, box, strict=True))]] = True
-        kept[0] = True
-        label_map[box][~kept[pieces]] = 0
+def drop_small_pieces(
+    label_map: NDArray[np.uint8], pieces: Pieces, *, classes: int, named: Mapping[Voxel, int]
+) -> None:
+    """In place: what :func:`aps_components.label_map.kept_pieces` keeps, and every piece that a person has named.
+
+    Args:
+        label_map: [X, Y, Z].
+        pieces: which stay.
+        classes: background included.
+        named: voxels that a person has named, with their class.
+    """
+    if pieces == "joined":
+        _drop_others(label_map, label_map > 0, [voxel for voxel, said in named.items() if said])
+    for label in range(1, classes) if pieces else ():
+        _drop_others(label_map, label_map == label, [voxel for voxel, said in named.items() if said == label])
+
+
+def _drop_others(label_map: NDArray[np.uint8], mask: NDArray[np.bool_], named: Sequence[Voxel]) -> None:
+    """In place: of a mask's pieces, the largest stays, and every one with a named voxel."""
+    box = _bounds(mask)
+    if box is None:
+        return
+    found, count = ndimage.label(mask[box], structure=TOUCHING)
+    if count < 2:
+        return
+    kept = np.zeros(count + 1, dtype=bool)
+    kept[1 + np.bincount(found.ravel())[1:].argmax()] = True
+    for voxel in named:
+        kept[found[tuple(index - side.start for index, side in zip(voxel, box, strict=True))]] = True
+    kept[0] = True
+    label_map[box][~kept[found]] = 0
 
 
 def _bounds(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:

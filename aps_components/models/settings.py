@@ -152,6 +152,13 @@ def _is_intensity(value: Any) -> bool:
 
 
 COUNT = (_is_whole, "a whole number from 0 on")
+
+
+def trained_b(settings: Mapping[str, Any]) -> bool:
+    """Whether the settings of a training say that Model B was trained, and not Model A alone."""
+    return bool((settings.get("objective") or {}).get("train_b", True))
+
+
 TYPES: Mapping[str, tuple[Check, str]] = {
     "spacing": (_or_none(_is_spacing), "three sizes in mm above 0, or null"),
     "roi_size": (_is_roi_size, "three whole numbers from 1 on"),
@@ -165,7 +172,8 @@ TYPES: Mapping[str, tuple[Check, str]] = {
     "predictor": (lambda value: value in get_args(Predictor), f"one of {', '.join(get_args(Predictor))}"),
     "labeled_count": (_or_none(_is_whole), "a whole number from 0 on, or null"),
     "labeled_by_hand": (_or_none(_is_whole), "a whole number from 0 on, or null"),
-    **dict.fromkeys(("untrained", "train_a", "largest_component"), (_is_truth, "true or false")),
+    **dict.fromkeys(("untrained", "train_a"), (_is_truth, "true or false")),
+    "largest_component": (lambda value: _is_truth(value) or value == "joined", 'true, false or "joined"'),
     "backbone": (_is_text, "a word"),
     **dict.fromkeys(("strides", "kernel_sizes"), (_or_none(_are_triples), "a list of triples, or null")),
     **dict.fromkeys(("network_def", "objective", "others"), (_is_object, "an object")),

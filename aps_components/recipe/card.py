@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, pstdev
 
 from aps_components.recipe.choices import Answer, answered_so
-from aps_components.recipe.plan import CHECK_STEP, FIRST_STEP, duration
+from aps_components.recipe.plan import CHECK_STEP, FIRST_STEP, JUDGE_STEP, duration
 from aps_components.recipe.results import HeldOut, TrainingResults
 
-JUDGED = (FIRST_STEP, CHECK_STEP)  # steps of a plan that were done as planned
+JUDGED = (FIRST_STEP, CHECK_STEP, JUDGE_STEP)  # steps of a plan that were done as planned
 VALIDATION = -1  # the fold of scans that the dataset itself keeps apart
 
 
@@ -64,8 +64,8 @@ def _of_folds(folds: Sequence[HeldOut], answer: Answer, *, round: int) -> str:
     measured = answered_so(folds, answer, round=1)
     trainings = len({entry.fold for entry in measured})
     lines = [
-        f"Each labelled scan, answered by the one of {trainings} trainings that did not learn from it, or from another "
-        f"scan of its patient: **{summary_line(measured)}**.",
+        f"Labelled scans, each answered by the one of {trainings} trainings that did not learn from it, or from "
+        f"another scan of its patient: **{summary_line(measured)}**.",
         "The model of the bundle learned from all of them and for longer. These figures say what its kind is worth on "
         "other scans; they are not of its own weights.",
     ]

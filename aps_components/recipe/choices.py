@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 
 from aps_components.recipe.results import ChoiceRecord, HeldOut
 
-PREDICTORS = ("average", "a", "b")  # the first is taken where the others are no better
+PREDICTORS = ("a", "average", "b")  # the first is taken where the others are no better
 PREDICTOR, WINDOWS, CALIBRATION, ROUND = "predictor", "windows", "calibration", "second round"
 YES, NO = "yes", "no"
 NOT_MEASURED = "not measured"
@@ -25,21 +25,20 @@ class Answer:
 
 
 def choose_answer(held_out: Sequence[HeldOut], *, least_gain: float) -> tuple[Answer, list[ChoiceRecord]]:
-    """By the first round's held-out scans: predictor, then calibration, then whether windows are turned.
+    """By Model A's answers to the first round's held-out scans: calibration, then whether windows are turned.
 
-    Of predictors that differ by less than ``least_gain`` Dice points the average answers; calibration, which costs no
-    time in inference, is taken where it is better at all; turned windows, which double it, where they bring that gain.
-    What was not measured stays as it is by default: offsets on whole scans are a mend for too large volumes, and are
-    taken.
+    Calibration, which costs no time in inference, is taken where it is better at all; turned windows, which double it,
+    where they bring ``least_gain`` Dice points. What was not measured stays as it is by default: offsets on whole scans
+    are a mend for too large volumes, and are taken.
     """
     first = [entry for entry in held_out if entry.round == 1]
     if not first:
         note = f"{NOT_MEASURED}: no scan was held out"
-        unmeasured = [(PREDICTOR, PREDICTORS[0]), (CALIBRATION, YES), (WINDOWS, NO)]
+        unmeasured = [(CALIBRATION, YES), (WINDOWS, NO)]
         return Answer(calibrated=True), [
             ChoiceRecord(name=name, chosen=chosen, figures={}, note=note) for name, chosen in unmeasured
         ]
-    predictor, by_predictor = _best_predictor(first, least_gain=least_gain)
+    predictor = PREDICTORS[0]
     calibrated, by_calibration = _better(
         CALIBRATION,
         first,
@@ -57,7 +56,33 @@ def choose_answer(held_out: Sequence[HeldOut], *, least_gain: float) -> tuple[An
         otherwise=False,
     )
     answer = Answer(predictor=predictor, mirrored=mirrored, calibrated=calibrated)
-    return answer, [by_predictor, by_calibration, by_windows]
+    return answer, [by_calibration, by_windows]
+
+
+def choose_predictor(
+    held_out: Sequence[HeldOut], *, answer: Answer, round: int, least_gain: float
+) -> tuple[str, ChoiceRecord]:
+    """Whether Model A, Model B or their average answers, by the scans that all three were measured on.
+
+    Model A answers unless another brings ``least_gain`` Dice points: the others take twice as long.
+
+    Args:
+        held_out: of all trainings.
+        answer: as Model A answers.
+        round: 2 where the bundle's model learns from labels by models.
+        least_gain: Dice points.
+    """
+    plain = [e for e in held_out if e.round == round and e.calibrated == answer.calibrated and not e.mirrored]
+    dice = {name: {e.case: e for e in plain if e.predictor == name} for name in PREDICTORS}
+    scans = set.intersection(*(set(found) for found in dice.values()))
+    default = PREDICTORS[0]
+    if not scans:
+        return default, ChoiceRecord(name=PREDICTOR, chosen=default, figures={}, note=NOT_MEASURED)
+    figures = {name: float(f"{mean_dice(found[scan] for scan in sorted(scans)):.2f}") for name, found in dice.items()}
+    best = max(figures, key=lambda name: figures[name])
+    chosen = best if figures[best] - figures[default] >= least_gain else default
+    note = f"on {len(scans)} held-out scans; Model A answers unless another is {least_gain:g} better"
+    return chosen, ChoiceRecord(name=PREDICTOR, chosen=chosen, figures=figures, note=note)
 
 
 def choose_round(held_out: Sequence[HeldOut], *, answer: Answer, possible: bool) -> tuple[bool, ChoiceRecord]:
@@ -93,22 +118,6 @@ def answered_so(held_out: Iterable[HeldOut], answer: Answer, *, round: int) -> l
 
 def _is(entry: HeldOut, predictor: str) -> bool:
     return entry.predictor == predictor and not entry.mirrored
-
-
-def _best_predictor(first: Sequence[HeldOut], *, least_gain: float) -> tuple[str, ChoiceRecord]:
-    """Each at its better calibration."""
-    figures = {}
-    for name in PREDICTORS:
-        of_it = [entry for entry in first if _is(entry, name)]
-        means = [mean_dice(e for e in of_it if e.calibrated == calibrated) for calibrated in (False, True)]
-        if defined := [mean for mean in means if not math.isnan(mean)]:
-            figures[name] = round(max(defined), 2)
-    best = max(figures, key=lambda name: figures[name])
-    default = next(iter(figures))
-    chosen = best if figures[best] - figures[default] >= least_gain else default
-    scans = len({entry.case for entry in first})
-    note = f"on {scans} held-out scans; the average answers unless another is {least_gain:g} better"
-    return chosen, ChoiceRecord(name=PREDICTOR, chosen=chosen, figures=figures, note=note)
 
 
 def _better(

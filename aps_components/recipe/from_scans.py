@@ -162,10 +162,10 @@ def _checked(
     options: Mapping[str, Any] | None,
 ) -> _Wanted:
     """Everything that can be refused before a scan is read."""
-    seconds, numbers = parse_time(time), recipe_of(recipe)
+    seconds, on_gpu = parse_time(time), _on_gpu(device)
+    numbers = recipe_of(recipe, on_gpu=on_gpu)
     sizes = {key: value for key, value in (("spacing", spacing), ("roi_size", roi_size)) if value is not None}
     of_dataset, of_training = checked_options({**(options or {}), **sizes})
-    on_gpu = (device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cuda")
     at_once = _jobs(numbers, on_gpu=on_gpu) if jobs is None else whole(least=1)("jobs", jobs)
     names, scans = parse_labels(labels), find_scans(data, images=images, labels_dir=labels_dir)
     return _Wanted(
@@ -188,6 +188,10 @@ def _checked(
             cores=cores(),
         ),
     )
+
+
+def _on_gpu(device: str | None) -> bool:
+    return (device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cuda")
 
 
 def _weights(pretrained: str | os.PathLike[str] | None) -> Path | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aps_components.evaluation.report import VARIANTS
+from aps_components.options import Pieces
 from aps_components.plain_json import read_object
 from aps_components.recipe.results import HeldOut
 
@@ -14,19 +15,19 @@ METRICS = "metrics.json"
 
 
 def read_held_out(
-    folder: Path, *, fold: int, round: int, largest_component: bool, mirrored: bool = False, calibrated: bool = False
+    folder: Path, *, fold: int, round: int, largest_component: Pieces, mirrored: bool = False, calibrated: bool = False
 ) -> list[HeldOut]:
     """Every scan and predictor of one evaluation.
 
     Args:
         folder: that it was written into.
         fold, round, mirrored, calibrated: as of :class:`HeldOut`.
-        largest_component: as inference answers: the largest piece of each class alone.
+        largest_component: the pieces that inference keeps.
     """
     rows = read_object(folder / METRICS, keys=("cases",))["cases"]
     found: defaultdict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        if row["variant"] == VARIANTS[largest_component]:
+        if row["variant"] == VARIANTS[bool(largest_component)]:
             found[row["case"], row["predictor"]].append(row)
     return [
         HeldOut(

@@ -25,7 +25,7 @@ LEAST_SCAN = 0.05
 def measure_pace(
     commands: Commands, learning: Learning, folder: Path, *, jobs: int, threads: int, all_threads: int
 ) -> Pace:
-    """Train for some iterations and answer one scan.
+    """Train both models for some iterations and answer one scan.
 
     Args:
         commands: of the bundle, with all options of the real trainings.
@@ -57,6 +57,17 @@ def measure_pace(
             second=second,
         )
 
+    def prompting(number: int) -> Stage:
+        return quick.prompting(
+            "measuring the pace",
+            folder / f"beside_{number}",
+            dataset=dataset,
+            scans=counts,
+            iterations=iterations,
+            seed=number,
+            begins_with=folder / "training_0" / "models" / MODEL,
+        )
+
     beside = [training(number) for number in range(jobs)]
     seconds = _run(beside, threads=threads)
     epochs = [_seconds_by_epoch(stage) for stage in beside]
@@ -67,22 +78,34 @@ def measure_pace(
         single = training(jobs, second=True)
         _run([single], threads=all_threads)
         alone = _seconds_by_epoch(single)[-1]
+    of_b = [prompting(number) for number in range(jobs)]
+    _run(of_b, threads=threads)
+    split = "training" if one else "validation"
+    scan, scan_b = (
+        _seconds_of_scan(quick, folder, dataset=dataset, split=split, threads=threads, with_b=with_b)
+        for with_b in (False, True)
+    )
     return Pace(
         start=max(1.0, seconds - working),
         labeled=labeled,
         joint=joint,
         alone=alone,
-        scan=_seconds_of_scan(quick, folder, dataset=dataset, one=one, threads=threads),
+        prompt=fmean(_seconds_by_epoch(stage)[-1] for stage in of_b),
+        scan=scan,
+        scan_b=scan_b,
     )
 
 
-def _seconds_of_scan(commands: Commands, folder: Path, *, dataset: Path, one: bool, threads: int) -> float:
+def _seconds_of_scan(
+    commands: Commands, folder: Path, *, dataset: Path, split: str, threads: int, with_b: bool
+) -> float:
     stage = commands.evaluating(
         "measuring the pace",
-        folder / "answers",
+        folder / ("answers_b" if with_b else "answers"),
         dataset=dataset,
-        checkpoint=folder / "training_0" / "models" / MODEL,
-        split="training" if one else "validation",
+        checkpoint=folder / ("beside_0" if with_b else "training_0") / "models" / MODEL,
+        split=split,
+        with_b=with_b,
     )
     whole = _run([stage], threads=threads)
     return seconds_a_scan(stage.log) or whole

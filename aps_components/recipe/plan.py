@@ -9,7 +9,7 @@ from typing import Any
 
 from aps_components.recipe.settings import Recipe
 
-FIRST_STEP, CHECK_STEP = "first round", "is a second round better?"
+FIRST_STEP, CHECK_STEP, JUDGE_STEP = "first round", "is a second round better?", "are Model B's answers better?"
 SLACK = 0.03  # of the time, for what no measurement foresaw
 
 
@@ -42,14 +42,18 @@ class Pace:
         labeled: of an iteration on labelled patches alone, as many trainings at once as there will be.
         joint: of one on labelled and unlabelled patches.
         alone: of one on labelled patches in a training that has the machine for itself.
-        scan: to answer a scan by A, B and both, and to measure the answers.
+        prompt: of an iteration of Model B beside a Model A, as many trainings at once as there will be.
+        scan: to answer a scan by Model A, and to measure the answer.
+        scan_b: the same by A, B and both.
     """
 
     start: float
     labeled: float
     joint: float
     alone: float
+    prompt: float
     scan: float
+    scan_b: float
 
     def first(self, recipe: Recipe) -> float:
         """Of a mean iteration of the first round."""
@@ -59,10 +63,25 @@ class Pace:
         """The same, in a training that has the machine for itself."""
         return self.first(recipe) * self.alone / self.labeled
 
+    @property
+    def prompt_alone(self) -> float:
+        """Of an iteration of Model B in a training that has the machine for itself."""
+        return self.prompt * self.alone / self.labeled
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What a plan has, before it is known how long each part is."""
+    """What a plan has, before it is known how long each part is.
+
+    Attributes:
+        folds: trainings of the first round, each without some labelled scans.
+        checked: folds on which a second round is judged.
+        second: whether there is one.
+        calibrated, mirrored: whether offsets and turned windows are judged.
+        seeds: trainings of the first round on all labelled scans, where there are no folds.
+        prompted: whether Model B is trained.
+        judged: folds on which its answers are judged.
+    """
 
     folds: int
     checked: int = 0
@@ -70,6 +89,8 @@ class Shape:
     calibrated: bool = False
     mirrored: bool = False
     seeds: int = 0
+    prompted: bool = False
+    judged: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +109,8 @@ class TimePlan:
     Attributes:
         shape: what there is.
         first, check, last: iterations of each first-round training, of each that judges the second round, and of the
-            last training, which becomes the bundle's model.
+            last training, which becomes the bundle's Model A.
+        judge, prompt: of each training that judges Model B, and of the bundle's Model B.
         unlabelled: scans that models label for the second round.
         steps: in their order, with their seconds.
         overhead: seconds of all that is no iteration.
@@ -97,7 +119,9 @@ class TimePlan:
     shape: Shape
     first: int
     check: int
+    judge: int
     last: int
+    prompt: int
     unlabelled: int
     steps: list[Step]
     overhead: float
@@ -134,9 +158,7 @@ def make_time_plan(facts: Facts, pace: Pace, *, seconds: float, recipe: Recipe, 
     left = seconds * (1 - SLACK) - spent
     for shape in shapes(facts, seconds=seconds, recipe=recipe):
         plan = _filled(shape, facts, pace, left=left, whole=seconds, recipe=recipe)
-        wanted = [(shape.folds or shape.seeds, plan.first), (shape.checked, plan.check), (1, plan.last)]
-        enough = all(count >= recipe.least_iterations for there, count in wanted if there)
-        if enough and plan.overhead <= recipe.most_overhead * seconds:
+        if _enough(plan, recipe) and plan.overhead <= recipe.most_overhead * seconds:
             return plan
     single = _filled(Shape(folds=0), facts, pace, left=left, whole=seconds, recipe=recipe)
     if single.last < recipe.least_iterations:
@@ -149,29 +171,49 @@ def make_time_plan(facts: Facts, pace: Pace, *, seconds: float, recipe: Recipe, 
     return single
 
 
+def _enough(plan: TimePlan, recipe: Recipe) -> bool:
+    """Whether each training has the iterations that it needs."""
+    shape, least, enough = plan.shape, recipe.least_iterations, recipe.enough_iterations
+    wanted = [
+        (shape.folds or shape.seeds, plan.first, enough),
+        (shape.checked, plan.check, enough),
+        (shape.judged, plan.judge, least),
+        (shape.prompted, plan.prompt, least),
+        (1, plan.last, enough if shape.folds else least),
+    ]
+    return all(count >= needed for there, count, needed in wanted if there)
+
+
 def shapes(facts: Facts, *, seconds: float, recipe: Recipe) -> Iterator[Shape]:
     """Plans from the richest to a single training, as far as data and time allow them at all."""
     second = facts.unlabelled > 0 and seconds >= recipe.short
+    single = [Shape(folds=0, prompted=True), Shape(folds=0)]
     if facts.patients < recipe.fewest_patients:
         if second:
-            yield Shape(folds=0, seeds=recipe.seeds, second=True)
-        yield Shape(folds=0)
+            yield Shape(folds=0, seeds=recipe.seeds, second=True, prompted=True)
+        yield from single
         return
     most = min(recipe.folds, facts.patients)
     if seconds >= recipe.short:
         for folds in dict.fromkeys((most, min(recipe.quick_folds, most))):
-            full = Shape(folds=folds, second=second, calibrated=True, mirrored=facts.can_mirror)
-            if second and seconds >= recipe.checked_from:
-                checked = min(recipe.checked_folds, folds)
-                yield replace(full, checked=checked)
-                yield replace(full, checked=checked, mirrored=False)
-            yield full
-            yield replace(full, mirrored=False)
-            yield replace(full, mirrored=False, calibrated=False)
-    quick = Shape(folds=min(recipe.quick_folds, most), calibrated=True)
+            yield from _with_folds(folds, facts, second=second, seconds=seconds, recipe=recipe)
+    quick = Shape(folds=min(recipe.quick_folds, most), calibrated=True, prompted=True)
     yield quick
     yield replace(quick, calibrated=False)
-    yield Shape(folds=0)
+    yield replace(quick, calibrated=False, prompted=False)
+    yield from single
+
+
+def _with_folds(folds: int, facts: Facts, *, second: bool, seconds: float, recipe: Recipe) -> Iterator[Shape]:
+    """What is judged on folds, from everything to nothing: turned windows go first, the second round's check last."""
+    plain = Shape(folds=folds, second=second, calibrated=True, prompted=True)
+    checked = min(recipe.checked_folds, folds) if second and seconds >= recipe.checked_from else 0
+    judged = min(recipe.judged_folds, folds)
+    for checks in dict.fromkeys((checked, 0)):
+        yield replace(plain, checked=checks, judged=judged, mirrored=facts.can_mirror)
+        yield replace(plain, checked=checks, judged=judged)
+        yield replace(plain, checked=checks)
+    yield replace(plain, calibrated=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,9 +243,11 @@ def _filled(shape: Shape, facts: Facts, pace: Pace, *, left: float, whole: float
     parts = {
         "first": _first(shape, facts, pace, recipe=recipe),
         "check": _check(shape, facts, pace, unlabelled=unlabelled, recipe=recipe),
+        "judge": _judge(shape, facts, pace, recipe=recipe),
         "label": _label(shape, facts, pace, unlabelled=unlabelled),
         "last": _last(shape, facts, pace, recipe=recipe),
-        "measure": _measure(facts, pace),
+        "prompt": _prompt(shape, facts, pace, recipe=recipe),
+        "measure": _measure(shape, facts, pace),
     }
     there = {name: part for name, part in parts.items() if part is not None}
     overhead = math.fsum(part.overhead for part in there.values())
@@ -213,7 +257,9 @@ def _filled(shape: Shape, facts: Facts, pace: Pace, *, left: float, whole: float
         shape=shape,
         first=counts.get("first", 0),
         check=counts.get("check", 0),
+        judge=counts.get("judge", 0),
         last=counts["last"],
+        prompt=counts.get("prompt", 0),
         unlabelled=unlabelled,
         steps=[part.step(usable) for part in there.values()],
         overhead=overhead,
@@ -231,7 +277,7 @@ def _first(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> _Part |
     return _Part(
         name=FIRST_STEP,
         what=f"{trainings} trainings of {{iterations}} iterations{judged if shape.folds else ' on all labelled scans'}",
-        share=_shares(shape, recipe)[0],
+        share=_shares(shape, recipe)["first"],
         most=recipe.most_iterations,
         turns=turns,
         pace=pace.first(recipe) if facts.unlabelled else pace.labeled,
@@ -248,11 +294,28 @@ def _check(shape: Shape, facts: Facts, pace: Pace, *, unlabelled: int, recipe: R
     return _Part(
         name=CHECK_STEP,
         what=f"the same for a second round on {shape.checked} folds, {{iterations}} iterations each",
-        share=_shares(shape, recipe)[1],
+        share=_shares(shape, recipe)["check"],
         most=recipe.most_iterations,
         turns=turns,
         pace=pace.labeled,
         overhead=turns * (labelling + _calibrating(facts, pace, recipe=recipe) + 2 * pace.start + scans),
+    )
+
+
+def _judge(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> _Part | None:
+    """Of each fold whose Model B is judged: a training beside its Model A, offsets, answers."""
+    if not shape.judged:
+        return None
+    turns = math.ceil(shape.judged / facts.jobs)
+    scans = math.ceil(facts.labelled / shape.folds) * pace.scan_b
+    return _Part(
+        name=JUDGE_STEP,
+        what=f"Model B beside Model A on {shape.judged} folds, {{iterations}} iterations each; A, B and their average",
+        share=_shares(shape, recipe)["judge"],
+        most=recipe.most_iterations,
+        turns=turns,
+        pace=pace.prompt,
+        overhead=turns * (2 * pace.start + scans + _calibrating(facts, pace, recipe=recipe, with_b=True)),
     )
 
 
@@ -269,36 +332,64 @@ def _last(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> _Part:
     scans += " and the unlabelled ones" if not shape.second and facts.unlabelled else ""
     return _Part(
         name="last training",
-        what=f"one training of {{iterations}} iterations on {scans}, then calibration",
-        share=_shares(shape, recipe)[2],
+        what=f"Model A, {{iterations}} iterations on {scans}",
+        share=_shares(shape, recipe)["last"],
         most=recipe.most_iterations,
         pace=_last_pace(shape, facts, pace, recipe),
-        overhead=pace.start + _calibrating(facts, pace, recipe=recipe),
+        overhead=pace.start + (0.0 if shape.prompted else _calibrating(facts, pace, recipe=recipe)),
     )
 
 
-def _measure(facts: Facts, pace: Pace) -> _Part | None:
+def _prompt(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> _Part | None:
+    if not shape.prompted:
+        return None
+    return _Part(
+        name="Model B beside it",
+        what="{iterations} iterations of answers to points and clicks, then calibration",
+        share=_shares(shape, recipe)["prompt"],
+        most=recipe.most_iterations,
+        pace=pace.prompt_alone,
+        overhead=pace.start + _calibrating(facts, pace, recipe=recipe, with_b=True),
+    )
+
+
+def _measure(shape: Shape, facts: Facts, pace: Pace) -> _Part | None:
     if not facts.validation:
         return None
-    seconds = pace.start + facts.validation * pace.scan
+    seconds = pace.start + facts.validation * (pace.scan_b if shape.prompted else pace.scan)
     return _Part(name="validation scans", what=f"answers {facts.validation} scans kept apart", overhead=seconds)
 
 
-def last_iterations(facts: Facts, pace: Pace, *, second: bool, left: float, recipe: Recipe) -> int:
-    """Iterations of the last training, when all before it is done.
+def last_iterations(shape: Shape, facts: Facts, pace: Pace, *, left: float, recipe: Recipe) -> int:
+    """Iterations of the last Model A, when all before it is done.
 
     Args:
+        shape: of the plan; ``second`` says whether it learns from labels by models after all.
         facts: what there is.
         pace: as it turned out.
-        second: whether it learns from labels by models.
         left: seconds to the end.
         recipe: of the whole.
     """
-    shape = Shape(folds=0, second=second)
-    parts = [_last(shape, facts, pace, recipe=recipe), _measure(facts, pace)]
-    after = math.fsum(part.overhead for part in parts if part is not None)
-    fit = int((left - after) / _last_pace(shape, facts, pace, recipe))
-    return min(recipe.most_iterations, max(recipe.least_iterations, fit))
+    parts = {
+        "last": _last(shape, facts, pace, recipe=recipe),
+        "prompt": _prompt(shape, facts, pace, recipe=recipe),
+        "measure": _measure(shape, facts, pace),
+    }
+    usable = left - math.fsum(part.overhead for part in parts.values() if part is not None)
+    shares = _shares(shape, recipe)
+    share = shares["last"] / (shares["last"] + shares["prompt"])
+    return _within(share * usable / _last_pace(shape, facts, pace, recipe), recipe)
+
+
+def prompt_iterations(shape: Shape, facts: Facts, pace: Pace, *, left: float, recipe: Recipe) -> int:
+    """Iterations of Model B beside the last Model A, when all before it is done; arguments of `last_iterations`."""
+    parts = [_prompt(shape, facts, pace, recipe=recipe), _measure(shape, facts, pace)]
+    usable = left - math.fsum(part.overhead for part in parts if part is not None)
+    return _within(usable / pace.prompt_alone, recipe)
+
+
+def _within(iterations: float, recipe: Recipe) -> int:
+    return min(recipe.most_iterations, max(recipe.least_iterations, int(iterations)))
 
 
 def unknown(shape: Shape, facts: Facts, recipe: Recipe) -> list[str]:
@@ -313,6 +404,10 @@ def unknown(shape: Shape, facts: Facts, recipe: Recipe) -> list[str]:
         lines.append("The time is too short for folds: nothing will be known of how good the model is on other scans.")
     if shape.folds and not shape.checked and shape.second:
         lines.append("Whether the second round brings something is not measured in this time; it is kept.")
+    if shape.folds and shape.prompted and not shape.judged:
+        lines.append("Whether Model B's answers, or the average of both, are better is not measured: Model A answers.")
+    if not shape.prompted:
+        lines.append("The time is too short for Model B: the model answers no clicks.")
     if shape.folds and not shape.mirrored and facts.can_mirror:
         lines.append("Whether turned windows bring something is not measured; they are not turned.")
     if shape.folds:
@@ -338,14 +433,16 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _shares(shape: Shape, recipe: Recipe) -> tuple[float, float, float]:
-    """Of the time for iterations: first round, judging the second, last training."""
-    if not shape.folds and not shape.seeds:
-        return 0.0, 0.0, 1.0
-    if not shape.second:
-        return recipe.quick_share, 0.0, 1 - recipe.quick_share
-    check = recipe.check_share if shape.checked else 0.0
-    return recipe.first_share, check, 1 - recipe.first_share - check
+def _shares(shape: Shape, recipe: Recipe) -> dict[str, float]:
+    """Of the time for iterations, by part; what others do not take is the last training's."""
+    first = recipe.first_share if shape.second else recipe.quick_share
+    shares = {
+        "first": first if shape.folds or shape.seeds else 0.0,
+        "check": recipe.check_share if shape.checked else 0.0,
+        "judge": recipe.judge_share if shape.judged else 0.0,
+        "prompt": recipe.prompt_share if shape.prompted else 0.0,
+    }
+    return {**shares, "last": 1 - sum(shares.values())}
 
 
 def _last_pace(shape: Shape, facts: Facts, pace: Pace, recipe: Recipe) -> float:
@@ -360,8 +457,8 @@ def _judging(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> float
     return plain + calibrated + (pace.start + 2 * scans if shape.mirrored else 0.0)
 
 
-def _calibrating(facts: Facts, pace: Pace, *, recipe: Recipe) -> float:
-    return pace.start + min(recipe.calibrated_cases, facts.labelled) * pace.scan
+def _calibrating(facts: Facts, pace: Pace, *, recipe: Recipe, with_b: bool = False) -> float:
+    return pace.start + min(recipe.calibrated_cases, facts.labelled) * (pace.scan_b if with_b else pace.scan)
 
 
 def _labelling(facts: Facts, pace: Pace, models: int, unlabelled: int) -> float:

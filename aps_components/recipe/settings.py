@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 from aps_components.options import Kind, choice, meant, number, whole
 
-FROM_SCRATCH, FROM_FIRST = "scratch", "first"
+FROM_SCRATCH, FROM_EARLIER = "scratch", "earlier"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +28,22 @@ class Recipe:
         checked_folds: on so many.
         first_share: of the time for iterations, that of the first round.
         check_share: that of judging the second round.
-        quick_share: that of quick folds.
-        least_iterations: of a training; a plan that has not so many for each is made simpler.
+        quick_share: that of the first round where there is no second one.
+        judge_share: that of judging Model B's answers.
+        prompt_share: that of Model B beside the last Model A.
+        least_iterations: of any training; with fewer the time is too short.
+        enough_iterations: of a Model A on a fold; a plan that has fewer for each is made simpler.
         most_iterations: of a training, however long the time.
         most_overhead: of the time, what starting, judging and labelling may take; a plan with more is made simpler.
         epochs: of every training; after each it can go on if it was killed.
         warmup_share: of a first-round training, its part on labelled patches alone.
         labeled_batch, unlabeled_batch: patches of an iteration of the first round; together those of the second.
+        prompt_batch: patches of an iteration of Model B.
+        judged_folds: that Model B's answers are judged on.
         learning_rate: of the first round, falling to 0 over its iterations.
         second_learning_rate: of the second round.
-        second_from: ``scratch``, or ``first``: from the weights of a first-round training.
+        prompt_learning_rate: of Model B.
+        last_from: ``scratch``, or ``earlier``: trainings after the first round begin with the weights of one before.
         second_decision_interval: of the second round, as ``decision_interval`` of train.json; 0 for never.
         labelling_share: of the whole time, what models may take to label scans; others are left out by a draw.
         least_gain: Dice points that windows seen twice, or another extra, must bring on held-out scans.
@@ -52,19 +58,25 @@ class Recipe:
     short: float = 20 * 60.0
     checked_from: float = 90 * 60.0
     checked_folds: int = 2
-    first_share: float = 0.45
-    check_share: float = 0.2
+    first_share: float = 0.4
+    check_share: float = 0.15
     quick_share: float = 0.4
+    judge_share: float = 0.08
+    prompt_share: float = 0.12
     least_iterations: int = 100
+    enough_iterations: int = 400
     most_iterations: int = 50_000
     most_overhead: float = 0.45
     epochs: int = 30
     warmup_share: float = 1 / 3
     labeled_batch: int = 2
     unlabeled_batch: int = 2
+    prompt_batch: int = 1
+    judged_folds: int = 2
     learning_rate: float = 1e-3
     second_learning_rate: float = 1e-3
-    second_from: str = FROM_SCRATCH
+    prompt_learning_rate: float = 1e-3
+    last_from: str = FROM_EARLIER
     second_decision_interval: int = 0
     labelling_share: float = 0.15
     least_gain: float = 0.1
@@ -74,21 +86,30 @@ class Recipe:
 
 _SHARE, _SECONDS, _RATE = number(least=0, below=1), number(least=0), number(above=0)
 _KINDS: dict[str, Kind] = {
-    **dict.fromkeys(("first_share", "check_share", "quick_share", "labelling_share", "most_overhead"), _SHARE),
-    **dict.fromkeys(("learning_rate", "second_learning_rate"), _RATE),
+    **dict.fromkeys(("first_share", "check_share", "quick_share", "judge_share", "prompt_share"), _SHARE),
+    **dict.fromkeys(("labelling_share", "most_overhead"), _SHARE),
+    **dict.fromkeys(("learning_rate", "second_learning_rate", "prompt_learning_rate"), _RATE),
     "folds": whole(least=2),
     "quick_folds": whole(least=2),
     "fewest_patients": whole(least=2),
     "unlabeled_batch": whole(least=0),
     "second_decision_interval": whole(least=0),
     "warmup_share": number(least=0, most=1),
-    "second_from": choice(FROM_SCRATCH, FROM_FIRST),
+    "last_from": choice(FROM_SCRATCH, FROM_EARLIER),
 }
 _BY_TYPE: dict[type, Kind] = {int: whole(least=1), float: _SECONDS}
 
 
-def recipe_of(given: Mapping[str, Any] | None = None) -> Recipe:
+# On a CPU small batches: there is time for few iterations.
+ON_CPU = {"labeled_batch": 1, "unlabeled_batch": 1}
+
+
+def recipe_of(given: Mapping[str, Any] | None = None, *, on_gpu: bool = True) -> Recipe:
     """The recipe with some of its numbers changed.
+
+    Args:
+        given: numbers by name.
+        on_gpu: else the defaults of a CPU hold.
 
     Raises:
         ValueError: an unknown name, a value that does not fit, or shares that leave no time for the last training.
@@ -96,15 +117,17 @@ def recipe_of(given: Mapping[str, Any] | None = None) -> Recipe:
     known, types = {entry.name for entry in fields(Recipe)}, get_type_hints(Recipe)
     if given is not None and not isinstance(given, Mapping):
         raise ValueError(f"recipe {given!r} must be an object, such as --recipe \"{{'folds':3}}\"")
-    values = {}
+    values: dict[str, Any] = {} if on_gpu else dict(ON_CPU)
     for name, value in (given or {}).items():
         if name not in known:
             raise ValueError(f"no option --recipe#{name}; {meant(name, known, inside='recipe')}")
         values[name] = _KINDS.get(name, _BY_TYPE.get(types[name]))(f"recipe#{name}", value)  # type: ignore[misc]
     recipe = Recipe(**values)
-    if recipe.first_share + recipe.check_share >= 1:
+    others = {name: getattr(recipe, name) for name in ("check_share", "judge_share", "prompt_share")}
+    if max(recipe.first_share, recipe.quick_share) + sum(others.values()) >= 1:
         raise ValueError(
-            f"recipe#first_share {recipe.first_share} and check_share {recipe.check_share} leave nothing for the last "
+            f"recipe#first_share {recipe.first_share} or quick_share {recipe.quick_share}, with "
+            f"{' and '.join(f'{name} {value}' for name, value in others.items())}, leave nothing for the last "
             "training: together below 1"
         )
     return recipe

@@ -15,7 +15,7 @@ from aps_components.processes import CommandFailedError, run_logged
 from aps_components.recipe.display import Display
 from aps_components.recipe.journal import Journal
 from aps_components.recipe.plan import epochs_of
-from aps_components.recipe.settings import FROM_FIRST, Recipe
+from aps_components.recipe.settings import FROM_EARLIER, Recipe
 
 SECONDS_BETWEEN_LOOKS = 2.0
 MODEL, CALIBRATED = "model.pt", "model_calibrated.pt"
@@ -72,7 +72,7 @@ class Commands:
         second: bool = False,
         begins_with: Path | None = None,
     ) -> Stage:
-        """A training of the first round, or of the second one.
+        """A training of Model A alone, of the first round or of the second one.
 
         Args:
             name: of the stage.
@@ -82,30 +82,87 @@ class Commands:
             iterations: about so many.
             seed: of the training.
             second: learns from labels by models, too, and from no scan without a label.
-            begins_with: a first-round model, for a second round that goes on from one.
+            begins_with: an earlier model that it goes on from, if the recipe says so.
         """
-        epochs, length, warmup = epochs_of(iterations, self.recipe)
         options: dict[str, Any] = {
+            **self._batches(scans, second=second),
+            **(self._of_second() if second else {"learning_rate": self.recipe.learning_rate}),
+            **self._start(begins_with if self.recipe.last_from == FROM_EARLIER else None),
+            "objective#train_b": False,
+            "predictor": "a",
+        }
+        return self._training(name, folder, options, dataset=dataset, iterations=iterations, seed=seed)
+
+    def prompting(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        dataset: Path,
+        scans: tuple[int, int],
+        iterations: int,
+        seed: int,
+        begins_with: Path,
+    ) -> Stage:
+        """A training of Model B beside the Model A of another training, which stays as it is.
+
+        Args:
+            name: of the stage.
+            folder: receives ``models`` and ``training``.
+            dataset: its folder.
+            scans: labelled and unlabelled ones.
+            iterations: about so many.
+            seed: of the training.
+            begins_with: the model whose weights both begin with.
+        """
+        labelled, unlabelled = scans
+        options: dict[str, Any] = {
+            "labeled_batch": min(self.recipe.prompt_batch, labelled),
+            "unlabeled_batch": min(self.recipe.prompt_batch, unlabelled),
+            "learning_rate": self.recipe.prompt_learning_rate,
+            "decision_interval": 0,
+            **self._start(begins_with),
+            "train_a": False,
+        }
+        return self._training(name, folder, options, dataset=dataset, iterations=iterations, seed=seed, warmup=False)
+
+    def _training(
+        self,
+        name: str,
+        folder: Path,
+        options: Mapping[str, Any],
+        *,
+        dataset: Path,
+        iterations: int,
+        seed: int,
+        warmup: bool = True,
+    ) -> Stage:
+        epochs, length, warmup_epochs = epochs_of(iterations, self.recipe)
+        every: dict[str, Any] = {
             "dataset_dir": dataset,
             "ckpt_dir": folder / "models",
             "output_dir": folder / "training",
             "seed": seed,
             "epochs": epochs,
             "epoch_length": length,
-            "warmup_epochs": warmup,
+            "warmup_epochs": warmup_epochs if warmup else 0,
             "val_interval": epochs + 1,
-            **self._batches(scans, second=second),
-            **({"pretrained": self.pretrained, "pretrained_part": "fitting"} if self.pretrained else {}),
-            **(self._of_second(begins_with) if second else {"learning_rate": self.recipe.learning_rate}),
+            **options,
             **self._shared(),
         }
         return Stage(
             name=name,
-            command=workflow_command(self.bundle, "training", ["train.json"], options),
+            command=workflow_command(self.bundle, "training", ["train.json"], every),
             log=folder / "training.log",
             training=folder / "training",
             iterations=epochs * length,
         )
+
+    def _start(self, begins_with: Path | None) -> dict[str, Any]:
+        """Weights that a training begins with."""
+        if begins_with is not None:
+            return {"pretrained": begins_with, "pretrained_part": "all"}
+        return {"pretrained": self.pretrained, "pretrained_part": "fitting"} if self.pretrained else {}
 
     def evaluating(
         self,
@@ -116,13 +173,15 @@ class Commands:
         checkpoint: Path,
         split: str = "validation",
         mirror_axes: Sequence[Any] = (),
+        with_b: bool = False,
     ) -> Stage:
-        """All predictors on the scans of a split; ``folder`` receives ``metrics.json``."""
+        """Model A, or A, B and their average, on the scans of a split; ``folder`` receives ``metrics.json``."""
         options = {
             "dataset_dir": dataset,
             "checkpoint": checkpoint,
             "output_dir": folder,
             "split": split,
+            "predictor": "average" if with_b else "a",
             **({"mirror_axes": list(mirror_axes)} if mirror_axes else {}),
             **self._shared(),
         }
@@ -163,14 +222,11 @@ class Commands:
             return {"labeled_batch": min(labeled_batch + unlabeled_batch, labelled), "unlabeled_batch": 0}
         return {"labeled_batch": min(labeled_batch, labelled), "unlabeled_batch": min(unlabeled_batch, unlabelled)}
 
-    def _of_second(self, begins_with: Path | None) -> dict[str, Any]:
-        options: dict[str, Any] = {
+    def _of_second(self) -> dict[str, Any]:
+        return {
             "learning_rate": self.recipe.second_learning_rate,
             "decision_interval": self.recipe.second_decision_interval,
         }
-        if self.recipe.second_from == FROM_FIRST and begins_with is not None:
-            options |= {"pretrained": begins_with, "pretrained_part": "all"}
-        return options
 
 
 def run_chains(

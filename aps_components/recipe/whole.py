@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -22,14 +22,23 @@ from aps_components.evaluation.machine import machine
 from aps_components.files import replace_text
 from aps_components.models import read_checkpoint, read_settings, save_model, save_settings
 from aps_components.recipe.card import VALIDATION, performance, summary_line
-from aps_components.recipe.choices import Answer, answered_so, choose_answer, choose_round
+from aps_components.recipe.choices import Answer, answered_so, choose_answer, choose_predictor, choose_round
 from aps_components.recipe.datasets import Learning
 from aps_components.recipe.display import Display
 from aps_components.recipe.folds import make_folds
 from aps_components.recipe.held_out import read_held_out
 from aps_components.recipe.journal import Journal
 from aps_components.recipe.measure import measure_pace, seconds_a_scan
-from aps_components.recipe.plan import SLACK, Facts, Pace, TimePlan, last_iterations, make_time_plan, unknown
+from aps_components.recipe.plan import (
+    SLACK,
+    Facts,
+    Pace,
+    TimePlan,
+    last_iterations,
+    make_time_plan,
+    prompt_iterations,
+    unknown,
+)
 from aps_components.recipe.results import (
     ChoiceRecord,
     HeldOut,
@@ -39,12 +48,13 @@ from aps_components.recipe.results import (
     TrainingResults,
     write_results,
 )
-from aps_components.recipe.settings import Recipe
+from aps_components.recipe.settings import FROM_EARLIER, Recipe
 from aps_components.recipe.stages import CALIBRATED, MODEL, Commands, Stage, run_chains
 from aps_components.training.history import HISTORY_FILE, read_history
 
 PLAIN, WITH_OFFSETS, TURNED = "plain", "calibrated", "turned"
 VIEWS = {PLAIN: {}, WITH_OFFSETS: {"calibrated": True}, TURNED: {"mirrored": True}}
+OF_MODEL_A = ("model_a.", "decision.")  # of the network's weights
 PACKAGES = ("torch", "monai", "numpy")
 
 
@@ -77,10 +87,14 @@ class _View:
     round: int
     calibrated: bool = False
     mirrored: bool = False
+    with_b: bool = False
 
 
 class WholeTraining:
-    """All rounds of one training, in one folder.
+    """All rounds of one training, in one folder: of Model A alone, then Model B beside the last Model A.
+
+    Model B learns to answer prompts beside a Model A that stays as it is, so rounds are of Model A alone: on a CPU that
+    is a quarter of the time of both.
 
     Args:
         asked: how.
@@ -109,15 +123,22 @@ class WholeTraining:
         second, choice = choose_round(self._held_out(), answer=answer, possible=self.plan.shape.second)
         self.choices = [*choices, choice]
         last = replace(answer, calibrated=self._calibrated(answer, second=second))
+        self._judge_model_b(last, second=second)
+        if self.plan.shape.prompted:
+            predictor, choice = choose_predictor(
+                self._held_out(), answer=last, round=1 + second, least_gain=self.recipe.least_gain
+            )
+            self.choices, last = [choice, *self.choices], replace(last, predictor=predictor)
         if second:
             self._run([[self._labelling(answer)]], alone=True)
-        self._run([self._last(last, second=second)], alone=True)
+        self._run([[self._last(second=second)]], alone=True)
+        self._run([self._prompted(last, second=second)], alone=True)
         self._deploy(last)
         self._measure_apart()
-        self._calibrate_doubt(answer)
+        self._calibrate_doubt(last)
         results = self._results()
         page = self.commands.bundle / "docs" / "README.md"
-        figures = performance(results, answer, round=1 + second, last=self._last_said(second=second))
+        figures = performance(results, last, round=1 + second, last=self._last_said(second=second))
         replace_text(page, with_performance(page.read_text(encoding="utf-8"), figures))
         return results
 
@@ -164,7 +185,7 @@ class WholeTraining:
 
     def _after_stage(self) -> None:
         held_out = self._held_out()
-        plain = [entry for entry in held_out if entry.predictor == "average" and not entry.mirrored]
+        plain = [entry for entry in held_out if entry.predictor == "a" and not entry.mirrored]
         if plain:
             last = plain[-1]
             same = [e for e in plain if (e.fold, e.round, e.calibrated) == (last.fold, last.round, last.calibrated)]
@@ -216,16 +237,20 @@ class WholeTraining:
     def _fold_folder(self, index: int) -> Path:
         return self.work / f"fold_{index + 1}"
 
-    def _view(self, view: str, folder: Path, *, name: str, fold: int, round: int, scans: str = "scans") -> Stage:
+    def _view(
+        self, view: str, folder: Path, *, name: str, fold: int, round: int, scans: Path | None = None, b: bool = False
+    ) -> Stage:
         stage = self.commands.evaluating(
             f"{name}, answers {view}",
             folder / view,
-            dataset=folder / scans,
+            dataset=scans or folder / "scans",
             checkpoint=folder / "models" / (CALIBRATED if view == WITH_OFFSETS else MODEL),
             mirror_axes=self.block.flip_axes[:1] if view == TURNED else (),
+            with_b=b,
         )
         if not any(known.stage.name == stage.name for known in self.views):
-            self.views.append(_View(stage=stage, folder=folder / view, fold=fold, round=round, **VIEWS[view]))
+            kind = VIEWS[view]
+            self.views.append(_View(stage=stage, folder=folder / view, fold=fold, round=round, with_b=b, **kind))
         return stage
 
     # The second round.
@@ -272,6 +297,92 @@ class WholeTraining:
         """A second round that adjusts no offsets while it trains gets them afterwards."""
         return answer.calibrated or (second and not self.recipe.second_decision_interval)
 
+    # Model B.
+
+    def _judge_model_b(self, answer: Answer, *, second: bool) -> None:
+        if self.plan.shape.judged:
+            self._run([self._b_of_fold(index, answer, second=second) for index in range(self.plan.shape.judged)])
+
+    def _b_of_fold(self, index: int, answer: Answer, *, second: bool) -> list[Stage]:
+        """Model B beside the Model A of a fold, and the answers of both to its held-out scans."""
+        folder, name = self._beside_folder(index), f"Model B, fold {index + 1}"
+        learning, begins_with = self.learning.without(self.folds[index]), self._of_fold(index, second=second)
+        by_models = begins_with.parent.name != self._fold_folder(index).name
+        drawn = self._drawn(learning.unlabelled)
+        training = self.commands.prompting(
+            name,
+            folder,
+            dataset=begins_with.parent / "scans",
+            scans=(len(learning.labelled) + len(drawn), 0) if by_models else _counts(learning),
+            iterations=self.plan.judge,
+            seed=self.asked.seed + index,
+            begins_with=begins_with / MODEL,
+        )
+        scans, round = self._fold_folder(index) / "scans", 1 + by_models
+        if not answer.calibrated:
+            return [training, self._view(PLAIN, folder, name=name, fold=index, round=round, scans=scans, b=True)]
+        calibrating = self.commands.calibrating(
+            f"{name}, calibration",
+            dataset=scans,
+            checkpoint=folder / "models" / MODEL,
+            target=folder / "models" / CALIBRATED,
+        )
+        view = self._view(WITH_OFFSETS, folder, name=name, fold=index, round=round, scans=scans, b=True)
+        return [training, calibrating, view]
+
+    def _beside_folder(self, index: int) -> Path:
+        return self.work / f"beside_{index + 1}"
+
+    def _of_fold(self, index: int, *, second: bool) -> Path:
+        """The ``models`` of a fold's latest training that is as the bundle's model will be."""
+        checked = second and index < self.plan.shape.checked
+        return (self.work / f"second_{index + 1}" if checked else self._fold_folder(index)) / "models"
+
+    def _prompted(self, answer: Answer, *, second: bool) -> list[Stage]:
+        """Model B beside the last Model A, and offsets for both."""
+        last, folder = self.work / "last", self.work / "beside"
+        stages = []
+        if self.plan.shape.prompted:
+            dataset, scans = self._last_scans(second=second)
+            training = self.commands.prompting(
+                "Model B beside it",
+                folder,
+                dataset=dataset,
+                scans=scans,
+                iterations=self._prompt_iterations(second=second),
+                seed=self.asked.seed,
+                begins_with=self._with_judged_b(last / "models" / MODEL),
+            )
+            stages.append(training)
+        if answer.calibrated:
+            trained = self._deployed_from()
+            calibrating = self.commands.calibrating(
+                "last training, calibration",
+                dataset=self.work / "all",
+                checkpoint=trained / MODEL,
+                target=trained / CALIBRATED,
+                answer=self._answering(answer),
+            )
+            stages.append(calibrating)
+        return stages
+
+    def _deployed_from(self) -> Path:
+        return self.work / ("beside" if self.plan.shape.prompted else "last") / "models"
+
+    def _with_judged_b(self, model: Path) -> Path:
+        """The last Model A, with the Model B of the first fold, if it was trained: to go on from."""
+        earlier = self._beside_folder(0) / "models" / MODEL
+        if not self.plan.shape.judged or self.recipe.last_from != FROM_EARLIER:
+            return model
+        target = self.work / "beside" / "start.pt"
+        if model.is_file() and not target.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            of_a = {key: value for key, value in read_checkpoint(model).items() if key.startswith(OF_MODEL_A)}
+            save_model({**read_checkpoint(earlier), **of_a}, read_settings(model), target)
+        return target
+
+    # Labels by models.
+
     def _labelling(self, answer: Answer) -> Stage:
         folders = [self._fold_folder(index) for index in range(len(self.folds))]
         folders = folders or [self.work / f"seed_{index + 1}" for index in range(self.plan.shape.seeds)]
@@ -296,61 +407,72 @@ class WholeTraining:
 
     # The last training, and its model.
 
-    def _last(self, answer: Answer, *, second: bool) -> list[Stage]:
-        folder = self.work / "last"
-        drawn = self._drawn(self.learning.unlabelled)
-        training = self.commands.training(
+    def _last(self, *, second: bool) -> Stage:
+        dataset, scans = self._last_scans(second=second)
+        return self.commands.training(
             "last training",
-            folder,
-            dataset=self.work / ("second" if second else "all"),
-            scans=(len(self.learning.labelled) + len(drawn), 0) if second else _counts(self.learning),
+            self.work / "last",
+            dataset=dataset,
+            scans=scans,
             iterations=self._last_iterations(second=second),
             seed=self.asked.seed,
             second=second,
-            begins_with=self._first_model(),
+            begins_with=self._earlier_model(second=second),
         )
-        if not answer.calibrated:
-            return [training]
-        calibrating = self.commands.calibrating(
-            "last training, calibration",
-            dataset=self.work / "all",
-            checkpoint=folder / "models" / MODEL,
-            target=folder / "models" / CALIBRATED,
-            answer=self._answering(answer),
-        )
-        return [training, calibrating]
 
-    def _first_model(self) -> Path | None:
-        if not self.folds and not self.plan.shape.seeds:
-            return None
-        return (self._fold_folder(0) if self.folds else self.work / "seed_1") / "models" / MODEL
+    def _last_scans(self, *, second: bool) -> tuple[Path, tuple[int, int]]:
+        """The dataset of the last trainings, and how many labelled and unlabelled scans it has."""
+        if not second:
+            return self.work / "all", _counts(self.learning)
+        return self.work / "second", (len(self.learning.labelled) + len(self._drawn(self.learning.unlabelled)), 0)
+
+    def _earlier_model(self, *, second: bool) -> Path | None:
+        if self.folds:
+            return self._of_fold(0, second=second) / MODEL
+        return self.work / "seed_1" / "models" / MODEL if self.plan.shape.seeds else None
 
     def _last_iterations(self, *, second: bool) -> int:
-        """In the time that is left, by the pace that the first round had; kept, as a training cannot be made longer."""
-        if (found := self.journal.recall("last_iterations")) is None:
-            left = self.asked.seconds * (1 - SLACK) - self.journal.worked
-            found = last_iterations(self.facts, self._real_pace(), second=second, left=left, recipe=self.recipe)
-            if not self.plan.shape.folds and not self.plan.shape.seeds:
-                found = self.plan.last
-            self.journal.remember("last_iterations", found)
+        """In the time that is left, by the pace that trainings had; kept, as a training cannot be made longer."""
+        return self._remembered("last", lambda shape, **told: last_iterations(shape, self.facts, **told), second=second)
+
+    def _prompt_iterations(self, *, second: bool) -> int:
+        """Likewise, of Model B."""
+        return self._remembered(
+            "prompt", lambda shape, **told: prompt_iterations(shape, self.facts, **told), second=second
+        )
+
+    def _remembered(self, name: str, count: Callable[..., int], *, second: bool) -> int:
+        if (found := self.journal.recall(f"{name}_iterations")) is None:
+            shape = replace(self.plan.shape, second=second)
+            found = count(shape, pace=self._real_pace(), left=self._left(), recipe=self.recipe)
+            self.journal.remember(f"{name}_iterations", found)
         return int(found)
 
     def _real_pace(self) -> Pace:
         """As the trainings so far had it."""
-        folders = [*self.work.glob("fold_*"), *self.work.glob("seed_*")]
-        lines = [line for folder in folders for line in read_history(folder / "training" / HISTORY_FILE)]
-        scans = [seconds for view in self.views if (seconds := seconds_a_scan(view.stage.log)) and not view.mirrored]
-        if not lines:
-            return self.pace
-        planned = self.pace.first(self.recipe) if self.facts.unlabelled else self.pace.labeled
-        slower = fmean(line["seconds_per_iteration"] for line in lines) / planned
+        pace = self.pace
+        planned = pace.first(self.recipe) if self.facts.unlabelled else pace.labeled
+        slower = (self._seconds_an_iteration("fold_*", "seed_*") or planned) / planned
+        scans = {
+            with_b: [s for view in plain if view.with_b == with_b and (s := seconds_a_scan(view.stage.log))]
+            for plain in [[view for view in self.views if not view.mirrored]]
+            for with_b in (False, True)
+        }
         return replace(
-            self.pace,
-            labeled=self.pace.labeled * slower,
-            joint=self.pace.joint * slower,
-            alone=self.pace.alone * slower,
-            scan=fmean(scans) if scans else self.pace.scan,
+            pace,
+            labeled=pace.labeled * slower,
+            joint=pace.joint * slower,
+            alone=pace.alone * slower,
+            prompt=self._seconds_an_iteration("beside_*") or pace.prompt * slower,
+            scan=fmean(scans[False]) if scans[False] else pace.scan,
+            scan_b=fmean(scans[True]) if scans[True] else pace.scan_b,
         )
+
+    def _seconds_an_iteration(self, *folders: str) -> float | None:
+        """Of the trainings in some folders; None where there was none."""
+        found = [folder for pattern in folders for folder in self.work.glob(pattern)]
+        lines = [line for folder in found for line in read_history(folder / "training" / HISTORY_FILE)]
+        return fmean(line["seconds_per_iteration"] for line in lines) if lines else None
 
     def _last_said(self, *, second: bool) -> str:
         by_models = len(self._drawn(self.learning.unlabelled))
@@ -367,7 +489,7 @@ class WholeTraining:
         """The last model, and how it answers, into the bundle."""
         if self.journal.recall("deployed"):
             return
-        folder = self.work / "last" / "models"
+        folder = self._deployed_from()
         source = folder / (CALIBRATED if answer.calibrated else MODEL)
         answering = {f"inference_{key}": value for key, value in self._answering(answer).items()}
         settings = {**read_settings(source), **answering}
@@ -383,6 +505,7 @@ class WholeTraining:
             folder,
             dataset=self.work / "all",
             checkpoint=self.commands.bundle / "models" / MODEL,
+            with_b=self.plan.shape.prompted,
         )
         self.views.append(_View(stage=stage, folder=folder, fold=VALIDATION, round=1))
         self._run([[stage]], alone=True)
@@ -412,9 +535,9 @@ class WholeTraining:
     # The record.
 
     def _held_out(self) -> list[HeldOut]:
-        """Of every evaluation that has ended."""
+        """Of every evaluation that has ended; what Model A answers stays the same with a Model B beside it."""
         done = [view for view in self.views if self.journal.is_done(view.stage.name)]
-        return [
+        entries = [
             entry
             for view in done
             for entry in read_held_out(
@@ -426,6 +549,11 @@ class WholeTraining:
                 calibrated=view.calibrated,
             )
         ]
+        seen: dict[tuple[object, ...], HeldOut] = {}
+        for entry in entries:
+            kind = (entry.case, entry.fold, entry.round, entry.predictor, entry.mirrored, entry.calibrated)
+            seen.setdefault(kind, entry)
+        return list(seen.values())
 
     def printed_plan(self) -> PrintedPlan:
         """As it is printed, and kept."""

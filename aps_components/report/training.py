@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aps_components.evaluation.uncertainty.maps import DEFINITIONS
 from aps_components.plain_json import read_object
 from aps_components.report.blocks import Block, Commands, Facts, Page, Section, Table, Text
 from aps_components.report.cases import by_case, by_class, matrices
@@ -30,6 +29,7 @@ from aps_components.report.reading import (
 )
 from aps_components.training.history import HISTORY_FILE, read_history
 from aps_components.training.progress import progress_figure
+from aps_components.uncertainty import DEFINITIONS
 
 TRAINING_FILE = "training.json"
 BUNDLE = "bundle"

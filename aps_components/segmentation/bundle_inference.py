@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigWorkflow
 
 from aps_components.bundle import require_weights
-from aps_components.configuration import lay_over
+from aps_components.configuration import BundleWorkflow
 from aps_components.data import DataError
 from aps_components.data.inference import PREPARED
 from aps_components.data.room import refuse_large_segmentation
@@ -26,7 +25,7 @@ from aps_components.files import expanded
 from aps_components.interactive import LoadedModel, Predictor
 from aps_components.memory import return_freed_memory
 from aps_components.models import AutoPromptSeg, CheckpointError, ensure_writable, read_settings, settings_file
-from aps_components.options import literal, switch
+from aps_components.options import pieces
 
 NEEDED = (
     "labels",
@@ -68,18 +67,13 @@ class BundleInference:
         base = self.root / "configs" / "inference.json"
         self.overrides = [_override_file(self.root, name) for name in configs]
         with _quiet():
-            self.workflow = ConfigWorkflow(
-                config_file=[str(base), *map(str, self.overrides)],
-                meta_file=None,
-                logging_file=False,
-                workflow_type="infer",
-            )
-        self.parser = self.workflow.parser
+            self._opened = BundleWorkflow(self.root, base, *self.overrides, kind="infer")
+        self.workflow, self.parser = self._opened.workflow, self._opened.parser
         if missing := [key for key in NEEDED if key not in self.parser]:
             raise ValueError(f"{base}: no key {missing[0]!r}, as every bundle of AutoPromptSeg has; give one of those")
-        self._change({"bundle_root": str(self.root)})
+        self._opened.change({"bundle_root": str(self.root)})
         with _quiet():
-            lay_over(self.parser, settings or {}, own=OWN)
+            self._opened.lay_over(settings or {}, own=OWN)
         self.broken_off = False
         self.expected: Expected | None = None
 
@@ -135,7 +129,7 @@ class BundleInference:
         changes |= {} if device is None else {"device": str(_device(device))}
         # The evaluator leaves it to `write`.
         self.parser.update(pairs={"evaluator#postprocessing": "$(@postprocessing, None)[1]"})
-        self._change(changes)
+        self._opened.change(changes)
         self._build()
         settings = read_settings(self.checkpoint)
         if self._value("predictor") == settings.get("inference_predictor", "average"):  # of others nothing is known
@@ -209,7 +203,7 @@ class BundleInference:
                 labels=labels,
                 in_channels=int(value("in_channels")),
                 modalities=self.modalities,
-                largest_component=switch(value("largest_component")),
+                largest_component=pieces("largest_component", value("largest_component")),
             )
         )
 
@@ -221,17 +215,11 @@ class BundleInference:
         self.broken_off = False
 
     def _built(self, key: str) -> Any:
-        return self.parser.get_parsed_content(key)
+        return self._opened.value(key)
 
     def _value(self, key: str) -> Any:
         with _said_plainly():
             return self._built(key)
-
-    def _change(self, pairs: Mapping[str, Any]) -> None:
-        self.parser.update(
-            pairs={key: literal(value) if isinstance(value, str) else value for key, value in pairs.items()}
-        )
-        self.parser.parse(reset=True)
 
 
 def _override_file(root: Path, name: str) -> Path:

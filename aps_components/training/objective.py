@@ -25,6 +25,7 @@ from aps_components.losses import (
     softmax_mse,
 )
 from aps_components.models import Round, TrainingOutput
+from aps_components.options import Pieces
 from aps_components.prompts import AlteredTargets, SimulatedUser
 from aps_components.training.teacher_consistency import SamplingTeacher, TeacherConsistency, TeacherTarget
 
@@ -70,7 +71,7 @@ class SemiSupervisedObjective:
         copy_paste: mix labelled and unlabelled patches in both directions (BCP) instead of using them side by side.
         copy_paste_share: of each axis that the pasted box covers.
         pseudo_label_weight: of the supervised loss on the teacher's labels.
-        largest_component: of each class in a pseudo-label only.
+        largest_component: which pieces of a pseudo-label stay, see `label_map.kept_pieces`.
         consistency_weight: of the agreement of A and B on voxels without a person's label.
         consistency_target: the side that is detached and so teaches; ``both``: each teaches the other.
         rampup_iterations: over which pseudo-labels and consistency gain their weight, counted from the end of the
@@ -93,7 +94,7 @@ class SemiSupervisedObjective:
     copy_paste: bool = True
     copy_paste_share: float = 2 / 3
     pseudo_label_weight: float = 0.5
-    largest_component: bool = True
+    largest_component: Pieces = True
     consistency_weight: float = 0.1
     consistency_target: ConsistencyTarget = "both"
     rampup_iterations: int = 0

@@ -1,5 +1,6 @@
 """Monte-Carlo dropout and the measures of uncertainty that come of it."""
 
+from aps_components.uncertainty.definitions import DEFINITIONS, Definition
 from aps_components.uncertainty.mc_dropout import (
     DropoutMasks,
     MonteCarloSamples,
@@ -25,8 +26,10 @@ from aps_components.uncertainty.measures import (
 
 __all__ = [
     "ALL_MAP_NAMES",
+    "DEFINITIONS",
     "MAP_NAMES",
     "DecoupledUncertainty",
+    "Definition",
     "DropoutMasks",
     "MapName",
     "MonteCarloSamples",

@@ -251,6 +251,19 @@ def test_largest_component(shares, whole):
 
 
 @pytest.mark.parametrize(
+    ("shares", "joined", "pieces"),
+    [
+        ({"a": [1.0] * 10, "b": [1.0] * 10}, [1.0] * 9 + [0.6], "joined"),
+        ({"a": [1.0] * 10, "b": [1.0] * 10}, [1.0] * 8 + [0.6] * 2, True),
+        ({"a": [1.0] * 10, "b": [0.5] * 10}, [1.0] * 10, False),
+        ({"a": [1.0] * 10}, [1.0] * 10, True),
+    ],
+)
+def test_classes_that_touch_are_kept_together(shares, joined, pieces):
+    assert propose_largest_component(shares, joined).value == pieces
+
+
+@pytest.mark.parametrize(
     ("values", "mapping"),
     [([1, 2, 3], None), ([1, 2, 4], {"4": 3}), ([2], {"2": 1}), ([3, 700], {"3": 1, "700": 2})],
 )

@@ -4,7 +4,7 @@ from unittest.mock import patch
 import pytest
 
 from aps_components import cli
-from aps_components.evaluation.speed import grid
+from aps_components.studies.speed import grid
 
 
 def aps(*arguments):
@@ -32,14 +32,14 @@ def test_settings_are_those_named(tmp_path, options, changes):
         "predictors": ["average", "a"],
     }
     (tmp_path / "table.md").write_text("the table")
-    with patch("aps_components.evaluation.speed.benchmark", return_value=tmp_path / "table.md") as measure:
+    with patch("aps_components.studies.speed.benchmark", return_value=tmp_path / "table.md") as measure:
         aps("benchmark", *REQUIRED, *options)
     assert measure.call_args.kwargs["settings"] == grid(**everything | changes)
 
 
 def test_other_arguments_reach_the_function(tmp_path, capsys):
     (tmp_path / "table.md").write_text("the table")
-    with patch("aps_components.evaluation.speed.benchmark", return_value=tmp_path / "table.md") as measure:
+    with patch("aps_components.studies.speed.benchmark", return_value=tmp_path / "table.md") as measure:
         aps("benchmark", *REQUIRED, "--cases=3", "--reference_cases=1", "--split=test", "--precision=fp32")
     asked = measure.call_args.kwargs
     assert asked["options"] == {"precision": "fp32"}

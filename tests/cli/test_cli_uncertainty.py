@@ -15,7 +15,7 @@ REQUIRED = ("--bundle=la", "--dataset_dir=2024_01", "--checkpoint=a/model.pt,b/m
 
 
 def test_arguments_reach_the_function(capsys):
-    with patch("aps_components.evaluation.uncertainty.check_uncertainty", return_value="7/report.md") as check:
+    with patch("aps_components.studies.uncertainty.check_uncertainty", return_value="7/report.md") as check:
         aps("uncertainty", *REQUIRED, "--noise=0.5", "--cases=3", "--mc_samples=8")
     asked = check.call_args.kwargs
     assert asked.pop("bundle").name == "la"
@@ -34,7 +34,7 @@ def test_arguments_reach_the_function(capsys):
 
 
 def test_noise_is_a_list():
-    with patch("aps_components.evaluation.uncertainty.check_uncertainty") as check:
+    with patch("aps_components.studies.uncertainty.check_uncertainty") as check:
         aps("uncertainty", *REQUIRED, "--noise=0,0.1,0.2")
     assert tuple(check.call_args.kwargs["noises"]) == (0, 0.1, 0.2)
 

@@ -8,9 +8,9 @@ import torch
 
 from aps_components.evaluation.calibrate import calibrate
 from aps_components.evaluation.pseudo_labels import pseudo_label
-from aps_components.evaluation.speed.run import benchmark
 from aps_components.evaluation.trained import load_trained
-from aps_components.evaluation.uncertainty.run import check_uncertainty
+from aps_components.studies.speed.run import benchmark
+from aps_components.studies.uncertainty.run import check_uncertainty
 
 LA = Path(__file__).parents[2] / "bundles" / "la"
 

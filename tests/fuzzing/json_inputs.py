@@ -24,10 +24,6 @@ from aps_components.bundle.locate import bundle_metadata
 from aps_components.bundle.metadata import BundleMetadata
 from aps_components.bundle.packaging.faults import config_faults
 from aps_components.bundle.writer import render_configs
-from aps_components.comparison.compare import _keep_settings
-from aps_components.comparison.methods import load_methods
-from aps_components.comparison.runs import Run, _means, _minutes
-from aps_components.comparison.table import lines_of, markdown
 from aps_components.data import load_datalist
 from aps_components.data.case_folder import declared_labels
 from aps_components.data.phantoms import write_phantoms
@@ -42,6 +38,10 @@ from aps_components.label_server.hooks import label_values, parsed_form
 from aps_components.label_server.parameters import check_inference, check_info, check_training
 from aps_components.models import read_settings, trained_setting
 from aps_components.segmentation.statistics import read_statistics, write_table
+from aps_components.studies.comparison.compare import _keep_settings
+from aps_components.studies.comparison.methods import load_methods
+from aps_components.studies.comparison.runs import Run, _means, _minutes
+from aps_components.studies.comparison.table import lines_of, markdown
 from aps_components.training.history import read_history
 from aps_components.training.progress import plot_progress
 

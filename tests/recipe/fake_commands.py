@@ -15,7 +15,7 @@ from aps_components.data import case_name, load_datalist
 from aps_components.models import save_model
 from aps_components.recipe.plan import Pace
 
-PACE = Pace(start=1, labeled=1, joint=1.2, alone=0.8, scan=0.5)
+PACE = Pace(start=1, labeled=1, joint=1.2, alone=0.8, prompt=1.5, scan=0.5, scan_b=1)
 Dice = Callable[[dict[str, Any]], float]
 
 
@@ -29,7 +29,7 @@ class FakeCommands:
 
     Args:
         dice: of each scan, from a dictionary of what the evaluation is: ``predictor``, ``mirrored``, ``calibrated``,
-            ``round``, ``case``.
+            ``round``, ``beside``, ``case``.
         fails: a kind of command whose n-th run raises ``error``.
     """
 
@@ -66,12 +66,13 @@ class FakeCommands:
         what = {
             "calibrated": "calibrated" in options["checkpoint"],
             "mirrored": "mirror_axes" in options,
-            "round": 2 if "work/second_" in options["dataset_dir"] else 1,
+            "round": 2 if "work/second_" in options["checkpoint"] else 1,
+            "beside": "work/beside_" in options["checkpoint"],
         }
         rows = [
             {"case": name, "predictor": predictor, "variant": variant, "class": datalist.labels[1], "dice": dice}
             for name in map(case_name, datalist.validation)
-            for predictor in ("average", "a", "b")
+            for predictor in (("a",) if options["predictor"] == "a" else ("average", "a", "b"))
             for variant in ("raw", "largest_component")
             for dice in [self.dice({**what, "case": name, "predictor": predictor})]
         ]

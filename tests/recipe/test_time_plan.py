@@ -5,17 +5,21 @@ import pytest
 from aps_components.recipe.plan import (
     Facts,
     Pace,
+    Shape,
     TimePlan,
     duration,
     epochs_of,
     last_iterations,
     make_time_plan,
+    prompt_iterations,
     unknown,
 )
 from aps_components.recipe.settings import Recipe, recipe_of
 
 HOUR = 3600.0
-PACE = Pace(start=15, labeled=1.0, joint=1.3, alone=0.6, scan=4)  # per iteration: first round 1.2, alone 0.72
+PACE = Pace(
+    start=15, labeled=1.0, joint=1.3, alone=0.6, prompt=1.5, scan=4, scan_b=6
+)  # per iteration: first round 1.2, alone 0.72
 FACTS = Facts(labelled=8, unlabelled=62, patients=8, jobs=2)
 
 
@@ -29,22 +33,31 @@ def test_an_evening_has_everything():
     assert plan.shape.calibrated
     assert plan.shape.mirrored
     assert plan.unlabelled == 62
-    names = ["first round", "is a second round better?", "labels by models", "last training"]
+    assert (plan.shape.prompted, plan.shape.judged) == (True, 2)
+    names = ["first round", "is a second round better?", "are Model B's answers better?", "labels by models"]
+    names += ["last training", "Model B beside it"]
     assert [step.name for step in plan.steps] == names
 
 
 def test_the_iterations_by_hand():
-    """One hour, one job, two folds, no unlabelled scan: 40 % of what starting and judging leave is the folds'."""
+    """One hour, one job, two folds, no unlabelled scan: 40 % of what starting and judging leave is the folds'.
+
+    Judging Model B takes 8 %, training it 12 %, the last Model A 40 %.
+    """
     facts = Facts(labelled=6, unlabelled=0, patients=6, can_mirror=False)
-    pace = Pace(start=10, labeled=2, joint=99, alone=2, scan=1)
-    recipe = Recipe(folds=2, warmup_share=0.5)
+    pace = Pace(start=10, labeled=2, joint=99, alone=2, prompt=4, scan=1, scan_b=2)
+    recipe = Recipe(folds=2, warmup_share=0.5, least_iterations=30, enough_iterations=30)
     # Of a fold: start, then plain (10 + 3 scans), calibrate (10 + 6), calibrated (10 + 3): 10 + 13 + 16 + 13 = 52.
-    overhead = 2 * 52 + 10 + 16
+    # Of Model B on a fold: start, calibrate by both (10 + 6 x 2), answers (10 + 3 x 2). In the end: start of Model A;
+    # start of Model B, calibration by both.
+    overhead = 2 * 52 + 2 * (10 + 22 + 16) + 10 + (10 + 22)
     usable = 0.97 * HOUR - overhead
     plan = plan_of(HOUR, facts=facts, pace=pace, recipe=recipe)
     assert plan.overhead == pytest.approx(overhead)
     assert plan.first == int(0.4 * usable / 2 / 2)
-    assert plan.last == int(0.6 * usable / 2)
+    assert plan.judge == int(0.08 * usable / 2 / 4)
+    assert plan.last == pytest.approx(0.4 * usable / 2, abs=1)
+    assert plan.prompt == int(0.12 * usable / 4)
     assert plan.seconds == pytest.approx(0.97 * HOUR, abs=8)
 
 
@@ -62,8 +75,14 @@ def test_a_plan_ends_within_its_time(seconds, jobs, unlabelled):
 
 def test_no_training_is_longer_than_it_may_be():
     plan = plan_of(100 * HOUR, recipe=Recipe(most_iterations=900))
-    assert (plan.first, plan.check, plan.last) == (900, 900, 900)
-    assert plan.seconds < 3 * HOUR
+    assert (plan.first, plan.check, plan.judge, plan.last, plan.prompt) == (900,) * 5
+    assert plan.seconds < 4 * HOUR
+
+
+def test_folds_are_fewer_where_each_would_have_few_iterations():
+    few, many = (plan_of(40 * 60, recipe=Recipe(enough_iterations=count)) for count in (400, 100))
+    assert (few.shape.folds, many.shape.folds) == (2, 4)
+    assert few.first >= 400
 
 
 def test_more_time_never_means_fewer_parts():
@@ -102,15 +121,23 @@ def test_too_short_a_time_is_refused_with_one_that_is_enough():
 
 
 def test_the_last_training_takes_what_is_left():
-    """Start and calibration: 15 + 15 + 8 scans of 4 s. Five scans are kept apart: 15 + 5 x 4."""
+    """Without Model B: start and calibration, 15 + 15 + 8 scans of 4 s. Five scans are kept apart: 15 + 5 x 4."""
     facts = Facts(labelled=8, unlabelled=62, patients=8, validation=5)
     second, first, none = (
-        last_iterations(facts, PACE, second=second, left=left, recipe=Recipe())
+        last_iterations(Shape(folds=4, second=second), facts, PACE, left=left, recipe=Recipe())
         for second, left in ((True, 5000), (False, 5000), (True, 0))
     )
     assert second == int((5000 - 62 - 35) / 0.6)
     assert first == int((5000 - 62 - 35) / (1.2 * 0.6))
     assert none == Recipe().least_iterations
+
+
+def test_model_b_takes_its_share_of_what_is_left_and_then_the_rest():
+    """Model A's start, Model B's start and calibration by both: 15 + 15 + 15 + 8 x 6 s; Model B has 12 of 60 %."""
+    facts, shape = Facts(labelled=8, unlabelled=62, patients=8), Shape(folds=4, second=True, prompted=True)
+    last = last_iterations(shape, facts, PACE, left=5000, recipe=Recipe())
+    assert last == int((5000 - 93) * 48 / 60 / 0.6)
+    assert prompt_iterations(shape, facts, PACE, left=1000, recipe=Recipe()) == int((1000 - 78) / (1.5 * 0.6))
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 7, 100, 1234])
@@ -140,14 +167,20 @@ def test_durations(seconds, said):
     [
         ({"fold": 3}, "no option --recipe#fold; did you mean --recipe#folds"),
         ({"folds": 1}, "recipe#folds 1 must be a whole number from 2 on"),
-        ({"second_from": "b"}, "recipe#second_from 'b' must be 'scratch' or 'first'"),
+        ({"last_from": "b"}, "recipe#last_from 'b' must be 'scratch' or 'earlier'"),
         ({"first_share": 0.8, "check_share": 0.3}, "leave nothing for the last training"),
+        ({"judge_share": 0.4, "prompt_share": 0.3}, "leave nothing for the last training"),
         ("folds=3", "must be an object"),
     ],
 )
 def test_a_recipe_is_checked(given, message):
     with pytest.raises(ValueError, match=message):
         recipe_of(given)
+
+
+def test_on_a_cpu_batches_are_small_unless_it_is_said_otherwise():
+    assert recipe_of(on_gpu=False) == Recipe(labeled_batch=1, unlabeled_batch=1)
+    assert recipe_of({"labeled_batch": 3}, on_gpu=False).labeled_batch == 3
 
 
 def test_a_recipe_is_changed_by_name():

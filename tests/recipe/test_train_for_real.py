@@ -20,7 +20,15 @@ from aps_components.models import read_settings
 from aps_components.recipe import read_results
 from aps_components.segmentation import segment
 
-RECIPE = {"folds": 2, "short": 0, "least_iterations": 1, "most_iterations": 2, "epochs": 2, "probe_iterations": 1}
+RECIPE = {
+    "folds": 2,
+    "short": 0,
+    "least_iterations": 1,
+    "enough_iterations": 1,
+    "most_iterations": 2,
+    "epochs": 2,
+    "probe_iterations": 1,
+}
 RECIPE |= {"most_overhead": 0.99, "checked_from": 10**9}
 TINY = {"network_def#filters": 4, "network_def#sam_variant": "tiny", "precision": "fp32", "overlap": 0, "flip_axes": []}
 

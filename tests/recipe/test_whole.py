@@ -8,13 +8,14 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+import torch
 from case_folders import box, write_cases
 from fake_commands import PACE, FakeCommands, options_of
 
 import aps_components
 from aps_components.data import case_name, load_datalist
 from aps_components.data.errors import DataError
-from aps_components.models import read_settings
+from aps_components.models import read_checkpoint, read_settings, save_model
 from aps_components.ownership import FolderInUseError
 from aps_components.processes import CommandFailedError
 from aps_components.recipe import read_results, train
@@ -58,13 +59,15 @@ def test_a_plan_is_printed_and_nothing_is_written(scans, tmp_path, capsys):
 
 
 def test_all_rounds_end_in_a_bundle(scans, tmp_path):
-    commands, results = run(scans, tmp_path / "out")
+    commands, results = run(scans, tmp_path / "out", FakeCommands(better(round=2)))
     judged = 3 * ["training", "evaluating", "calibrate", "evaluating", "evaluating"]
     checked = 2 * ["pseudo-label", "training", "calibrate", "evaluating"]
-    assert commands.kinds[: len(judged) + len(checked)] == judged + checked
+    beside = 2 * ["training", "calibrate", "evaluating"]
+    last = ["pseudo-label", "training", "training", "calibrate"]
+    assert commands.kinds == judged + checked + beside + last
     model = tmp_path / "out" / "bundle" / "models" / "model.pt"
     assert model.is_file()
-    assert read_settings(model)["inference_predictor"] == "average"
+    assert read_settings(model)["inference_predictor"] == "a"
     assert read_results(tmp_path / "out") == results
     assert all(stage.done for stage in results.stages)
     assert len((tmp_path / "out" / "commands.sh").read_text().split("\npython -m ")) - 1 == len(commands.kinds)
@@ -90,15 +93,48 @@ def better(**wanted):
     return lambda what: 0.6 if all(what[key] == value for key, value in wanted.items()) else 0.5
 
 
-@pytest.mark.parametrize("wanted", ["a", "b"])
+def of_kind(commands, kind):
+    """Options of the commands of a kind, in their order."""
+    return [options_of(c) for c, found in zip(commands.commands, commands.kinds, strict=True) if found == kind]
+
+
+@pytest.mark.parametrize("wanted", ["average", "b"])
 def test_the_better_predictor_answers_in_the_bundle(scans, tmp_path, wanted):
     commands, results = run(scans, tmp_path / "out", FakeCommands(better(predictor=wanted)))
     assert read_settings(tmp_path / "out" / "bundle" / "models" / "model.pt")["inference_predictor"] == wanted
-    labelling = [
-        options_of(c) for c, kind in zip(commands.commands, commands.kinds, strict=True) if kind == "pseudo-label"
-    ]
-    assert {options["predictor"] for options in labelling} == {wanted}
+    assert {options["predictor"] for options in of_kind(commands, "pseudo-label")} == {"a"}
     assert results.choices[0].figures == {"average": 50.0, "a": 50.0, "b": 50.0, wanted: 60.0}
+
+
+def test_rounds_train_model_a_alone_and_model_b_beside_it(scans, tmp_path):
+    commands, _ = run(scans, tmp_path / "out", FakeCommands(better(round=2)))
+    trainings = of_kind(commands, "training")
+    alone = [options for options in trainings if options.get("objective#train_b") == "False"]
+    beside = [options for options in trainings if options.get("train_a") == "False"]
+    assert (len(alone), len(beside)) == (3 + 2 + 1, 2 + 1)
+    starts = [Path(options["pretrained"]).relative_to(tmp_path / "out" / "work").as_posix() for options in beside]
+    assert starts == ["second_1/models/model.pt", "second_2/models/model.pt", "beside/start.pt"]
+    assert alone[-1]["pretrained"] == str(tmp_path / "out" / "work" / "second_1" / "models" / "model.pt")
+
+
+def test_the_last_model_b_goes_on_from_the_judged_one_beside_the_last_model_a(scans, tmp_path):
+    class Weights(FakeCommands):
+        def training(self, options):
+            super().training(options)
+            file = Path(options["ckpt_dir"]) / "model.pt"
+            weights = {f"{part}.weight": torch.full((1,), len(self.kinds)) for part in ("model_a", "model_b", "fusion")}
+            save_model(weights, read_settings(file), file)
+
+    commands = Weights()
+    run(scans, tmp_path / "out", commands)
+    work, trainings = tmp_path / "out" / "work", [i for i, kind in enumerate(commands.kinds, 1) if kind == "training"]
+    start = read_checkpoint(work / "beside" / "start.pt")
+    judged, last = trainings[5], trainings[7]  # after three folds and two second rounds: Model B of the first fold
+    assert {name: int(value) for name, value in start.items()} == {
+        "model_a.weight": last,
+        "model_b.weight": judged,
+        "fusion.weight": judged,
+    }
 
 
 def test_turned_windows_are_the_bundles_where_they_are_better(scans, tmp_path):
@@ -109,16 +145,16 @@ def test_turned_windows_are_the_bundles_where_they_are_better(scans, tmp_path):
 @pytest.mark.parametrize(("round", "kept"), [(1, False), (2, True)])
 def test_the_second_round_is_kept_where_it_is_better(scans, tmp_path, round, kept):
     commands, results = run(scans, tmp_path / "out", FakeCommands(better(round=round)))
-    last = options_of(next(c for c in reversed(commands.commands) if "training" in c))
-    assert last["dataset_dir"].endswith("second" if kept else "all")
-    assert int(last["unlabeled_batch"]) == (0 if kept else 2)
+    for last in of_kind(commands, "training")[-2:]:
+        assert last["dataset_dir"].endswith("second" if kept else "all")
+        assert (int(last["unlabeled_batch"]) == 0) == kept
     assert results.choices[-1].chosen == ("yes" if kept else "no")
     assert commands.kinds.count("pseudo-label") == 2 + kept
 
 
 def test_after_an_end_nothing_is_repeated(scans, tmp_path):
     whole, _ = run(scans, tmp_path / "whole")
-    for kind, number in (("training", 1), ("evaluating", 5), ("pseudo-label", 2), ("calibrate", 4)):
+    for kind, number in (("training", 1), ("evaluating", 5), ("pseudo-label", 2), ("calibrate", 4), ("training", 9)):
         out = tmp_path / f"{kind}_{number}"
         first = FakeCommands(fails=(kind, number))
         with pytest.raises(KeyboardInterrupt):
@@ -207,7 +243,7 @@ def test_wrong_arguments_are_refused(scans, tmp_path, changes, message):
 def test_two_labelled_scans_have_no_folds_and_the_card_says_so(tmp_path):
     write_cases(tmp_path / "few", labelled=2, unlabelled=3, shape=(36, 34, 32), boxes=BOXES)
     commands, results = run(tmp_path / "few", tmp_path / "out")
-    assert commands.kinds == ["training", "training", "pseudo-label", "training", "calibrate"]
+    assert commands.kinds == ["training", "training", "pseudo-label", "training", "training", "calibrate"]
     assert results.held_out == []
     page = (tmp_path / "out" / "bundle" / "docs" / "README.md").read_text()
     assert "nobody will know how good the model is" in page
@@ -235,7 +271,9 @@ def test_every_training_begins_with_what_fits_of_another_model(scans, tmp_path):
     model.write_bytes(b"weights")
     commands, _ = run(scans, tmp_path / "out", pretrained=model)
     trainings = [options_of(c) for c, kind in zip(commands.commands, commands.kinds, strict=True) if kind == "training"]
-    assert {(found["pretrained"], found["pretrained_part"]) for found in trainings} == {(str(model), "fitting")}
+    first, later = trainings[:3], trainings[3:]
+    assert {(found["pretrained"], found["pretrained_part"]) for found in first} == {(str(model), "fitting")}
+    assert {found["pretrained_part"] for found in later} == {"all"}
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*nowhere.pt"):
         run(scans, tmp_path / "other", pretrained=tmp_path / "nowhere.pt")
     with pytest.raises(ValueError, match=r"pretrained '.*' there, None now"):

@@ -13,12 +13,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from monai.bundle import ConfigWorkflow, verify_net_in_out
+from monai.bundle import verify_net_in_out
 
 from aps_components.bundle.block import DatasetBlock
+from aps_components.configuration import BundleWorkflow
 from aps_components.data.nifti import write_nifti
 from aps_components.errors import root_cause
-from aps_components.models import load_weights
 
 SIDE = 32  # voxels; the least that every network of this project takes
 WORKFLOWS = {"train": "train.json", "infer": "inference.json"}
@@ -56,32 +56,26 @@ def _quiet_logging() -> Iterator[None]:
 
 
 def _workflow_faults(bundle: Path, kind: str, *, data: Path, out: Path) -> Iterator[str]:
-    workflow = _workflow(bundle, kind, data=data, out=out)
-    if missing := workflow.check_properties():
+    opened = _opened(bundle, kind, data=data, out=out)
+    if missing := opened.workflow.check_properties():
         yield f"configs/{WORKFLOWS[kind]}: MONAI does not find {', '.join(missing)}; define them as in the template"
         return
     checkpoint = bundle / "models" / "model.pt"
     if checkpoint.is_file():
-        settings = workflow.parser.get_parsed_content("trained_with") if kind == "infer" else None
-        load_weights(workflow.network_def, checkpoint, settings=settings)
+        opened.load_network(checkpoint)
 
 
-def _workflow(bundle: Path, kind: str, *, data: Path, out: Path) -> ConfigWorkflow:
+def _opened(bundle: Path, kind: str, *, data: Path, out: Path) -> BundleWorkflow:
     """A workflow on the made-up scans that writes nothing into the bundle."""
     options: dict[str, Any] = {"bundle_root": str(bundle), "dataset_dir": str(data), "output_dir": str(out / kind)}
     options["device"] = "cpu"
     if kind == "train":
         options |= {"ckpt_dir": str(out / "models"), "labeled_count": None, "validation_count": 0, "cache_rate": 0.0}
-    workflow = ConfigWorkflow(
-        config_file=str(bundle / "configs" / WORKFLOWS[kind]),
-        meta_file=str(bundle / "configs" / "metadata.json"),
-        logging_file=False,
-        workflow_type=kind,
-        init_id="nothing",  # what a run sets up in the whole process, such as a seed, is left as it is
-        **options,
-    )
-    workflow.initialize()
-    return workflow
+    # What a run sets up in the whole process, such as a seed, is left as it is.
+    opened = BundleWorkflow(bundle, WORKFLOWS[kind], kind=kind, init_id="nothing")
+    opened.parser.update(options)
+    opened.workflow.initialize()
+    return opened
 
 
 def _shape_faults(bundle: Path) -> Iterator[str]:

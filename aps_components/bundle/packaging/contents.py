@@ -11,11 +11,9 @@ from aps_components.bundle.block import DatasetBlock
 from aps_components.models import TRAINED_KEYS
 
 PACKAGE = Path(__file__).parents[2]  # aps_components
-# Of the code, what an installation of it holds: the modules, and pyproject.toml's package-data.
-PACKAGE_DATA = (
-    *("py.typed", "bundle/template/*", "comparison/*.json", "data/preparation/*.txt", "label_server/*.txt"),
-    "report/*.html",
-)
+# Of the code: the modules, and pyproject.toml's package-data; of neither what a bundle has no use for.
+PACKAGE_DATA = ("py.typed", "bundle/template/*", "data/preparation/*.txt", "label_server/*.txt", "report/*.html")
+STUDIES = "studies"
 
 
 def bundle_files(bundle: Path) -> dict[str, bytes]:
@@ -30,10 +28,11 @@ def bundle_files(bundle: Path) -> dict[str, bytes]:
 
 
 def code_files() -> dict[str, bytes]:
-    """``aps_components`` as it is running now: name in the package to content."""
+    """``aps_components`` as it is running now, without its studies: name in the package to content."""
     found = {path for pattern in ("**/*.py", *PACKAGE_DATA) for path in PACKAGE.glob(pattern) if path.is_file()}
-    names = {path: path.relative_to(PACKAGE.parent) for path in sorted(found)}
-    return {name.as_posix(): path.read_bytes() for path, name in names.items() if _is_own(name)}
+    names = {path: path.relative_to(PACKAGE) for path in sorted(found)}
+    kept = {path: name for path, name in names.items() if _is_own(name) and name.parts[0] != STUDIES}
+    return {(PACKAGE.name / name).as_posix(): path.read_bytes() for path, name in kept.items()}
 
 
 def _is_own(name: PurePath) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from aps_components.evaluation.doubt.held_out import calibration
 from aps_components.evaluation.report import VARIANTS
+from aps_components.options import Pieces
 from aps_components.plain_json import read_object
 
 METRICS_FILE = "metrics.json"
@@ -33,13 +34,13 @@ class HeldOutAnswer:
     dice: dict[str, float | None]
 
 
-def read_answers(folder: str | Path, *, predictor: str, largest_component: bool) -> list[HeldOutAnswer]:
+def read_answers(folder: str | Path, *, predictor: str, largest_component: Pieces) -> list[HeldOutAnswer]:
     """Every scan of an evaluation of which enough was written; those of earlier versions have nothing.
 
     Args:
         folder: that it was written into.
         predictor: whose answers.
-        largest_component: as inference answers: the largest piece of each class alone.
+        largest_component: the pieces that inference keeps.
 
     Raises:
         ValueError: the file is damaged.
@@ -49,7 +50,7 @@ def read_answers(folder: str | Path, *, predictor: str, largest_component: bool)
     dice: defaultdict[str, dict[str, float | None]] = defaultdict(dict)
     try:
         for row in content["cases"]:
-            if (row["predictor"], row["variant"]) == (predictor, VARIANTS[largest_component]):
+            if (row["predictor"], row["variant"]) == (predictor, VARIANTS[bool(largest_component)]):
                 dice[row["case"]][row["class"]] = row["dice"]
         return [
             HeldOutAnswer(

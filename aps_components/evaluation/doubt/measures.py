@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from aps_components.evaluation.uncertainty.measures import Calibration
+from aps_components.evaluation.reliability import Calibration
 from aps_components.inference.own_grid import Maps, WholeMaps
 from aps_components.inference.temperature import calibrated
 from aps_components.uncertainty import entropy

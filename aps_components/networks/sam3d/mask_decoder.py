@@ -24,6 +24,9 @@ from .image_encoder import ImageEmbedding
 from .layer_norm import LayerNorm3d
 
 DILATION = 2
+# Cells at 1/2 that a correction looks at beside its own: two convolutions of the corrector, upsampling of the
+# correction and of the reach, and two convolutions at full size.
+MARGIN = 1 + DILATION + 2 + 2
 GAIN = 4.0  # what a click adds to the logit of its class before anything is learned
 MAPS = 4  # of each class: a person's points, the model's own, boxes, the earlier answer
 
@@ -147,10 +150,61 @@ class FinePath(nn.Module):
             logits = _upsampled(low_res_logits, image.shape[2:])
             return logits + self.refine(image, logits, maps.points)
         at_half = [x, low_res_logits.detach().float().softmax(dim=1), _at(maps, x.shape[2:]), maps.far]
-        correction = self.corrector(torch.cat([each.to(x.dtype) for each in at_half], dim=1))
-        correction = _upsampled(correction, image.shape[2:]) + self.gain * maps.points
-        correction = correction + self.refine_correction(image, maps.previous + correction, maps.points)
-        return maps.previous + _upsampled(reach(maps), image.shape[2:]) * correction
+        features, reached = torch.cat([each.to(x.dtype) for each in at_half], dim=1), reach(maps)
+        box = _reached_box(reached) if self._may_crop() else None
+        if box is None:
+            return maps.previous + self._correction(features, reached, image, maps.previous, maps.points)
+        fine = box.scaled(image.shape[2:], reached.shape[2:])
+        part = self._correction(
+            *(box.of(features), box.of(reached)), *map(fine.of, (image, maps.previous, maps.points))
+        )
+        answer = maps.previous.float().clone()
+        fine.of(answer).add_(part)
+        return answer
+
+    def _may_crop(self) -> bool:
+        """A box that depends on the prompts is none that an export could keep."""
+        return not (self.training or torch.jit.is_tracing() or torch.compiler.is_compiling())
+
+    def _correction(self, features: Tensor, reached: Tensor, image: Tensor, previous: Tensor, points: Tensor) -> Tensor:
+        """What to add to the earlier answer; the first two at 1/2, the others at full size."""
+        correction = _upsampled(self.corrector(features), image.shape[2:]) + self.gain * points
+        correction = correction + self.refine_correction(image, previous + correction, points)
+        return _upsampled(reached, image.shape[2:]) * correction
+
+
+class _Box(NamedTuple):
+    """A part of a grid, along its last three axes."""
+
+    sides: tuple[slice, slice, slice]
+
+    def of(self, maps: Tensor) -> Tensor:
+        """A view of the part, [B, ..., d, h, w]."""
+        return maps[(..., *self.sides)]
+
+    def scaled(self, fine: Sequence[int], coarse: Sequence[int]) -> _Box:
+        """The same part of a finer grid, whose sizes are multiples."""
+        factors = [size // extent for size, extent in zip(fine, coarse, strict=True)]
+        d, h, w = (
+            slice(side.start * factor, side.stop * factor) for side, factor in zip(self.sides, factors, strict=True)
+        )
+        return _Box((d, h, w))
+
+
+def _reached_box(reached: Tensor) -> _Box | None:
+    """The cells that a correction may change, and as many beside them as it looks at; None for all cells.
+
+    Args:
+        reached: of :func:`reach`, [B, 1, d, h, w].
+    """
+    lines = [reached.amax(dim=[axis for axis in range(5) if axis != kept]).nonzero()[:, 0] for kept in (2, 3, 4)]
+    if not len(lines[0]):
+        return None
+    sides = [
+        slice(max(int(line[0]) - MARGIN, 0), min(int(line[-1]) + MARGIN + 1, extent))
+        for line, extent in zip(lines, reached.shape[2:], strict=True)
+    ]
+    return _Box((sides[0], sides[1], sides[2]))
 
 
 def reach(maps: PromptMaps) -> Tensor:

@@ -97,16 +97,35 @@ class TestContents:
         assert line == f"{hashlib.sha256(package.archive.read_bytes()).hexdigest()}  small_v0.1.0.zip\n"
         assert line.startswith(package.sha256)
 
-    def test_the_code_is_what_an_installation_holds(self):
+    def test_the_code_is_what_an_installation_holds_but_for_the_studies(self):
         named = re.search(r"^aps_components = (\[.*\])$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-        assert sorted(PACKAGE_DATA) == sorted(ast.literal_eval(named[1]))
+        installed = [name for name in ast.literal_eval(named[1]) if not name.startswith("studies/")]
+        assert sorted(PACKAGE_DATA) == sorted(installed)
         listed = subprocess.run(
             ["git", "ls-files", "-co", "--exclude-standard", "aps_components"], cwd=ROOT, capture_output=True, text=True
         )
         if listed.returncode:
             pytest.skip("no git, or not a clone")
-        there = [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+        product = [name for name in listed.stdout.splitlines() if not name.startswith("aps_components/studies/")]
+        there = [name for name in product if (ROOT / name).is_file()]
         assert sorted(code_files()) == sorted(there)
+
+    def test_the_command_of_the_packaged_code_runs_and_offers_no_study(self, tmp_path):
+        for name, content in code_files().items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(content)
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        said = subprocess.run(
+            [sys.executable, "-m", "aps_components", "--", "--help"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        page = said.stdout + said.stderr
+        assert said.returncode == 0, page
+        offered = {name for name in (*cli.COMMANDS, *cli.STUDIES) if re.search(rf"^ +{name}$", page, re.MULTILINE)}
+        assert offered == set(cli.COMMANDS) - set(cli.STUDIES)
 
     def test_the_configurations_say_what_the_checkpoint_was_trained_with(self, files, package, bundle, tmp_path):
         assert package.adapted == {"spacing": [1.5, 1.5, 2.0], "roi_size": [32, 48, 32]}

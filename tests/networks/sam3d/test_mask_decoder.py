@@ -199,3 +199,33 @@ def test_fine_features_must_be_as_the_decoder_was_made(made_for_them):
 def test_width_must_be_a_multiple_of_eight():
     with pytest.raises(ValueError, match="transformer_dim 20"):
         MaskDecoder3d(20, torch.nn.Identity(), num_classes=2)
+
+
+@pytest.mark.parametrize(
+    "marked", [(slice(9, 14), slice(17, 20), slice(0, 3)), (slice(30, 33),) * 3, (slice(None),) * 3]
+)
+def test_a_correction_of_a_part_is_that_of_the_whole(marked):
+    """Cells 0 to 39 at 1/2: a mark inside, at the rim, everywhere; and a class that nobody marked."""
+    decoder, inputs = _decoder(fine=True), _fine_inputs(grid=(10, 9, 10), earlier=True)
+    maps = inputs["maps"]
+    far = torch.zeros_like(maps.far)
+    far[(1, 2, *marked)] = 0.4
+    points = torch.zeros_like(maps.points)
+    inputs["maps"] = maps._replace(far=far, points=points, boxes=torch.zeros_like(maps.boxes))
+    with torch.no_grad():
+        whole, part = (decoder.train(training)(**inputs)[0] for training in (True, False))
+    assert not torch.equal(whole[1], maps.previous[1])
+    torch.testing.assert_close(part, whole, rtol=0, atol=1e-5)
+
+
+def test_a_box_is_corrected_as_a_part_too():
+    decoder, inputs = _decoder(fine=True), _fine_inputs(grid=(10, 9, 10), earlier=True)
+    maps = inputs["maps"]
+    boxes = torch.zeros_like(maps.boxes)
+    boxes[0, 1, 40:52, 3:9, 70:80] = 1
+    nothing = {"far": torch.zeros_like(maps.far), "points": torch.zeros_like(maps.points)}
+    inputs["maps"] = maps._replace(boxes=boxes, **nothing)
+    with torch.no_grad():
+        whole, part = (decoder.train(training)(**inputs)[0] for training in (True, False))
+    torch.testing.assert_close(part, whole, rtol=0, atol=1e-5)
+    torch.testing.assert_close(part[1], maps.previous[1], rtol=0, atol=0)

@@ -1,0 +1,1 @@
+"""What methods, their parts, uncertainties and sliding windows are worth. The product imports nothing of it."""
