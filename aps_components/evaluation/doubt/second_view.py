@@ -54,7 +54,7 @@ def second_view(image: Tensor, network: AutoPromptSeg, inferer: PromptedSlidingW
         network: in eval mode.
         inferer: whose windows are taken; each is seen once.
     """
-    axes = network.second_view_axes
+    axes = getattr(network, "second_view_axes", ())  # of a stand-in none
     if not axes:
         return None
     once = copy.copy(inferer)
