@@ -121,6 +121,7 @@ class Chain:
         """The label file of each scan labelled so far, and the annotator's minutes; kept, as they are made once."""
         kept = self.folder / f"round_{round}" / "labelled.json"
         if not kept.is_file():
+            kept.parent.mkdir(parents=True, exist_ok=True)
             before, minutes = self._labelled(round - 1) if round else ({}, 0.0)
             labels = {name: str(path) for name, path in before.items()}
             for name in self._chosen(round, set(before)):

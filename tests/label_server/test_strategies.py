@@ -59,9 +59,9 @@ def monailabel(monkeypatch):
 
 def wait_for(condition):
     end = time.monotonic() + 10
-    while not condition() and time.monotonic() < end:
+    while not condition():
+        assert time.monotonic() < end
         time.sleep(0.01)
-    assert condition()
 
 
 def test_only_unlabelled_scans_are_chosen_and_by_chance_until_there_are_scores():
