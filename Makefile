@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo label label-environment test test-all test-label fuzz killed check benchmark clean
+.PHONY: help setup demo label label-environment test test-all test-label test-viewer fuzz killed check docs notebooks wheel benchmark clean
 
 help: ## this list
 	@echo "AutoPromptSeg: make TARGET [VENV=$(VENV)] [PYTHON=$(PYTHON)]"
@@ -55,6 +55,9 @@ test-all: $(INSTALLED) ## all tests, the slow ones too
 test-label: label-environment ## the tests that ask a real MONAI Label server
 	@LABEL_ENVIRONMENT=$(abspath $(LABEL_VENV)) $(BIN)/python -m pytest -m label_server tests/label_server
 
+test-viewer: label-environment ## OHIF in Chromium over Orthanc (needs orthanc, orthanc-dicomweb, chromium, pip's playwright)
+	@LABEL_ENVIRONMENT=$(abspath $(LABEL_VENV)) $(BIN)/python -m pytest -rs -m viewer tests/viewer
+
 fuzz: $(INSTALLED) ## thousands of odd and damaged files through every reader; prints a table
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/fuzzing/fuzz.py
 
@@ -65,6 +68,20 @@ check: $(INSTALLED) ## lint, format and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+docs: $(VENV)/.docs ## the documentation and the API reference as a site, in build/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir build/site
+	@echo "build/site/index.html"
+
+notebooks: $(VENV)/.notebooks ## run the notebooks of docs/notebooks
+	@APS_TIME=$${APS_TIME:-6m} OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=3600 --override-ini=addopts=-q --override-ini=timeout=0 docs/notebooks
+
+wheel: $(INSTALLED) ## a wheel and a source archive with the bundles in them, in dist
+	@$(BIN)/python -m build --outdir dist .
+
+$(VENV)/.docs $(VENV)/.notebooks: $(VENV)/.%: $(INSTALLED)
+	@$(PIP) -e ".[$*]"
+	@touch $@
 
 benchmark: $(INSTALLED) ## seconds and memory of a training step
 	@$(BIN)/python benchmarks/train_step.py

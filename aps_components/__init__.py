@@ -6,16 +6,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aps_components.interactive import Predictor, load_model
-    from aps_components.recipe import train
+    from aps_components.api import (
+        Answer,
+        LoadedModel,
+        Predictor,
+        Segmentation,
+        TrainingResults,
+        load_model,
+        segment,
+        train,
+    )
 
-__version__ = "0.1.0"
-__all__ = ["Predictor", "__version__", "load_model", "train"]
-WHERE = {"Predictor": "interactive", "load_model": "interactive", "train": "recipe"}
+__version__ = "0.2.0"
+__all__ = [
+    "Answer",
+    "LoadedModel",
+    "Predictor",
+    "Segmentation",
+    "TrainingResults",
+    "__version__",
+    "load_model",
+    "segment",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
     """Import what lies deeper when it is asked for: ``import aps_components`` loads neither torch nor MONAI."""
-    if name in WHERE:
-        return getattr(import_module(f"aps_components.{WHERE[name]}"), name)
+    if name in __all__:
+        return getattr(import_module("aps_components.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

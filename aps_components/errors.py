@@ -14,12 +14,25 @@ from contextlib import contextmanager
 from traceback import walk_tb
 from types import TracebackType
 
-from aps_components.terminal import guard_terminal, log_handlers, shown
+from aps_components.terminal import brief, guard_terminal, log_handlers, shown
 
 STORAGE_FAULTS = {
     errno.ENOSPC: "free some space there, or choose another folder",
     errno.EDQUOT: "free some space there, or choose another folder",
     errno.EFBIG: "raise the limit of a file's size, or choose another folder",
+}
+# Of an error of the system's own, which names a file.
+MENDS = {
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOTDIR: "a file is no folder: check the path",
+    errno.EISDIR: "a folder is no file: check the path",
+    errno.EEXIST: "give another name",
+    errno.ENOENT: "check the path",
+    errno.EACCES: "change its permissions, or give another",
+    errno.EPERM: "change its permissions, or give another",
+    errno.EROFS: "give a place that can be written to",
+    errno.ELOOP: "its links lead back to themselves: mend them",
+    errno.EIO: "the disk or the network behind it has a fault: copy it to another",
 }
 CANNOT = "cannot write"  # how an error begins that says it already
 INTERRUPTED = 130  # as a shell reports Ctrl-C
@@ -128,8 +141,14 @@ def explain_errors() -> None:
 def plainly(error: BaseException) -> str:
     """What is wrong, by :func:`root_cause`: a line, or several where the message itself lists something."""
     cause = root_cause(error)
+    if isinstance(cause, OSError) and cause.filename and cause.errno in MENDS:
+        return f"{type(cause).__name__}: {brief(_named(cause))}: {cause.strerror}; {MENDS[cause.errno]}"
     said = "\n".join(shown(line).rstrip() for line in str(cause).splitlines() if line.strip())
     return f"{type(cause).__name__}: {said}" if said else type(cause).__name__
+
+
+def _named(error: OSError) -> str:
+    return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
 
 
 def keep_traceback(error: BaseException, *, always: bool = True) -> None:

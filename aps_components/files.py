@@ -37,9 +37,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     file at once leave the one's or the other's. The name keeps the ending, by which some libraries choose a format.
 
     Raises:
-        OSError: the disk is full, or takes no file of this size; names the file, whatever a library made of that.
+        OSError: the disk is full, or takes no file of this size; names the file, whatever a library made of that. Or
+            something else than a file lies there.
     """
     path = Path(path)
+    refuse_special(path)
     _clear(path)
     unfinished = path.with_name(f"{_mark()}{os.getpid()}-{uuid.uuid4().hex[:8]}.{path.name[-KEPT_OF_NAME:]}")
     try:
@@ -57,10 +59,46 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             unfinished.unlink(missing_ok=True)
 
 
+def refuse_special(path: str | os.PathLike[str], *, ending: str = "") -> None:
+    """Refuse to write a file where a folder, a pipe or a device lies, whose place it would take.
+
+    Args:
+        path: of the file that is to be written.
+        ending: that its name must have.
+
+    Raises:
+        FileExistsError: there lies something else.
+        ValueError: the name has another ending.
+    """
+    path = Path(path)
+    if not path.name.lower().endswith(ending):
+        raise ValueError(f"{path}: a file for this ends in {ending}; name one such as {path.name}{ending}")
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}: name another file")
+
+
 def replace_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text, UTF-8, whole or not at all; of a file name that is no UTF-8 the odd bytes become ``\\udcff``."""
     with replacing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def append_line(path: str | os.PathLike[str], line: str) -> None:
+    """Add a line to a file, whole or not at all.
+
+    Raises:
+        OSError: names the file, which the system does not where the disk is full.
+    """
+    with open(path, "ab", buffering=0) as stream:
+        end, left = stream.tell(), memoryview(f"{line}\n".encode())
+        try:
+            while left:
+                left = left[stream.write(left) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(path, end)
+            fault = storage_fault(error) or error
+            raise OSError(fault.errno, f"{CANNOT} {os.fspath(path)}: {fault.strerror}") from error
 
 
 def copy_whole(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:

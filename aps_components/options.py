@@ -6,6 +6,7 @@ import difflib
 import io
 import math
 import tokenize
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Literal
@@ -17,6 +18,8 @@ Axes = Sequence[int | Sequence[int]]
 
 Pieces = bool | Literal["joined"]
 """Which connected pieces of an answer are kept: see ``label_map.kept_pieces``."""
+
+NAMED = 3  # of many differences of a list
 
 Kind = Callable[[str, Any], Any]
 """Of an option: its name and the value that was typed, to the value that is meant; a ValueError names both."""
@@ -206,7 +209,7 @@ def refuse_cut_values(arguments: Iterable[str]) -> None:
 def differences(found: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """What stands in the way of going on with work that was begun with ``found``: empty where nothing does.
 
-    Inside an object the entries that differ are named alone, after a "#".
+    Inside an object the entries that differ are named alone, after a "#"; so are those of a list of texts.
     """
     parts: list[str] = []
     for key in sorted({*found, *given}):
@@ -214,9 +217,31 @@ def differences(found: Mapping[str, Any], given: Mapping[str, Any]) -> str:
         if isinstance(there, Mapping) and isinstance(now, Mapping):
             inner = differences(there, now)
             parts += [f"{brief(key)}#{part}" for part in inner.split("; ") if part]
+        elif _are_texts(there) and _are_texts(now):
+            parts += [f"{brief(key)} {part}" for part in list_differences(there or [], now or [])]
         elif there != now:
             parts.append(f"{brief(key)} {brief(repr(there))} there, {brief(repr(now))} now")
     return "; ".join(parts)
+
+
+def list_differences(found: Sequence[str], given: Sequence[str]) -> list[str]:
+    """In what two lists of texts differ, a text each; the first few of many.
+
+    Args:
+        found: what is there.
+        given: what there is now.
+    """
+    without, more = Counter(found) - Counter(given), Counter(given) - Counter(found)
+    parts = [f"without {brief(entry)}" for entry in without.elements()]
+    parts += [f"with {brief(entry)}" for entry in more.elements()]
+    if not parts and list(found) != list(given):
+        parts = ["in another order"]
+    parts = [f"now {part}" for part in parts]
+    return parts if len(parts) <= NAMED else [*parts[:NAMED], f"and {len(parts) - NAMED} more"]
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(entry, str) for entry in value)
 
 
 def refuse_unknown(options: Iterable[str], known: Collection[str]) -> None:
@@ -290,3 +315,7 @@ def _limits(
 
 def _short(limit: float | None) -> str:
     return str(limit) if isinstance(limit, int) else f"{limit:g}"
+
+
+SEED: Kind = whole(least=0, most=2**32 - 1)
+"""The numbers that every generator here takes; NumPy's takes no more."""

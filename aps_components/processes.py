@@ -14,12 +14,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-THREADS = "OMP_NUM_THREADS"  # of the environment, by which a process takes so many
+THREADS = "OMP_NUM_THREADS"  # of the environment: threads that a process takes
 ORPHANED = 137  # the exit status of what was killed
 
 
@@ -44,6 +44,7 @@ def run_logged(
     log: str | os.PathLike[str],
     stop: threading.Event,
     threads: int | None = None,
+    variables: Mapping[str, str] | None = None,
     look: Callable[[], None] = lambda: None,
     seconds: float = 2.0,
 ) -> None:
@@ -54,7 +55,8 @@ def run_logged(
         log: made with its folder, if it is missing.
         stop: ends the command, from another thread.
         threads: that it may compute with; None leaves it to the environment.
-        look: called every so many ``seconds``, and once more when the command has ended.
+        variables: further ones of its environment.
+        look: called after every ``seconds``, and once more when the command has ended.
 
     Raises:
         CommandFailedError: it failed.
@@ -62,7 +64,7 @@ def run_logged(
     """
     file = Path(log)
     file.parent.mkdir(parents=True, exist_ok=True)
-    environ = None if threads is None else {**os.environ, THREADS: str(threads)}
+    environ = {**os.environ, **(variables or {}), **({} if threads is None else {THREADS: str(threads)})}
     with open(file, "a", encoding="utf-8") as stream:
         process = start(command, stdout=stream, stderr=subprocess.STDOUT, env=environ)
         try:

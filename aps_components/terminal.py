@@ -24,7 +24,7 @@ def shown(value: object) -> str:
 
 
 def brief(value: object, *, most: int = 200) -> str:
-    """What a file says, which may be anything, in so many letters of a line."""
+    """Text of a file, which may be anything, cut to a length that fits a line."""
     text = str(value)
     return shown(text if len(text) <= most else f"{text[: most - 3]}...")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import os
 import stat
 import struct
 import tarfile
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-MAX_RATIO, RATIO_FROM = 1000, 2**20  # compression of a member, looked at from so many bytes on; JSON reaches about 20
+MAX_RATIO, RATIO_FROM = 1000, 2**20  # compression of a member, asked from these bytes on; JSON reaches about 20
 RATIO_FROM_ALL = 64 * 2**20  # of all members together: many small ones are a large one, too
 LONGEST_NAME = 255  # bytes, of a file in its folder
 # What the readers of damaged archives raise, beside errors of the disk.
@@ -51,6 +52,20 @@ def zip_members(archive: zipfile.ZipFile) -> list[Member]:
 def tar_member(entry: tarfile.TarInfo) -> Member:
     """A member of a tar."""
     return Member(entry.name, entry.size, folder=entry.isdir(), special=not (entry.isreg() or entry.isdir()))
+
+
+def damaged_member(path: str | os.PathLike[str]) -> str | None:
+    """The first member of a zip file that is not as it was packed, by its checksum; None where all are.
+
+    PyTorch compares no checksum of the weights that it reads. A file that is no zip is not looked into.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except DAMAGES as error:
+        return str(error) or type(error).__name__
 
 
 def archive_fault(members: Sequence[Member], *, size: int, most_files: int, most_bytes: int) -> str:

@@ -56,7 +56,7 @@ def run_seed(
         (folder / "studies").mkdir(exist_ok=True)
         for name in studies:
             shutil.copy(options.data / "images" / name, folder / "studies")
-        prepare_app(folder / "app", environment=environment, bundles=bundles, untrained=True)
+        prepare_app(folder / "app", bundles=bundles, untrained=True)
         server = LabelServer(
             environment=environment,
             app=folder / "app",

@@ -5,7 +5,10 @@
 The network is a stand-in that knows a voxel's class from its brightness, so that what is around a network is seen
 alone; everything else is the bundle's own. Each size is a process. ``--maps`` has the maps written, too; ``--network
 average`` runs a small AutoPromptSeg with random weights, so that the passes of both models and the points are there.
-``--clock cpu`` counts the seconds of the process, not those of the wall: on a machine that others use, too.
+``--whole`` takes the bundle's own network. With ``--every 40`` a network computes on each 40th window alone, so that
+its memory is there and a window's seconds are known, and what it says is what the stand-in says: random weights give
+noise, on which points, inverting and pieces take what they never take. ``--clock cpu`` counts the seconds of the
+process, not those of the wall: on a machine that others use, too.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ ROOT = Path(__file__).parents[1]
 CLASSES, SPACING, NOISE = 16, (0.8, 0.8, 1.5), 4
 GREY = [-1000, *range(-110, 260, 25)]  # of each class, HU
 GIGABYTE = 2**30
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def make_ct(file: Path, size: Sequence[int]) -> None:
@@ -71,12 +75,75 @@ def stand_in(**_: Any) -> Any:
     return Brightness()
 
 
+class StandIn:
+    """The network's methods, which compute on every so manieth window and always say what the stand-in says.
+
+    So memory is the network's own, and answers look as those of a trained one: random weights give noise, on which
+    points, inverting and pieces take what they never take.
+
+    Args:
+        every: the network computes on each of so many windows.
+        clock: of :data:`CLOCKS`.
+    """
+
+    def __init__(self, every: int, *, clock: str) -> None:
+        from aps_components.models import AutoPromptSeg
+
+        self.every, self.clock, self.say = every, CLOCKS[clock], stand_in()
+        self.calls: dict[str, int] = defaultdict(int)
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.last: dict[str, Any] = {}
+        self.logits: Any = None
+        for name in ("see_a", "embed", "answer", "logits_of_a"):
+            setattr(AutoPromptSeg, name, self._instead(name, getattr(AutoPromptSeg, name), getattr(self, f"_{name}")))
+
+    def _instead(self, name: str, real: Callable[..., Any], said: Callable[..., Any]) -> Callable[..., Any]:
+        def method(network: Any, given: Any, *others: Any, **options: Any) -> Any:
+            if self.calls[name] % self.every == 0:
+                begun = self.clock()
+                self.last[name] = self._kept(name, real(network, given, *others, **options))
+                self.seconds[name] += self.clock() - begun
+            self.calls[name] += 1
+            return said(given)
+
+        return method
+
+    def _kept(self, name: str, found: Any) -> Any:
+        """Of an answer only what the next step needs: features."""
+        return {"see_a": lambda: found.for_b, "embed": lambda: found}.get(name, lambda: None)()
+
+    def _see_a(self, image: Any) -> Any:
+        from aps_components.models.auto_prompt_seg import SeenByA
+        from aps_components.uncertainty import DecoupledUncertainty, MonteCarloSamples
+
+        logits = self.say(image)
+        samples = MonteCarloSamples(logits.softmax(dim=1)[None].repeat(2, 1, 1, 1, 1, 1), image[None])
+        unsure = 1 - samples.probabilities[0].amax(dim=1, keepdim=True)
+        return SeenByA(logits, samples, DecoupledUncertainty(unsure, unsure), self.last["see_a"].clone())
+
+    def _embed(self, image: Any) -> Any:
+        self.logits = self.say(image)
+        return self.last["embed"]
+
+    def _answer(self, _: Any) -> Any:
+        from aps_components.networks.sam3d import Sam3dOutput
+
+        return Sam3dOutput(self.logits, self.logits.new_ones(len(self.logits), CLASSES))
+
+    def _logits_of_a(self, image: Any) -> Any:
+        return self.say(image)
+
+    def report(self) -> dict[str, list[float]]:
+        """Of each method: seconds of a window, and how many there were."""
+        return {name: [self.seconds[name] / -(-calls // self.every), calls] for name, calls in self.calls.items()}
+
+
 class MemoryByStage(Stopwatch):
     """Also the most memory while a part ran, of which Linux keeps count; inner parts count for outer ones, too."""
 
     def __init__(self, clock: str) -> None:
         super().__init__()
-        self.clock = time.perf_counter if clock == "wall" else time.process_time
+        self.clock = CLOCKS[clock]
         self.peaks: dict[str, float] = defaultdict(float)
         self.highest = 0.0
 
@@ -85,14 +152,14 @@ class MemoryByStage(Stopwatch):
         if self._running:
             self.seconds[self._running[-1][0]] += now - self._since
         self._since = now
-        peak = _status("VmHWM")
+        peak = status("VmHWM")
         self.highest = max(self.highest, peak)
         for name, _ in self._running:
             self.peaks[name] = max(self.peaks[name], peak)
         Path("/proc/self/clear_refs").write_text("5")  # the count begins anew
 
 
-def _status(field: str) -> float:
+def status(field: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith(field))
 
@@ -119,13 +186,13 @@ def watch_stages(watch: Stopwatch) -> None:
     watch.wrap(records, "scan_hash", "hashes")
 
 
-def weights(folder: Path, network: str) -> dict[str, Any]:
+def weights(folder: Path, network: str, *, whole: bool) -> dict[str, Any]:
     """A file of weights for the bundle and the settings that go with it."""
     import torch
 
     from aps_components.models import build_auto_prompt_seg
 
-    options: dict[str, Any] = {"filters": 4, "sam_variant": "tiny"}
+    options: dict[str, Any] = {} if whole else {"filters": 4, "sam_variant": "tiny"}
     file = folder / "model.pt"
     if network == "brightness":
         file.write_bytes(b"none")
@@ -136,7 +203,7 @@ def weights(folder: Path, network: str) -> dict[str, Any]:
         return {"network_def": definition, "load_pretrain": False, "checkpoint": str(file)}
     torch.save(build_auto_prompt_seg(num_classes=CLASSES, roi_size=(160, 160, 80), **options).state_dict(), file)
     changes = {f"network_def#{key}": value for key, value in options.items()}
-    return {**changes, "predictor": network, "checkpoint": str(file)}
+    return {**changes, "predictor": network, "checkpoint": str(file), "precision": "fp32"}
 
 
 def measure(size: Sequence[int], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -150,9 +217,10 @@ def measure(size: Sequence[int], arguments: argparse.Namespace) -> dict[str, Any
         folder = Path(place)
         make_ct(folder / "ct.nii.gz", size)
         config = folder / "stand_in.json"
-        config.write_text(json.dumps(weights(folder, arguments.network)))
+        config.write_text(json.dumps(weights(folder, arguments.network, whole=arguments.whole)))
         watch = MemoryByStage(arguments.clock)
         watch_stages(watch)
+        network = StandIn(arguments.every, clock=arguments.clock) if arguments.every else None
         with watch.part("rest", opaque=False):
             result = segment(
                 folder / "ct.nii.gz",
@@ -163,7 +231,8 @@ def measure(size: Sequence[int], arguments: argparse.Namespace) -> dict[str, Any
             )
         if result.failed:
             raise RuntimeError(str(result.failed))
-    return {"seconds": dict(watch.seconds), "peaks": dict(watch.peaks), "peak": watch.highest}
+    said = network.report() if network else {}
+    return {"seconds": dict(watch.seconds), "peaks": dict(watch.peaks), "peak": watch.highest, "network": said}
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
@@ -178,6 +247,9 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         lines.append(f"| {stage} | " + " | ".join(cells) + " |")
     cells = [f"{sum(r['seconds'].values()):.1f} | {r['peak'] / GIGABYTE:.2f}" for r in results.values()]
     lines.append("| all | " + " | ".join(cells) + " |")
+    for size, result in results.items():
+        said = [f"{name} {seconds:.2f} s, {calls} windows" for name, (seconds, calls) in result["network"].items()]
+        lines += [f"\nThe network, {size}: {'; '.join(said)}"] if said else []
     return "\n".join(lines)
 
 
@@ -186,9 +258,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["256,256,400", "512,512,400", "512,512,800"])
     parser.add_argument("--network", default="brightness", choices=("brightness", "a", "b", "average"))
+    parser.add_argument("--whole", action="store_true", help="the bundle's own network, not a small one")
+    parser.add_argument("--every", type=int, help="the network computes on every so manieth window alone")
     parser.add_argument("--maps", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--clock", default="wall", choices=("wall", "cpu"))
+    parser.add_argument("--clock", default="wall", choices=tuple(CLOCKS))
     parser.add_argument("--folder", help="where scans and results lie for a while")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -23,6 +23,7 @@ import numpy as np
 from measuring import peak_bytes
 
 WAYS = ("memory", "disk", "disk again", "neither")
+TRAIN_JSON = Path(__file__).parents[1] / "bundles" / "la" / "configs" / "train.json"
 ROI, SPACING, EACH = (64, 64, 48), (1.0, 1.0, 1.5), 10
 AFFINE = np.diag([1.2, 1.2, 1.5, 1.0])
 
@@ -52,6 +53,17 @@ def items(folder: Path) -> list[dict[str, str]]:
     return found
 
 
+def transforms() -> Any:
+    """Those of a bundle."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(str(TRAIN_JSON))
+    for key, value in {"roi_size": list(ROI), "spacing": list(SPACING), "intensity": "zscore"}.items():
+        parser[key] = value
+    return parser.get_parsed_content("train#preprocessing")
+
+
 def measure(way: str, folder: Path, iterations: int) -> dict[str, Any]:
     """One way, in this process."""
     import torch
@@ -60,7 +72,6 @@ def measure(way: str, folder: Path, iterations: int) -> dict[str, Any]:
         case_identities,
         check_cases,
         training_dataset,
-        training_transforms,
         two_stream_loader,
     )
 
@@ -72,7 +83,7 @@ def measure(way: str, folder: Path, iterations: int) -> dict[str, Any]:
     case_identities(data, cache_dir=cache_dir)
     dataset = training_dataset(
         data,
-        training_transforms(roi_size=ROI, spacing=SPACING, intensity="zscore"),
+        transforms(),
         cache_rate=0.0 if way == "neither" else 1.0,
         cache_dir=cache_dir,
         progress=False,

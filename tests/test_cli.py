@@ -34,7 +34,7 @@ def test_phantoms_writes_scans_and_a_datalist(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("demo", "--bundle", "{folder}"), "FileNotFoundError: no bundle at {folder}: give the folder of bundles/la"),
+        (("demo", "--bundle", "{folder}/none"), "FileNotFoundError: {folder}/none: no such bundle; give the folder"),
         (
             ("phantoms", "{folder}", "--labeled=-1"),
             "ValueError: number of training cases -1 must be",
@@ -91,7 +91,7 @@ def test_ctrl_c_shows_no_traceback(tmp_path):
 def test_demo_is_the_bundles_own(tmp_path):
     with patch("aps_components.demo.run_demo") as run:
         aps("demo", "--output_dir", tmp_path)
-    run.assert_called_once_with(str(tmp_path), bundle=str(ROOT / "bundles" / "la"), seed=0)
+    run.assert_called_once_with(str(tmp_path), bundle=ROOT / "bundles" / "la", seed=0)
 
 
 def test_module_is_the_command(tmp_path):
@@ -104,7 +104,7 @@ def test_module_is_the_command(tmp_path):
         check=False,
     )
     assert result.returncode == 1
-    assert result.stderr.startswith("FileNotFoundError: no bundle at nowhere")
+    assert result.stderr.startswith("FileNotFoundError: no bundle 'nowhere'")
 
 
 def chain(*errors):

@@ -16,7 +16,7 @@ from aps_components import cli
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     page.relative_to(ROOT).as_posix()
-    for pattern in ("README.md", "docs/**/*.md", "bundles/*/docs/*.md", "bundles/*/models/*.md")
+    for pattern in ("*.md", "docs/**/*.md", "bundles/*/docs/*.md", "bundles/*/models/*.md")
     for page in ROOT.glob(pattern)
 )
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
@@ -93,6 +93,14 @@ def test_aps_commands_name_options_that_exist(page: str) -> None:
             if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
                 known |= set(options(ROOT / "bundles/la/configs/train.json"))  # passed on to the bundle's training
             assert set(OPTION.findall(command)) <= known, command
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/explanation/architecture.md", "docs/explanation/method.md"])
+def test_the_files_that_a_page_names_are_there(page: str) -> None:
+    files = [path.as_posix() for folder in ("aps_components", "tests") for path in (ROOT / folder).rglob("*.py")]
+    named = {name for name in re.findall(r"[\w./]+\.py\b", read(page)) if "NAME" not in name}
+    assert named
+    assert not {name for name in named if not any(file.endswith(f"/{name}") for file in files)}
 
 
 def test_no_figure_is_left_to_fill_in() -> None:

@@ -56,9 +56,28 @@ def test_json_parses(config: str) -> None:
 
 @pytest.mark.parametrize(
     ("file", "pattern"),
-    [("pyproject.toml", r'^version = "(.+)"$'), ("CHANGELOG.md", r"^## \[(\d.*?)\]")],
+    [
+        ("pyproject.toml", r'^version = "(.+)"$'),
+        ("CHANGELOG.md", r"^## \[(\d.*?)\]"),
+        ("CITATION.cff", r"^version: (.+)$"),
+    ],
 )
 def test_the_version_is_the_same_everywhere(file: str, pattern: str) -> None:
     version = re.search(pattern, (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
     assert version is not None
     assert version[1] == aps_components.__version__
+
+
+NOTEBOOKS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/notebooks/*.ipynb"))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_notebooks_are_kept_without_what_they_printed(notebook: str) -> None:
+    cells = json.loads((ROOT / notebook).read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert code
+    assert not [cell["id"] for cell in code if cell["outputs"] or cell["execution_count"] is not None]
+
+
+def test_the_readme_is_read_in_two_minutes() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 500

@@ -57,7 +57,7 @@ class DatasetBlock:
         strides: of its levels; None halves every axis four times.
         kernel_sizes: of its levels; None for 3 everywhere.
         intensity: see ``data.intensity_transforms``.
-        augmentation: see ``data.training_transforms``.
+        augmentation: which of the random transforms in ``train.json`` are on.
         flip_axes: that patches are flipped along; those in a list of their own together.
         balanced_crops: share of the labelled patches centred on a voxel of a foreground class, drawn evenly.
         class_weights: of the cross entropy, one per class; None for equal ones.

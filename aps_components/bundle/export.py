@@ -21,11 +21,12 @@ from torch.nn import functional as F
 
 import aps_components
 from aps_components.bundle.locate import CONFIG, bundle_metadata, locate_bundle, require_weights
-from aps_components.configuration import BundleConfig
+from aps_components.configuration import BundleConfig, needed_by
 from aps_components.configuration.bundle_workflow import TRAINED_WITH
 from aps_components.errors import root_cause
-from aps_components.files import expanded, replacing
-from aps_components.models import Predictor, ensure_writable
+from aps_components.files import expanded, refuse_special, replacing
+from aps_components.models import TRAINED_KEYS, Predictor, ensure_writable
+from aps_components.options import number
 
 Format = Literal["torchscript", "onnx"]
 Network = Callable[[Tensor], Tensor]
@@ -100,7 +101,7 @@ def export_network(
         RuntimeError: the network could not be exported, or the file's answers are not those of the network.
     """
     out = _checked_name(expanded(out), format)
-    tolerance = TOLERANCES[format] if tolerance is None else tolerance
+    tolerance = checked_tolerance(tolerance, format)
     root = locate_bundle(bundle)
     changes = {**(options or {}), "checkpoint": str(checkpoint or require_weights(root))}
     network, settings = trained_network(root, changes if predictor is None else {**changes, "predictor": predictor})
@@ -178,9 +179,15 @@ def seconds(network: Network, image: Tensor, *, repeats: int = 3) -> float:
 def _checked_name(out: Path, format: Format) -> Path:
     if format not in get_args(Format):
         raise ValueError(f"format {format!r} must be one of {', '.join(get_args(Format))}")
-    if out.is_dir() or SUFFIXES.get(out.suffix, format) != format:
+    refuse_special(out)
+    if SUFFIXES.get(out.suffix, format) != format:
         raise ValueError(f"{out} does not name a {format} file: give one such as model.{_suffix(format)}")
     return out
+
+
+def checked_tolerance(tolerance: Any, format: Format) -> float:
+    """The largest difference of a probability that is taken, a format's own where none is given."""
+    return TOLERANCES[format] if tolerance is None else number(least=0, most=1)("tolerance", tolerance)
 
 
 def _suffix(format: Format) -> str:
@@ -191,6 +198,9 @@ def trained_network(root: Path, changes: Mapping[str, Any]) -> tuple[nn.Module, 
     """The network with its weights, on the CPU and in eval mode, and what the exported file is to say about itself."""
     config = BundleConfig.read(root, CONFIG.name)
     config.lay_over({**changes, "bundle_root": str(root)})
+    with_effect = needed_by(config.parser, ("network_def", *_SETTINGS)) | {*TRAINED_KEYS, "checkpoint"}
+    if without := sorted(key for key in changes if key.partition("#")[0] not in with_effect):
+        raise ValueError(f"--{without[0]} changes nothing of the network that is exported: leave it out")
     try:
         settings = {key: config.value(key) for key in _SETTINGS}
         for key in ("network_def", TRAINED_WITH):  # built here, and loaded below, whose errors say enough

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aps_components.bundle.export import TOLERANCES, seconds, trained_network, trial_images, write_onnx
+from aps_components.bundle.export import checked_tolerance, seconds, trained_network, trial_images, write_onnx
 from aps_components.bundle.locate import locate_bundle, require_weights
 from aps_components.files import expanded, replacing
 from aps_components.interactive.model import taught_prompts, untaught
@@ -134,7 +134,7 @@ def export_interactive(
         FileNotFoundError: no such bundle, or it has no weights.
         RuntimeError: the network could not be exported, or the files' answers are not those of the network.
     """
-    tolerance = TOLERANCES["onnx"] if tolerance is None else tolerance
+    tolerance = checked_tolerance(tolerance, "onnx")
     root, folder = locate_bundle(bundle), expanded(out)
     if folder.is_file() or folder.suffix == ".onnx":
         raise ValueError(f"{folder}: --interactive writes two files; give a folder")

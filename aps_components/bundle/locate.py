@@ -20,7 +20,9 @@ from aps_components.unpacking import DAMAGES, archive_fault, tops, zip_members
 
 CONFIG = Path("configs") / "inference.json"
 WEIGHTS = Path("models") / "model.pt"
-REPOSITORY_BUNDLES = Path(__file__).resolve().parents[2] / "bundles"  # of a clone; missing where only the package is
+PACKAGE = Path(__file__).resolve().parents[1]
+REPOSITORY_BUNDLES = PACKAGE.parent / "bundles"  # of a clone
+SHIPPED_BUNDLES = PACKAGE / "shipped_bundles"  # of a wheel: setup.py puts them there
 CACHE_DIR = "~/.cache/aps/bundles"
 MAX_FILES, MAX_BYTES = 10_000, 16 * 2**30  # of an unpacked zip
 
@@ -35,7 +37,8 @@ def locate_bundle(
 
     Args:
         bundle: a bundle's folder, a ``NAME_vX.zip`` that holds one, or the name of a bundle in one of the folders
-            searched: ``bundles`` here, ``bundles`` of the repository, and those of ``search``, in this order.
+            searched: ``bundles`` here, ``bundles`` of the repository or those in the wheel, and those of ``search``, in
+            this order.
         search: more folders that hold bundles.
         cache_dir: where zips are unpacked, each once, under the SHA-256 of its content.
 
@@ -50,7 +53,12 @@ def locate_bundle(
         return _required(path)
     if _is_path(bundle) or path.suffix == ".zip":
         raise FileNotFoundError(f"{bundle}: no such bundle; give the folder of a bundle, its zip, or a name")
-    return _named(path.name, [Path("bundles"), REPOSITORY_BUNDLES, *(expanded(folder) for folder in search)])
+    return _named(path.name, [Path("bundles"), installed_bundles(), *(expanded(folder) for folder in search)])
+
+
+def installed_bundles() -> Path:
+    """The folder of the bundles that come with this package: those in its wheel, or those of its repository."""
+    return SHIPPED_BUNDLES if SHIPPED_BUNDLES.is_dir() else REPOSITORY_BUNDLES
 
 
 def require_weights(root: str | os.PathLike[str]) -> Path:

@@ -27,7 +27,7 @@ from aps_components.data.case_folder import CaseFolder, declared_labels, find_ca
 from aps_components.data.errors import DataError
 from aps_components.data.fingerprint import CaseFacts, Fingerprint, take_fingerprint
 from aps_components.files import expanded, replace_text
-from aps_components.options import whole
+from aps_components.options import SEED, whole
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 VALIDATION_SHARE, VALIDATED_FROM = 0.2, 5  # of the labelled cases; fewer than 5 are all trained on
@@ -68,7 +68,7 @@ def new_bundle(
         The folder of the bundle.
     """
     name, data, out = str(name), str(data), str(out)  # a command line may have made numbers of them
-    _check_arguments(name, out, validation=validation, budget=budget, spacing=spacing, roi_size=roi_size)
+    _check_arguments(name, out, seed=seed, validation=validation, budget=budget, spacing=spacing, roi_size=roi_size)
     names = parse_labels(labels)
     folder = find_cases(data, images=images, labels=labels_dir)
     found = look_at(folder, names=names, budget=budget, spacing=spacing, roi_size=roi_size)
@@ -218,6 +218,7 @@ def _check_arguments(
     name: str,
     out: str,
     *,
+    seed: int,
     validation: int | None,
     budget: str,
     spacing: Sequence[float] | None,
@@ -229,6 +230,7 @@ def _check_arguments(
     place = expanded(out)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise FileExistsError(f"{out} is not an empty folder: name a new one by --out, or empty it")
+    SEED("seed", seed)
     if validation is not None:
         whole(least=0)("validation", validation)
     if spacing is not None:

@@ -36,16 +36,16 @@ def benchmark(
         checkpoint: model.pt of a training.
         out: receives table.md, table.csv and speed.png; run again to go on after an interruption.
         split: validation or test. Choose nothing on the test scans.
-        cases: only the first so many scans.
+        cases: take only this number of scans, from the first on.
         reference_cases: scans on which the reference, many windows, is measured; 0 leaves it out.
-        overlaps: of neighbouring windows, in [0, 1).
+        overlaps: shares by which neighbouring windows overlap, in [0, 1).
         batches: windows at once.
         blendings: gaussian, constant.
         predictors: average, a, b; a is the V-Net alone.
         whole: also the whole scan as one window.
         mirror_axes: each setting also with mirror images of every window along these axes, such as 0,1,2;
             "[[0,1]]" flips both together.
-        seed: of the orders in which the settings run.
+        seed: draws the orders in which the settings run.
         options: other keys of the bundle's evaluation, such as --precision fp32.
     """
     from aps_components.bundle import locate_bundle

@@ -35,8 +35,8 @@ def clicks(
         dataset_dir: instead of those two: a dataset whose --split is taken; with --bundle.
         split: validation or test. Choose nothing on the test scans.
         clicks: the most for each scan.
-        tolerance_mm: of the surface Dice (NSD): a surface within it counts as found.
-        cases: only the first so many scans.
+        tolerance_mm: a surface within this distance counts as found in the surface Dice (NSD).
+        cases: take only this number of scans, from the first on.
         thorough: ask all windows that hold a click, and their mirror images; slower.
         device: cpu, cuda or cuda:1; a GPU, if there is one, by default.
         options: other keys of model.json, or with --dataset_dir of the bundle's evaluation.
@@ -44,7 +44,7 @@ def clicks(
     from aps_components.bundle import locate_bundle
     from aps_components.bundle.locate import require_weights
     from aps_components.evaluation.clicks import measure_clicks
-    from aps_components.options import switch
+    from aps_components.options import truth
 
     if bundle is None and checkpoint is None:
         raise ValueError("give --checkpoint, or a --bundle that holds weights")
@@ -62,7 +62,7 @@ def clicks(
         clicks=clicks,
         tolerance_mm=tolerance_mm,
         cases=cases,
-        thorough=switch(thorough),
+        thorough=truth("thorough", thorough),
         device=device,
         options=options,
     )

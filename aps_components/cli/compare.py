@@ -38,9 +38,9 @@ def compare(
         methods: supervised, mean_teacher, ua_mt, cps, bcp, autopromptseg, ours, or all of these; and the ablations
             prompts, copy_paste, decision, fusion, model, noise, samples, unlabeled and rounds, or one variant of them,
             such as prompts/none.
-        seeds: such as 0,1,2.
+        seeds: one training for each, such as 0,1,2.
         labeled: scans that keep their label; the bundle's own number by default.
-        epochs: of each training, of the bundle's epoch_length iterations.
+        epochs: length of each training; an epoch has the bundle's epoch_length iterations.
         split: validation or test. Choose nothing on the test scans.
         jobs: trainings at once; they share the CPU's threads.
         train: False trains nothing and makes the table of what is done, also while another command trains.

@@ -8,7 +8,7 @@ def halve(source: str, target: str) -> None:
 
     Args:
         source: the model.pt of a training; its model.json must lie beside it.
-        target: such as bundles/la/models/model.pt.
+        target: file to write, such as bundles/la/models/model.pt.
     """
     from aps_components.models import halve as write
 

@@ -40,9 +40,7 @@ def label(
     folders = [locate_bundle(name) for name in _listed(bundles)]
     checkpoints = dict(_pair(entry) for entry in _listed(checkpoint or ()))
     place = ensure_environment(environment, python=str(python))
-    origins = prepare_app(
-        app, environment=place, bundles=folders, checkpoints=checkpoints, untrained=truth("untrained", untrained)
-    )
+    origins = prepare_app(app, bundles=folders, checkpoints=checkpoints, untrained=truth("untrained", untrained))
     server = LabelServer(
         environment=place,
         app=app,

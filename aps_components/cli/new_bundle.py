@@ -19,7 +19,7 @@ def new_bundle(
     """Make a bundle for your own scans: look at them, propose settings, write it, and say what to do next.
 
     Args:
-        name: of the bundle.
+        name: name of the bundle.
         data: the folder that holds images/ and labels/, or imagesTr/ and labelsTr/; labels for a few are enough.
         out: folder of the new bundle, such as bundles/NAME; must not exist or be empty.
         labels: names of the label values, as in "1:liver,2:tumour".

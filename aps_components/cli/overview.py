@@ -8,8 +8,8 @@ def overview(image: str, output_dir: str, path: str = "overview.png", truth: str
 
     Args:
         image: the scan.
-        output_dir: where inference (with --save_maps true) wrote its files.
-        path: of the PNG file.
+        output_dir: folder with the files of inference (--save_maps true).
+        path: PNG file to write.
         truth: label map, if there is one.
     """
     from aps_components.evaluation import overview_from_files

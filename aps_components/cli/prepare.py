@@ -25,7 +25,7 @@ def prepare(
         out: receives datalist.json, preparation.json and, for la, images/ and labels/.
         labeled: training cases that keep their label; no other training label is opened. All by default.
         validation: number of validation cases; the dataset's own by default.
-        seed: of the split's order.
+        seed: draws the split's order.
         workers: processes; one per core, four at most, by default.
         crop: la: image (default: found without labels), true_mask (as published, needs every label) or none.
         order: la: published, hash, or auto (default: published if all 80 names are there).

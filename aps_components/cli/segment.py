@@ -46,13 +46,13 @@ def segment(
         preview: draw a picture of each scan; --nopreview for none.
         report: write report.html, a page over all scans; by default for a folder of results, not for a single file.
         overwrite: segment again what is segmented already.
-        predictor: average (default), a or b: whose answer to take; a is fastest.
-        overlap: of neighbouring windows, in [0, 1), 0.5 by default; 0.25 is faster.
+        predictor: average, a or b: the model that answers; by default the one that training chose. a is fastest.
+        overlap: share by which neighbouring windows overlap, in [0, 1), 0.5 by default; 0.25 is faster.
         config: override files of the bundle, names or paths, with commas between them.
         series: only the DICOM series of this number, name or description.
         prompts: clicks, boxes and scribbles for the one scan: NAME_prompts.json, as --maps writes it, edited.
         dicom_seg: also write each label map as a DICOM SEG of its DICOM series, for the archive that this came from.
-        cache_dir: where a zip is unpacked; ~/.cache/aps/bundles by default.
+        cache_dir: folder in which a zip is unpacked; ~/.cache/aps/bundles by default.
         shard: 3/16 for the third of sixteen jobs that share the scans by size; torchrun's processes do so anyway.
         settings: any further key of the bundle's inference.json.
     """

@@ -33,9 +33,9 @@ def train(
         data: a folder with images/ and labels/, nnU-Net's raw folder, one of the Decathlon, or a datalist's file.
         out: receives everything; missing, empty, or of an earlier call with the same options.
         labels: names of the label values, as in "1:liver,2:tumour".
-        time: that all of it may take, such as 4h, 90m or 1h30m.
+        time: limit for all of it, such as 4h, 90m or 1h30m.
         device: cpu, cuda or cuda:1; a GPU, if there is one, by default.
-        seed: of folds and trainings.
+        seed: draws folds and trainings.
         dry_run: print the plan with its times, and write nothing into OUT.
         spacing: voxel size in mm, such as "[1,1,3]", instead of the proposed one.
         roi_size: patch size in voxels, such as "[96,96,64]", instead of the proposed one.

@@ -33,8 +33,8 @@ def uncertainty(
         split: validation or test. Choose nothing on the test scans.
         noise: standard deviations of the noise added to the normalised image, such as 0,0.1,0.2,0.4.
         band_mm: reach of the band around a surface in which the difficult voxels lie.
-        cases: only the first so many scans.
-        seed: of the noise.
+        cases: take only this number of scans, from the first on.
+        seed: draws the noise.
         options: other keys of the bundle's evaluation, such as --mc_samples 8 or --overlap 0.25.
     """
     from aps_components.bundle import locate_bundle

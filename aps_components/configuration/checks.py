@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser, ReferenceResolver
+from monai.bundle import ConfigComponent, ConfigParser, ReferenceResolver
 from monai.bundle.properties import InferProperties, TrainProperties
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
 from aps_components.configuration.options import DATASET_OPTIONS, OPTIONS, TRAINING_OPTIONS, contradictions
 from aps_components.configuration.parser import calling_parser, calling_workflow
-from aps_components.configuration.targets import arguments_of, kind_of_argument, target_of
+from aps_components.configuration.targets import arguments_of, kind_of_argument, near_target, target_of
 from aps_components.errors import root_cause
 from aps_components.models import TRAINED_KEYS
 from aps_components.options import Kind, literal, meant, refuse_cut_values
 
 TARGET = "_target_"
+SPECIAL = re.compile("_[a-z]+_")  # keys that say how MONAI makes a component
+LISTS = ("deterministic_transforms", "random_transforms")  # under "train", as the model zoo names them
 COMMAND_LINE = ("monai", "bundle", "__main__.py")
 COMPARED = "trained_with"  # holds what is compared with a model's settings
 # Nothing refers to these: MONAI looks for them by name.
@@ -91,6 +94,16 @@ def lay_over(parser: ConfigParser, options: Mapping[str, Any], *, own: Collectio
     check_options(parser)
 
 
+def needed_by(parser: ConfigParser, ids: Collection[str]) -> set[str]:
+    """The outermost keys of a configuration on which some of its entries depend, themselves among them."""
+    needed: set[str] = set()
+    waiting = set(ids)
+    while waiting:
+        needed |= waiting
+        waiting = {reference[0] for key in waiting for reference in _references(parser.get(key))} - needed
+    return needed
+
+
 def _as_it_is(value: Any) -> Any:
     """A text that is no expression, so that MONAI leaves a "#" in it alone, as of a path."""
     return literal(value) if isinstance(value, str) and not _is_expression(value) else value
@@ -136,12 +149,29 @@ def _refuse_unknown_keys(config: Config, more: Collection[str]) -> None:
         if isinstance(branch := config.get(key), dict) and TARGET not in branch:
             names = {part[1] for part in _ids(properties) if part[0] == key and len(part) > 1}
             names |= {reference[1] for reference in referred if reference[0] == key and len(reference) > 1}
-            if unknown := [name for name in branch if name not in names | {"trainer", "evaluator"}]:
+            if unknown := [name for name in branch if name not in names | {"trainer", "evaluator", *LISTS}]:
                 raise ValueError(f"no option --{key}#{unknown[0]}; {meant(unknown[0], names, inside=key)}")
     for path, taken in _taken(config):
         for name in ConfigParser(config)[path]:
             if name not in taken and not name.startswith("_"):
                 raise ValueError(f"no option --{path}#{name}; {meant(name, taken, inside=path)}")
+    _refuse_strange_components(config)
+
+
+def _refuse_strange_components(node: Any, path: str = "") -> None:
+    """What MONAI would hand on as an argument, or leave as it is, and what names no class."""
+    for name, child in _children(node):
+        inner = f"{path}#{name}" if path else name
+        if path and isinstance(node, dict) and SPECIAL.fullmatch(name) and name not in ConfigComponent.non_arg_keys:
+            raise ValueError(f"no option --{inner}; {meant(name, ConfigComponent.non_arg_keys, inside=path)}")
+        if name == TARGET and isinstance(child, str) and not _is_expression(child) and target_of(child) is None:
+            near = near_target(child)
+            raise ValueError(
+                f"{inner}: there is no {child!r}; "
+                + (f"did you mean {near!r}?" if near else "give a class of MONAI, or the full name of another one")
+            )
+        if name != "_meta_":
+            _refuse_strange_components(child, inner)
 
 
 def _taken(config: Config) -> Iterator[tuple[str, Collection[str]]]:

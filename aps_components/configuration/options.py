@@ -9,14 +9,31 @@ import torch
 
 from aps_components.configuration.targets import arguments_of, kind_of_argument
 from aps_components.data import AUGMENTATIONS, intensity_transforms
+from aps_components.data.geometry import LARGEST, SMALLEST
+from aps_components.machine import chosen_device
 from aps_components.models import Precision, Predictor
 from aps_components.models.build import BackboneKind
+from aps_components.models.settings import MOST_VOXELS
 from aps_components.networks.feature_fusion import FusionKind
 from aps_components.networks.voxel_shape import checked_kernels, checked_strides, levels_of, roi_faults
-from aps_components.options import Kind, axes, choice, meant, number, optional, pieces, text, three, truth, whole
+from aps_components.options import (
+    SEED,
+    Kind,
+    axes,
+    choice,
+    meant,
+    number,
+    optional,
+    pieces,
+    text,
+    three,
+    truth,
+    whole,
+)
 from aps_components.prompts import AlteredTargets, SimulatedUser
 
 MOST_CLASSES = 256  # of uint8
+MOST_SAMPLES = 1000
 # How a text may not begin that MONAI's configuration reads: it would be run, looked up or merged.
 SPECIAL = ("$", "@", "%", "+", "_")
 
@@ -152,13 +169,13 @@ def _share(name: str, value: Any) -> float:
 
 
 def _device(name: str, value: Any) -> str | torch.device:
-    """A torch device, or its name."""
-    if not isinstance(value, str | torch.device):
-        raise ValueError(f"{name} {value!r} must be a device, such as cpu, cuda or cuda:1")
-    return value
+    """A device that this machine has; a name stays one."""
+    device = chosen_device(name, value)
+    return str(device) if isinstance(value, str) else device
 
 
 _COUNT, _AT_LEAST_ONE = whole(least=0), whole(least=1)
+_SIZE = number(least=SMALLEST, most=LARGEST)  # as of the scans themselves
 _FILE = optional(text)
 
 # Of a dataset: the block of values in which bundles differ.
@@ -168,8 +185,8 @@ DATASET_OPTIONS: dict[str, Kind] = {
     "regions": regions,
     "in_channels": _AT_LEAST_ONE,
     "modalities": modalities,
-    "spacing": optional(three(number(above=0), "sizes in mm above 0", "[1,1,3]")),
-    "roi_size": three(_AT_LEAST_ONE, "sizes in voxels", "[96,96,64]"),
+    "spacing": optional(three(_SIZE, f"sizes in mm from {SMALLEST:g} to {LARGEST:g}", "[1,1,3]")),
+    "roi_size": three(whole(least=1, most=MOST_VOXELS), "sizes in voxels", "[96,96,64]"),
     "backbone": choice(*get_args(BackboneKind)),
     "strides": triples,
     "kernel_sizes": triples,
@@ -185,7 +202,7 @@ DATASET_OPTIONS: dict[str, Kind] = {
 }
 TRAINING_OPTIONS: dict[str, Kind] = {
     **DATASET_OPTIONS,
-    "seed": whole(least=0, most=2**32 - 1),
+    "seed": SEED,
     "epochs": _AT_LEAST_ONE,
     "epoch_length": _AT_LEAST_ONE,
     "warmup_epochs": _COUNT,
@@ -199,7 +216,7 @@ TRAINING_OPTIONS: dict[str, Kind] = {
     "decision_interval": _COUNT,
     "cuda_graphs": truth,
     "precision": choice(*get_args(Precision)),
-    "mc_samples": _AT_LEAST_ONE,
+    "mc_samples": whole(least=1, most=MOST_SAMPLES),
     "predictor": choice(*get_args(Predictor)),
     "simulated_user": simulated_user,
     "train_a": truth,

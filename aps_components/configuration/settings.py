@@ -1,4 +1,4 @@
-"""What a configuration says of a run and of its model, to be kept with the weights: the whole of it, in one place."""
+"""The settings of a run and of its model, as they are kept with the weights, in one place."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 from monai.bundle import ConfigParser, ReferenceResolver
 
 import aps_components
+from aps_components.configuration.described import image_lines, transform_lines
 from aps_components.configuration.options import TRAINING_OPTIONS
 from aps_components.configuration.parser import calling_parser
 from aps_components.configuration.targets import arguments_of, target_of
+from aps_components.data import case_identities, dataset_name
 from aps_components.files import sha256_of
-from aps_components.models import NETWORK, TRAINED_KEYS, build_auto_prompt_seg
+from aps_components.models import NETWORK, PREPROCESSING, TRAINED_KEYS, build_auto_prompt_seg, trained_cases
 from aps_components.terminal import shown
 
 TARGET = "_target_"
@@ -25,19 +27,23 @@ WITHOUT_EFFECT = (
 FILES = ("pretrained", "sam_checkpoint")
 # Components whose arguments are kept as a whole, and others of which only what is no option of its own.
 WHOLE = (NETWORK, "objective")
-OTHERS = ("optimizer", "lr_scheduler", "teacher", "train#preprocessing", "train#dataloader", "train#trainer")
+OTHERS = ("optimizer", "lr_scheduler", "teacher", "train#dataloader", "train#trainer")
 FREE_OF_NETWORK = ("recompute", "sam_checkpoint")
+# Where a training lists its transforms, and where a workflow lists what a scan goes through before the network.
+TRANSFORMS = ("train#deterministic_transforms", "train#random_transforms")
+BEFORE_NETWORK = ("validate#preprocessing#transforms", "preprocessing#transforms")
 
 
 def run_settings(parser: ConfigParser | None = None) -> dict[str, Any]:
-    """Everything that a training depends on, but for its scans: options, and arguments of its components.
+    """Everything that a training depends on: options, arguments of its components, transforms and scans.
 
     Args:
         parser: of a ``train.json``; by default that of the expression in which this is called.
 
     Returns:
         Of JSON's types: options by name, ``network_def`` and ``objective`` with all their arguments, defaults included,
-        and under ``others`` what other components have besides the options.
+        under ``others`` what other components have besides the options, under ``transforms`` those of a training and
+        under ``preprocessing`` those of a scan that is segmented, a line each, and under ``cases`` the scans.
     """
     parser = parser or calling_parser()
     names = [key for key in TRAINING_OPTIONS if "#" not in key and key in parser]
@@ -50,6 +56,9 @@ def run_settings(parser: ConfigParser | None = None) -> dict[str, Any]:
         settings[path] = _arguments(parser, path)
     others = {path.replace("#", "."): _arguments(parser, path, besides=[*names, "num_classes"]) for path in OTHERS}
     settings["others"] = {name: own for name, own in others.items() if own}
+    listed = [path for path in TRANSFORMS if path in parser] or ["train#preprocessing#transforms"]
+    settings["transforms"] = [line for path in listed for line in transform_lines(parser, path)]
+    settings |= _preprocessing(parser) | _scans(parser)
     return {**_plain(settings), "code": aps_components.__version__}
 
 
@@ -61,7 +70,31 @@ def model_settings(parser: ConfigParser | None = None) -> dict[str, Any]:
     """
     parser = parser or calling_parser()
     keys = [*TRAINED_KEYS, *(("labeled_count", "validation_count") if "evaluation" in parser else ())]
-    return _plain({key: parser.get_parsed_content(key) for key in keys if key in parser})
+    found = {key: parser.get_parsed_content(key) for key in keys if key in parser}
+    return _plain(found | _preprocessing(parser))
+
+
+def _preprocessing(parser: ConfigParser) -> dict[str, Any]:
+    path = next((path for path in BEFORE_NETWORK if path in parser), None)
+    return {} if path is None else {PREPROCESSING: image_lines(parser, path)}
+
+
+def _scans(parser: ConfigParser) -> dict[str, Any]:
+    """Which ones, by name and content; what MONAI Label hands over has no order, and no datalist."""
+    value = parser.get_parsed_content
+    dataset = value("train#dataset")
+    cases = case_identities(
+        dataset.data,
+        value("validate#dataset#data"),
+        ordered=not dataset.in_datastore,
+        earlier=trained_cases(value("pretrained")),
+        cache_dir=value("cache_dir"),
+    )
+    return {
+        "dataset": dataset_name(value("dataset_dir"), default=f"{value('bundle_root')}/configs/datalist.json"),
+        "labeled_by_hand": None if dataset.in_datastore else value("datalist").labeled_by_hand,
+        "cases": cases,
+    }
 
 
 def network_settings(parser: ConfigParser | None = None) -> dict[str, Any]:

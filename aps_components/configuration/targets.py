@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import types
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ from functools import cache
 from pydoc import locate
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from monai.bundle import ConfigComponent
+from monai.bundle import ComponentLocator, ConfigComponent
 
 from aps_components.options import Kind, Pieces, choice, number, optional, pieces, text, truth, whole
 
@@ -19,9 +20,24 @@ OURS = "aps_components."
 @cache
 def target_of(name: str) -> Callable[..., Any] | None:
     """What a ``_target_`` names, a full name or one that MONAI knows; None where there is no such thing."""
-    found = ConfigComponent({"_target_": name}).resolve_module_name()
+    found = ConfigComponent({"_target_": name}, locator=_locator()).resolve_module_name()
     found = locate(found) if isinstance(found, str) else found
     return found if callable(found) else None
+
+
+def near_target(name: str) -> str | None:
+    """The name that may have been meant by one that there is not; None where nothing is like it."""
+    place, _, last = name.rpartition(".")
+    module = locate(place) if place else None
+    known = dir(module) if module is not None else _locator()._components_table or ()
+    near = difflib.get_close_matches(last, [entry for entry in known if not entry.startswith("_")], n=1)
+    return f"{place}.{near[0]}" if near and module is not None else next(iter(near), None)
+
+
+@cache
+def _locator() -> ComponentLocator:
+    """One for all, as each looks through all of MONAI."""
+    return ComponentLocator()
 
 
 @cache

@@ -1,5 +1,6 @@
 """Data: splits, checks, transforms and two-stream sampling."""
 
+from aps_components.data.augmentation import AUGMENTATIONS, InPlane, OfKeys, cropped_size
 from aps_components.data.checks import check_cases
 from aps_components.data.cropping import BalancedCropd
 from aps_components.data.datalist import Datalist, case_name, inference_items, load_datalist
@@ -26,12 +27,14 @@ from aps_components.data.sampling import (
     two_stream_loader,
 )
 from aps_components.data.transforms import (
-    AUGMENTATIONS,
     LoadVolumed,
+    NormalizeScand,
+    Pipeline,
     Resampled,
     evaluation_transforms,
+    flips_and_quarter_turns,
     intensity_transforms,
-    training_transforms,
+    most_turn,
 )
 
 __all__ = [
@@ -40,7 +43,11 @@ __all__ = [
     "DataError",
     "Datalist",
     "EvaluationCache",
+    "InPlane",
     "LoadVolumed",
+    "NormalizeScand",
+    "OfKeys",
+    "Pipeline",
     "Resampled",
     "SampleKey",
     "ScansToSegment",
@@ -51,18 +58,20 @@ __all__ = [
     "case_name",
     "check_cases",
     "collate_two_stream",
+    "cropped_size",
     "data_error_behind",
     "dataset_name",
     "evaluation_transforms",
+    "flips_and_quarter_turns",
     "inference_items",
     "intensity_transforms",
     "lazy_datalist",
     "load_datalist",
     "loader_workers",
+    "most_turn",
     "select_modalities",
     "studies_folder",
     "training_dataset",
-    "training_transforms",
     "two_stream_loader",
     "unlabeled_items",
     "validation_dataset",

@@ -1,8 +1,10 @@
-"""nnU-Net's augmentations of patches, in three dimensions or in the plane of thick slices.
+"""What nnU-Net's augmentations of patches need besides MONAI's transforms, in three dimensions or in the plane.
+
+A bundle's ``train.json`` lists what is drawn, how often and how far.
 
 Reference:
-    Isensee et al. 2021, nnU-Net (doi:10.1038/s41592-020-01008-z), supplementary note 4: what is drawn, how often and
-    how far. Where slices are thick it, too, moves and blurs patches in their plane only.
+    Isensee et al. 2021, nnU-Net (doi:10.1038/s41592-020-01008-z), supplementary note 4. Where slices are thick it, too,
+    moves and blurs patches in their plane only.
 """
 
 from __future__ import annotations
@@ -15,25 +17,14 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import (
     MapTransform,
-    RandAdjustContrastd,
-    RandAffined,
-    RandGaussianNoised,
-    RandGaussianSmooth,
     Randomizable,
     RandomizableTransform,
-    RandScaleIntensityd,
-    RandScaleIntensityFixedMeand,
-    RandSimulateLowResolution,
-    Transform,
 )
 from torch import Tensor
 
-MOVED = 0.5  # share of the patches that are turned and scaled
-TURN, TURN_IN_PLANE = np.pi / 6, np.pi
-SCALING = (-0.3, 0.4)
-SMOOTHED, SIGMA = 0.2, (0.5, 1.0)
-COARSENED, COARSEST = 0.25, 0.5
-GAMMA = (0.7, 1.5)
+AUGMENTATIONS = ("strong", "strong_in_plane", "affine", "full", "flips", "none")
+IN_PLANE = "strong_in_plane"
+STRONG = ("strong", IN_PLANE)
 MARGIN = 0.2  # of a patch, on both sides: the diagonal of a square is 1.4 times its side
 MAX_SEED = 2**32
 
@@ -78,53 +69,18 @@ class InPlane(OfKeys):
         return self.transform(slices.flatten(0, 1)).unflatten(0, slices.shape[:2]).movedim(1, -1)
 
 
-def strong_moves(
-    keys: Sequence[str], roi_size: Sequence[int], *, label_key: str, in_plane: bool, any_angle: bool
-) -> list[Transform]:
-    """Turns and scalings of larger patches, cut down to ``roi_size``; where a scan ends, mirror images go on.
+def cropped_size(roi_size: Sequence[int], augmentation: str) -> list[int]:
+    """Of what is cropped for a patch: larger where it is turned afterwards by much, so that it shows no more mirror
+    images than a scan that ends makes it.
 
     Args:
-        keys: of the image and the label.
-        roi_size: of what is left.
-        label_key: which of the keys is the label.
-        in_plane: turn about z alone, and leave the slices where they are.
-        any_angle: turn by up to 180 degrees in the plane, where a half turn mixes no classes up; else by up to 30.
+        roi_size: of the patch, along x, y, z.
+        augmentation: one of ``AUGMENTATIONS``.
     """
-    turn = (0.0, 0.0, TURN_IN_PLANE if any_angle else TURN) if in_plane else (TURN,) * 3
-    scaling = (SCALING, SCALING, (0.0, 0.0)) if in_plane else (SCALING,) * 3
-    return [
-        RandAffined(
-            keys,
-            spatial_size=roi_size,
-            prob=MOVED,
-            rotate_range=turn,
-            scale_range=scaling,
-            mode=["nearest" if key == label_key else "bilinear" for key in keys],
-            padding_mode="reflection",
-            allow_missing_keys=True,
-        )
-    ]
-
-
-def larger_patch(roi_size: Sequence[int], *, in_plane: bool) -> list[int]:
-    """What is cropped before :func:`strong_moves`, so that a patch that was turned shows no more mirror images than a
-    scan that ends makes it."""
+    if augmentation not in AUGMENTATIONS:
+        raise ValueError(f"augmentation {augmentation!r} must be one of {AUGMENTATIONS}")
+    if augmentation not in STRONG:
+        return list(roi_size)
     # The same on both sides, or a patch that is not turned would lie half a voxel off and be blurred.
+    in_plane = augmentation == IN_PLANE
     return [size if in_plane and axis == 2 else size + 2 * round(MARGIN * size) for axis, size in enumerate(roi_size)]
-
-
-def strong_shades(key: str, *, in_plane: bool) -> list[Transform]:
-    """Noise, blur, brightness, contrast, coarser voxels and gamma, the latter of the negative, too."""
-    smooth = RandGaussianSmooth(SIGMA, SIGMA, SIGMA, prob=SMOOTHED)
-    coarsen = RandSimulateLowResolution(
-        prob=COARSENED, zoom_range=(COARSEST, 1.0), upsample_mode="bilinear" if in_plane else "trilinear"
-    )
-    return [
-        RandGaussianNoised(key, prob=0.1, std=0.3),
-        InPlane(key, smooth) if in_plane else OfKeys(key, smooth),
-        RandScaleIntensityd(key, factors=0.25, prob=0.15),
-        RandScaleIntensityFixedMeand(key, factors=0.25, prob=0.15, preserve_range=True, fixed_mean=True),
-        InPlane(key, coarsen) if in_plane else OfKeys(key, coarsen),
-        RandAdjustContrastd(key, gamma=GAMMA, prob=0.1, invert_image=True, retain_stats=True),
-        RandAdjustContrastd(key, gamma=GAMMA, prob=0.3, retain_stats=True),
-    ]

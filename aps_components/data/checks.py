@@ -10,16 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from aps_components.data.datalist import files_of
 from aps_components.data.errors import DataError
 from aps_components.data.geometry import Geometry
 from aps_components.data.label_values import LabelValues, map_values, parsed_label_values
-from aps_components.data.nifti import read_geometry, read_scan
+from aps_components.data.nifti import File, read_geometry, read_scan
 from aps_components.data.remembered import Remembered, facts
 
 GRID_TOLERANCE = 1e-3  # mm, in every entry of the affine
+MOST_CLASSES = 256  # of uint8
 INTEGER_TOLERANCE = 1e-3  # labels stored with a slope come back as 0.99999
 LINES_SHOWN = 10
 CASES_WITHOUT_BAR = 20
@@ -115,6 +117,32 @@ def label_faults(
             f"{file}: label values {_some(outside)} are outside the classes 0 to {num_classes - 1}; "
             "name these classes in labels, say by label_values which class each one is, or renumber the label"
         )
+
+
+def require_one_grid(files: Sequence[File]) -> None:
+    """Refuse files that are of one scan by name, and lie elsewhere than the first.
+
+    Raises:
+        DataError: one cannot be read, or lies on another grid; which, and the mend.
+    """
+    grids = [Grid(os.fspath(file), read_geometry(file)) for file in files]
+    for grid in grids[1:]:
+        for fault in _grid_faults(grids[0], grid):
+            raise DataError(fault)
+
+
+def read_labels(file: File) -> NDArray[np.uint8]:
+    """The class numbers of a label file, [X, Y, Z].
+
+    Raises:
+        DataError: it cannot be read, is no single volume, or holds others than whole numbers from 0 to 255.
+    """
+    values = read_scan(file).voxels
+    if values.ndim != 3:
+        raise DataError(f"{os.fspath(file)}: {values.shape[3]} channels; {_channel_mend(is_label=True)}")
+    for fault in label_faults(os.fspath(file), values, MOST_CLASSES):
+        raise DataError(fault)
+    return np.rint(values).astype(np.uint8)
 
 
 def _facts_of(item: Mapping[str, Any]) -> list[str]:

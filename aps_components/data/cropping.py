@@ -6,16 +6,12 @@ from typing import Any
 import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import (
-    ClassesToIndicesd,
     MapTransform,
     RandCropByLabelClassesd,
     Randomizable,
     RandSpatialCropd,
-    Transform,
 )
 
-INDICES_SUFFIX = "_class_indices"
-INDICES_PER_CLASS = 20_000  # evenly spaced voxels of a class that a patch may lie around; 0.16 MB
 MAX_SEED = 2**32
 
 
@@ -30,9 +26,9 @@ class BalancedCropd(Randomizable, MapTransform):
     Args:
         keys: to crop, all with the same [D, H, W]; missing ones are skipped.
         roi_size: patch size; along an axis on which a scan is smaller, all of it.
-        share: of the patches around a foreground voxel, in [0, 1].
-        label_key: whose classes count.
+        share: of the patches around a foreground voxel, in [0, 1]; 0 is MONAI's RandSpatialCropd.
         num_classes: background included.
+        label_key: whose classes count.
         indices_key: holds the voxels of each class, as MONAI's ClassesToIndicesd gives them; removed from the item.
     """
 
@@ -42,9 +38,9 @@ class BalancedCropd(Randomizable, MapTransform):
         roi_size: Sequence[int],
         *,
         share: float,
-        label_key: str,
         num_classes: int,
-        indices_key: str,
+        label_key: str = "label",
+        indices_key: str = "label_class_indices",
     ) -> None:
         super().__init__(keys, allow_missing_keys=True)
         self.share, self.indices_key = _share(share), indices_key
@@ -63,6 +59,9 @@ class BalancedCropd(Randomizable, MapTransform):
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> "BalancedCropd":
         """Seed the choice between the two crops and each crop on its own, as MONAI's Compose does."""
+        if not self.share:
+            self.anywhere.set_random_state(seed, state)
+            return self
         super().set_random_state(seed, state)
         for crop in (self.anywhere, self.around_class):
             crop.set_random_state(seed=self.R.randint(MAX_SEED, dtype="uint32"))
@@ -71,44 +70,12 @@ class BalancedCropd(Randomizable, MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Crop."""
         d = dict(data)
-        balanced = self.R.random() < self.share
+        balanced = self.share > 0 and self.R.random() < self.share
         foreground = d.get(self.indices_key, [])[1:]
         if balanced and any(len(voxels) for voxels in foreground):
             return self.around_class(d)[0]
         d.pop(self.indices_key, None)
         return self.anywhere(d)
-
-
-def crop_transforms(
-    keys: Sequence[str], roi_size: Sequence[int], *, balanced_crops: float, label_key: str, num_classes: int
-) -> list[Transform]:
-    """Random patches; along an axis on which a scan is smaller, all of it.
-
-    Args:
-        keys: to crop; missing ones are skipped.
-        roi_size: patch size.
-        balanced_crops: share of the patches around a foreground voxel; 0 is MONAI's RandSpatialCropd alone.
-        label_key: whose classes count.
-        num_classes: background included.
-    """
-    if _share(balanced_crops) == 0:
-        return [RandSpatialCropd(keys, roi_size, random_size=False, allow_missing_keys=True)]
-    find_voxels = ClassesToIndicesd(
-        label_key,
-        indices_postfix=INDICES_SUFFIX,
-        num_classes=num_classes,
-        max_samples_per_class=INDICES_PER_CLASS,
-        allow_missing_keys=True,
-    )
-    crop = BalancedCropd(
-        keys,
-        roi_size,
-        share=balanced_crops,
-        label_key=label_key,
-        num_classes=num_classes,
-        indices_key=label_key + INDICES_SUFFIX,
-    )
-    return [find_voxels, crop]
 
 
 def _share(balanced_crops: float) -> float:

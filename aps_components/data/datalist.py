@@ -17,7 +17,7 @@ Only file names are looked at here, never a scan.
 
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class Datalist:
 
     @property
     def labeled_by_hand(self) -> int | None:
-        """The first so many labelled items have their label by hand; None where all have."""
+        """Number of the first labelled items whose label was drawn by hand; None where all were."""
         by_hand = [item["label"] not in self.labels_by_models for item in self.labeled]
         return None if all(by_hand) else by_hand.index(False)
 
@@ -115,10 +115,10 @@ def load_datalist(
         dataset_dir: the dataset's folder; its own datalist.json is used if there is one.
         default: the datalist to use otherwise, such as the one a bundle ships.
         file: this datalist and no other.
-        labeled_count: keep the labels of the first so many training cases; the rest become unlabelled.
+        labeled_count: number of the first training cases that keep their labels; the rest become unlabelled.
             None keeps every label there is.
-        unlabeled_count: keep the first so many unlabelled cases; None keeps all.
-        validation_count: if the datalist names no validation cases, take the last so many training cases,
+        unlabeled_count: number of the first unlabelled cases that are kept; None keeps all.
+        validation_count: if the datalist names no validation cases, take this number of the last training cases,
             before the cut above.
         image_dir: where `"test": "remaining"` looks for scans that the list does not name.
         label_dir: where their labels lie, under the same file names.
@@ -205,7 +205,7 @@ def inference_items(
     if modalities is not None:
         choose = _chosen_or_fault if leave_out and len(items) > 1 else _with_modalities
         items = [choose(item, modalities) for item in items]
-    _refuse_same_names(items)
+    refuse_same_names(items)
     return items
 
 
@@ -299,14 +299,18 @@ def _mend(file: Path) -> str:
     return f"""write '"{cut[0]}"', as MONAI's command line cuts at #""" if cut else "check the path"
 
 
-def _refuse_same_names(items: Sequence[Item]) -> None:
-    """What is made of a case is named after it."""
+def refuse_same_names(items: Iterable[Item]) -> None:
+    """What is made of a case, a file or figures, is kept by its name: two of one name would be one.
+
+    Raises:
+        DataError: two cases have the same; which, and the mend.
+    """
     seen: dict[str, str] = {}
     for item in items:
         file = files_of(item["image"])[0]
         if (other := seen.setdefault(case_name(item), file)) is not file:
             raise DataError(
-                f"{file} and {other} are both named {case_name(item)!r}; segment them one by one, or rename"
+                f"{file} and {other} are both named {case_name(item)!r}, by which results are kept: rename one"
             )
 
 
@@ -445,7 +449,7 @@ def _refuse_by_models(items: list[Item], by_models: frozenset[str], where: str) 
     for item in items:
         if item["label"] in by_models:
             raise DataError(
-                f"{where}: the label of {item['image']} was made by models, and figures on it say nothing; set "
+                f"{where}: the label of {item['image']} was made by models, and figures on it mean nothing; set "
                 'validation_count to 0, or name validation cases in the datalist, under "validation"'
             )
 

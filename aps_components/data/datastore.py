@@ -113,7 +113,7 @@ def usable_items(items: Sequence[Item], *, load: LoadVolumed, least: int = 1) ->
     Args:
         items: with "image" and, where there is one, "label".
         load: reads both, and refuses what cannot be used.
-        least: so many must be left.
+        least: number that must be left.
 
     Raises:
         DataError: fewer are left; what is wrong with the others.

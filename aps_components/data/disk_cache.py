@@ -30,9 +30,10 @@ from aps_components.data.remembered import Remembered
 from aps_components.files import expanded
 from aps_components.plain_json import read_json
 
-FORM = 1  # of an entry; another one where a version of this project preprocesses in another way
+FORM = 2  # of an entry; another one where a version of this project preprocesses in another way
 DIGITS = 32
 FACTS = "facts.json"
+ARRAYS = "arrays"  # in the facts: how many there are under a key, such as the voxels of each class
 PASSED_OVER = ("lazy", "noted", "tracing")  # attributes of transforms that change nothing of what they do
 
 
@@ -46,6 +47,10 @@ class Stored(NamedTuple):
         facts = read_json(self.place / FACTS)
         item: dict[str, Any] = {}
         for key, about in facts.items():
+            if ARRAYS in about:
+                files = (self.place / f"{key}.{index}.npy" for index in range(about[ARRAYS]))
+                item[key] = [torch.from_numpy(np.load(file, mmap_mode="c")) for file in files]
+                continue
             voxels = torch.from_numpy(np.load(self.place / f"{key}.npy", mmap_mode="c"))
             meta = {"filename_or_obj": about["file"]}
             item[key] = MetaTensor(voxels, affine=torch.tensor(about["affine"], dtype=torch.float64), meta=meta)
@@ -125,9 +130,13 @@ def _name(value: Any) -> str:
 
 
 def _fill(work: Path, item: Mapping[str, Any]) -> None:
-    volumes = {}
+    facts: dict[str, Any] = {}
     for key, value in item.items():
         if isinstance(value, MetaTensor):
             np.save(work / f"{key}.npy", np.ascontiguousarray(value.as_tensor().numpy()))
-            volumes[key] = {"affine": value.affine.tolist(), "file": str(value.meta.get("filename_or_obj", ""))}
-    (work / FACTS).write_text(json.dumps(volumes))
+            facts[key] = {"affine": value.affine.tolist(), "file": str(value.meta.get("filename_or_obj", ""))}
+        elif isinstance(value, list) and all(isinstance(entry, np.ndarray | torch.Tensor) for entry in value):
+            for index, entry in enumerate(value):
+                np.save(work / f"{key}.{index}.npy", np.asarray(entry))
+            facts[key] = {ARRAYS: len(value)}
+    (work / FACTS).write_text(json.dumps(facts))

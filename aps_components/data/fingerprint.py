@@ -27,7 +27,7 @@ from aps_components.data.nifti import channels_of, read_geometry, read_scan
 
 PERCENTILES = (0.5, 50.0, 99.5)
 SAMPLES = 10_000  # voxels per case and channel for the percentiles, as in nnU-Net
-UNLABELLED_READ = 50  # the headers of all unlabelled scans are read, the voxels of so many
+UNLABELLED_READ = 50  # the headers of all unlabelled scans are read, the voxels of this number
 MOST_VALUES = 255  # of a label, which is held as uint8
 LARGEST_VALUE = 65_535
 THREADS = 4

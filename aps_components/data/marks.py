@@ -21,7 +21,7 @@ SCAN_ENDING, LABEL_MAP_ENDING = "_image.nii.gz", "_seg.nii.gz"
 
 
 class Mark(NamedTuple):
-    """What a file says of itself; the hashes are empty where it says no more than that it was made here."""
+    """The mark in a file's header; the hashes are empty where it only tells that the file was made here."""
 
     scan: str = ""
     maker: str = ""

@@ -176,7 +176,7 @@ def read_channels(file: File, out: NDArray[np.float32] | None = None) -> NDArray
 
 
 def write_like(path: File, voxels: NDArray[Any], header: Any, *, description: str = "") -> None:
-    """Write a map of a scan, whole or not at all, with all that the scan's header says of its geometry.
+    """Write a map of a scan, whole or not at all, with the geometry of the scan's header.
 
     Nothing else of the header is kept: its texts may name a person.
 

@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 
 from aps_components.data.datalist import files_of
 from aps_components.data.errors import DataError
+from aps_components.data.geometry import Geometry
 from aps_components.data.nifti import read_geometry
 from aps_components.memory import NotEnoughMemoryError, require_memory
 
@@ -18,6 +19,8 @@ FLOAT = 4  # bytes
 LOADED = 3  # float32 volumes for each channel while a scan is loaded: as read, as float32, turned
 # Bytes a voxel of a scan after the network: its brightness, label map, that turned, a mask, components of a class.
 AFTER = 4 + 1 + 1 + 1 + 4
+# Bytes a voxel of a window while the networks have it, in fp32 on a CPU, with 16 channels at full resolution; measured.
+WINDOW = 700
 TILES = 2**30  # bytes of a volume's maps in memory; the others are in a file
 MEND = "crop or resample the scan, or take a machine with more memory"
 
@@ -44,7 +47,7 @@ def refuse_large_grid(volumes: Mapping[Any, Any], spacing: Sequence[float]) -> N
 
 
 def refuse_large_segmentation(
-    files: Sequence[str], *, spacing: Sequence[float] | None, classes: int, times: float = 1.0
+    files: Sequence[str], *, spacing: Sequence[float] | None, classes: int, window: int = 0, times: float = 1.0
 ) -> None:
     """Of a scan that is to be segmented; errors as of `refuse_unloadable`.
 
@@ -52,19 +55,36 @@ def refuse_large_segmentation(
         files: of the scan.
         spacing: of the network's grid, mm; None for the scan's own.
         classes: background included.
-        times: such scans at once.
+        window: voxels that the networks see at once in this memory; 0 where they have a GPU's.
+        times: such scans at once; the networks see one of them.
     """
     try:
         geometry = read_geometry(files[0])
         channels = sum(read_geometry(file).channels for file in files)
     except DataError:  # what is wrong with it is said by whoever reads it
         return
+    whole = geometry._replace(channels=channels)
+    refuse_large_volume(whole, name=files[0], spacing=spacing, classes=classes, window=window, times=times)
+
+
+def refuse_large_volume(
+    geometry: Geometry,
+    *,
+    name: str,
+    spacing: Sequence[float] | None,
+    classes: int,
+    window: int = 0,
+    times: float = 1.0,
+) -> None:
+    """The same of a scan by its geometry; the other arguments and errors are those of `refuse_large_segmentation`."""
+    channels = geometry.channels
     shape, sizes = np.asarray(geometry.shape, dtype=float), np.asarray(geometry.spacing)
     own = float(np.prod(shape))
     of_network = own if spacing is None else float(np.prod(np.maximum(shape * sizes / np.asarray(spacing), 1)))
     reading = FLOAT * LOADED * channels * own
     network = FLOAT * channels * of_network + min(FLOAT * (classes + 1) * of_network, TILES) + own
-    _require(times * max(reading, network, AFTER * own), files[0])
+    stage = max(reading, network, AFTER * own)
+    _require((times - 1) * stage + max(reading, network + WINDOW * window, AFTER * own), name)
 
 
 def _require(wanted: float, file: str) -> None:

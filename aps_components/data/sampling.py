@@ -94,6 +94,14 @@ class SeededCacheDataset(EvaluationCache):
         """Take over new items and fill the cache."""
         super().set_data([{**item, "name": case_name(item)} for item in data])
 
+    def _fill_cache(self, indices: Sequence[int] | None = None) -> list[Any]:
+        """Of processes that fill one folder each begins elsewhere, and finds there what the others made meanwhile."""
+        order = list(range(self.cache_num) if indices is None else indices)
+        rank, world_size = process_place()
+        first = 0 if self._disk is None else len(order) * rank // world_size
+        items = super()._fill_cache(order[first:] + order[:first])
+        return items[len(order) - first :] + items[: len(order) - first]
+
     def _load_cache_item(self, idx: int) -> Any:
         """The preprocessed item, or where it lies."""
         prepare = partial(super()._load_cache_item, idx)
@@ -137,7 +145,7 @@ class TwoStreamBatchSampler(Sampler[list[SampleKey]]):
         world_size: number of processes.
         repeat_cases: allow fewer cases than a batch or the processes need: several patches of a batch then come from
             one case, and processes share cases. Without an unlabelled case it trains on the labelled ones alone.
-        labeled_epochs: the first so many epochs are of labelled samples alone, in batches as large as all others;
+        labeled_epochs: number of first epochs with labelled samples alone, in batches as large as all others;
             with few cases some of a batch then come from one case.
     """
 
@@ -252,11 +260,9 @@ def two_stream_loader(
     datastore, and those alone, are repeated. The other arguments are those of TwoStreamBatchSampler and of torch's
     DataLoader.
     """
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if rank is None:
-        rank = torch.distributed.get_rank() if distributed else 0
-    if world_size is None:
-        world_size = torch.distributed.get_world_size() if distributed else 1
+    own_rank, own_world_size = process_place()
+    rank = own_rank if rank is None else rank
+    world_size = own_world_size if world_size is None else world_size
     sampler = TwoStreamBatchSampler(
         dataset,
         labeled_batch=labeled_batch,
@@ -280,6 +286,13 @@ def two_stream_loader(
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def process_place() -> tuple[int, int]:
+    """This process's number and how many there are, where torch.distributed runs."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
 
 
 def _refuse_small_shared_memory(dataset: SeededCacheDataset, *, batch: int, num_workers: int) -> None:

@@ -6,7 +6,7 @@ skips a missing "label", so labelled and unlabelled cases go through one pipelin
 
 import logging
 import os
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,23 +19,15 @@ from monai.transforms import (
     MapTransform,
     NormalizeIntensityd,
     Orientationd,
-    RandAdjustContrastd,
-    RandAffined,
     RandFlipd,
-    RandGaussianNoised,
     RandRotate90d,
-    RandScaleIntensityd,
-    RandShiftIntensityd,
     ScaleIntensityRanged,
     Spacingd,
-    SpatialPadd,
     Transform,
 )
 from monai.utils import ensure_tuple
 
-from aps_components.data.augmentation import larger_patch, strong_moves, strong_shades
 from aps_components.data.checks import header_faults, label_faults
-from aps_components.data.cropping import crop_transforms
 from aps_components.data.datalist import case_name, files_of
 from aps_components.data.errors import DataError, data_error_behind
 from aps_components.data.label_values import LabelValues, map_values, parsed_label_values
@@ -48,9 +40,6 @@ from aps_components.options import Axes, axis_groups
 
 IMAGE, LABEL = "image", "label"
 HEADER_FILE = "header_file"  # in the meta data: whose header the files have that are made of a scan
-AUGMENTATIONS = ("strong", "strong_in_plane", "affine", "full", "flips", "none")
-MOST_ROTATION = np.pi / 12
-MOST_SCALING = 0.15
 RAS_AXES = (("L", "R"), ("P", "A"), ("I", "S"))
 
 logger = logging.getLogger(__name__)
@@ -59,7 +48,15 @@ Intensity = str | Mapping[str, Sequence[float]] | None
 
 
 class Pipeline(Compose):
-    """A Compose that lets a DataError through; MONAI's own hides it behind "applying transform ..."."""
+    """A Compose that lets a DataError through; MONAI's own hides it behind "applying transform ...".
+
+    Args:
+        transforms: in order; a list among them counts as what is in it.
+    """
+
+    def __init__(self, transforms: Sequence[Callable | Sequence[Callable]]) -> None:
+        nested = [entry if isinstance(entry, list | tuple) else [entry] for entry in transforms]
+        super().__init__([transform for entry in nested for transform in entry])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Apply the transforms as Compose does."""
@@ -192,61 +189,57 @@ class Resampled(Spacingd):
         return dict(data) if self.spacing is None else super().inverse(data)
 
 
-def training_transforms(
-    *,
-    roi_size: Sequence[int],
-    spacing: Sequence[float] | None = None,
-    in_channels: int = 1,
-    num_classes: int = 2,
-    intensity: Intensity = None,
-    augmentation: str = "full",
-    flip_axes: Axes = (0, 1, 2),
-    label_values: LabelValues = None,
-    balanced_crops: float = 0.0,
-) -> Compose:
-    """Random patches for training: a deterministic part that can be cached, then a random one.
-
-    Scans smaller than `roi_size` are padded with 0, which is also what sliding-window inference pads with.
+class NormalizeScand(MapTransform):
+    """Intensities of a scan, normalised as `intensity_transforms` says.
 
     Args:
-        roi_size: patch size along x, y, z.
-        spacing: voxel size in mm; None keeps each scan's own.
-        in_channels: channels of the image.
-        num_classes: classes of the label, background included.
+        keys: of images.
         intensity: see `intensity_transforms`.
-        augmentation: "full"; "affine" for that and small rotations and scalings; "strong" for nnU-Net's list (see
-            `augmentation`), and "strong_in_plane" for it within slices that are thick; "flips" for crops, quarter
-            turns and flips only; "none" for crops only.
-        flip_axes: the axes to flip; leave out 0 where left and right are different classes. Axes in a list of their
-            own, as in [[0, 1]], are flipped together: a half turn. Quarter turns about z are made where both 0 and 1
-            are flipped alone: they mix the two axes, and would undo what leaving one out protects.
-        label_values: value in the label files to class, see `LoadVolumed`.
-        balanced_crops: share of the labelled patches around a voxel of a foreground class, drawn evenly among the
-            classes of the case; 0 takes patches from anywhere.
     """
-    if augmentation not in AUGMENTATIONS:
-        raise ValueError(f"augmentation {augmentation!r} must be one of {AUGMENTATIONS}")
-    if len(roi_size) != 3 or min(roi_size) < 1:
-        raise ValueError(f"roi_size {roi_size} must be three positive sizes")
-    keys = (IMAGE, LABEL)
-    deterministic = _deterministic(keys, spacing, intensity, in_channels, num_classes, label_values)
-    padding = SpatialPadd(keys, roi_size, mode="constant", allow_missing_keys=True)
-    strong, in_plane = augmentation.startswith("strong"), augmentation == "strong_in_plane"
-    crop_size = larger_patch(roi_size, in_plane=in_plane) if strong else roi_size
-    crops = crop_transforms(keys, crop_size, balanced_crops=balanced_crops, label_key=LABEL, num_classes=num_classes)
-    moves = _random_moves(keys, roi_size, flip_axes) if augmentation != "none" else []
-    bends: list[Transform] = []
-    shades = _random_shades() if augmentation in ("affine", "full") else []
-    if augmentation == "affine":
-        bends = _random_bends(keys)
-    elif strong:
-        turned = _may_be_turned(axis_groups("flip_axes", flip_axes))
-        bends = strong_moves(keys, roi_size, label_key=LABEL, in_plane=in_plane, any_angle=turned)
-        bends.append(_typed(keys))  # RandAffined gives float32
-        shades = strong_shades(IMAGE, in_plane=in_plane)
-        # First, as they cut a larger patch down.
-        return Pipeline([*deterministic, padding, _typed(keys), *crops, *bends, *moves, *shades])
-    return Pipeline([*deterministic, padding, _typed(keys), *crops, *moves, *bends, *shades])
+
+    def __init__(self, keys: KeysCollection, intensity: Intensity = None) -> None:
+        super().__init__(keys)
+        self.steps = intensity_transforms(keys, intensity)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Normalise."""
+        d = dict(data)
+        for step in self.steps:
+            d = step(d)
+        return d
+
+
+def flips_and_quarter_turns(keys: KeysCollection, *, flip_axes: Axes, roi_size: Sequence[int]) -> list[Transform]:
+    """Random moves of whole voxels, which keep a label exact.
+
+    Quarter turns about z are made where the first two sizes of a patch are equal and both 0 and 1 are flipped alone:
+    they mix the two axes, and would undo what leaving one out protects.
+
+    Args:
+        keys: of the image and the label; missing ones are skipped.
+        flip_axes: to flip along; leave out 0 where left and right are different classes. Axes in a list of their own,
+            as in [[0, 1]], are flipped together: a half turn.
+        roi_size: of the patch, along x, y, z.
+    """
+    groups = axis_groups("flip_axes", flip_axes)
+    flips = [RandFlipd(keys, prob=0.5, spatial_axis=group, allow_missing_keys=True) for group in groups]
+    if roi_size[0] != roi_size[1] or not _may_be_turned(flip_axes):
+        return flips  # a quarter turn would change the patch's shape or mix the axes, and a half turn is two flips
+    return [RandRotate90d(keys, prob=0.75, max_k=3, spatial_axes=(0, 1), allow_missing_keys=True), *flips]
+
+
+def most_turn(flip_axes: Axes) -> float:
+    """How far a patch may be turned about z, in radians: half a turn where that mixes no classes up, else 30 degrees.
+
+    Args:
+        flip_axes: see `flips_and_quarter_turns`.
+    """
+    return np.pi if _may_be_turned(flip_axes) else np.pi / 6
+
+
+def _may_be_turned(flip_axes: Axes) -> bool:
+    """Whether flips along x and along y, each alone, are allowed, and so every turn about z."""
+    return {(0,), (1,)} <= set(axis_groups("flip_axes", flip_axes))
 
 
 def evaluation_transforms(
@@ -258,9 +251,28 @@ def evaluation_transforms(
     label_values: LabelValues = None,
     keys: KeysCollection = (IMAGE, LABEL),
 ) -> Compose:
-    """Whole scans, without anything random; the arguments are those of `training_transforms`."""
+    """Whole scans, without anything random: the preprocessing that bundles list in their configurations.
+
+    Args:
+        spacing: voxel size in mm; None keeps each scan's own.
+        intensity: see `intensity_transforms`.
+        in_channels: channels of the image.
+        num_classes: classes of the label, background included.
+        label_values: value in the label files to class, see `LoadVolumed`.
+        keys: to load.
+    """
     keys = ensure_tuple(keys)
-    return Pipeline([*_deterministic(keys, spacing, intensity, in_channels, num_classes, label_values), _typed(keys)])
+    images = [key for key in keys if key != LABEL]
+    dtypes = [torch.uint8 if key == LABEL else torch.float32 for key in keys]
+    return Pipeline(
+        [
+            LoadVolumed(keys, in_channels=in_channels, num_classes=num_classes, label_values=label_values),
+            Orientationd(keys, axcodes="RAS", labels=RAS_AXES, allow_missing_keys=True),
+            Resampled(keys, spacing),
+            *([NormalizeScand(images, intensity)] if images else []),
+            EnsureTyped(keys, dtype=dtypes, allow_missing_keys=True),
+        ]
+    )
 
 
 def intensity_transforms(keys: KeysCollection, intensity: Intensity) -> list[Transform]:
@@ -291,72 +303,6 @@ def intensity_transforms(keys: KeysCollection, intensity: Intensity) -> list[Tra
     raise ValueError(
         f'intensity {intensity!r} must be None, "zscore", "zscore_nonzero" or {{"window": [low, high]}} with low < high'
     )
-
-
-def _deterministic(
-    keys: tuple[Hashable, ...],
-    spacing: Sequence[float] | None,
-    intensity: Intensity,
-    in_channels: int,
-    num_classes: int,
-    label_values: LabelValues,
-) -> list[Transform]:
-    images = [key for key in keys if key != LABEL]
-    return [
-        LoadVolumed(keys, in_channels=in_channels, num_classes=num_classes, label_values=label_values),
-        Orientationd(keys, axcodes="RAS", labels=RAS_AXES, allow_missing_keys=True),
-        Resampled(keys, spacing),
-        *(intensity_transforms(images, intensity) if images else []),
-    ]
-
-
-def _typed(keys: tuple[Hashable, ...]) -> Transform:
-    dtypes = [torch.uint8 if key == LABEL else torch.float32 for key in keys]
-    return EnsureTyped(keys, dtype=dtypes, allow_missing_keys=True)
-
-
-def _random_moves(keys: tuple[str, ...], roi_size: Sequence[int], flip_axes: Axes) -> list[Transform]:
-    """Moves of whole voxels, which keep the label exact."""
-    groups = axis_groups("flip_axes", flip_axes)
-    flips = [RandFlipd(keys, prob=0.5, spatial_axis=group, allow_missing_keys=True) for group in groups]
-    if roi_size[0] != roi_size[1] or not _may_be_turned(groups):
-        return flips  # a quarter turn would change the patch's shape or mix the axes, and a half turn is two flips
-    return [RandRotate90d(keys, prob=0.75, max_k=3, spatial_axes=(0, 1), allow_missing_keys=True), *flips]
-
-
-def _may_be_turned(groups: Sequence[tuple[int, ...]]) -> bool:
-    """Whether flips along x and along y, each alone, are allowed, and so every turn about z."""
-    return {(0,), (1,)} <= set(groups)
-
-
-def _random_bends(keys: tuple[str, ...]) -> list[Transform]:
-    """Small rotations and scalings about the patch's centre, in half of the patches; the rims show mirror images.
-
-    A milder form of nnU-Net's spatial augmentation (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z), which rotates
-    by up to 30 degrees and scales by 0.7 to 1.4.
-    """
-    modes = ["nearest" if key == LABEL else "bilinear" for key in keys]
-    return [
-        RandAffined(
-            keys,
-            prob=0.5,
-            rotate_range=(MOST_ROTATION,) * 3,
-            scale_range=(MOST_SCALING,) * 3,
-            mode=modes,
-            padding_mode="reflection",
-            allow_missing_keys=True,
-        ),
-        _typed(keys),  # RandAffined gives float32
-    ]
-
-
-def _random_shades() -> list[Transform]:
-    return [
-        RandScaleIntensityd(IMAGE, factors=0.1, prob=0.5),
-        RandShiftIntensityd(IMAGE, offsets=0.1, prob=0.5),
-        RandAdjustContrastd(IMAGE, gamma=(0.7, 1.5), prob=0.3),
-        RandGaussianNoised(IMAGE, std=0.05, prob=0.15),
-    ]
 
 
 def _refuse(faults: Iterable[str]) -> None:

@@ -20,9 +20,10 @@ from aps_components.evaluation.doubt.held_out import KEY, TEMPERATURE, said
 from aps_components.evaluation.evaluate import Evaluation
 from aps_components.evaluation.metrics import foreground_regions, volume_ratio
 from aps_components.evaluation.trained import SPLITS, NoScansError, TrainedModel, load_trained
-from aps_components.files import expanded
+from aps_components.files import expanded, refuse_special
 from aps_components.label_map import kept_pieces, likeliest_class
 from aps_components.models import (
+    MODEL_ENDING,
     ensure_writable,
     read_checkpoint,
     read_settings,
@@ -62,7 +63,7 @@ def calibrate(
         dataset_dir: of the scans it was trained on.
         checkpoint: ``model.pt`` of a training, with its settings beside it.
         target: the copy, whole or not at all; it may be the checkpoint itself.
-        cases: the first so many scans; 0 leaves the offsets as they are.
+        cases: number of scans, from the first on; 0 leaves the offsets as they are.
         held_out: ``validation`` or ``test``, that part of the dataset; a folder with other labelled scans; or ``none``.
         options: other keys of the bundle's evaluation to change. A ``predictor`` or ``mirror_axes`` among them becomes
             the copy's default in inference, from the settings beside it.
@@ -74,6 +75,8 @@ def calibrate(
         ValueError: an option or a checkpoint that does not fit.
     """
     cases = whole(least=0)("cases", cases)
+    refuse_special(target, ending=MODEL_ENDING)
+    _refuse_unknown(held_out)
     settings = read_settings(checkpoint)
     models = Decision.MODELS if trained_b(settings) else Decision.MODELS[:1]
     options = {**(options or {}), **_answering_alone(checkpoint, models, options or {})}
@@ -142,14 +145,17 @@ def _calibrate_doubt(
     return said(stored) + ([] if known else [f"Note: {note}"])
 
 
+def _refuse_unknown(held_out: str) -> None:
+    if held_out not in (*SPLITS, NONE) and not expanded(held_out).exists():
+        raise ValueError(f"held_out {held_out!r} is no folder, and none of {', '.join((*SPLITS, NONE))}")
+
+
 def _held_out_scans(
     held_out: str, dataset_dir: str | Path, *, bundle: str | Path, settings: Mapping[str, Any], work: Path
 ) -> tuple[Path, str]:
     """The dataset and the part of it."""
     if held_out in SPLITS:
         return Path(dataset_dir), held_out
-    if not expanded(held_out).exists():
-        raise ValueError(f"held_out {held_out!r} is no folder, and none of {', '.join((*SPLITS, NONE))}")
     known = Path(bundle) / "configs" / "datalist.json"
     dataset = dataset_to_judge(
         held_out, known=known, labels=settings["labels"], work=ensure_writable(work), split=SPLITS[1]

@@ -50,7 +50,7 @@ class Evaluation:
             classes, and the largest component is that of each region.
         label_values: value in the label files to class, see ``LoadVolumed``.
         largest_component: the pieces that inference keeps, for the report.
-        pictures: of so many of the worst cases, by mean Dice of the answer that inference gives.
+        pictures: number of the worst cases that are drawn, by mean Dice of the answer that inference gives.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Evaluation:
         files = report.write(self.output_dir, context=context, scans=scans)
         print(report.table())
         if self.answering:
-            print(f"with this checkpoint inference answers by predictor {self.answering}")
+            print(f"with this checkpoint inference uses predictor {self.answering}")
         print("\n".join(f"written: {file}" for file in files))
         return report
 

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aps_components.data import case_name
+from aps_components.data import DataError, case_name
+from aps_components.data.checks import read_labels, require_one_grid
+from aps_components.data.marks import DIGITS, read_mark, scan_hash
 from aps_components.data.nifti import channels_of, read_geometry, read_scan
 from aps_components.evaluation.figure import save_overview
+from aps_components.files import refuse_special
 from aps_components.plain_json import read_object
-from aps_components.uncertainty import MAP_NAMES
+from aps_components.uncertainty import ALL_MAP_NAMES, MAP_NAMES
 
 
 def overview_from_files(
@@ -32,22 +35,34 @@ def overview_from_files(
 
     Raises:
         FileNotFoundError: the scan has not been segmented into ``output_dir``.
+        DataError: a file cannot be read, or is of another scan.
     """
+    refuse_special(path, ending=".png")
     name, folder = case_name({"image": str(image)}), Path(output_dir)
     segmentation = folder / f"{name}_seg.nii.gz"
     if not segmentation.is_file():
         raise FileNotFoundError(f"{segmentation} is missing: segment {image} into {folder} first (run inference)")
-    prompts, maps = folder / f"{name}_prompts.json", _maps(folder, name)
+    prompts = folder / f"{name}_prompts.json"
+    maps = [file for kind in ALL_MAP_NAMES if (file := folder / f"{name}_{kind}.nii.gz").is_file()]
+    require_one_grid([image, segmentation, *maps, *([] if truth is None else [truth])])
+    _refuse_other_scan(image, segmentation)
     return save_overview(
         path,
         image=_array(image),
-        truth=None if truth is None else _array(truth).astype(np.uint8),
-        prediction=_array(segmentation).astype(np.uint8),
-        **maps,
+        truth=None if truth is None else read_labels(truth),
+        prediction=read_labels(segmentation),
+        **_maps(folder, name),
         points=_points(prompts) if prompts.is_file() else None,
         spacing=list(read_geometry(image).spacing),
         title=name,
     )
+
+
+def _refuse_other_scan(image: str | Path, segmentation: Path) -> None:
+    """Another patient's scan can have the same name, and lie on the same grid."""
+    mark = read_mark(segmentation)
+    if mark is not None and mark.scan not in ("", scan_hash([image])[:DIGITS]):
+        raise DataError(f"{segmentation} was made of another scan than {image}: give that one, or segment this one")
 
 
 def _array(file: str | Path) -> NDArray[np.float32]:

@@ -20,18 +20,26 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aps_components.data import DataError, LoadVolumed, case_name
-from aps_components.data.datalist import LABEL_BY, MODELS, Datalist, files_of, relative_item, scans_in
+from aps_components.data.datalist import (
+    LABEL_BY,
+    MODELS,
+    Datalist,
+    files_of,
+    refuse_same_names,
+    relative_item,
+    scans_in,
+)
 from aps_components.data.identity import seen_items
 from aps_components.data.label_values import map_values, parsed_label_values
 from aps_components.data.marks import Mark, maker_hash, mark_of, read_mark, scan_hash
 from aps_components.data.nifti import read_header, read_scan, write_like
 from aps_components.evaluation.calibrate import MOST_VALUES, fit_offsets, of_kept_pieces, thinned
+from aps_components.evaluation.records import results_folder
 from aps_components.evaluation.trained import TrainedModel, load_trained
 from aps_components.files import replace_text
 from aps_components.inference import LabelMapd, inverted
 from aps_components.models import ensure_writable, trained_cases, trained_setting
 from aps_components.models.decision import Decision
-from aps_components.ownership import alone_in
 from aps_components.plain_json import read_json
 
 ANSWER = "a"  # an ensemble has one answer; its offsets are held where Model A's are
@@ -59,8 +67,8 @@ def pseudo_label(
             of them; voxel sizes and patches may differ. The volumes of a labelled scan are set by those models that did
             not learn from it, where there are some.
         target: a folder.
-        options: other keys of the bundle's evaluation to change. Without a ``predictor`` each model answers by the one
-            that inference answers by.
+        options: other keys of the bundle's evaluation to change. Without a ``predictor`` each model uses the one
+            that its inference uses.
 
     Returns:
         What was found, and what to do with it.
@@ -83,8 +91,8 @@ def pseudo_label(
         for checkpoint in tqdm(checkpoints, desc="loading", unit="model")
     ]
     datalist = _common_datalist(models)
-    folder = ensure_writable(target)
-    with alone_in(folder):
+    refuse_same_names(datalist.unlabeled)
+    with results_folder(target) as folder:
         ensure_writable(folder / LABELS)
         maker = maker_hash(_refuse_labels_of_others(folder, models))
         decision, volumes = _decision(models, datalist)
@@ -137,7 +145,7 @@ def _refuse_target(folder: Path, dataset: Path) -> None:
         return
     there = [folder / "datalist.json", *scans_in(folder / LABELS)]
     if found := [file for file in there if file.exists()]:
-        raise ValueError(f"{found[0]} is there, and not of aps pseudo-label: give another --target")
+        raise ValueError(f"{found[0]} is there, and aps pseudo-label did not make it: give another --target")
 
 
 def _is_labelled(file: Path, mark: Mark) -> bool:

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aps_components.files import replace_text
+from aps_components.files import append_line, expanded, replace_text
+from aps_components.models import ensure_writable
 from aps_components.options import differences
+from aps_components.ownership import alone_in
 from aps_components.plain_json import read_lines
 
 Record = dict[str, Any]
+
+
+@contextmanager
+def results_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder for results, made if it is missing, into which this process alone writes meanwhile.
+
+    What was made of it is gone again if nothing came to lie in it, as after an option that is refused.
+
+    Raises:
+        PermissionError: it cannot be written into.
+        FolderInUseError: another process writes into it.
+    """
+    folder = expanded(path)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        with alone_in(ensure_writable(folder)):
+            yield folder
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            for place in made:
+                place.rmdir()
 
 
 class Records:
@@ -47,11 +72,14 @@ class Records:
         """The record of a key, if there is one."""
         return self._records.get(_text(key))
 
+    def all(self) -> list[tuple[dict[str, Any], Record]]:
+        """Keys and records, in the order in which they were added."""
+        return [(json.loads(key), record) for key, record in self._records.items()]
+
     def add(self, record: Record, **key: Any) -> Record:
         """Write a record, of JSON's types, and give it back as it would be read."""
         line = json.loads(_text({"key": key, "record": record}))
-        with open(self.file, "a", encoding="utf-8") as stream:
-            stream.write(_text(line) + "\n")
+        append_line(self.file, _text(line))
         self._records[_text(line["key"])] = line["record"]
         return line["record"]
 

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Answered:
-    """A scan, what a model says of it, and the truth, on the scan's own grid."""
+    """A scan, a model's answer to it, and the truth, on the scan's own grid."""
 
     item: Mapping[str, Any]
     label_map: NDArray[np.integer]
@@ -104,7 +104,7 @@ class WorstCases:
 
     Args:
         output_dir: their folder is made in it.
-        most: so many are kept.
+        most: number that is kept.
     """
 
     def __init__(self, output_dir: Path, *, most: int) -> None:

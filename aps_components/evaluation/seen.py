@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from aps_components.data.datalist import Item, case_name, files_of
+from aps_components.data.datalist import Item, case_name, files_of, refuse_same_names
 from aps_components.data.identity import seen_items
 from aps_components.models import trained_cases
 
@@ -14,7 +14,7 @@ SHOWN = 3
 
 
 def unseen_items(items: Sequence[Item], *, checkpoint: str | Path, split: str) -> Sequence[Item]:
-    """The items as they are, if the checkpoint was trained on none of their scans.
+    """The items as they are, if the checkpoint was trained on none of their scans and each has a name of its own.
 
     Scans are known by their voxels: a copy, a link or another name does not hide one.
 
@@ -24,10 +24,11 @@ def unseen_items(items: Sequence[Item], *, checkpoint: str | Path, split: str) -
         split: the part of the datalist that they are; ``training`` asks for seen ones.
 
     Raises:
-        ValueError: it was; which they are, and the mend.
+        ValueError: it was, or two have the same name; which they are, and the mend.
     """
     if split == TRAINING:
         return items
+    refuse_same_names(items)
     if seen := seen_items(items, trained_cases(checkpoint)):
         item, case, part = seen[0]
         names = ", ".join(case_name(item) for item, _, _ in seen[:SHOWN])

@@ -86,6 +86,7 @@ def scans_of_split(
         config.parser[key] = value
     config.parser["datalist#counts_at_most"] = False
     places = {"bundle_root": str(root), "dataset_dir": str(Path(dataset_dir).resolve())}
+    _refuse_twice(given, places)
     config.lay_over(given | places)
     with plain_errors():
         datalist: Datalist = config.value("datalist")
@@ -128,13 +129,21 @@ def load_trained(
     if seen and "labeled_count" not in read_settings(checkpoint):
         config.parser["labeled_count"] = _own_values(root)["labeled_count"]
     places = {"bundle_root": root, "dataset_dir": Path(dataset_dir).resolve(), "checkpoint": checkpoint.resolve()}
-    config.lay_over(given | {key: str(path) for key, path in places.items()} | {"split": split})
+    own = {key: str(path) for key, path in places.items()} | {"split": split}
+    _refuse_twice(given, own)
+    config.lay_over(given | own)
     with plain_errors():
         model = _built(config, checkpoint, split, given)
     _refuse_none(model.items, split, dataset_dir)
     # With what it has seen something is adjusted, which is measured on these afterwards.
     unseen_items(model.datalist.validation, checkpoint=checkpoint, split=SPLITS[0])
     return model
+
+
+def _refuse_twice(options: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """An option that is decided otherwise would have no effect."""
+    if decided := sorted(set(options) & set(own)):
+        raise ValueError(f"--{decided[0]} {options[decided[0]]!r} has no effect here: leave it out")
 
 
 def _refuse_split(split: str) -> None:
@@ -154,7 +163,7 @@ def _with_labels(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _own_values(root: Path) -> dict[str, Any]:
-    """What a bundle says of its dataset."""
+    """The dataset as a bundle describes it."""
     content = read_object(root / "configs" / CONFIGS[0])
     return {key: content[key] for key in DATASET_OPTIONS if key in content}
 

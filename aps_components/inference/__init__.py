@@ -3,19 +3,24 @@
 from aps_components.inference.inferer import PromptedSlidingWindowInferer, PromptPoint, VolumePrediction
 from aps_components.inference.postprocessing import (
     InvertToLabelMapd,
+    KeepProbabilitiesd,
     LabelMapd,
+    SavePromptsd,
     inverted,
-    output_transforms,
 )
 from aps_components.inference.prompt_file import prompts_in_world
+from aps_components.inference.saving import SaveOnScansGridd, SaveUncertaintyd
 
 __all__ = [
     "InvertToLabelMapd",
+    "KeepProbabilitiesd",
     "LabelMapd",
     "PromptPoint",
     "PromptedSlidingWindowInferer",
+    "SaveOnScansGridd",
+    "SavePromptsd",
+    "SaveUncertaintyd",
     "VolumePrediction",
     "inverted",
-    "output_transforms",
     "prompts_in_world",
 ]

@@ -15,13 +15,10 @@ from torch import Tensor
 from aps_components.files import replace_text
 from aps_components.inference.own_grid import Maps, OwnGrid, WholeMaps
 from aps_components.inference.prompt_file import prompt_file_text, prompts_in_world
-from aps_components.inference.saving import SaveOnScansGridd
 from aps_components.label_map import kept_pieces, likeliest_class
 from aps_components.options import Pieces, pieces
-from aps_components.uncertainty import ALL_MAP_NAMES
 
 PRED = "pred"
-MAP_KEYS = ("probabilities", *ALL_MAP_NAMES)
 
 
 class LabelMapd(MapTransform):
@@ -32,9 +29,9 @@ class LabelMapd(MapTransform):
         largest_component: which pieces stay, see :func:`aps_components.label_map.kept_pieces`.
     """
 
-    def __init__(self, keys: Any, *, largest_component: Pieces = False) -> None:
+    def __init__(self, keys: Any, *, largest_component: Pieces | str = False) -> None:
         super().__init__(keys, allow_missing_keys=True)
-        self.largest_component = largest_component
+        self.largest_component = pieces("largest_component", largest_component)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace the probabilities under the keys."""
@@ -63,12 +60,12 @@ class InvertToLabelMapd(MapTransform):
         keys: Any,
         preprocessing: InvertibleTransform,
         *,
-        largest_component: Pieces = False,
+        largest_component: Pieces | str = False,
         confidence: str | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys=True)
         self.preprocessing = preprocessing
-        self.largest_component, self.confidence = largest_component, confidence
+        self.largest_component, self.confidence = pieces("largest_component", largest_component), confidence
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace the probabilities under the keys."""
@@ -96,15 +93,15 @@ class SavePromptsd(Transform):
     """Write the prompt points as ``NAME_prompts.json``; an item without prompts is left alone.
 
     Each point has its class, its voxel on the scan's own grid, its place in mm (RAS+, as NIfTI counts) and its score;
-    the file says of which scan it is.
+    the file names its scan.
 
     Args:
         output_dir: made if missing.
-        labels: class value to name.
+        labels: class value, also as text, to name.
     """
 
-    def __init__(self, output_dir: str | Path, *, labels: Mapping[int, str]) -> None:
-        self.output_dir, self.labels = Path(output_dir), dict(labels)
+    def __init__(self, output_dir: str | Path, *, labels: Mapping[int | str, str]) -> None:
+        self.output_dir, self.labels = Path(output_dir), {int(value): name for value, name in labels.items()}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the file; the data go through unchanged."""
@@ -140,59 +137,3 @@ def _cleaned(label_map: Tensor, kept: Pieces, *, num_classes: int) -> Tensor:
         found = kept_pieces(np.asarray(label_map[0].cpu()), kept, num_classes=num_classes)
         label_map[0] = torch.from_numpy(found).to(label_map.device)
     return label_map
-
-
-def output_transforms(
-    *,
-    preprocessing: InvertibleTransform,
-    labels: Mapping[int, str],
-    output_dir: str | Path,
-    output_ext: str = ".nii.gz",
-    output_postfix: str = "seg",
-    output_dtype: str = "uint8",
-    separate_folder: bool = False,
-    largest_component: Pieces | str = True,
-    save_maps: bool = False,
-) -> Compose:
-    """Everything after the network: back to the scan's grid, label map, files.
-
-    Writes ``NAME_seg.nii.gz``, and with ``save_maps`` also ``NAME_probabilities`` (4-D), the uncertainty maps
-    (float32), by default ``NAME_epistemic`` and ``NAME_aleatoric``, and ``NAME_prompts.json``.
-
-    Args:
-        preprocessing: what the image went through; it is inverted.
-        labels: class value to name, background included.
-        output_dir: of the files.
-        output_ext: their ending.
-        output_postfix: of the label map's name.
-        output_dtype: of the label map.
-        separate_folder: one folder a scan.
-        largest_component: which pieces stay, see :func:`aps_components.label_map.kept_pieces`.
-        save_maps: write the further files, too.
-    """
-
-    def save(key: str, postfix: str, dtype: str) -> SaveOnScansGridd:
-        return SaveOnScansGridd(
-            key,
-            output_dir=output_dir,
-            postfix=postfix,
-            output_ext=output_ext,
-            dtype=dtype,
-            separate_folder=separate_folder,
-            preprocessing=preprocessing,
-        )
-
-    label_map = [
-        InvertToLabelMapd(PRED, preprocessing, largest_component=pieces("largest_component", largest_component)),
-        save(PRED, output_postfix, output_dtype),
-    ]
-    if not save_maps:
-        return Compose(label_map)
-    return Compose(
-        [
-            KeepProbabilitiesd(),
-            *label_map,
-            *(save(key, key, "float32") for key in MAP_KEYS),
-            SavePromptsd(output_dir, labels={int(key): name for key, name in labels.items()}),
-        ]
-    )

@@ -1,4 +1,4 @@
-"""A whole volume's answer in tiles: what the inferer says of it, in the memory of a few windows.
+"""A whole volume's answer in tiles: the inferer's prediction, in the memory of a few windows.
 
 Model A's points are chosen over the whole volume, so Model B runs after Model A has seen all of it. In between are kept
 what B needs of A in each window, A's candidates for points, and, where the answer is the mean of both, A's own answer.
@@ -121,7 +121,7 @@ class _Work:
 
 
 class _ByA:
-    """What Model A says of a volume, kept as far as it is needed."""
+    """Model A's answer to a volume, kept as far as it is needed."""
 
     def __init__(self, work: _Work, network: AutoPromptSeg, *, maps: bool) -> None:
         self.work, self.network, self.classes = work, network, network.num_classes
@@ -153,7 +153,8 @@ class _ByA:
                     "epistemic": seen.uncertainty.epistemic.float(),
                     "aleatoric": seen.uncertainty.aleatoric.float(),
                 }
-                maps = {name: each.flip(dims) for name, each in maps.items()}
+                if dims:
+                    maps = {name: each.flip(dims) for name, each in maps.items()}
                 for row, window in enumerate(chunk):
                     for name, blend in blends.items():
                         blend.add(maps[name][row], window, weight=weight)

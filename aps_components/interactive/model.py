@@ -15,8 +15,10 @@ from monai.transforms import Compose
 from aps_components.data import evaluation_transforms
 from aps_components.files import expanded
 from aps_components.inference import PromptedSlidingWindowInferer
+from aps_components.machine import chosen_device
 from aps_components.models import (
     NETWORK,
+    PREPROCESSING,
     TRAINED_KEYS,
     AutoPromptSeg,
     CheckpointError,
@@ -28,9 +30,17 @@ from aps_components.models import (
     settings_file,
 )
 from aps_components.models.settings import trained_b
-from aps_components.options import Pieces, pieces, refuse_unknown
+from aps_components.options import Pieces, list_differences, pieces, refuse_unknown
 
 OVERLAP = 0.5
+# What `evaluation_transforms` does, as training writes it down.
+PREPROCESSED = [
+    "LoadVolumed()",
+    'Orientationd(axcodes="RAS", labels=[["L", "R"], ["P", "A"], ["I", "S"]])',
+    "Resampled()",
+    "NormalizeScand()",
+    'EnsureTyped(dtype="torch.float32")',
+]
 UNTAUGHT = "was trained without prompts (no simulated_user in its settings) and does not know what a click means"
 
 
@@ -96,15 +106,20 @@ def load_model(
         CheckpointError: there is no such file, it is damaged, or ``model.json`` does not say how it was built.
         ValueError: an unknown device or setting.
     """
+    where = chosen_device("device", device or ("cuda" if torch.cuda.is_available() else "cpu"))
     path = expanded(file)
     path = path / "model.pt" if path.is_dir() else path
     read_checkpoint(path)  # what is wrong with the weights comes before what is wrong beside them
     known = _Settings(path, settings or {})
     labels = known.labels()
+    if different := list_differences(PREPROCESSED, known.get(PREPROCESSING, PREPROCESSED)):
+        raise CheckpointError(
+            f"{known.file}: scans of this model are preprocessed by transforms of its bundle ({'; '.join(different)}): "
+            "segment with the bundle, as by aps segment --bundle BUNDLE"
+        )
     network = _built(known, num_classes=len(labels))
     network.temperature = float(read_settings(path).get("temperature", 1.0))
     load_weights(network, path)
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return LoadedModel(
         checkpoint=path,
         network=network.to(where).eval(),
@@ -193,4 +208,11 @@ def _built(known: _Settings, *, num_classes: int) -> AutoPromptSeg:
         "predictor", known.get("inference_predictor", known.get("predictor", "average"))
     )
     given["sam_checkpoint"] = None  # its weights are in the file
-    return build_trained(checkpoint=known.path, otherwise=otherwise, **{**given, "num_classes": num_classes})
+    try:
+        return build_trained(checkpoint=known.path, otherwise=otherwise, **{**given, "num_classes": num_classes})
+    except CheckpointError:
+        raise
+    except (TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
+        raise CheckpointError(
+            f"{known.file}: {NETWORK} describes no network ({error}); copy the file again from the training"
+        ) from error

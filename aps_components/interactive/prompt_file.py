@@ -109,7 +109,7 @@ class _Reader:
     def _class(self, entry: Entry, where: str) -> int:
         given = [entry[key] for key in ("label", "name") if entry.get(key) is not None]
         if not given:
-            raise ValueError(f'{where}: of no class; add "name" or "label"')
+            raise ValueError(f'{where}: has no class; add "name" or "label"')
         try:
             values = [self.listener.class_value(label) for label in given]
         except (TypeError, ValueError) as error:
@@ -122,7 +122,7 @@ class _Reader:
         """The places of an entry, or its ``one``, in whichever of the two ways it says them."""
         given = {key: entry[key] for key in ("voxel", "world_mm") if entry.get(key) is not None}
         if not given:
-            raise ValueError(f'{where}: at no place; add "voxel" or "world_mm"')
+            raise ValueError(f'{where}: has no place; add "voxel" or "world_mm"')
         both = {}
         for key, said in given.items():
             places = [said] if one else said
@@ -167,7 +167,7 @@ def _refuse_another_scan(content: Entry, scan: str, shape: Sequence[int], affine
     if content.get("world", WORLD) not in TO_RAS:
         raise ValueError(f"world {content['world']!r} must be one of {', '.join(TO_RAS)}: which way mm count")
     if "scan" not in content:
-        raise ValueError(f'it does not say of which scan it is; add "scan": "{scan}"')
+        raise ValueError(f'it names no scan; add "scan": "{scan}"')
     if content["scan"] != scan:
         raise ValueError(f"the prompts are of scan {content['scan']!r}, not of {scan!r}; give the file of this scan")
     if "shape" in content and content["shape"] != [int(size) for size in shape]:

@@ -1,4 +1,4 @@
-"""MONAI Label's ``monaibundle`` app with the chosen bundles in it.
+"""The folder of an app for MONAI Label, with the chosen bundles in it.
 
 The app's folder keeps what is trained in it: configurations are copied anew at every start, weights never.
 """
@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 
 from aps_components.bundle.locate import WEIGHTS
 from aps_components.configuration import network_settings
+from aps_components.configuration.bundle_workflow import TRAINED_WITH
 from aps_components.files import copy_folder, copy_whole, expanded, replace_text, replacing
-from aps_components.label_server.environment import LabelEnvironment
+from aps_components.label_server.bundle_model import inference_config
+from aps_components.label_server.clicks import INTERACTIVE, SCRIBBLED
 from aps_components.models import (
     NETWORK,
     TRAINED_KEYS,
     CheckpointError,
     copy_settings,
-    load_weights,
     save_model,
     settings_file,
     trained_setting,
@@ -38,12 +38,12 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # MONAI Label takes a bundle for something else by a part of its name.
 OTHER_KINDS = ("deepedit", "deepgrow", "detection", "classification")
 UNTRAINED = "untrained"
+MAIN = "main.py"
 
 
 def prepare_app(
     app: str | os.PathLike[str],
     *,
-    environment: LabelEnvironment,
     bundles: Sequence[Path],
     checkpoints: Mapping[str, str | os.PathLike[str]] | None = None,
     untrained: bool = False,
@@ -52,7 +52,6 @@ def prepare_app(
 
     Args:
         app: the app's folder, made if missing.
-        environment: that holds MONAI Label.
         bundles: folders of bundles; a model is named after its bundle's folder.
         checkpoints: bundle name to weights, for an app that has none of that bundle yet.
         untrained: give a bundle without weights random ones: MONAI Label passes over a bundle that has none.
@@ -67,14 +66,13 @@ def prepare_app(
     app, checkpoints = Path(app), dict(checkpoints or {})
     names = [bundle.name for bundle in bundles]
     _check_names(names, checkpoints)
-    if not (app / "main.py").is_file():
-        copy_folder(environment.sample_app, app, last="main.py")
     origins = {}
     for bundle in bundles:
         model = app / "model" / bundle.name
         _copy_files(bundle, model)
         origins[bundle.name] = _place_weights(bundle, model, checkpoints.get(bundle.name), untrained=untrained)
         _take_over_settings(model)
+    copy_whole(Path(__file__).with_name(MAIN), app / MAIN)
     return origins
 
 
@@ -88,6 +86,8 @@ def _check_names(names: Sequence[str], checkpoints: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"MONAI Label takes {name!r} for something else because of {kinds[0]!r}: rename its folder"
             )
+        if name.endswith((INTERACTIVE, SCRIBBLED)):
+            raise ValueError(f"{name!r} is the name of another bundle's further task: rename its folder")
         if names.count(name) > 1:
             raise ValueError(f"two bundles are named {name!r}: rename one of their folders")
     if unknown := sorted(set(checkpoints) - set(names)):
@@ -144,10 +144,10 @@ def _place_weights(bundle: Path, model: Path, checkpoint: str | os.PathLike[str]
 def _write_untrained(model: Path) -> None:
     """Random weights, those of the bundle's own seed, and the settings that say so."""
     training = read_object(model / "configs" / "train.json")
-    parser = _parser(model, model / WEIGHTS)
+    config = inference_config(model, model / WEIGHTS)
     torch.manual_seed(training.get("seed", 0))
-    network = parser.get_parsed_content("network_def")
-    settings = {**parser.get_parsed_content("trained_with"), NETWORK: network_settings(parser), UNTRAINED: True}
+    network = config.value("network_def")
+    settings = {**config.value(TRAINED_WITH), NETWORK: network_settings(config.parser), UNTRAINED: True}
     save_model(network.state_dict(), settings, model / WEIGHTS)
 
 
@@ -162,11 +162,9 @@ def _take_over_settings(model: Path) -> None:
 
 def _check_weights(model: Path, weights: Path) -> None:
     """MONAI Label would run random ones where these do not fit."""
-    parser, settings = _parser(model, weights), settings_file(weights)
+    config, settings = inference_config(model, weights), settings_file(weights)
     try:
-        load_weights(
-            parser.get_parsed_content("network_def"), weights, settings=parser.get_parsed_content("trained_with")
-        )
+        config.load_network(weights)
     except CheckpointError as error:
         if settings.is_file():
             raise
@@ -175,11 +173,3 @@ def _check_weights(model: Path, weights: Path) -> None:
             f"{error}\n{settings} is missing, which training writes: if these weights were trained with another "
             f"{keys} than the bundle has, write those into it as JSON"
         ) from error
-
-
-def _parser(model: Path, weights: Path) -> ConfigParser:
-    parser = ConfigParser()
-    parser.read_config(str(model / "configs" / "inference.json"))
-    # As absolute paths, which are never taken for an expression.
-    parser["bundle_root"], parser["checkpoint"] = os.path.abspath(model), os.path.abspath(weights)
-    return parser

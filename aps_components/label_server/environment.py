@@ -18,11 +18,11 @@ from pathlib import Path
 
 import aps_components
 from aps_components.files import expanded
+from aps_components.own_environment import OwnEnvironment, OwnEnvironmentError
 
 REQUIREMENTS = "requirements.txt"
 WITHOUT_DEPENDENCIES = ("monailabel==0.8.5", "pydicom-seg==0.4.1", "segment-anything==1.0")
 SUPPORTED = ((3, 10), (3, 12))  # first and last version of Python
-STAMP = ".installed"
 # MONAI Label imports it at the start and uses it in no part that a bundle needs. There is no build of it for every
 # torch, and a wrong one does not load.
 TORCHVISION = {
@@ -36,35 +36,18 @@ TORCHVISION = {
 }
 
 
-class LabelEnvironmentError(RuntimeError):
+class LabelEnvironmentError(OwnEnvironmentError):
     """The environment could not be set up; the message says which step failed."""
 
 
 @dataclass(frozen=True)
-class LabelEnvironment:
-    """A virtual environment with MONAI Label.
-
-    Args:
-        folder: of the environment, absolute.
-    """
-
-    folder: Path
-
-    @property
-    def python(self) -> Path:
-        """Its interpreter."""
-        return self.folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-
-    @property
-    def sample_app(self) -> Path:
-        """MONAI Label's app that serves bundles."""
-        return self.folder / "monailabel" / "sample-apps" / "monaibundle"
+class LabelEnvironment(OwnEnvironment):
+    """A virtual environment with MONAI Label."""
 
     @property
     def is_complete(self) -> bool:
         """Whether everything in the list, as it is now, was installed."""
-        stamp = self.folder / STAMP
-        return self.python.exists() and stamp.is_file() and stamp.read_text() == _stamp()
+        return self.has(_stamp())
 
 
 def ensure_environment(folder: str | os.PathLike[str], *, python: str = sys.executable) -> LabelEnvironment:
@@ -75,20 +58,18 @@ def ensure_environment(folder: str | os.PathLike[str], *, python: str = sys.exec
         python: the interpreter to make it with, 3.10 to 3.12.
 
     Raises:
-        LabelEnvironmentError: the interpreter is another version, or a step failed.
+        OwnEnvironmentError: the interpreter is another version, or a step failed.
     """
     environment = LabelEnvironment(Path(os.path.abspath(expanded(folder))))
     if not environment.is_complete:
         _refuse_version(python)
         print(f"Setting up {environment.folder} with MONAI Label; takes some minutes, once", flush=True)
-        if not environment.python.exists():
-            _run([python, "-m", "venv", str(environment.folder)])
-        pip = [str(environment.python), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+        environment.make(python=python)
         with resources.as_file(_requirements()) as requirements:
-            _run([*pip, "-r", str(requirements)])
-        _run([*pip, "--no-deps", *WITHOUT_DEPENDENCIES])
+            environment.install("-r", str(requirements))
+        environment.install("--no-deps", *WITHOUT_DEPENDENCIES)
         _write_torchvision(_site_packages(environment))
-        (environment.folder / STAMP).write_text(_stamp())
+        environment.finish(_stamp())
     _link_this_package(_site_packages(environment))
     return environment
 
@@ -113,15 +94,8 @@ def _refuse_version(python: str) -> None:
         )
 
 
-def _run(command: list[str]) -> None:
-    if code := subprocess.run(command, check=False).returncode:
-        raise LabelEnvironmentError(f"exit status {code} of: {' '.join(command)}; its own message stands above")
-
-
 def _site_packages(environment: LabelEnvironment) -> Path:
-    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    answer = subprocess.run([str(environment.python), "-c", code], capture_output=True, text=True, check=True)
-    return Path(answer.stdout.strip())
+    return Path(environment.answer("import sysconfig; print(sysconfig.get_path('purelib'))"))
 
 
 def _write_torchvision(site_packages: Path) -> None:

@@ -48,6 +48,7 @@ ROUTES = {
     "DELETE": r"/train/?|/scoring/?|/batch/infer|/session/[^/]+|/datastore/?|/datastore/(image|label)",
 }
 ROUTES["HEAD"] = ROUTES["GET"]
+PANEL = "MONAILABEL_SERVER_URL"  # the cookie in which OHIF's panel keeps the address of MONAI Label
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 
 
@@ -83,7 +84,7 @@ class Guard:
             self._check_sender(headers)
             inner, prefixed = self._with_token(scope, headers)
             if prefixed and scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
-                await self._welcome(inner, send)
+                await self._welcome(inner, headers, send)
                 return
             path = inner["path"][len(inner.get("root_path", "")) :] or "/"
             _check_route(scope["method"], path)
@@ -92,7 +93,9 @@ class Guard:
         except RefusedRequestError as error:
             await _answer(send, error.status, {"detail": str(error)})
             return
-        await self.app(inner, receive, send)
+        # What says who asks is for the guard alone: MONAI Label hands headers on to an archive.
+        kept = [pair for pair in inner["headers"] if pair[0].lower() not in (b"cookie", b"authorization")]
+        await self.app({**inner, "headers": kept}, receive, send)
 
     def _check_sender(self, headers: dict[str, str]) -> None:
         host = _name_of(headers.get("host", ""))
@@ -133,14 +136,20 @@ class Guard:
             return ""
         return found.value if found is not None else ""
 
-    async def _welcome(self, scope: Scope, send: Send) -> None:
-        """A browser: the token goes from the address, which it shows and remembers, into a cookie."""
+    async def _welcome(self, scope: Scope, headers: dict[str, str], send: Send) -> None:
+        """A browser: the token goes from the address, which it shows and remembers, into a cookie.
+
+        Another cookie tells OHIF's panel where this server is; it takes port 8000 for granted.
+        """
         place = scope["path"][len(scope["root_path"]) :] or "/"
         place = "/" + place.lstrip("/\\")  # never to another server
         query = scope.get("query_string", b"").decode("latin-1")
         cookie = f"{self.cookie}={self.token}; Path=/; HttpOnly; SameSite=Strict"
+        address = quote(f"{scope.get('scheme', 'http')}://{headers['host']}/", safe="")
+        panel = f"{PANEL}={address}; Path=/ohif; SameSite=Strict"
         location = quote(place) + (f"?{query}" if query else "")
-        await _answer(send, 303, {}, [("location", location), ("set-cookie", cookie), ("cache-control", "no-store")])
+        fields = [("location", location), ("set-cookie", panel), ("set-cookie", cookie), ("cache-control", "no-store")]
+        await _answer(send, 303, {}, fields)
 
 
 def _headers(scope: Scope) -> dict[str, str]:

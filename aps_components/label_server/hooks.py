@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from aps_components.label_server.label_check import check_label
+from aps_components.label_server.label_names import classes_of_app, renumbered
 from aps_components.label_server.parameters import (
     FINAL,
+    PARTIAL,
     RefusedRequestError,
     check_inference,
     check_info,
@@ -26,6 +28,7 @@ from aps_components.plain_json import MOST_BYTES, parse_json, read_object
 from aps_components.terminal import shown
 from aps_components.unpacking import DAMAGES, Member, archive_fault, tar_member, zip_members
 
+SUBMIT = "ohif_submit.js"
 MOST_FILES = 20_000
 MOST_UNPACKED = 8 << 30
 
@@ -33,18 +36,17 @@ MOST_UNPACKED = 8 << 30
 def install() -> None:
     """Replace them, before the server is made."""
     from monailabel.datastore.local import LocalDatastore
-    from monailabel.endpoints import datastore, infer, session
-    from monailabel.interfaces.app import MONAILabelApp
+    from monailabel.endpoints import datastore, infer, ohif, session
     from monailabel.utils import sessions
 
     infer.run_inference = refusing(_inference(infer.run_inference))
     for name in ("add_image", "save_label", "update_image_info", "update_label_info"):
         setattr(datastore, name, refusing(_with_params(getattr(datastore, name))))
     session.create_session = refusing(session.create_session)
+    ohif.get_ohif = _with_submit(ohif.get_ohif)
     sessions.shutil = _Unpacking(sessions.shutil)
     LocalDatastore.save_label = _save_label(LocalDatastore.save_label)
     LocalDatastore.add_image = _add_image(LocalDatastore.add_image)
-    MONAILabelApp.__init__ = _with_strategies(MONAILabelApp.__init__)
 
 
 def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,13 +79,20 @@ def known_image(datastore: Any, image: str) -> str:
     return image
 
 
-def label_values(app: str | os.PathLike[str]) -> set[int]:
-    """What the models of an app call their classes, and label files of their datasets do; 0 among them."""
+def label_values(app: str | os.PathLike[str], *, partly: bool = False) -> set[int]:
+    """What the models of an app call their classes, and label files of their datasets do; 0 among them.
+
+    Args:
+        app: its folder.
+        partly: also the value that means "not labelled here", where a bundle has one.
+    """
     values = {0}
     for file in Path(app).glob("model/*/configs/train.json"):
         content = read_object(file)
         for names in (content.get("labels"), content.get("label_values")):
             values |= {int(key) for key in names if str(key).isdecimal()} if isinstance(names, dict) else set()
+        if partly and isinstance(content.get("ignore"), int):
+            values.add(content["ignore"])
     return values
 
 
@@ -137,16 +146,22 @@ class _Unpacking:
         return getattr(self._module, name)
 
 
-def _with_strategies(begin: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(begin)
-    def call(self: Any, *args: Any, **kwargs: Any) -> None:
-        from aps_components.label_server import strategies
+def _with_submit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """OHIF's page with a script of ours, which adds buttons to hand a label in."""
 
-        begin(self, *args, **kwargs)
-        if self._infers:
-            strategies.install(self)
+    @functools.wraps(function)
+    def serve(path: str) -> Any:
+        from fastapi.responses import FileResponse, HTMLResponse
 
-    return call
+        if path == SUBMIT:
+            return FileResponse(Path(__file__).with_name(SUBMIT), media_type="text/javascript")
+        answer = function(path)
+        if Path(answer.path).name != "index.html":
+            return answer
+        page = Path(answer.path).read_text(encoding="utf-8")
+        return HTMLResponse(page.replace("</head>", f'<script defer src="/ohif/{SUBMIT}"></script></head>', 1))
+
+    return serve
 
 
 def _inference(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -155,9 +170,11 @@ def _inference(function: Callable[..., Any]) -> Callable[..., Any]:
         from monailabel.interfaces.utils.app import app_instance
 
         check_name(model, what="model")
-        check_inference(parsed_form(params))
+        app = app_instance()
+        # Slicer's module names the classes of all models of the server in each request.
+        check_inference(parsed_form(params), classes={name for task in app._infers.values() for name in task.labels})
         if image:
-            known_image(app_instance().datastore(), image)
+            known_image(app.datastore(), image)
         return function(background_tasks, model, image, session_id, params, *rest)
 
     return run
@@ -194,11 +211,12 @@ def _save_label(function: Callable[..., Any]) -> Callable[..., Any]:
         check_tag(label_tag)
         if label_tag == FINAL and isinstance(label_info, dict) and "model" in label_info:
             raise RefusedRequestError(f"a model's label is not stored with the tag {FINAL!r}")
-        values = label_values(settings.MONAI_LABEL_APP_DIR)
-        image = self.get_image_uri(image_id)
-        if os.path.isfile(image):  # of DICOM, a folder of slices, the grid is known where it is sent back
-            check_label(label_filename, image, values=values)
-        return function(self, image_id, label_filename, label_tag, label_info, *rest)
+        app = Path(settings.MONAI_LABEL_APP_DIR)
+        with renumbered(label_filename, label_info, classes_of_app(app)) as file:
+            image = self.get_image_uri(image_id)
+            if os.path.isfile(image):  # of DICOM, a folder of slices, the grid is known where it is sent back
+                check_label(file, image, values=label_values(app, partly=label_tag == PARTIAL))
+            return function(self, image_id, file, label_tag, label_info, *rest)
 
     return save
 
@@ -206,6 +224,7 @@ def _save_label(function: Callable[..., Any]) -> Callable[..., Any]:
 def _add_image(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def add(self: Any, image_id: str, image_filename: str, image_info: Any) -> Any:
+        from monailabel.datastore.local import LocalDatastore
         from monailabel.utils.others.generic import file_checksum
 
         _, ending = self._to_id(os.path.basename(image_filename))
@@ -213,7 +232,7 @@ def _add_image(function: Callable[..., Any]) -> Callable[..., Any]:
             raise RefusedRequestError(f"{ending or 'no ending'}: none of the files that scans are here")
         if image_id:
             check_name(image_id, what="image")
-            there = self.get_image_uri(image_id)
+            there = LocalDatastore.get_image_uri(self, image_id)  # an archive's own would fetch it, and add it
             if there and os.path.isfile(there) and file_checksum(there) != file_checksum(image_filename):
                 raise RefusedRequestError(f"there is another scan {image_id!r} already: give this one a new name", 409)
             folder = self._datastore.image_path()

@@ -34,7 +34,7 @@ def check_label(label: str | os.PathLike[str], image: str | os.PathLike[str], *,
     Raises:
         RefusedRequestError: it cannot be read, lies on another grid, or has other values.
     """
-    what = f"the label {shown(Path(label).name)}"
+    what = _called(label)
     shape, place = _grid(image, what=f"the scan {shown(Path(image).name)}")
     shape = shape[:3]  # of a scan with its channels in one file
     own, affine = _grid(label, what=what)  # before its voxels: a few packed bytes can declare gigabytes
@@ -45,7 +45,7 @@ def check_label(label: str | os.PathLike[str], image: str | os.PathLike[str], *,
         raise RefusedRequestError(
             f"the label lies {distance:.2f} mm off its scan: save it on the scan's own grid (with it as reference)"
         )
-    found = np.unique(_voxels(label, what=what))
+    found = np.unique(label_voxels(label))
     if not np.isfinite(found).all() or not np.array_equal(found, np.rint(found)):
         raise RefusedRequestError("the label has values that are no whole numbers: save it as a label map")
     if unknown := sorted({int(value) for value in found} - set(values)):
@@ -66,10 +66,21 @@ def _grid(file: str | os.PathLike[str], *, what: str) -> tuple[tuple[int, ...], 
     raise AssertionError
 
 
-def _voxels(file: str | os.PathLike[str], *, what: str) -> NDArray[Any]:
-    with _readable(file, what):
-        return read_scan(file).voxels if str(file).endswith(NIFTI) else LoadImage(image_only=True)(file)
+def label_voxels(label: str | os.PathLike[str]) -> NDArray[Any]:
+    """The voxels of a label, [X, Y, Z]; whatever is wrong with the file is refused."""
+    with _readable(label, _called(label)):
+        voxels = read_scan(label).voxels if str(label).endswith(NIFTI) else LoadImage(image_only=True)(label)
+        return np.asarray(voxels)
     raise AssertionError
+
+
+def label_affine(label: str | os.PathLike[str]) -> NDArray[np.float64]:
+    """Of a label's grid, [4, 4], voxel to mm, RAS+."""
+    return _grid(label, what=_called(label))[1]
+
+
+def _called(label: str | os.PathLike[str]) -> str:
+    return f"the label {shown(Path(label).name)}"
 
 
 @contextmanager

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from aps_components.plain_json import refuse_config_syntax
 from aps_components.terminal import shown
 
 FINAL = "final"  # the tag of labels by hand, which are trained on
+PARTIAL = "partial"  # the tag of those in which something was not labelled
 LONGEST_NAME = 255
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:()-]{0,99}")
@@ -62,9 +63,15 @@ def check_training(params: Any) -> None:
     _check(params, TRAINING, "a training")
 
 
-def check_inference(params: Any) -> None:
-    """Parameters of an inference. What a model answers is never stored as a label by hand."""
-    _check(params, INFERENCE, "an inference")
+def check_inference(params: Any, *, classes: Collection[str] = ()) -> None:
+    """Parameters of an inference. What a model answers is never stored as a label by hand.
+
+    Args:
+        params: of the request.
+        classes: names of classes, which may have points.
+    """
+    points = dict.fromkeys(classes, (_are_numbers, "points [i, j, k]"))
+    _check(params, {**points, **INFERENCE}, "an inference")
     if params.get("label_tag") == FINAL:
         raise RefusedRequestError(
             f"a model's label is not stored with the tag {FINAL!r}, which is that of labels by hand"

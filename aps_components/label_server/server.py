@@ -80,8 +80,7 @@ class LabelServer:
     def command(self) -> list[str]:
         """What is run."""
         options = {"--app": str(self.app), "--studies": self.studies, "--host": self.host, "--port": str(self.port)}
-        # "ngc": with the default source even a local bundle asks the internet. SAM 2 would be downloaded.
-        conf = {"models": ",".join(self.models), "zoo_source": "ngc", "sam2": "false"}
+        conf = {"models": ",".join(self.models)}
         return [
             *[str(self.environment.python), "-c", SERVE],
             *[part for pair in options.items() for part in pair],

@@ -21,6 +21,8 @@ from aps_components.bundle import aps_command
 from aps_components.bundle.locate import WEIGHTS
 from aps_components.evaluation.doubt.next_scan import NEED_SCORES, RANDOM, ScanScore, next_scans
 from aps_components.files import sha256_of
+from aps_components.label_server.app import UNTRAINED
+from aps_components.models import trained_setting
 from aps_components.segmentation.next_scan import SCORES_FILE, read_scores
 
 DESCRIPTIONS = {
@@ -87,19 +89,20 @@ class Renewal:
     ) -> None:
         self.model, self.scans, self.renew = model, scans, renew
         self._lock = threading.Lock()
-        self._done: tuple[str, int] | None = None
+        self._done: tuple[str, frozenset[str]] | None = None
         self._seen: tuple[int, int] | None = None
         self._hash = ""
 
     def weights(self) -> str:
-        """SHA-256 of the model's weights, read anew where the file has changed; empty without one."""
+        """SHA-256 of the model's weights, read anew where the file has changed; empty of none and of random ones."""
         file = self.model / WEIGHTS
         try:
             found = file.stat()
         except OSError:
             return ""
         if self._seen != (found.st_mtime_ns, found.st_size):
-            self._hash, self._seen = sha256_of(file), (found.st_mtime_ns, found.st_size)
+            self._hash = "" if trained_setting(file, UNTRAINED, False) else sha256_of(file)
+            self._seen = (found.st_mtime_ns, found.st_size)
         return self._hash
 
     def scores(self) -> dict[str, dict[str, Any]]:
@@ -109,7 +112,7 @@ class Renewal:
     def check(self) -> bool:
         """Have scores renewed where a training has changed the weights or scans have come; whether that begins now."""
         scans = self.scans()
-        wanted = (self.weights(), len(scans))
+        wanted = (self.weights(), frozenset(scans))
         missing = set(scans) - set(self.scores())
         if not wanted[0] or not missing or wanted == self._done or not self._lock.acquire(blocking=False):
             return False
@@ -168,8 +171,12 @@ def install(app: Any) -> None:
     """
     model = Path(app.app_dir) / "model" / next(iter(app._infers))
     datastore = app.datastore()
-    renewal = Renewal(
-        model, lambda: {image: datastore.get_image_uri(image) for image in datastore.get_unlabeled_images()}
-    )
+    renewal = Renewal(model, lambda: unlabelled_scans(datastore))
     app._strategies.update(strategies(renewal))
     renewal.watch()
+
+
+def unlabelled_scans(datastore: Any) -> dict[str, str]:
+    """Name to file of the scans without a label; of an archive those that are here, as scores are not worth a fetch."""
+    file_of = getattr(datastore, "fetched", datastore.get_image_uri)
+    return {image: file for image in datastore.get_unlabeled_images() if (file := file_of(image))}

@@ -10,12 +10,15 @@ from aps_components.models.auto_prompt_seg import (
 )
 from aps_components.models.build import build_auto_prompt_seg, build_trained
 from aps_components.models.checkpoint import (
+    MODEL_ENDING,
     NETWORK,
+    PREPROCESSING,
     TRAINED_KEYS,
     copy_settings,
     ensure_writable,
     load_fitting,
     load_weights,
+    numbers_fault,
     read_checkpoint,
     save_atomically,
     save_model,
@@ -32,7 +35,9 @@ from aps_components.models.precision import Precision, autocast, resolved_precis
 from aps_components.models.settings import SETTINGS_OF_BEFORE, CheckpointError, read_settings, settings_file
 
 __all__ = [
+    "MODEL_ENDING",
     "NETWORK",
+    "PREPROCESSING",
     "SETTINGS_OF_BEFORE",
     "TRAINED_KEYS",
     "AutoPromptSeg",
@@ -53,6 +58,7 @@ __all__ = [
     "load_fitting",
     "load_weights",
     "mean_of_probabilities",
+    "numbers_fault",
     "read_checkpoint",
     "read_settings",
     "resolved_precision",

@@ -6,6 +6,8 @@ import io
 import json
 import os
 import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePath
@@ -18,13 +20,19 @@ from aps_components.files import replace_text, replacing
 from aps_components.models.decision import offsets_of_before
 from aps_components.models.settings import SETTINGS_OF_BEFORE, CheckpointError, read_settings, settings_file
 from aps_components.networks.sam3d import resized_position_tables
+from aps_components.options import list_differences
+from aps_components.unpacking import damaged_member
 
 MAX_NAMED_KEYS = 8
+MODEL_ENDING = ".pt"  # the settings lie beside it, in a file that ends in .json
 # The settings of a checkpoint that evaluation and inference take over: its weights are worth nothing at others.
 TRAINED_KEYS = (
     *("labels", "in_channels", "modalities", "spacing", "roi_size", "backbone", "strides", "kernel_sizes"),
     *("intensity", "fusion"),
 )
+PREPROCESSING = "preprocessing"  # the setting that lists what a scan goes through before the network
+LISTED = ("transforms", PREPROCESSING)  # the settings that are lists of transforms, a line each
+FOLDERS = re.compile(r'"[^"]*/(?=[^"/]*")')  # in such a line, of a file's name
 NETWORK = "network_def"  # the setting that holds the network's arguments
 # Arguments of a network that may be others than in training.
 FREE = ("predictor", "mc_samples", "recompute", "sam_checkpoint")
@@ -74,8 +82,10 @@ def ensure_writable(directory: str | Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
+        is_file = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "it is a file, or lies in one" if is_file else error.strerror
         raise PermissionError(
-            f"cannot write into {directory}: {error.strerror}; choose another folder or change its permissions"
+            f"cannot write into {directory}: {reason}; choose another folder or change its permissions"
         ) from error
     return directory
 
@@ -89,7 +99,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     _require_file(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on the pickle inside of a damaged file
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # torch's own words advise to run what is in it
         raise CheckpointError(
             f"{path} is damaged or no checkpoint of weights alone (other objects can be code, and nothing of it was "
@@ -101,7 +113,38 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged or no checkpoint of weights alone ({reason}); replace it") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
+    if (member := damaged_member(path)) is not None:
+        raise CheckpointError(f"{path} was altered since it was written (checksum of {member}); copy it again")
     return content
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The state dict of a file, raw or under ``"model"``, of numbers that a network can have.
+
+    Raises:
+        CheckpointError: as of :func:`read_checkpoint`, or it holds other things, complex numbers, or some that are not
+            finite.
+    """
+    content = read_checkpoint(path)
+    weights = content.get("model", content)
+    if not is_state_dict(weights):
+        raise CheckpointError(f"{path} holds no state dict, neither as a whole nor under 'model'")
+    if fault := numbers_fault(weights):
+        raise CheckpointError(f"{path}: {fault}")
+    return weights
+
+
+def numbers_fault(weights: Mapping[str, Tensor]) -> str:
+    """What is wrong with the numbers of weights, and the mend; empty where nothing is."""
+    wrong = {
+        "complex": [key for key, value in weights.items() if value.is_complex()],
+        "not finite": [key for key, value in weights.items() if not torch.isfinite(value).all()],
+    }
+    for what, keys in wrong.items():
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            return f"weights that are {what} ({keys[0]}{more}); take the checkpoint of an earlier epoch, or train again"
+    return ""
 
 
 def _require_file(path: Path) -> None:
@@ -133,11 +176,8 @@ def load_weights(
         CheckpointError: the file cannot be read, or does not fit: which keys, shapes or settings differ, or the
             network has no weight that starts with ``only``.
     """
-    content = read_checkpoint(path)
+    weights = read_weights(path)
     _refuse_other_settings(path, settings or {}, free=(*FREE, "roi_size") if other_roi_size else FREE)
-    weights = content.get("model", content)
-    if not is_state_dict(weights):
-        raise CheckpointError(f"{path} holds no state dict, neither as a whole nor under 'model'")
     wanted = {key: value for key, value in network.state_dict().items() if key.startswith(only)}
     if not wanted:
         raise CheckpointError(f"no weight of the network starts with {only!r}: nothing of {path} would be loaded")
@@ -171,10 +211,7 @@ def load_fitting(network: nn.Module, path: str | Path) -> list[str]:
     Raises:
         CheckpointError: the file cannot be read, or not one weight of it fits.
     """
-    content = read_checkpoint(path)
-    weights = content.get("model", content)
-    if not is_state_dict(weights):
-        raise CheckpointError(f"{path} holds no state dict, neither as a whole nor under 'model'")
+    weights = read_weights(path)
     own = network.state_dict()
     weights = resized_position_tables(weights, like=own)
     fitting = {key: weights[key] for key in own if key in weights and weights[key].shape == own[key].shape}
@@ -229,6 +266,9 @@ def without_folders(settings: Mapping[str, Any]) -> dict[str, Any]:
         key: PurePath(value).name if isinstance(value, str) and os.sep in value else value
         for key, value in settings.items()
     }
+    for key, value in published.items():
+        if key in LISTED and isinstance(value, list):
+            published[key] = [FOLDERS.sub('"', line) for line in value]
     if isinstance(cases := published.get("cases"), Mapping):
         published["cases"] = {part: [{**case, "name": ""} for case in found] for part, found in cases.items()}
     return published
@@ -278,7 +318,7 @@ def trained_cases(path: str | Path | None) -> dict[str, Any]:
 def trained_network(path: str | Path) -> dict[str, Any]:
     """The arguments of the network that the checkpoint ``path`` holds, by name, as far as its settings say.
 
-    Settings of before they were kept say some of them by other names.
+    Older settings have other names for some of them.
     """
     settings = read_settings(path)
     known = ("in_channels", "roi_size", "fusion", *SETTINGS_OF_BEFORE)
@@ -295,6 +335,11 @@ def _refuse_other_settings(path: str | Path, settings: Mapping[str, Any], *, fre
     trained |= {f"{NETWORK}#{key}": value for key, value in trained_network(path).items() if key not in free}
     used |= {f"{NETWORK}#{key}": value for key, value in used.pop(NETWORK, {}).items()}
     different = [key for key in used if key in trained and trained[key] != used[key]]
+    if PREPROCESSING in different:
+        raise CheckpointError(
+            f"{path} was trained on scans that were preprocessed otherwise: this configuration's list is "
+            f"{'; '.join(list_differences(trained[PREPROCESSING], used[PREPROCESSING]))}. List the same transforms"
+        )
     if different:
         raise CheckpointError(
             f"{path} was trained with other settings: "

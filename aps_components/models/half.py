@@ -6,7 +6,10 @@ from pathlib import Path
 
 import torch
 
+from aps_components.files import refuse_special
 from aps_components.models.checkpoint import (
+    MODEL_ENDING,
+    ensure_writable,
     is_state_dict,
     read_checkpoint,
     save_model,
@@ -31,6 +34,7 @@ def halve(source: str | Path, target: str | Path) -> Path:
         CheckpointError: no state dict, no settings beside it, or a weight beyond float16's range.
     """
     source, target = Path(source), Path(target)
+    refuse_special(target, ending=MODEL_ENDING)
     weights = read_checkpoint(source)
     if not weights or not is_state_dict(weights):
         raise CheckpointError(f"{source} holds more than weights: give the model.pt or model_best.pt of a training")
@@ -39,7 +43,7 @@ def halve(source: str | Path, target: str | Path) -> Path:
     halves = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
     if beyond := [key for key, value in halves.items() if not torch.isfinite(value).all()]:
         raise CheckpointError(f"{source}: {beyond[0]} has values beyond 65504 or that are not finite; keep float32")
-    target.parent.mkdir(parents=True, exist_ok=True)
     settings = without_folders(read_settings(source))
+    ensure_writable(target.parent)
     save_model(halves, settings, target, compressed=True)
     return target

@@ -69,10 +69,16 @@ def checked_settings(settings: dict[str, Any], *, where: str) -> dict[str, Any]:
     """Settings that were read from ``where``, given back; errors as of :func:`read_settings`."""
     handed_on = {key: value for key, value in settings.items() if key not in KEPT_HERE}
     refuse_config_syntax(handed_on, where=where, error=CheckpointError)
+    classes, stored = settings.get("labels"), settings.get("network_def")
     for key, value in settings.items():
         check, wanted = TYPES.get(key, (_is_anything, ""))
         if not check(value):
             raise CheckpointError(f"{where}: {key} is {shown(value)[:80]}, where {wanted} is wanted; {MEND}")
+    of_network = stored.get("num_classes") if isinstance(stored, dict) else None
+    if isinstance(classes, dict) and isinstance(of_network, int) and len(classes) != of_network:
+        raise CheckpointError(
+            f"{where}: labels names {len(classes)} classes, and network_def has {of_network} of them; {MEND}"
+        )
     return settings
 
 
@@ -180,6 +186,7 @@ TYPES: Mapping[str, tuple[Check, str]] = {
     **dict.fromkeys(("simulated_user", "label_values", "regions"), (_or_none(_is_object), "an object, or null")),
     "temperature": (lambda value: _is_number(value) and value > 0, "a number above 0"),
     "doubt": (_or_none(_is_object), "an object, or null"),
+    **dict.fromkeys(("preprocessing", "transforms"), (_are_texts, "a list of texts")),
     "cases": (_are_cases, "an object of lists of scans"),
     "code": (_is_text, "a version"),
     "in_channels": (lambda value: _is_whole(value, least=1), "a whole number from 1 on"),

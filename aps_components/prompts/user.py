@@ -45,8 +45,9 @@ class SimulatedUser:
     Args:
         rounds: decodings of one embedding; the first is the automatic answer, each further one follows corrections. 1
             trains without a user.
-        own, simulated, none: how often a patch begins with Model A's own points, with a user's, or with nothing;
-            relative.
+        own: how often a patch begins with Model A's own points, relative to the next two.
+        simulated: how often it begins with a user's prompts.
+        none: how often it begins without any.
         told: share of the patches with Model A's own points whose target is altered before anything is answered; the
             points tell of it where they lie, so that Model B learns to go by them near by.
         flipped: share of the patches whose classes are exchanged, in the target and in Model A's own points, if it has

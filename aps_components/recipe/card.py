@@ -1,4 +1,4 @@
-"""What a model card says of a whole training: measured figures, choices, and what nobody knows."""
+"""The part of a model card about a whole training: measured figures, choices, and what nobody knows."""
 
 from __future__ import annotations
 

@@ -19,9 +19,10 @@ from aps_components.bundle.rules import Choice
 from aps_components.data.datalist import Item, relative_item
 from aps_components.data.errors import DataError
 from aps_components.files import expanded, sha256_of
+from aps_components.machine import chosen_device
 from aps_components.memory import free_memory
 from aps_components.models import ensure_writable
-from aps_components.options import whole
+from aps_components.options import SEED, whole
 from aps_components.ownership import alone_in
 from aps_components.processes import cores
 from aps_components.recipe.asked import checked_options, parse_time, set_options
@@ -104,8 +105,10 @@ def train(
             dataset.json, or else "label 1" and so on.
         device: such as "cuda:1" or "cpu"; by default a GPU, if there is one.
         seed: of the folds and the trainings.
-        spacing, roi_size: voxel size in mm and patch in voxels, instead of the proposed ones.
-        images, labels_dir: the sub-folders, if they have other names.
+        spacing: voxel size in mm, instead of the proposed one.
+        roi_size: patch in voxels, instead of the proposed one.
+        images: the sub-folder of the images, if it has another name.
+        labels_dir: the sub-folder of the labels, if it has another name.
         jobs: trainings at once; by default one on a GPU, and on a CPU as many as there are cores and folds.
         pretrained: ``model.pt`` of another training, also of other classes or channels: every training begins with what
             fits of it.
@@ -162,7 +165,9 @@ def _checked(
     options: Mapping[str, Any] | None,
 ) -> _Wanted:
     """Everything that can be refused before a scan is read."""
-    seconds, on_gpu = parse_time(time), _on_gpu(device)
+    seconds = parse_time(time)
+    where = chosen_device("device", device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    on_gpu = where.type == "cuda"
     numbers = recipe_of(recipe, on_gpu=on_gpu)
     sizes = {key: value for key, value in (("spacing", spacing), ("roi_size", roi_size)) if value is not None}
     of_dataset, of_training = checked_options({**(options or {}), **sizes})
@@ -177,21 +182,17 @@ def _checked(
         roi_size=of_dataset.pop("roi_size", None),
         of_dataset=of_dataset,
         of_training=of_training,
-        device=device,
+        device=None if device is None else str(where),
         pretrained=_weights(pretrained),
         asked=Asked(
             seconds=seconds,
-            seed=whole(least=0)("seed", seed),
+            seed=SEED("seed", seed),
             recipe=numbers,
             jobs=at_once,
             threads=max(1, cores() // at_once),
             cores=cores(),
         ),
     )
-
-
-def _on_gpu(device: str | None) -> bool:
-    return (device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cuda")
 
 
 def _weights(pretrained: str | os.PathLike[str] | None) -> Path | None:

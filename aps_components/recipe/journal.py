@@ -80,7 +80,7 @@ class Journal:
             self._write()
 
     def add(self, stage: str, seconds: float, *, done: bool = False) -> None:
-        """A stage has worked for so many more seconds."""
+        """A stage has worked for some more seconds."""
         with self._lock:
             entry = self._content["stages"][stage]
             entry["seconds"] = round(entry["seconds"] + seconds, 2)

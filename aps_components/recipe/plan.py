@@ -419,7 +419,7 @@ def unknown(shape: Shape, facts: Facts, recipe: Recipe) -> list[str]:
 
 
 def epochs_of(iterations: int, recipe: Recipe) -> tuple[int, int, int]:
-    """Epochs, iterations of each, and epochs on labelled patches alone, of a training of about so many iterations."""
+    """Epochs, iterations of each, and epochs on labelled patches alone, for about this number of iterations."""
     epochs = max(1, min(recipe.epochs, iterations))
     warmup = min(max(0, epochs - 1), round(recipe.warmup_share * epochs))
     return epochs, max(1, round(iterations / epochs)), warmup

@@ -25,7 +25,7 @@ class Recipe:
         fewest_patients: that folds are made of.
         short: seconds below which there is one round alone.
         checked_from: seconds from which the second round, too, is judged on folds.
-        checked_folds: on so many.
+        checked_folds: number of these folds.
         first_share: of the time for iterations, that of the first round.
         check_share: that of judging the second round.
         quick_share: that of the first round where there is no second one.

@@ -79,7 +79,7 @@ class Commands:
             folder: receives ``models`` and ``training``.
             dataset: its folder.
             scans: labelled and unlabelled ones.
-            iterations: about so many.
+            iterations: about this number.
             seed: of the training.
             second: learns from labels by models, too, and from no scan without a label.
             begins_with: an earlier model that it goes on from, if the recipe says so.
@@ -111,7 +111,7 @@ class Commands:
             folder: receives ``models`` and ``training``.
             dataset: its folder.
             scans: labelled and unlabelled ones.
-            iterations: about so many.
+            iterations: about this number.
             seed: of the training.
             begins_with: the model whose weights both begin with.
         """

@@ -520,17 +520,22 @@ class WholeTraining:
             save_settings({**read_settings(model), **stored}, model)
 
     def _answers(self, answer: Answer, round: int) -> list[HeldOutAnswer]:
-        """Those nearest to how the bundle answers; of scans kept apart, too, which its own model answered."""
+        """Those nearest to how the bundle answers, of every scan one; also of scans that the bundle's model answered.
+
+        Model A answers every fold's scans, and the same once more where a Model B was trained beside it. Others answer
+        in those folds alone.
+        """
         chosen = answered_so(self._held_out(), answer, round=round)
         kinds = {(entry.fold, entry.calibrated, entry.mirrored) for entry in chosen}
-        return [
-            found
-            for view in self.views
-            if view.round == round and (view.fold, view.calibrated, view.mirrored) in kinds
-            for found in read_answers(
-                view.folder, predictor=answer.predictor, largest_component=self.block.largest_component
-            )
-        ]
+        found: dict[tuple[int, str], HeldOutAnswer] = {}
+        for view in self.views:
+            kind = (view.fold, view.calibrated, view.mirrored)
+            if view.fold == VALIDATION or (view.round == round and kind in kinds):
+                for one in read_answers(
+                    view.folder, predictor=answer.predictor, largest_component=self.block.largest_component
+                ):
+                    found.setdefault((view.fold, one.case), one)
+        return list(found.values())
 
     # The record.
 

@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from aps_components.bundle import locate_bundle, require_weights, workflow_command
+from aps_components.bundle.locate import SHIPPED_BUNDLES
 from aps_components.data.to_judge import dataset_to_judge
 from aps_components.files import expanded
 from aps_components.models import ensure_writable, read_settings, trained_cases
 from aps_components.plain_json import read_object
+from aps_components.processes import start
 from aps_components.report.evaluated import METRICS_FILE
 from aps_components.report.evaluation import write_evaluation_report
 from aps_components.report.training import BUNDLE
 
 FILES = ("train.json", "evaluate.json")
-RESULTS = "evaluation"  # beside the bundle that a whole training left
+RESULTS = "evaluation"  # beside the bundle that a whole training left, or here
 SPLITS = ("test", "validation", "training")
 
 
@@ -45,7 +46,8 @@ def evaluate(
         trained: the folder of a whole training, which holds ``bundle``; or a bundle's folder, zip or name.
         data: see :func:`dataset_to_judge`.
         split: ``test``, ``validation`` or ``training``; by default test if there are such scans, else validation.
-        out: of the results; by default ``evaluation/DATA`` in the training's folder, or ``eval/DATA`` in the bundle's.
+        out: of the results; by default ``evaluation/DATA`` in the training's folder, or ``eval/DATA`` in the bundle's;
+            ``evaluation/DATA`` here for a bundle that was installed with this package.
         checkpoint: other weights than the bundle's ``models/model.pt``.
         options: other keys of the bundle's evaluation.
 
@@ -63,7 +65,7 @@ def evaluate(
     root = locate_bundle(whole if whole.is_dir() else trained).resolve()
     weights = require_weights(root) if checkpoint is None else expanded(checkpoint).resolve()
     name = re.sub(r"\.json$", "", Path(os.path.abspath(data)).name)
-    folder = expanded(out) if out else (whole.parent / RESULTS if whole.is_dir() else root / "eval") / name
+    folder = expanded(out) if out else _results(root, whole=whole) / name
     known = root / "configs" / "datalist.json"
     labels = read_settings(weights).get("labels") or read_object(root / "configs" / FILES[0])["labels"]
     dataset = dataset_to_judge(data, known=known, labels=labels, work=ensure_writable(folder).resolve(), split=split)
@@ -76,12 +78,19 @@ def evaluate(
         )
     before = _changed(folder / METRICS_FILE)
     print(f"$ {_typed(command)}", flush=True)
-    if subprocess.run(command, check=False).returncode or _changed(folder / METRICS_FILE) == before:
+    if start(command).wait() or _changed(folder / METRICS_FILE) == before:
         raise EvaluationFailed("the command above failed; nothing was evaluated")
     told = {"bundle": root, "data": os.fspath(data)}
     return write_evaluation_report(
         folder, name=name, commands=[_typed(command)], told={key: str(value) for key, value in told.items()}
     )
+
+
+def _results(root: Path, *, whole: Path) -> Path:
+    """Where results go that nobody gave a folder for: nothing is written into an installed package."""
+    if whole.is_dir():
+        return whole.parent / RESULTS
+    return Path(RESULTS) if SHIPPED_BUNDLES in root.parents else root / "eval"
 
 
 def _typed(command: list[str]) -> str:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-import threading
-import warnings
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +13,19 @@ import torch
 from aps_components.bundle import require_weights
 from aps_components.configuration import BundleWorkflow
 from aps_components.data import DataError
+from aps_components.data.geometry import Geometry
 from aps_components.data.inference import PREPARED
-from aps_components.data.room import refuse_large_segmentation
+from aps_components.data.room import refuse_large_segmentation, refuse_large_volume
 from aps_components.errors import plain_errors
 from aps_components.evaluation.doubt.expected import Expectation, Expected
 from aps_components.evaluation.doubt.second_view import second_view
 from aps_components.files import expanded
 from aps_components.interactive import LoadedModel, Predictor
+from aps_components.machine import chosen_device
 from aps_components.memory import return_freed_memory
 from aps_components.models import AutoPromptSeg, CheckpointError, ensure_writable, read_settings, settings_file
 from aps_components.options import pieces
+from aps_components.segmentation.quiet import quiet
 
 NEEDED = (
     "labels",
@@ -66,13 +66,13 @@ class BundleInference:
         self.root = Path(root).resolve()
         base = self.root / "configs" / "inference.json"
         self.overrides = [_override_file(self.root, name) for name in configs]
-        with _quiet():
+        with quiet():
             self._opened = BundleWorkflow(self.root, base, *self.overrides, kind="infer")
         self.workflow, self.parser = self._opened.workflow, self._opened.parser
         if missing := [key for key in NEEDED if key not in self.parser]:
             raise ValueError(f"{base}: no key {missing[0]!r}, as every bundle of AutoPromptSeg has; give one of those")
         self._opened.change({"bundle_root": str(self.root)})
-        with _quiet():
+        with quiet():
             self._opened.lay_over(settings or {}, own=OWN)
         self.broken_off = False
         self.expected: Expected | None = None
@@ -126,7 +126,7 @@ class BundleInference:
             "handlers": [],
         }
         changes |= {"inferer#progress": True} if progress else {}
-        changes |= {} if device is None else {"device": str(_device(device))}
+        changes |= {} if device is None else {"device": str(chosen_device("device", device))}
         # The evaluator leaves it to `write`.
         self.parser.update(pairs={"evaluator#postprocessing": "$(@postprocessing, None)[1]"})
         self._opened.change(changes)
@@ -149,20 +149,30 @@ class BundleInference:
 
     def require_room(self, files: Sequence[str], *, scans: int = 1) -> None:
         """Refuse a scan, or several of its size at once, that the memory does not hold; errors as of `segment`."""
-        refuse_large_segmentation(files, spacing=self._value("spacing"), classes=len(self.labels), times=scans)
+        refuse_large_segmentation(files, **self._room(), times=scans)
+
+    def require_room_of(self, geometry: Geometry, *, name: str, scans: int = 1) -> None:
+        """The same of a scan that is no NIfTI file yet."""
+        refuse_large_volume(geometry, name=name, **self._room(), times=scans)
+
+    def _room(self) -> dict[str, Any]:
+        """What a scan's memory depends on."""
+        inferer, on_gpu = self._built("inferer"), torch.device(self._value("device")).type == "cuda"
+        window = 0 if on_gpu else inferer.sw_batch_size * math.prod(inferer.roi_size)
+        return {"spacing": self._value("spacing"), "classes": len(self.labels), "window": window}
 
     def prepare(self, files: Sequence[str]) -> Any:
         """Read and preprocess a scan; in any thread. Arguments and errors are those of `segment`."""
         self.require_room(files)
-        with _quiet(), _said_plainly():
+        with quiet(), _said_plainly():
             return self._built("dataset").sample({"image": list(files) if len(files) > 1 else files[0]})
 
     def answer(self, sample: Any) -> dict[str, Any]:
-        """What the network says of a prepared scan; errors as of `segment`."""
+        """The network's answer to a prepared scan; errors as of `segment`."""
         if self.broken_off:
             self._build()
         self.broken_off = True
-        with _quiet(), _said_plainly():
+        with quiet(), _said_plainly():
             self._built("dataset").data = [{PREPARED: sample}]
             self.workflow.run()
             state = self._built("evaluator").state
@@ -187,7 +197,7 @@ class BundleInference:
     @torch.inference_mode()
     def write(self, answer: dict[str, Any]) -> None:
         """Bring an answer to the scan's own grid and write its files; in any thread, one scan at a time."""
-        with _quiet(), _said_plainly():
+        with quiet(), _said_plainly():
             self._built("postprocessing")(answer)
         return_freed_memory()
 
@@ -209,7 +219,7 @@ class BundleInference:
 
     def _build(self) -> None:
         """Also after an error: ignite's engine would go on with the scan that broke it, and pass over the next one."""
-        with _quiet(), _said_plainly():
+        with quiet(), _said_plainly():
             self.workflow.initialize()
             self._built("evaluator")
         self.broken_off = False
@@ -232,19 +242,6 @@ def _override_file(root: Path, name: str) -> Path:
     raise FileNotFoundError(f"no config {name!r}: give a path, or {have}")
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device("cuda" if name == "gpu" else name)
-    except RuntimeError as error:
-        raise ValueError(f"--device {name} is no device; give cpu, cuda or cuda:1") from error
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ValueError(
-            f"--device {name}: this machine has {count or 'no'} GPU(s) that torch can use; give --device cpu"
-        )
-    return device
-
-
 @contextmanager
 def _said_plainly() -> Iterator[None]:
     """What is wrong, and of a full GPU what to do."""
@@ -253,38 +250,3 @@ def _said_plainly() -> Iterator[None]:
             yield
     except torch.cuda.OutOfMemoryError as error:
         raise DataError(f"the GPU's memory is full ({str(error).splitlines()[0]}); try --device cpu") from error
-
-
-class _Quiet:
-    """Without the log lines and warnings of the libraries below, which say nothing to a user, and their exit hook.
-
-    Threads may be in it at the same time: what was before comes back with the last one.
-    """
-
-    def __init__(self) -> None:
-        self.lock, self.inside = threading.Lock(), 0
-        self.before = ExitStack()
-
-    def __enter__(self) -> None:
-        with self.lock:
-            self.inside += 1
-            if self.inside == 1:
-                self.before = ExitStack()
-                self.before.callback(logging.disable, logging.root.manager.disable)
-                self.before.callback(setattr, sys, "excepthook", sys.excepthook)
-                logging.disable(logging.ERROR)
-                self.before.enter_context(warnings.catch_warnings())
-                warnings.filterwarnings("ignore", module=r"(monai|torch|ignite|nibabel)\b")
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.inside -= 1
-            if not self.inside:
-                self.before.close()
-
-
-_QUIET = _Quiet()
-
-
-def _quiet() -> _Quiet:
-    return _QUIET

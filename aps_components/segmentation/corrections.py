@@ -37,7 +37,7 @@ def words_for(
     if len(cases) != 1:
         raise DataError(f"--prompts {prompts} is about one scan, but there are {len(cases)}; give that scan as INPUT")
     if not taught_prompts(read_settings(checkpoint)):
-        raise DataError(f"{prompts} is of no use: {untaught(checkpoint)}")
+        raise DataError(f"{prompts} cannot be used: {untaught(checkpoint)}")
     shape, affine = cases[0].grid()
     return read_prompts(
         prompts,

@@ -12,7 +12,6 @@ import importlib
 import math
 import os
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from aps_components.segmentation.dicom_decoders import other_compression, unpack
 from aps_components.segmentation.dicom_frames import LPS_TO_RAS
 from aps_components.segmentation.dicom_pixels import check_pixels
 from aps_components.segmentation.dicom_tilt import STEEPEST, TILT, put_upright, tilt_of, upright
+from aps_components.segmentation.quiet import quiet
 
 TAGS = [
     *["SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "NumberOfFrames", "SamplesPerPixel"],
@@ -137,6 +137,7 @@ def _is_without_preamble(start: bytes) -> bool:
     return start[4:6] in FIRST_TYPES or 0 < int.from_bytes(start[4:8], "little") <= MOST_OF_FIRST
 
 
+@quiet(complete=True)
 def find_series(folder: str | os.PathLike[str]) -> list[Series]:
     """All series in a folder and the folders in it, by number; each has a name of its own for `series_names`.
 
@@ -170,8 +171,7 @@ def _series(uid: str, members: Sequence[tuple[str, Any]]) -> Series:
 def _number(header: Any) -> int | None:
     """A series' number that is none is as good as none."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet(complete=True):
             return _whole(_asked(header, "SeriesNumber"), None)
     except (TypeError, ValueError, OverflowError):
         return None
@@ -206,6 +206,7 @@ def series_names(series: Sequence[Series]) -> list[str]:
     ]
 
 
+@quiet(complete=True)
 def read_series(series: Series) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """The voxels [x, y, z], rescaled, and the affine [4, 4] from voxel to mm, RAS+ as NIfTI has it.
 
@@ -216,7 +217,7 @@ def read_series(series: Series) -> tuple[NDArray[Any], NDArray[np.float64]]:
             converted.
         RuntimeError: SimpleITK is not installed.
     """
-    if _is_multi_frame(series):
+    if is_multi_frame(series):
         part = _only_file(series)
         _refuse_large(series, part.frames * part.size[0] * part.size[1])
         volume, affine = converted(part.file)
@@ -233,7 +234,7 @@ def read_series(series: Series) -> tuple[NDArray[Any], NDArray[np.float64]]:
 
 def grid(series: Series) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
     """Shape and affine of what `read_series` reads; errors as of it."""
-    if _is_multi_frame(series):
+    if is_multi_frame(series):
         volume, affine = read_series(series)
         return (volume.shape[0], volume.shape[1], volume.shape[2]), affine
     slices, affine = geometry(series)
@@ -244,7 +245,8 @@ def grid(series: Series) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
     return found.shape, found.affine
 
 
-def _is_multi_frame(series: Series) -> bool:
+def is_multi_frame(series: Series) -> bool:
+    """Whether a file of it holds several slices."""
     return not series.fault and any(part.frames > 1 for part in series.slices)
 
 
@@ -364,8 +366,7 @@ def _has_digit(file: str) -> bool:
 
 def _header(pydicom: ModuleType, file: str) -> Any:
     """The header, or what is wrong with it; None for files that are of no series, such as a directory of them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of values that a header may not have, in places not read here
+    with quiet(complete=True):  # of values that a header may not have, in places not read here
         try:
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS, force=True)
             known = any(name in header for name in ("SeriesInstanceUID", "Rows", "SOPClassUID"))
@@ -381,8 +382,7 @@ def _first_line(error: Exception) -> str:
 def _asked(header: Any, name: str) -> Any:
     """A value of a header, None where it cannot be understood."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet(complete=True):
             return header.get(name)
     except Exception:  # an unknown type of value, a text where a number is wanted, ...
         return None
@@ -390,8 +390,7 @@ def _asked(header: Any, name: str) -> Any:
 
 def _slice(file: str, header: Any) -> Slice:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet(complete=True):
             spacing = _floats(header.get("PixelSpacing"), 2)
             part = Slice(
                 file=file,

@@ -6,7 +6,6 @@ GDCM itself unpacks RLE, JPEG, lossless JPEG, JPEG-LS and JPEG 2000.
 from __future__ import annotations
 
 import importlib
-import warnings
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from aps_components.data import DataError
 from aps_components.segmentation.dicom_pixels import PLAIN, RESCALING
+from aps_components.segmentation.quiet import quiet
 
 # By GDCM: JPEG (baseline, extended, lossless), JPEG-LS, JPEG 2000, RLE.
 OF_GDCM = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91)} | {"1.2.840.10008.1.2.5"}
@@ -40,8 +40,7 @@ def unpacked(file: str, compression: str) -> NDArray[np.float32]:
         DataError: no package for the compression is installed, or it cannot unpack the file.
     """
     pydicom, mend = importlib.import_module("pydicom"), "export it uncompressed"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet(complete=True):
         try:
             data: Any = pydicom.dcmread(file, force=True)
             mend = INSTALL + mend if data.file_meta.TransferSyntaxUID in OF_OPENJPEG else mend

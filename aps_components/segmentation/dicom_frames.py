@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aps_components.data import DataError
+from aps_components.segmentation.quiet import quiet
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 CROOKED, BETWEEN = 0.1, 0.25  # of a voxel, by which frames may turn from a grid that is theirs, and lie between it
@@ -45,8 +45,7 @@ def read_header(file: str) -> Any:
         DataError: it cannot be read.
     """
     pydicom = importlib.import_module("pydicom")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of values that a header may not have, in places not read here
+    with quiet(complete=True):  # of values that a header may not have, in places not read here
         try:
             return pydicom.dcmread(file, stop_before_pixels=True, force=True)
         except Exception as error:  # a damaged header makes pydicom raise almost anything

@@ -9,11 +9,11 @@ import importlib
 import math
 import os
 import struct
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from aps_components.data import DataError
+from aps_components.segmentation.quiet import quiet
 
 BITS = (8, 16, 32)
 MOST_BITS_SWAPPED = 16  # a word (PS3.5, annex A.3): of two, pydicom exchanges the order, too, and GDCM does not
@@ -39,8 +39,7 @@ def check_pixels(file: str | os.PathLike[str]) -> None:
         DataError: they differ, or there are none.
     """
     pydicom = importlib.import_module("pydicom")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet(complete=True):
         try:
             data = pydicom.dcmread(file, force=True)
             syntax = getattr(getattr(data, "file_meta", None), "TransferSyntaxUID", None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from aps_components.files import replacing, sha256_of
 from aps_components.pictures import MADE_HERE
 from aps_components.segmentation.dicom import Series, geometry
 from aps_components.segmentation.dicom_frames import frames_of, on_frames, read_header
+from aps_components.segmentation.quiet import quiet
 
 PACKAGE = "highdicom"
 LONGEST = 64  # letters of a short text, DICOM's LO
@@ -136,8 +136,7 @@ def write_dicom_seg(
         raise DataError(f"{label_map}: no label map of {series.name}: {error}; segment it again") from error
     described = _descriptions(maker, by_a_person=by_a_person)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an empty segmentation, and of values that are copied as they are
+        with quiet(complete=True):  # of an empty segmentation, and of values that are copied as they are
             seg = _segmentation(
                 source_images=sources,
                 pixel_array=frames,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from aps_components.bundle import bundle_metadata, locate_bundle, version_differences
 from aps_components.bundle.locate import CACHE_DIR
 from aps_components.data import DataError
+from aps_components.data.geometry import Geometry
 from aps_components.data.nifti import read_geometry, read_scan
 from aps_components.evaluation.doubt.expected import Expectation
 from aps_components.evaluation.preview import save_preview
@@ -28,6 +29,7 @@ from aps_components.interactive import Words, holds_a_persons_words
 from aps_components.models import settings_file
 from aps_components.segmentation.bundle_inference import BundleInference
 from aps_components.segmentation.corrections import corrected, words_for
+from aps_components.segmentation.dicom import is_multi_frame
 from aps_components.segmentation.dicom_seg import Maker
 from aps_components.segmentation.dicom_seg_output import DicomSegOutput, remove_own
 from aps_components.segmentation.expected import expected_by_label, expected_in_words, with_expectation
@@ -57,7 +59,7 @@ from aps_components.segmentation.workspace import one_at_a_time, work_folder
 
 RESEARCH_ONLY = "For research only. Not a medical device; not for diagnosis or treatment."
 FEW_VALUES = 16  # a scan has more different ones
-SAMPLED = 4  # every so manieth voxel is looked at to tell
+SAMPLED = 4  # every fourth voxel along each axis is enough to tell
 
 
 @dataclass
@@ -271,14 +273,17 @@ class _Run:
 
     def _both_fit(self, job: _Job, following: _Job) -> bool:
         """Whether the memory holds two scans."""
-        if job.case.series is not None or following.case.series is not None:
-            return False  # what reads and writes DICOM holds back warnings, in all threads
         if not (job.waits and following.waits):
             return True
-        files = [one.case.files for one in (job, following)]
         try:
-            for each in files:
-                self.inference.require_room(each, scans=2)
+            for case in (job.case, following.case):
+                if case.series is None:
+                    self.inference.require_room(case.files, scans=2)
+                elif is_multi_frame(case.series):
+                    return False  # its size is known when it is converted
+                else:
+                    shape, affine = case.grid()
+                    self.inference.require_room_of(Geometry(shape, 1, affine), name=case.name, scans=2)
         except (ValueError, IndexError):
             return False
         return self.said is None

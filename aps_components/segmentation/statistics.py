@@ -1,4 +1,4 @@
-"""How large each class is, and how bright: what a label map says of its scan, in numbers."""
+"""How large each class is, and how bright."""
 
 from __future__ import annotations
 

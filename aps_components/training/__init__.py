@@ -4,11 +4,12 @@ from aps_components.training.checkpoint import TrainingCheckpoint, load_pretrain
 from aps_components.training.distributed import (
     cache_share_of_rank,
     enter_folder,
+    handlers_of_rank,
     share_of_rank,
     start_process_group,
     stop_process_group,
 )
-from aps_components.training.evaluator import PromptedEvaluator, dice_metric, validation_metrics
+from aps_components.training.evaluator import PromptedEvaluator, PromptPrecisionMetric, dice_metric
 from aps_components.training.history import TrainingHistory, read_history
 from aps_components.training.mean_teacher import MeanTeacher
 from aps_components.training.objective import SemiSupervisedObjective, TrainingPatches, build_objective
@@ -17,6 +18,7 @@ from aps_components.training.trainer import NonFiniteLossError, SemiSupervisedTr
 __all__ = [
     "MeanTeacher",
     "NonFiniteLossError",
+    "PromptPrecisionMetric",
     "PromptedEvaluator",
     "SemiSupervisedObjective",
     "SemiSupervisedTrainer",
@@ -27,10 +29,10 @@ __all__ = [
     "cache_share_of_rank",
     "dice_metric",
     "enter_folder",
+    "handlers_of_rank",
     "load_pretrained",
     "read_history",
     "share_of_rank",
     "start_process_group",
     "stop_process_group",
-    "validation_metrics",
 ]

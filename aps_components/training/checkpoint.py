@@ -27,7 +27,7 @@ from aps_components.models import (
     save_settings,
     trained_network,
 )
-from aps_components.models.checkpoint import FREE
+from aps_components.models.checkpoint import FREE, LISTED
 from aps_components.options import differences
 from aps_components.training.trainer import SemiSupervisedTrainer
 
@@ -50,16 +50,15 @@ class TrainingCheckpoint:
 
     Args:
         ckpt_dir: made if missing.
-        settings: what makes this run the one it is (seed, patch, ...): a checkpoint of another is refused. ``cases``
-            among them are the scans, see ``data.case_identities``.
+        settings: what makes this run the one it is, see ``configuration.run_settings``: a checkpoint of another is
+            refused. ``cases`` among them are the scans, see ``data.case_identities``.
         evaluator: the validation's engine, for the best metric; None for none.
         restart: for whoever presses a button again after more scans were labelled. A checkpoint of another run, or of
             one that is done, is neither refused nor the end: a new schedule starts from the weights that the student
-            has, and replaces it. An unfinished run of the same settings goes on as always.
-        answering: the predictor by which inference answers with this model; ``a`` where Model B learns nothing.
-
-    Raises:
-        CheckpointError: with ``restart``, the ``model.pt`` there was trained at another voxel size, intensity, ...
+            has, and replaces it. An unfinished run of the same settings goes on as always. By default where the scans
+            are those of a MONAI Label datastore.
+        answering: the predictor by which inference answers with this model; by default ``average``, and ``a`` where
+            Model B learns nothing.
     """
 
     def __init__(
@@ -68,21 +67,27 @@ class TrainingCheckpoint:
         *,
         settings: Mapping[str, Any],
         evaluator: Engine | None = None,
-        restart: bool = False,
-        answering: Predictor = "average",
+        restart: bool | None = None,
+        answering: Predictor | None = None,
     ) -> None:
         self.directory = ensure_writable(ckpt_dir)
-        answered = {"inference_predictor": answering}
-        self.settings: dict[str, Any] = json.loads(json.dumps({**settings, **answered}, default=str))
-        self.evaluator = evaluator
-        self.restart = restart
-        if restart:
-            self._refuse_other_model()
+        self.settings: dict[str, Any] = json.loads(json.dumps(dict(settings), default=str))
+        self.evaluator, self.restart, self.answering = evaluator, restart, answering
         self.best_metric: float | None = None
         self.best_epoch = 0
 
     def attach(self, engine: SemiSupervisedTrainer) -> None:
-        """Resume when the training starts, save after each epoch."""
+        """Resume when the training starts, save after each epoch.
+
+        Raises:
+            CheckpointError: with ``restart``, the ``model.pt`` there was trained at another voxel size, intensity, ...
+        """
+        answering = self.answering or ("average" if engine.objective.train_b else "a")
+        self.settings["inference_predictor"] = answering
+        if self.restart is None:
+            self.restart = getattr(engine.data_loader.dataset, "in_datastore", False)
+        if self.restart:
+            self._refuse_other_model()
         engine.folders.append(self.directory)
         engine.add_event_handler(Events.STARTED, self.resume)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
@@ -184,8 +189,9 @@ class TrainingCheckpoint:
 
     def _refuse_other_settings(self, found: Mapping[str, Any], path: Path) -> None:
         of_before = {key: value for key, value in SETTINGS_OF_BEFORE.items() if key in self.settings}
+        unknown = [key for key in LISTED if key not in found]  # of before they were kept
         compared = [
-            {key: value for key, value in settings.items() if key not in (CASES, *FOR_INFORMATION)}
+            {key: value for key, value in settings.items() if key not in (CASES, *FOR_INFORMATION, *unknown)}
             for settings in ({**of_before, **found}, self.settings)
         ]
         other_scans = changes(found.get(CASES) or {}, self.settings.get(CASES) or {})

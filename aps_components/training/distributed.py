@@ -9,13 +9,16 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from ignite.handlers import ProgressBar
 from monai.data import CacheDataset
+from monai.handlers.tensorboard_handlers import TensorBoardHandler
 
 from aps_components.data import validation_dataset
 from aps_components.models import ensure_writable
 from aps_components.ownership import own
 
 Item = TypeVar("Item")
+Handler = TypeVar("Handler")
 
 
 def start_process_group(device: torch.device | str) -> None:
@@ -55,6 +58,12 @@ def enter_folder(folder: str | os.PathLike[str], environ: Mapping[str, str]) -> 
         )
     if alone or dist.get_rank() == 0:
         own(ensure_writable(Path(folder)))
+
+
+def handlers_of_rank(handlers: Sequence[Handler]) -> list[Handler]:
+    """All of them on rank 0; elsewhere those that neither draw curves nor show a bar."""
+    shown = (TensorBoardHandler, ProgressBar)
+    return [handler for handler in handlers if dist.get_rank() == 0 or not isinstance(handler, shown)]
 
 
 def share_of_rank(items: Sequence[Item]) -> list[Item]:

@@ -20,7 +20,6 @@ from aps_components.data import DataError
 from aps_components.data.datalist import FAULT
 from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.inference.temperature import calibrated, calibrated_tiles
-from aps_components.label_map import likeliest_class
 from aps_components.models import AutoPromptSeg
 from aps_components.uncertainty import MAP_NAMES
 
@@ -129,12 +128,12 @@ def dice_metric(key: str, *, num_classes: int) -> MeanDice:
     """Mean foreground Dice of one of :class:`PromptedEvaluator`'s outputs, on the network's grid, as an ignite metric.
 
     Args:
-        key: ``pred``, ``pred_a`` or ``pred_b``.
+        key: ``pred``, ``pred_a`` or ``pred_b``, as label maps [1, D, H, W].
         num_classes: C, background included.
     """
 
     def one_hot_pair(outputs: Sequence[Mapping[str, Any]]) -> tuple[list[Tensor], list[Tensor]]:
-        predicted = [likeliest_class(output[key], dim=0) for output in outputs]
+        predicted = [torch.as_tensor(output[key]) for output in outputs]
         labels = [torch.as_tensor(output["label"]).to(guess) for output, guess in zip(outputs, predicted, strict=True)]
         return (
             [one_hot(guess, num_classes, dim=0) for guess in predicted],
@@ -165,13 +164,3 @@ class PromptPrecisionMetric(Metric):
     def compute(self) -> float:
         """The share in [0, 1]."""
         return float(self._correct / self._total)
-
-
-def validation_metrics(num_classes: int) -> dict[str, Metric]:
-    """The figures of a validation: ``dice_average`` (the key metric), ``dice_a``, ``dice_b``, ``prompt_precision``."""
-    return {
-        "dice_average": dice_metric("pred", num_classes=num_classes),
-        "dice_a": dice_metric("pred_a", num_classes=num_classes),
-        "dice_b": dice_metric("pred_b", num_classes=num_classes),
-        "prompt_precision": PromptPrecisionMetric(),
-    }

@@ -67,8 +67,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         seed: of the run.
         precision: ``auto``, ``bf16`` or ``fp32``; see ``models.precision``.
         gradient_clip: largest norm of all gradients together.
-        decision_interval: after every so many iterations the decision's offsets are adjusted to the labelled patches;
-            0 for never.
+        decision_interval: iterations between adjustments of the decision's offsets to the labelled patches; 0 for
+            never.
         cuda_graphs: record the passes of student and teacher once and replay them. Without effect on a CPU, in several
             processes, with a simulated user, and where the network is not ``recordable``.
         train_handlers: ignite handlers.

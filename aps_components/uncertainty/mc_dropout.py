@@ -92,6 +92,8 @@ def monte_carlo_samples(
 ) -> MonteCarloSamples:
     """Decode the features of B items with T sets of masks, as one batch of T * B.
 
+    In inference mode on a CPU, where a batch is no faster, one sample is decoded after another, in the memory of one.
+
     Args:
         network: decodes; nothing else of it runs, so batch norm, if it is in eval mode, stays untouched.
         features: the encoder's, each [B, ...].
@@ -99,6 +101,11 @@ def monte_carlo_samples(
         stride: keep every stride-th voxel along each axis.
     """
     samples, items = masks.head.shape[0], features[0].shape[0]
+    on_cpu = features[0].device.type == "cpu"
+    if samples > 1 and on_cpu and torch.is_inference_mode_enabled() and not torch.jit.is_tracing():
+        single = [DropoutMasks(*(mask[row : row + 1] for mask in masks)) for row in range(samples)]
+        found = [monte_carlo_samples(network, features, one, stride=stride) for one in single]
+        return MonteCarloSamples(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
     def for_batch(mask: Tensor) -> Tensor:
         if mask.device != features[0].device:  # a trace would keep the device of an idle `to`

@@ -62,7 +62,18 @@ def test_what_the_bundles_say_is_all_right(run):
         ("evaluating", "evaluation#label", "evaluation#labels"),
         ("evaluating", "network_def#fine_feature", "network_def#fine_features"),
         ("inference", "overlp", "overlap"),
-        ("inference", "postprocessing#save_map", "postprocessing#save_maps"),
+        ("inference", "postprocessing#transform", "postprocessing#transforms"),
+        ("inference", "postprocessing#transforms#1#largest_componen", "postprocessing#transforms#1#largest_component"),
+        ("inference", "preprocessing#transforms#2#spacin", "preprocessing#transforms#2#spacing"),
+        ("training", "train#random_transforms#0#spatial_sizes", "train#random_transforms#0#spatial_size"),
+        ("training", "train#random_transforms#13#transform#sigmax", "train#random_transforms#13#transform#sigma_x"),
+        ("training", "train#random_transforms#5#_disabeld_", "train#random_transforms#5#_disabled_"),
+        (
+            "training",
+            "validate#postprocessing#transforms#0#largest_componen",
+            "validate#postprocessing#transforms#0#largest_component",
+        ),
+        ("training", "validate#additional_metric", "validate#additional_metrics"),
     ],
 )
 def test_an_option_that_there_is_not_is_refused_with_what_was_meant(run, key, meant):
@@ -159,6 +170,25 @@ def test_a_value_is_what_it_means(key, value, meant):
     check_options(parser)
     assert parser[key] == meant
     assert type(parser[key]) is type(meant)
+
+
+@pytest.mark.parametrize(
+    ("target", "meant"),
+    [
+        ("RandGausianNoised", "'RandGaussianNoised'"),
+        ("aps_components.data.BalancedCrop", "'aps_components.data.BalancedCropd'"),
+        ("nobody.knows.It", "the full name"),
+    ],
+)
+def test_a_transform_that_there_is_not_is_refused(target, meant):
+    said = refused("training", **{"train#random_transforms#0": {"_target_": target, "keys": "image"}})
+    assert said.startswith(f"train#random_transforms#0#_target_: there is no {target!r}; ")
+    assert meant in said
+
+
+def test_a_transform_without_a_class_is_refused():
+    said = refused("training", **{"train#random_transforms#0": {"_taget_": "RandFlipd", "keys": "image"}})
+    assert "no option --train#random_transforms#0#_taget_; did you mean" in said
 
 
 def test_an_option_that_is_computed_is_let_be():

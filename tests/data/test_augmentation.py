@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from monai.transforms import RandAffined
+from pipelines import training_transforms
 
-from aps_components.data import training_transforms
-from aps_components.data.augmentation import InPlane, larger_patch
+from aps_components.data import InPlane, cropped_size
 
 SIZE = (40, 36, 6)
 
@@ -88,8 +88,9 @@ def test_an_unlabelled_case_goes_through(item):
 
 
 def test_a_patch_is_cut_out_larger_by_an_even_number():
-    assert larger_patch((112, 96, 8), in_plane=True) == [156, 134, 8]
-    assert larger_patch((112, 96, 8), in_plane=False) == [156, 134, 12]
+    assert cropped_size((112, 96, 8), "strong_in_plane") == [156, 134, 8]
+    assert cropped_size((112, 96, 8), "strong") == [156, 134, 12]
+    assert cropped_size((112, 96, 8), "full") == [112, 96, 8]
 
 
 def test_slices_are_handed_on_as_channels():

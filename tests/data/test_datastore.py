@@ -3,6 +3,7 @@ import logging
 import os
 
 import pytest
+from pipelines import training_transforms
 from scans import random_image, random_label, truncate, write
 
 from aps_components.data import (
@@ -14,7 +15,6 @@ from aps_components.data import (
     load_datalist,
     studies_folder,
     training_dataset,
-    training_transforms,
     unlabeled_items,
     validation_dataset,
 )

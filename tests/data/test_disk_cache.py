@@ -2,15 +2,18 @@
 
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from pipelines import training_transforms as transforms
 
-from aps_components.data import DataError, SampleKey, SeededCacheDataset, case_identities, check_cases
-from aps_components.data import training_transforms as transforms
+from aps_components.data import DataError, SampleKey, SeededCacheDataset, case_identities, check_cases, sampling
 from aps_components.data.disk_cache import DiskCache, described
 from aps_components.data.remembered import NAME, Remembered, facts
 
@@ -30,14 +33,15 @@ def items(tmp_path):
     return made
 
 
-def dataset(items, cache_dir=None, **options):
+def dataset(items, cache_dir=None, *, num_workers=4, **options):
     given = {"roi_size": ROI, "spacing": [1.0, 1.0, 1.0], "intensity": "zscore", **options}
-    return SeededCacheDataset(items, transforms(**given), cache_dir=cache_dir, progress=False)
+    return SeededCacheDataset(items, transforms(**given), cache_dir=cache_dir, num_workers=num_workers, progress=False)
 
 
-def test_samples_are_those_of_the_cache_in_memory(items, tmp_path):
-    memory, disk = dataset(items), dataset(items, tmp_path / "cache")
-    again = dataset(items, tmp_path / "cache")
+@pytest.mark.parametrize("options", [{}, {"balanced_crops": 1.0, "num_classes": 3}])  # there is no class 2
+def test_samples_are_those_of_the_cache_in_memory(items, tmp_path, options):
+    memory, disk = dataset(items, **options), dataset(items, tmp_path / "cache", **options)
+    again = dataset(items, tmp_path / "cache", **options)
     for key in [SampleKey(0, 5), SampleKey(1, 6), SampleKey(0, 5)]:
         expected, found, third = memory[key], disk[key], again[key]
         assert found.keys() == expected.keys()
@@ -110,6 +114,44 @@ def test_a_full_disk_says_what_to_do(items, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"cache: .*No space left.*--cache_dir"):
         DiskCache(tmp_path / "cache", []).stored(items[1], lambda: {"image": MetaTensor(torch.ones(1, 2, 3, 5))})
     assert [file.name for file in (tmp_path / "cache").glob(".*")] == []
+
+
+def test_two_processes_that_make_an_entry_at_once_leave_one_whole_one(items, tmp_path):
+    both = threading.Barrier(2)
+
+    def prepare():
+        both.wait(20)
+        return {"image": MetaTensor(torch.full((1, *SHAPE), 3.0))}
+
+    def fill(_):
+        return DiskCache(tmp_path / "cache", []).stored(items[1], prepare).opened()["image"]
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(fill, range(2)))
+    assert all(torch.equal(each, torch.full((1, *SHAPE), 3.0)) for each in found)
+    assert len(list((tmp_path / "cache").glob("*/*"))) == 1
+    assert list((tmp_path / "cache").glob(".*")) == []
+
+
+@pytest.mark.parametrize(("rank", "order"), [(0, "abcde"), (1, "bcdea"), (2, "deabc")])
+def test_ranks_begin_in_different_places_and_share_what_they_find(items, tmp_path, monkeypatch, rank, order):
+    """Three ranks with five scans."""
+    scans = []
+    for number, name in enumerate("abcde"):
+        values = np.random.default_rng(number).normal(100, 30, SHAPE).astype(np.int16)
+        scans.append({"image": str(tmp_path / f"{name}.nii.gz")})
+        nib.save(nib.Nifti1Image(values, np.diag([1.5, 1, 0.5, 1])), scans[-1]["image"])
+    monkeypatch.setattr(sampling, "process_place", lambda: (rank, 3))
+    seen, stored = [], DiskCache.stored
+
+    def watched(self, item, prepare):
+        seen.append(Path(item["image"]).name[0])
+        return stored(self, item, prepare)
+
+    monkeypatch.setattr(DiskCache, "stored", watched)
+    filled = dataset(scans, tmp_path / "cache", num_workers=1)
+    assert "".join(seen) == order
+    assert [filled[index]["name"] for index in range(5)] == list("abcde")
 
 
 def test_a_fault_is_found_again_until_it_is_mended(items, tmp_path):

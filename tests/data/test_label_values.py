@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from pipelines import training_transforms
 from scans import AFFINE, random_label, write
 
-from aps_components.data import DataError, LoadVolumed, check_cases, evaluation_transforms, training_transforms
+from aps_components.data import DataError, LoadVolumed, check_cases, evaluation_transforms
 from aps_components.data.label_values import map_values, parsed_label_values
 
 

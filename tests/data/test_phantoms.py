@@ -207,6 +207,6 @@ def test_files_of_others_are_never_replaced(tmp_path, name):
     file.parent.mkdir(exist_ok=True)
     file.write_text('{"name": "mine"}')
     sizes = {"labeled": 1, "unlabeled": 0, "validation": 0, "test": 0}
-    with pytest.raises(DataError, match=f"{name} is there, and"):
+    with pytest.raises(DataError, match=f"{name} is there and "):
         write_phantoms(tmp_path, shape=SMALL_SHAPE, spacing=SMALL_SPACING, progress=False, **sizes)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]

@@ -84,6 +84,11 @@ def test_a_segmentation_counts_its_largest_stage(tmp_path, machine):
     refuse_large_segmentation([body], spacing=(1.5, 1.5, 2.0), classes=16)
     with pytest.raises(DataError, match=r"body\.nii: needs about 4\.7 GB"):
         refuse_large_segmentation([body], spacing=(1.5, 1.5, 2.0), classes=16, times=2)
+    window = 160 * 160 * 80  # voxels, which the networks see in this memory: one of them, however many scans
+    with pytest.raises(DataError, match=r"body\.nii: needs about \d\.\d GB"):
+        refuse_large_segmentation([body], spacing=(1.5, 1.5, 2.0), classes=16, window=2 * window)
+    machine(5.2)
+    refuse_large_segmentation([body], spacing=(1.5, 1.5, 2.0), classes=16, window=window, times=2)
     machine(2)
     with pytest.raises(DataError, match=r"body\.nii: needs about 2\.3 GB"):
         refuse_large_segmentation([body], spacing=(1.5, 1.5, 2.0), classes=16)

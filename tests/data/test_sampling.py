@@ -5,6 +5,7 @@ from itertools import chain, islice
 
 import pytest
 import torch
+from pipelines import training_transforms
 from scans import truncate
 
 from aps_components.data import (
@@ -14,7 +15,6 @@ from aps_components.data import (
     TwoStreamBatchSampler,
     collate_two_stream,
     loader_workers,
-    training_transforms,
     two_stream_loader,
 )
 

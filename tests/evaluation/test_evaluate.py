@@ -176,7 +176,7 @@ def test_files_hold_every_predictor_case_and_the_context(tmp_path, capsys):
     assert {entry["n"] for entry in document["summary"]} == {2}
     printed = capsys.readouterr().out
     assert "largest_component" in printed
-    assert "with this checkpoint inference answers by predictor a" in printed
+    assert "with this checkpoint inference uses predictor a" in printed
     assert f"written: {tmp_path / 'out' / 'metrics.csv'}" in printed
 
 

@@ -74,6 +74,11 @@ def by_content(*endings: str) -> Callable[[Path], dict[str, Any]]:
     return same
 
 
+def by_name(*endings: str) -> Callable[[Path], dict[str, Any]]:
+    """There are the same files of these endings; what is in them names the moment."""
+    return lambda folder: {str(file.relative_to(folder)): "" for file in _final(folder) if file.name.endswith(endings)}
+
+
 def weights(folder: Path) -> dict[str, Any]:
     """Of models, each tensor."""
     found = {}
@@ -170,6 +175,35 @@ def commands(place: Path) -> dict[str, Command]:
         "package": Command(
             lambda folder: ["aps_components", "package", str(bundle), f"--out={folder}", f"--checkpoint={model}"],
             by_content(".zip"),
+        ),
+    }
+    of_model = [f"--bundle={LA}", f"--dataset_dir={data}", f"--checkpoint={model}", *small]
+    found |= {
+        "calibrate": Command(
+            lambda folder: ["aps_components", "calibrate", *of_model, f"--target={folder / 'model.pt'}"],
+            weights,
+            kills=4,
+        ),
+        "halve": Command(
+            lambda folder: ["aps_components", "halve", str(model), str(folder / "model.pt")], weights, kills=4
+        ),
+        "clicks": Command(
+            lambda folder: ["aps_components", "clicks", *of_model, f"--out={folder}", "--clicks=2"],
+            by_name("clicks.csv", "clicks.json", "clicks.md"),  # they say how long it took
+            kills=4,
+        ),
+        "uncertainty": Command(
+            lambda folder: ["aps_components", "uncertainty", *of_model, f"--out={folder}", "--noise=0"],
+            by_content("report.md"),
+            kills=4,
+        ),
+        "export": Command(
+            lambda folder: [
+                *("aps_components", "export", str(bundle), f"--out={folder / 'm.ts'}", "--format=torchscript"),
+                *(f"--checkpoint={model}", "--predictor=a"),
+            ],
+            by_name(".ts"),
+            kills=4,
         ),
     }
     if environment := os.environ.get("LABEL_ENVIRONMENT"):

@@ -4,10 +4,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy.ndimage import gaussian_filter
+from workflows import LA
 
 from aps_components.data import evaluation_transforms
 from aps_components.inference import (
@@ -15,7 +17,6 @@ from aps_components.inference import (
     LabelMapd,
     PromptPoint,
     inverted,
-    output_transforms,
     prompts_in_world,
 )
 from aps_components.inference.prompt_file import mark_of
@@ -38,23 +39,26 @@ def write_scan(folder, orientation="RAS"):
     return path
 
 
+def listed(folder, **options):
+    """The transforms that inference.json lists before the network, and those behind it."""
+    parser = ConfigParser()
+    parser.read_config(str(LA / "configs" / "inference.json"))
+    labels = {str(value): name for value, name in LABELS.items()}
+    given = {"labels": labels, "checkpoint": "none", "intensity": None, "output_dir": str(folder), **options}
+    for key, value in given.items():
+        parser[key] = value
+    return parser.get_parsed_content("preprocessing"), parser.get_parsed_content("postprocessing")
+
+
 def segment(path, folder, *, spacing=None, maps=False, extra=None, **options):
     """What a network would say that calls everything above 0 class 1, through the files."""
-    preprocessing = evaluation_transforms(keys="image", spacing=spacing)
+    preprocessing, post = listed(folder, spacing=spacing, largest_component=False, save_maps=maps, **options)
     data = preprocessing({"image": str(path)})
     image = data["image"].as_tensor()
     foreground = (0.5 + image / 2).clamp(0, 1)
     data["pred"] = torch.cat([1 - foreground, foreground])  # as the evaluator gives it: a plain tensor
     if maps:
         data["epistemic"], data["aleatoric"] = image.square(), 2 * image.square()
-    post = output_transforms(
-        preprocessing=preprocessing,
-        labels=LABELS,
-        output_dir=folder,
-        largest_component=False,
-        save_maps=maps,
-        **options,
-    )
     return post({**data, **(extra or {})})
 
 
@@ -218,13 +222,12 @@ def test_a_case_of_several_files_gives_files_named_after_it(tmp_path):
     for token in ("t1n", "t2f"):
         files.append(str(tmp_path / f"P-7-{token}.nii.gz"))
         nib.save(nib.Nifti1Image(SMOOTH, np.diag([*SPACING, 1.0])), files[-1])
-    preprocessing = evaluation_transforms(keys="image", in_channels=2)
-    image = preprocessing({"image": files})["image"]
     maps = {"pred": torch.rand(2, *SHAPE), "epistemic": torch.rand(1, *SHAPE), "aleatoric": torch.rand(1, *SHAPE)}
     prompts = [PromptPoint(1, (4, 5, 6), 0.75)]
     for save_maps, wanted in [(False, ["seg"]), (True, ["aleatoric", "epistemic", "probabilities", "prompts", "seg"])]:
         folder = tmp_path / f"out_{save_maps}"
-        post = output_transforms(preprocessing=preprocessing, labels=LABELS, output_dir=folder, save_maps=save_maps)
+        preprocessing, post = listed(folder, in_channels=2, spacing=None, save_maps=save_maps)
+        image = preprocessing({"image": files})["image"]
         post({"image": image, **maps, "prompts": prompts})
         names = sorted(file.name for file in folder.iterdir())
         assert names == [f"P-7_{kind}.{'json' if kind == 'prompts' else 'nii.gz'}" for kind in wanted]

@@ -115,8 +115,8 @@ def test_the_later_of_two_words_counts_and_it_is_said(tmp_path):
         ({"points": [{"label": 1, "voxel": [1, 2]}]}, r"voxel \[1, 2\] is no place; give three numbers"),
         ({"points": [{"label": 1, "voxel": ["1", "2", "3"]}]}, "is no place"),
         ({"points": [{"label": 1, "voxel": [1, 2, float("nan")]}]}, "NaN is no number"),
-        ({"points": [{"label": 1}]}, r'points\[0\]: at no place; add "voxel" or "world_mm"'),
-        ({"points": [{"voxel": [1, 2, 3]}]}, r'points\[0\]: of no class; add "name" or "label"'),
+        ({"points": [{"label": 1}]}, r'points\[0\]: has no place; add "voxel" or "world_mm"'),
+        ({"points": [{"voxel": [1, 2, 3]}]}, r'points\[0\]: has no class; add "name" or "label"'),
         ({"points": [{"label": 3, "voxel": [1, 2, 3]}]}, r"points\[0\]: there is no class 3; there are: 0 'backgr"),
         ({"points": [{"label": [1], "voxel": [1, 2, 3]}]}, r"points\[0\]: "),
         ({"points": [{"name": "lung", "voxel": [1, 2, 3]}]}, "no class 'lung'"),
@@ -153,7 +153,7 @@ def test_no_file_no_json_no_scan(tmp_path):
     with pytest.raises(DataError, match="where a JSON object is wanted"):
         read(path)
     path.write_text('{"points": []}')
-    with pytest.raises(DataError, match='does not say of which scan it is; add "scan": "a"'):
+    with pytest.raises(DataError, match='it names no scan; add "scan": "a"'):
         read(path)
     assert holds_a_persons_words(path) is False
     path.write_text("broken by hand")

@@ -66,7 +66,7 @@ def studies(phantom_data, tmp_path_factory) -> Path:
 def server(environment, studies, tmp_path_factory):
     folder = tmp_path_factory.mktemp("label_server")
     bundles = [BUNDLES / name for name in ("la", "amos", "brats")] + [small_bundle(folder / "small")]
-    origins = prepare_app(folder / "app", environment=environment, bundles=bundles, untrained=True)
+    origins = prepare_app(folder / "app", bundles=bundles, untrained=True)
     for bundle in bundles:
         own = bundle / "models" / "model.pt"
         assert (str(own) if own.is_file() else "UNTRAINED") in origins[bundle.name]

@@ -24,11 +24,7 @@ from aps_components.models import CheckpointError, build_auto_prompt_seg
 
 @pytest.fixture
 def environment(tmp_path):
-    """Where MONAI Label's app would lie; it is copied as it is."""
-    environment = LabelEnvironment(tmp_path / "environment")
-    environment.sample_app.mkdir(parents=True)
-    (environment.sample_app / "main.py").write_text("# the app\n")
-    return environment
+    return LabelEnvironment(tmp_path / "environment")
 
 
 @pytest.fixture
@@ -37,9 +33,9 @@ def bundle(tmp_path):
 
 
 @pytest.fixture
-def prepare(environment, bundle, tmp_path):
+def prepare(bundle, tmp_path):
     def run(bundles=(bundle,), **options):
-        return prepare_app(tmp_path / "app", environment=environment, bundles=list(bundles), **options)
+        return prepare_app(tmp_path / "app", bundles=list(bundles), **options)
 
     return run
 
@@ -114,7 +110,11 @@ def test_another_checkpoint_never_replaces_what_the_app_has(prepare, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("my bundle", "letters, digits"), ("spleen_detection", "MONAI Label takes .* 'detection'")],
+    [
+        ("my bundle", "letters, digits"),
+        ("spleen_detection", "MONAI Label takes .* 'detection'"),
+        ("la_clicks", "further task"),
+    ],
 )
 def test_names_that_monai_label_does_not_take_are_refused(prepare, tmp_path, name, message):
     with pytest.raises(ValueError, match=message):
@@ -146,7 +146,7 @@ def test_the_server_never_asks_the_internet(environment, tmp_path):
     server = LabelServer(environment=environment, app=tmp_path, studies=tmp_path, models=["a", "b"], port=0)
     text = " ".join(server.command())
     assert "--host 127.0.0.1" in text
-    assert "--conf models a,b --conf zoo_source ngc --conf sam2 false" in text
+    assert "--conf models a,b" in text
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path):

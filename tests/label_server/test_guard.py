@@ -5,7 +5,7 @@ import io
 import json
 import tarfile
 import zipfile
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 import nibabel as nib
 import numpy as np
@@ -158,8 +158,25 @@ class TestWho:
         assert status("GET", "/proxy/dicom/qido/studies", headers={"cookie": pair}) == 200
         own = {"cookie": pair, "origin": f"http://{HOST}", "content-type": "application/json"}
         assert status("POST", "/train/", headers=own, body=b'{"la": {"max_epochs": 1}}') == 200
+        _, _, asked = ask("GET", "/proxy/dicom/qido/studies", headers={"cookie": pair, "accept": "*/*"})
+        assert not any(TOKEN in value.decode() for _, value in asked[0][0]["headers"])  # the archive is another server
         del own["origin"]  # no page asks for changes without it
         assert status("POST", "/train/", headers=own, body=b"{}") == 403
+
+    def test_the_panel_of_ohif_is_told_where_the_server_is(self):
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"host", HOST.encode()), (b"accept", b"text/html")]
+        scope = {"type": "http", "method": "GET", "path": with_token("/ohif/"), "headers": headers}
+        asyncio.run(Guard(Served(), token=TOKEN)(scope, None, send))
+        cookies = [value.decode() for name, value in sent[0]["headers"] if name == b"set-cookie"]
+        panel = next(cookie for cookie in cookies if cookie.startswith("MONAILABEL_SERVER_URL="))
+        assert unquote(panel.partition("=")[2].partition(";")[0]) == f"http://{HOST}/"
+        assert "Path=/ohif" in panel  # where the panel itself keeps it
+        assert TOKEN not in panel
 
     def test_the_exchange_leads_nowhere_else(self):
         _, headers, _ = ask("GET", with_token("//evil.example/a"), headers={"accept": "text/html"})

@@ -167,7 +167,8 @@ def test_a_browser_is_let_in_by_the_address(server):
     with pytest.raises(urllib.error.HTTPError) as answer:
         opener.open(urllib.request.Request(f"{server.url}/ohif/", headers={"Accept": "text/html"}))
     assert answer.value.code == 303
-    cookie = answer.value.headers["set-cookie"].partition(";")[0]
+    cookies = answer.value.headers.get_all("set-cookie")
+    cookie = next(one for one in cookies if "HttpOnly" in one).partition(";")[0]
     for path in (answer.value.headers["location"], "/ohif/app-config.js", "/info/"):
         assert asked(bare + path, headers={"Cookie": cookie})[0] == 200
 

@@ -15,7 +15,7 @@ from case_folders import box, write_cases
 from workflows import environment, run_workflow
 
 from aps_components.bundle.packaging import package_bundle
-from aps_components.label_server import LabelEnvironment, prepare_app
+from aps_components.label_server import prepare_app
 from aps_components.models import read_settings
 from aps_components.recipe import read_results
 from aps_components.segmentation import segment
@@ -95,10 +95,7 @@ def test_killed_in_the_middle_it_goes_on_to_a_bundle_that_is_used(scans, tmp_pat
     license_page = bundle / "docs" / "data_license.txt"
     license_page.write_text("Made-up scans, for whoever wants them.\n")
     assert package_bundle(bundle, out=tmp_path / "dist").archive.is_file()
-    server = LabelEnvironment(tmp_path / "environment")
-    server.sample_app.mkdir(parents=True)
-    (server.sample_app / "main.py").write_text("# the app\n")
-    origins = prepare_app(tmp_path / "app", environment=server, bundles=[bundle])
+    origins = prepare_app(tmp_path / "app", bundles=[bundle])
     assert list(origins) == ["bundle"]
 
 

@@ -104,6 +104,22 @@ def test_a_dataset_with_its_parts_and_a_bundle_alone(trained, phantoms, tmp_path
     assert json.loads((tmp_path / "results" / "metrics.json").read_text())["context"]["split"] == "validation"
 
 
+def test_a_bundle_of_the_installed_package_keeps_no_results(trained, phantoms, tmp_path, monkeypatch):
+    """Nothing is written into the environment: results go where the command was called."""
+    (tmp_path / "site").mkdir()
+    shutil.move(trained / "bundle", tmp_path / "site" / "la")
+    monkeypatch.setattr("aps_components.report.evaluate.SHIPPED_BUNDLES", tmp_path / "site")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(path.name for path in (tmp_path / "site" / "la").iterdir())
+    with (
+        patch("aps_components.report.evaluate.subprocess.run", return_value=SimpleNamespace(returncode=1)),
+        pytest.raises(EvaluationFailed),
+    ):
+        evaluate(tmp_path / "site" / "la", phantoms)
+    assert (tmp_path / "evaluation" / phantoms.name).is_dir()
+    assert sorted(path.name for path in (tmp_path / "site" / "la").iterdir()) == before
+
+
 def test_figures_of_before_are_not_taken_for_those_of_a_run_that_failed(trained, phantoms, tmp_path, here):
     with patch("aps_components.report.evaluate.subprocess.run", return_value=SimpleNamespace(returncode=0)):
         folder = trained / "evaluation" / phantoms.name

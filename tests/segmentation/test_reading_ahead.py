@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from dicom_files import write_series
 from test_segment import aps, names, write_scan
 from tiny_bundles import tiny_bundle
 
@@ -18,6 +19,10 @@ def folder(tmp_path_factory):
     tiny_bundle(place / "la", "la")
     for seed, name in enumerate(("a", "b", "c")):
         write_scan(place / "scans" / f"{name}.nii.gz", seed)
+        uid, description = f"1.2.3.4.{seed + 1}", f"series {name}"
+        write_series(
+            place / "series" / name, SeriesInstanceUID=uid, SeriesNumber=seed + 1, SeriesDescription=description
+        )
     return place
 
 
@@ -38,7 +43,8 @@ def steps(monkeypatch):
     return done
 
 
-def test_the_next_scan_is_read_while_the_network_works(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("source", ["scans", "series"])
+def test_the_next_scan_is_read_while_the_network_works(folder, tmp_path, monkeypatch, source):
     read, original, ahead = threading.Semaphore(0), BundleInference.prepare, []
     answer = BundleInference.answer
 
@@ -54,21 +60,22 @@ def test_the_next_scan_is_read_while_the_network_works(folder, tmp_path, monkeyp
 
     monkeypatch.setattr(BundleInference, "prepare", prepare)
     monkeypatch.setattr(BundleInference, "answer", wait_for_the_next)
-    aps(folder / "scans", tmp_path, "--bundle", folder / "la", "--nopreview")
+    aps(folder / source, tmp_path, "--bundle", folder / "la", "--nopreview")
     assert ahead == [True, True]
-    assert {f"{name}_seg.nii.gz" for name in "abc"} <= set(names(tmp_path))
+    assert len([name for name in names(tmp_path) if name.endswith("_seg.nii.gz")]) == 3
 
 
-def test_one_scan_after_another_where_two_do_not_fit(folder, tmp_path, monkeypatch, steps):
-    original = BundleInference.require_room
+@pytest.mark.parametrize(("source", "check"), [("scans", "require_room"), ("series", "require_room_of")])
+def test_one_scan_after_another_where_two_do_not_fit(folder, tmp_path, monkeypatch, steps, source, check):
+    original = getattr(BundleInference, check)
 
-    def room_for_one(self, files, *, scans=1):
+    def room_for_one(self, scan, *, scans=1, **name):
         if scans > 1:
             raise DataError("two do not fit")
-        original(self, files)
+        original(self, scan, **name)
 
-    monkeypatch.setattr(BundleInference, "require_room", room_for_one)
-    aps(folder / "scans", tmp_path, "--bundle", folder / "la", "--nopreview")
+    monkeypatch.setattr(BundleInference, check, room_for_one)
+    aps(folder / source, tmp_path, "--bundle", folder / "la", "--nopreview")
     assert steps == [
         f"{step} {edge}" for _ in "abc" for step in ("prepare", "answer", "write") for edge in ("begins", "ends")
     ]

@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from pipelines import training_transforms
 from torch.optim.lr_scheduler import PolynomialLR
 
-from aps_components.data import SeededCacheDataset, load_datalist, training_transforms, two_stream_loader
+from aps_components.data import SeededCacheDataset, load_datalist, two_stream_loader
 from aps_components.models import build_auto_prompt_seg
 from aps_components.training import MeanTeacher, SemiSupervisedTrainer, TrainingCheckpoint, build_objective
 

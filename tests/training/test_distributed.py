@@ -28,6 +28,7 @@ def test_two_ranks_hold_the_same_weights_and_split_the_cases(phantoms, tmp_path)
         labeled_batch=1,
         unlabeled_batch=1,
         epoch_length=3,
+        cache_dir=str(tmp_path / "cache"),
         **{"train#trainer#gradient_clip": 1e-2},
     )
     (tmp_path / "options.json").write_text(json.dumps(options))
@@ -41,6 +42,8 @@ def test_two_ranks_hold_the_same_weights_and_split_the_cases(phantoms, tmp_path)
     assert first["losses"] != second["losses"]
     assert first["teacher_moved"] > 0
     datalist = load_datalist(phantoms, labeled_count=4)
+    assert len(list((tmp_path / "cache").glob("*/*"))) == len(datalist.training_items)  # which both filled at once
+    assert list((tmp_path / "cache").glob(".unfinished*")) == []
     for part, items in (("labeled", datalist.labeled), ("unlabeled", datalist.unlabeled)):
         assert not set(first[part]) & set(second[part]), part
         assert set(first[part]) | set(second[part]) == names(items), part

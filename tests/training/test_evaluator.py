@@ -5,12 +5,18 @@ import pytest
 import torch
 from ignite.engine import Engine
 from monai.data import DataLoader, Dataset
+from pipelines import configured
 from torch import nn
 
 from aps_components.inference import PromptedSlidingWindowInferer, PromptPoint, VolumePrediction
 from aps_components.models import build_auto_prompt_seg
-from aps_components.training import PromptedEvaluator, dice_metric, validation_metrics
+from aps_components.training import PromptedEvaluator, dice_metric
 
+VALIDATION = {
+    "postprocessing": "postprocessing",
+    "key_val_metric": "key_metric",
+    "additional_metrics": "additional_metrics",
+}
 C, D, H, W = 3, 5, 7, 11  # sizes that cannot be confused
 rng = np.random.default_rng(0)
 LABELS = [rng.integers(0, C, (D, H, W)) for _ in range(2)]
@@ -55,6 +61,11 @@ def make_evaluator(*, label=True, cases=(0, 1), **options):
     return PromptedEvaluator(device="cpu", val_data_loader=loader, network=network, inferer=Inferer(), **options)
 
 
+def validation(num_classes=C):
+    """What train.json has behind the network in a validation."""
+    return {argument: configured(f"validate#{key}", num_classes=num_classes) for argument, key in VALIDATION.items()}
+
+
 def foreground_dice(guess, label):
     """Independent of MONAI: 2 |P n T| / (|P| + |T|), mean over the foreground classes."""
     shares = [2 * np.sum((guess == c) & (label == c)) / (np.sum(guess == c) + np.sum(label == c)) for c in (1, 2)]
@@ -62,7 +73,7 @@ def foreground_dice(guess, label):
 
 
 def test_metrics_are_the_mean_over_cases_of_each_predictor():
-    evaluator = make_evaluator(key_val_metric=validation_metrics(C))
+    evaluator = make_evaluator(**validation())
     evaluator.run()
     metrics = evaluator.state.metrics
     assert evaluator.state.key_metric_name == "dice_average"
@@ -75,7 +86,7 @@ def test_metrics_are_the_mean_over_cases_of_each_predictor():
 
 
 def test_a_second_run_starts_from_nothing():
-    evaluator = make_evaluator(key_val_metric=validation_metrics(C))
+    evaluator = make_evaluator(**validation())
     evaluator.run(1)
     first = dict(evaluator.state.metrics)
     evaluator.run(2)
@@ -84,7 +95,7 @@ def test_a_second_run_starts_from_nothing():
 
 
 def test_without_points_the_precision_is_undefined():
-    evaluator = make_evaluator(key_val_metric=validation_metrics(C), cases=(0,))
+    evaluator = make_evaluator(**validation(), cases=(0,))
     evaluator.run()
     assert math.isnan(evaluator.state.metrics["prompt_precision"])
 
@@ -118,7 +129,7 @@ def test_dice_metric_leaves_the_background_out():
     label[0, :2], label[0, 2:] = 1, 2
     guess = torch.zeros(D, H, W, dtype=torch.long)
     guess[:2] = 1  # class 1 is right, all of class 2 is missed
-    output = [{"pred": probabilities(guess.numpy())[0], "label": label}]
+    output = [{"pred": guess[None], "label": label}]
     engine = Engine(lambda *_: output)
     dice_metric("pred", num_classes=C).attach(engine, "dice")
     assert engine.run([0]).metrics["dice"] == pytest.approx(0.5)
@@ -135,9 +146,9 @@ def test_a_real_model_goes_through():
         val_data_loader=DataLoader(Dataset(items), batch_size=1),
         network=network,
         inferer=PromptedSlidingWindowInferer((32, 32, 32), overlap=0.0, precision="fp32"),
-        key_val_metric=validation_metrics(2),
+        **validation(2),
     )
     evaluator.run()
     (output,) = evaluator.state.output
-    assert output["pred"].shape == (2, 20, 32, 40)
+    assert output["pred"].shape == (1, 20, 32, 40)  # a label map by now
     assert 0 <= evaluator.state.metrics["prompt_precision"] <= 1

@@ -74,6 +74,16 @@ def test_encoder_never_runs_and_the_decoder_once(vnet, image):
     assert decode.call_args.args[0][0].shape[0] == T * B
 
 
+def test_in_inference_on_a_cpu_samples_are_decoded_one_after_another(vnet, image):
+    features, masks = vnet.encode(image), draw_masks(vnet, samples=T, items=B)
+    expected = monte_carlo_samples(vnet, features, masks)
+    with torch.inference_mode(), patch.object(VNet, "decode", autospec=True, side_effect=VNet.decode) as decode:
+        found = monte_carlo_samples(vnet, features, masks)
+    assert [len(call.args[1][0]) for call in decode.call_args_list] == [B] * T
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
 def test_probabilities_sum_to_one_and_samples_differ(vnet, image):
     samples = monte_carlo_samples(vnet, vnet.encode(image), draw_masks(vnet, samples=T))
     torch.testing.assert_close(samples.probabilities.sum(2), torch.ones(T, B, D, H, W))

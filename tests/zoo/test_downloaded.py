@@ -88,7 +88,7 @@ def python(folder) -> Path:
 def bundle(dist, python, folder) -> Path:
     """Downloaded and unpacked by MONAI."""
     with serve(dist) as address:
-        url = f"{address}/la_v0.1.0.zip"
+        url = f"{address}/la_v0.2.0.zip"
         arguments = ("download", "--name", "la", "--url", url, "--bundle_dir", folder / "downloaded")
         done = run(python, "-m", "monai.bundle", *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr

@@ -45,5 +45,6 @@ def copy_file(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> P
 def write_checksum(path: Path) -> str:
     """Write ``NAME.sha256`` beside a file, for ``sha256sum -c``; gives the checksum back."""
     digest = sha256_of(path)
-    path.with_name(f"{path.name}.sha256").write_text(f"{digest}  {path.name}\n", encoding="ascii", newline="\n")
+    with replacing(path.with_name(f"{path.name}.sha256")) as unfinished:
+        unfinished.write_text(f"{digest}  {path.name}\n", encoding="utf-8", newline="\n")
     return digest

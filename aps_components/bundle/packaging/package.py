@@ -27,7 +27,8 @@ from aps_components.bundle.packaging.weights import (
     without_weights,
 )
 from aps_components.files import expanded
-from aps_components.models import TRAINED_KEYS
+from aps_components.models import TRAINED_KEYS, ensure_writable
+from aps_components.options import number
 
 LIMIT_MB = 25.0  # of one file, in the model zoo
 ADDRESS = re.compile(r"https?://\S+")
@@ -90,6 +91,7 @@ def package_bundle(
         FileNotFoundError: there is no such folder.
         ValueError: the other arguments do not fit each other.
     """
+    limit_mb = number(least=0)("limit_mb", limit_mb)
     folder = expanded(bundle).resolve()
     if not (folder / "configs").is_dir():
         raise FileNotFoundError(f"no bundle at {bundle}: give its folder, such as bundles/NAME")
@@ -109,8 +111,7 @@ def package_bundle(
     if weights is not None and weights.megabytes > limit_mb and weights_url is not None:
         url = f"{weights_url.rstrip('/')}/{quote(stem)}_model.pt"
     files = without_weights(files) if weights is None else with_weights(files, weights, url=url)
-    place = expanded(out)
-    place.mkdir(parents=True, exist_ok=True)
+    place = ensure_writable(expanded(out))
     suffix = "_untrained" if untrained else ""
     archive = write_archive(
         place / f"{stem}{suffix}.zip", {f"{folder.name}/{name}": content for name, content in files.items()}

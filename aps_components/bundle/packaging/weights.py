@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from aps_components.bundle.packaging.docs import with_notice
@@ -16,6 +15,7 @@ from aps_components.files import sha256_of
 from aps_components.models import (
     TRAINED_KEYS,
     CheckpointError,
+    numbers_fault,
     read_checkpoint,
     read_settings,
     settings_file,
@@ -71,8 +71,8 @@ def _weight_faults(path: Path) -> Iterator[str]:
     if others or not content:
         what = f"holds more than weights ({_listed(others)})" if others else "is empty"
         yield f"{path}: {what}; give the network's state dict itself, which training writes as model.pt"
-    elif broken := [key for key, value in content.items() if not torch.isfinite(value).all()]:
-        yield f"{path}: weights that are not finite ({_listed(broken)}); take the checkpoint of an earlier epoch"
+    elif fault := numbers_fault(content):
+        yield f"{path}: {fault}"
 
 
 def _settings_faults(path: Path) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,13 @@ from aps_components.data.errors import DataError
 from aps_components.data.nifti import write_nifti
 from aps_components.data.phantoms.anatomy import draw_phantom
 from aps_components.data.phantoms.rendering import check_grid, render_phantom
-from aps_components.files import replace_text
-from aps_components.options import whole
+from aps_components.files import expanded, replace_text
+from aps_components.options import SEED, whole
+from aps_components.ownership import alone_in
 from aps_components.plain_json import read_object
 
 NAME, PREFIX = "phantoms", "phantom_"
+MOST_CASES = 10_000
 
 
 def write_phantoms(
@@ -47,14 +49,26 @@ def write_phantoms(
         DataError: the folder holds scans or a datalist of others.
     """
     sizes = {"training": labeled, "unlabeled": unlabeled, "validation": validation, "test": test}
-    sizes = {part: whole(least=0)(f"number of {part} cases", size) for part, size in sizes.items()}
-    seed = whole(least=0)("seed", seed)
+    sizes = {part: whole(least=0, most=MOST_CASES)(f"number of {part} cases", size) for part, size in sizes.items()}
+    seed = SEED("seed", seed)
     check_grid(shape, spacing)
-    folder = Path(out_dir)
+    folder = expanded(out_dir)
     _refuse_foreign(folder)
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    with alone_in(folder):
+        return _written(folder, sizes, shape=shape, spacing=spacing, seed=seed, progress=progress)
 
+
+def _written(
+    folder: Path,
+    sizes: Mapping[str, int],
+    *,
+    shape: Sequence[int],
+    spacing: Sequence[float],
+    seed: int,
+    progress: bool,
+) -> Path:
     parts = [part for part, size in sizes.items() for _ in range(size)]
     cases: dict[str, list[dict[str, str]]] = {part: [] for part in sizes}
     for index, part in enumerate(tqdm(parts, desc="phantoms", unit="scan", disable=not progress)):
@@ -82,10 +96,10 @@ def _refuse_foreign(folder: Path) -> None:
                 return
         except (OSError, ValueError):
             pass
-        raise DataError(f"{listing} is there, and of no phantoms: give another folder")
+        raise DataError(f"{listing} is there and lists other scans than phantoms: give another folder")
     for place in (folder / "images", folder / "labels"):
         if other := [file for file in scans_in(place) if not file.name.startswith(PREFIX)]:
-            raise DataError(f"{other[0]} is there, and no phantom: give another folder")
+            raise DataError(f"{other[0]} is there and is no phantom: give another folder")
 
 
 def _save(path: Path, volume: NDArray[np.int16] | NDArray[np.uint8], spacing: Sequence[float]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from aps_components.data.preparation.cases import Layout, Outcome, RawCase
-from aps_components.files import replace_text
+from aps_components.files import append_line, replace_text
 from aps_components.plain_json import read_lines
 
 FILE = "preparation_state.jsonl"
@@ -48,8 +48,7 @@ class Journal:
             return
         key = self._key(case)
         self._done[key] = outcome
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(_line(key, outcome))
+        append_line(self._path, _line(key, outcome).rstrip("\n"))
 
     def _key(self, case: RawCase) -> str:
         """Changes with the sources' names, sizes and times, with the place of output and with what is done."""

@@ -17,6 +17,7 @@ from aps_components.data.preparation.split import digest, hide_labels
 from aps_components.data.preparation.summary import DATALIST, PARTS, Summary, output_folder, write_json
 from aps_components.data.preparation.workers import process_cases
 from aps_components.files import expanded
+from aps_components.options import SEED
 from aps_components.ownership import alone_in
 
 LAYOUTS: dict[str, Any] = {"la": LeftAtrium, "amos": Amos, "brats": Brats}
@@ -66,6 +67,7 @@ def prepare(
     """
     given = {"crop": crop, "order": order, "label_grid": label_grid, "modality": modality, "protocol": protocol}
     layout = _layout(dataset, {name: value for name, value in given.items() if value is not None})
+    seed = SEED("seed", seed)
     _check_counts(labeled=labeled, validation=validation, workers=workers)
     source = Path(os.path.abspath(expanded(raw)))
     if not source.is_dir():

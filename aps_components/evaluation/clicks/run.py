@@ -12,18 +12,21 @@ from tqdm import tqdm
 
 from aps_components.data import DataError, case_name, check_cases, inference_items
 from aps_components.data.datalist import files_of, scans_in
+from aps_components.data.identity import digest_of
 from aps_components.evaluation.clicks.plot import plot_clicks
 from aps_components.evaluation.clicks.scan import Annotator, listening
 from aps_components.evaluation.clicks.summary import markdown, per_scan_csv, summarise
 from aps_components.evaluation.metrics import foreground_regions
-from aps_components.evaluation.records import Records
+from aps_components.evaluation.records import Records, results_folder
 from aps_components.evaluation.trained import load_trained
 from aps_components.files import expanded, replace_text, sha256_of
 from aps_components.interactive import LoadedModel, Predictor, load_model
 from aps_components.interactive.model import taught_prompts
-from aps_components.models import ensure_writable, read_settings, resolved_precision
-from aps_components.ownership import alone_in
+from aps_components.models import read_settings, resolved_precision
+from aps_components.options import number, optional, whole
 
+MOST_CLICKS = 1000  # of a scan; whoever needs more draws it anew
+LENGTH = number(above=0)
 Item = dict[str, Any]
 
 
@@ -57,7 +60,7 @@ def measure_clicks(
         split: ``validation`` or ``test``.
         clicks: the most for each scan.
         tolerance_mm: of the surface Dice.
-        cases: the first so many scans; all by default.
+        cases: number of scans, from the first on; all by default.
         thorough: see :class:`Predictor`.
         device: as :func:`load_model` takes it.
         options: other keys of ``model.json``, or with ``dataset_dir`` of the bundle's evaluation.
@@ -68,13 +71,13 @@ def measure_clicks(
     Raises:
         ValueError: a value, a checkpoint or a dataset that does not fit, or ``out`` holds figures of other settings.
     """
-    if clicks < 1 or tolerance_mm <= 0 or (cases is not None and cases < 1):
-        raise ValueError(f"clicks {clicks}, tolerance_mm {tolerance_mm} and cases {cases} must be positive")
+    clicks, tolerance_mm = whole(least=1, most=MOST_CLICKS)("clicks", clicks), LENGTH("tolerance_mm", tolerance_mm)
+    cases = optional(whole(least=1))("cases", cases)
     if (images is None) != (labels is None) or (images is None) == (dataset_dir is None):
         raise ValueError("give --images and --labels, or --dataset_dir")
-    folder = ensure_writable(Path(out))
     more: dict[str, Any] = {}
     if dataset_dir is not None and bundle is not None:
+        options = {**(options or {}), **({} if device is None else {"device": device})}
         model, items, more = _of_dataset(bundle, dataset_dir, checkpoint, split=split, options=options)
     elif images is not None and labels is not None:
         model = load_model(checkpoint, device, settings=options)
@@ -94,24 +97,25 @@ def measure_clicks(
     )
     settings = {
         "checkpoint_sha256": sha256_of(model.checkpoint),
+        "cases": digest_of(items),
         "thorough": thorough,
         "predictor": model.network.predictor,
         "precision": resolved_precision(model.device, model.inferer.precision),
         "device": str(model.device),
         "options": dict(options or {}),
     }
-    return report_clicks(annotator, items[:cases], folder, settings=settings, title=model.checkpoint.name)
+    return report_clicks(annotator, items[:cases], out, settings=settings, title=model.checkpoint.name)
 
 
 def report_clicks(
-    annotator: Annotator, items: Sequence[Item], folder: Path, *, settings: Mapping[str, Any], title: str
+    annotator: Annotator, items: Sequence[Item], out: str | Path, *, settings: Mapping[str, Any], title: str
 ) -> dict[str, Any]:
     """Have scans corrected, and write ``clicks.json``, ``clicks.md``, ``clicks.csv`` and ``clicks.png``.
 
     Args:
         annotator: who clicks.
         items: ``image`` and ``label`` files.
-        folder: of the files, which exists.
+        out: of the files.
         settings: what else the figures depend on, of JSON's types.
         title: of whose answers.
 
@@ -122,7 +126,7 @@ def report_clicks(
         ValueError: the folder holds figures of other settings.
     """
     depends = {"clicks": annotator.clicks, "tolerance_mm": annotator.tolerance_mm, **settings}
-    with alone_in(folder):
+    with results_folder(out) as folder:
         scans = _measured(annotator, items, Records(folder / "scans.jsonl", settings=depends))
         figures = {**summarise(list(scans.values()), clicks=annotator.clicks), "settings": depends}
         _write(folder, figures, scans, title=title, annotator=annotator)

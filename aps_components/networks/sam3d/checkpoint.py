@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from aps_components.unpacking import damaged_member
+
 from . import inflation
 
 if TYPE_CHECKING:
@@ -181,6 +183,8 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError):
         # Without torch's own words, which for a file of more than weights advise to run what is in it.
         raise ValueError(f"SAM checkpoint {path} cannot be read; it may be cut off: fetch it again") from None
+    if (member := damaged_member(path)) is not None:
+        raise ValueError(f"SAM checkpoint {path} was altered (checksum of {member}): fetch it again")
     if not isinstance(content, Mapping) or any(mark not in content for mark in _MARKS_OF_SAM):
         raise ValueError(f"{path} is not a SAM checkpoint (no {_MARKS_OF_SAM[0]}): {_MEND}")
     return content

@@ -15,7 +15,7 @@ from aps_components.data.identity import digest_of
 from aps_components.evaluation.trained import scans_of_split
 from aps_components.files import replace_text
 from aps_components.models import ensure_writable
-from aps_components.options import differences, refuse_unknown, whole
+from aps_components.options import SEED, differences, refuse_unknown, whole
 from aps_components.plain_json import read_object
 from aps_components.studies.comparison.methods import (
     REFERENCE,
@@ -75,9 +75,9 @@ def compare(
         RunError: some runs failed; the others were finished and are in the table.
     """
     jobs, epochs = whole(least=1)("jobs", jobs), whole(least=1)("epochs", epochs)
-    seeds = [whole(least=0)("seeds", seed) for seed in seeds]
-    bundle, out = Path(bundle).resolve(), ensure_writable(Path(out).resolve())
-    results = out if results is None else ensure_writable(Path(results).resolve())
+    seeds = [SEED("seeds", seed) for seed in seeds]
+    bundle, out = Path(bundle).resolve(), Path(out).resolve()
+    results = out if results is None else Path(results).resolve()
     if not (bundle / "configs" / "train.json").is_file():
         raise FileNotFoundError(f"no bundle at {bundle}: give its folder with --bundle")
     options = dict(options or {})
@@ -104,6 +104,8 @@ def compare(
         raise ValueError(f"{results} has no finished training of {', '.join(methods)} with seeds {seeds}: train first")
     todo = unfinished(runs) if train else []
     _refuse_scans(todo, dataset_dir)
+    for folder in (out, results):
+        ensure_writable(folder)
     settings = {"bundle": bundle.name, "dataset": dataset, "epochs": epochs, "split": split, **options}
     _keep_settings(results / SETTINGS_FILE, settings | _scans(dataset_dir, bundle))
     variant = "largest_component" if values["largest_component"] else "raw"

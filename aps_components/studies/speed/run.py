@@ -15,12 +15,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aps_components.data import LoadVolumed, case_name
-from aps_components.evaluation.records import Records
+from aps_components.evaluation.records import Records, results_folder
 from aps_components.evaluation.trained import TrainedModel, load_trained
 from aps_components.inference import InvertToLabelMapd, PromptedSlidingWindowInferer
-from aps_components.models import ensure_writable
-from aps_components.options import optional, whole
-from aps_components.ownership import alone_in
+from aps_components.options import SEED, optional, whole
 from aps_components.studies.speed.settings import REFERENCE, Setting, window_count
 from aps_components.studies.speed.table import Line, write_table
 
@@ -52,8 +50,8 @@ def benchmark(
         out: of the tables.
         settings: to compare; the reference is added.
         split: ``validation`` or ``test``.
-        cases: the first so many scans; all by default.
-        reference_cases: the reference is measured on the first so many of them.
+        cases: number of scans, from the first on; all by default.
+        reference_cases: number of them on which the reference is measured.
         seed: of the orders.
         options: other keys of the bundle's evaluation to change.
 
@@ -64,9 +62,8 @@ def benchmark(
         ValueError: a value or checkpoint that does not fit, or ``out`` holds figures of other settings.
     """
     cases = optional(whole(least=1))("cases", cases)
-    reference_cases, seed = whole(least=0)("reference_cases", reference_cases), whole(least=0)("seed", seed)
-    folder = ensure_writable(Path(out))
-    with alone_in(folder):
+    reference_cases, seed = whole(least=0)("reference_cases", reference_cases), SEED("seed", seed)
+    with results_folder(out) as folder:
         model = load_trained(bundle, dataset_dir=dataset_dir, checkpoint=checkpoint, split=split, options=options)
         threads = torch.get_num_threads() if model.device.type == "cpu" else None
         records = Records(folder / "scans.jsonl", settings={**model.settings, "threads": threads})

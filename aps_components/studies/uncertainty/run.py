@@ -10,11 +10,10 @@ from tqdm import tqdm
 
 from aps_components.data import case_name
 from aps_components.evaluation.listening import ALTERATIONS
-from aps_components.evaluation.records import Records
+from aps_components.evaluation.records import Records, results_folder
 from aps_components.evaluation.trained import TrainedModel, load_trained
-from aps_components.models import ensure_writable, settings_file, trained_setting
-from aps_components.options import number, optional, whole
-from aps_components.ownership import alone_in
+from aps_components.models import settings_file, trained_setting
+from aps_components.options import SEED, number, optional, whole
 from aps_components.studies.uncertainty.report import write_report
 from aps_components.studies.uncertainty.scan import measure_scan
 from aps_components.uncertainty import DEFINITIONS
@@ -46,7 +45,7 @@ def check_uncertainty(
         split: ``validation`` or ``test``.
         noises: standard deviations of the noise added to the normalised image; 0 is always measured.
         band_mm: reach of the band around a surface.
-        cases: the first so many scans; all by default.
+        cases: number of scans, from the first on; all by default.
         seed: of the noise.
         options: other keys of the bundle's evaluation to change.
 
@@ -57,12 +56,11 @@ def check_uncertainty(
         ValueError: a value or checkpoint that does not fit, or ``out`` holds figures of other settings.
     """
     noises = sorted({0.0, *(number(least=0)("noises", noise) for noise in noises)})
-    band_mm, seed = number(above=0)("band_mm", band_mm), whole(least=0)("seed", seed)
+    band_mm, seed = number(above=0)("band_mm", band_mm), SEED("seed", seed)
     cases = optional(whole(least=1))("cases", cases)
     if not checkpoints or len(set(map(str, checkpoints))) < len(checkpoints):
         raise ValueError(f"checkpoints {[str(path) for path in checkpoints]}: give one or more, each once")
-    folder = ensure_writable(Path(out))
-    with alone_in(folder):
+    with results_folder(out) as folder:
         counts = {
             str(checkpoint): _labeled_count(Path(checkpoint), alone=len(checkpoints) == 1) for checkpoint in checkpoints
         }
@@ -73,7 +71,7 @@ def check_uncertainty(
             scans = _measured(model, settings, folder, cases=cases)
             if measured and list(scans) != list(measured[0]["scans"]):
                 raise ValueError(
-                    f"{checkpoint} was not trained without the same scans as {measured[0]['checkpoint']}, so the "
+                    f"{checkpoint} and {measured[0]['checkpoint']} kept different scans for validation, so their "
                     "figures do not compare: train both with the same validation_count"
                 )
             entry = {

@@ -1,0 +1,208 @@
+"""Clicks of a viewer, what is kept between them, and which segment is which class."""
+
+import os
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from aps_components import Predictor
+from aps_components.interactive import load_model
+from aps_components.label_server.clicks import Clicks, asked_points
+from aps_components.label_server.label_names import named_values, names_in_order, renumbered
+from aps_components.label_server.parameters import RefusedRequestError, check_inference
+from aps_components.models import build_auto_prompt_seg, save_settings
+
+VALUES = {"kidney": 1, "liver": 2, "background": 0}
+SHAPE = (31, 43, 19)
+AFFINE = np.array([[0.0, -1.0, 0, 20], [-0.75, 0, 0, 35], [0, 0, 2.5, -7], [0, 0, 0, 1]])
+ROI = [32, 32, 32]
+NETWORK = {"filters": 4, "sam_variant": "tiny", "prompts": {"min_probability": 0.1, "radius": 4}}
+SETTINGS = {
+    "labels": {"0": "background", "1": "kidney", "2": "liver"},
+    "spacing": [1.5, 1.25, 2.0],
+    "roi_size": ROI,
+    "intensity": "zscore",
+    "simulated_user": {},
+    "precision": "fp32",
+    "network_def": NETWORK,
+}
+
+
+def write_scan(file, seed):
+    values = gaussian_filter(np.random.default_rng(seed).normal(size=SHAPE), 2).astype(np.float32)
+    nib.save(nib.Nifti1Image(values, AFFINE), file)
+    return file
+
+
+@pytest.fixture
+def weights(tmp_path):
+    file = tmp_path / "model.pt"
+    torch.manual_seed(0)
+    torch.save(build_auto_prompt_seg(num_classes=3, roi_size=ROI, **NETWORK).state_dict(), file)
+    save_settings(SETTINGS, file)
+    return file
+
+
+class Counted(Clicks):
+    """Knows how often an image was seen."""
+
+    seen = 0
+
+    def __init__(self, **options):
+        super().__init__(lambda file, device: load_model(file, device, settings={"precision": "fp32"}), **options)
+
+
+@pytest.fixture
+def clicks(monkeypatch):
+    clicks = Counted()
+    see = Predictor.set_image
+
+    def set_image(self, scan):
+        clicks.seen += 1
+        see(self, scan)
+
+    monkeypatch.setattr(Predictor, "set_image", set_image)
+    return clicks
+
+
+@pytest.fixture
+def scan(tmp_path):
+    return write_scan(tmp_path / "a.nii.gz", 0)
+
+
+def test_points_of_a_request():
+    request = {
+        "kidney": [[1, 2, 3]],
+        "liver": [],
+        "background": [[4, 5, 6], [4, 5, 6]],
+        "label": "kidney",
+        "device": "x",
+    }
+    assert asked_points(request, VALUES) == {1: [(1, 2, 3)], 0: [(4, 5, 6)]}
+    assert asked_points({"label": "liver", "foreground": [[7, 8, 9]]}, VALUES) == {2: [(7, 8, 9)]}
+    for wrong in ({"kidney": [[1, 2]]}, {"kidney": [1, 2, 3]}, {"foreground": [[1, 2, 3]]}):
+        with pytest.raises(RefusedRequestError):
+            asked_points(wrong, VALUES)
+
+
+def test_points_are_parameters_of_the_classes_alone():
+    check_inference({"kidney": [[1, 2, 3]], "device": "cpu"}, classes=VALUES)
+    for wrong in ({"spleen": [[1, 2, 3]]}, {"kidney": "$print(1)"}, {"kidney": [["$1", 2, 3]]}):
+        with pytest.raises(RefusedRequestError):
+            check_inference(wrong, classes=VALUES)
+
+
+def test_further_points_are_said_to_the_same_image_and_earlier_ones_stay(clicks, weights, scan):
+    said = {1: [(3, 4, 5)]}
+    first = clicks.answer(scan, said, checkpoint=weights)
+    said = {1: [(3, 4, 5)], 2: [(20, 30, 11)], 0: [(9, 9, 9)]}
+    second = clicks.answer(scan, said, checkpoint=weights)
+    assert clicks.seen == 1
+    assert first.label_map[3, 4, 5] == 1
+    assert [second.label_map[voxel] for voxel in ((3, 4, 5), (20, 30, 11), (9, 9, 9))] == [1, 2, 0]
+    assert clicks.answer(scan, said, checkpoint=weights) is second  # nothing new was said
+
+    predictor = Predictor(load_model(weights, "cpu", settings={"precision": "fp32"}))
+    predictor.set_image(scan)
+    predictor.predict([((3, 4, 5), 1)])
+    expected = predictor.predict([((20, 30, 11), 2), ((9, 9, 9), 0)])
+    assert np.array_equal(second.label_map, expected.label_map)
+
+
+def test_a_point_that_is_taken_back_leaves_nothing(clicks, weights, scan):
+    automatic = clicks.answer(scan, {}, checkpoint=weights).label_map
+    clicks.answer(scan, {1: [(3, 4, 5)], 2: [(20, 30, 11)]}, checkpoint=weights)
+    one = clicks.answer(scan, {2: [(20, 30, 11)]}, checkpoint=weights).label_map
+    fresh = Counted().answer(scan, {2: [(20, 30, 11)]}, checkpoint=weights).label_map
+    assert np.array_equal(one, fresh)
+    assert np.array_equal(clicks.answer(scan, {}, checkpoint=weights).label_map, automatic)
+    assert clicks.seen == 2  # the fresh one's is counted, too
+
+
+def test_scans_are_known_by_content_and_the_oldest_goes(clicks, weights, scan, tmp_path):
+    copy = tmp_path / "copy.nii.gz"
+    copy.write_bytes(scan.read_bytes())
+    clicks.answer(scan, {1: [(3, 4, 5)]}, checkpoint=weights)
+    clicks.answer(copy, {1: [(3, 4, 5)]}, checkpoint=weights)
+    assert clicks.seen == 1
+    others = [write_scan(tmp_path / f"{seed}.nii.gz", seed) for seed in (1, 2)]
+    for other in others:
+        clicks.answer(other, {}, checkpoint=weights)
+    clicks.answer(others[0], {}, checkpoint=weights)
+    assert clicks.seen == 3
+    clicks.answer(scan, {}, checkpoint=weights)
+    assert clicks.seen == 4
+    write_scan(scan, 7)  # another scan under the same name
+    clicks.answer(scan, {}, checkpoint=weights)
+    assert clicks.seen == 5
+
+
+def test_new_weights_wait_until_a_scan_is_begun_anew(clicks, weights, scan):
+    said = {1: [(3, 4, 5)]}
+    clicks.answer(scan, said, checkpoint=weights)
+    os.utime(weights, ns=(1, 1))  # as after an epoch of a training
+    clicks.answer(scan, {**said, 0: [(9, 9, 9)]}, checkpoint=weights)
+    assert clicks.seen == 1
+    clicks.answer(scan, said, checkpoint=weights)
+    assert clicks.seen == 2
+
+
+def test_what_a_person_said_wrong_is_refused_and_nothing_has_changed(clicks, weights, scan):
+    before = clicks.answer(scan, {1: [(3, 4, 5)]}, checkpoint=weights).label_map
+    with pytest.raises(RefusedRequestError, match="outside the scan"):
+        clicks.answer(scan, {1: [(3, 4, 5), (99, 0, 0)]}, checkpoint=weights)
+    assert np.array_equal(clicks.answer(scan, {1: [(3, 4, 5)]}, checkpoint=weights).label_map, before)
+    save_settings({**SETTINGS, "simulated_user": None}, weights)
+    with pytest.raises(RefusedRequestError, match="trained without prompts"):
+        Counted().answer(scan, {}, checkpoint=weights)
+
+
+def test_scribbles_go_on_from_what_the_viewer_shows(clicks, weights, scan):
+    mask = np.zeros(SHAPE, dtype=np.uint8)
+    mask[5:15, 8:20, 3:12] = 2
+    line = np.array([[7, 10, 5], [8, 10, 5], [9, 10, 5]])
+    answer = clicks.scribbled(scan, [(line, 1), (np.zeros((0, 3), int), 0)], mask=mask, checkpoint=weights)
+    assert (answer.label_map[tuple(line.T)] == 1).all()
+    far = np.ones(SHAPE, dtype=bool)
+    far[:, :, :12] = False
+    assert (answer.label_map[far & (mask == 0)] != 2).all()
+
+
+@pytest.mark.parametrize(
+    ("info", "names"),
+    [
+        ([{"name": "Liver", "idx": 2}, {"name": "Kidney", "idx": 3}], ["liver", "kidney"]),
+        ([{"name": "background", "idx": 1}, {"name": "kidney", "idx": 2}], ["kidney"]),
+        ([{"color": [1, 2, 3]}], []),
+        ([], []),
+        (None, []),
+    ],
+)
+def test_names_that_a_viewer_gives_its_segments(info, names):
+    assert names_in_order(info) == names
+
+
+def test_a_label_gets_the_values_of_the_classes(tmp_path):
+    drawn = np.array([[[0, 1, 2], [2, 1, 0]]], dtype=np.uint8)
+    file = tmp_path / "label.nii.gz"
+    nib.save(nib.Nifti1Image(drawn, AFFINE), file)
+    classes = [{"spleen": 1}, {"kidney": 1, "liver": 2}]
+
+    def stored(*names):
+        info = {"label_info": [{"name": name} for name in names]}
+        with renumbered(file, info, classes) as renamed:
+            loaded = nib.load(renamed)
+            assert np.allclose(loaded.affine, AFFINE, atol=1e-4)
+            return np.asanyarray(loaded.dataobj)
+
+    assert np.array_equal(stored("liver", "kidney"), np.array([0, 2, 1])[drawn])
+    assert np.array_equal(stored("kidney", "liver"), drawn)
+    assert np.array_equal(stored(), drawn)
+    with pytest.raises(RefusedRequestError, match="segment_1"):
+        stored("kidney", "Segment_1")
+    with pytest.raises(RefusedRequestError, match="not of one model"):
+        stored("kidney", "spleen")
+    assert named_values(drawn, ["x", "liver"], {"liver": 2}).tolist() == [[[0, 0, 2], [2, 0, 0]]]
