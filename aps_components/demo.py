@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from aps_components.bundle import workflow_command
+from aps_components.data.datalist import DATALIST
 from aps_components.data.phantoms import write_phantoms
 from aps_components.evaluation import overview_from_files
 from aps_components.plain_json import read_object
@@ -34,7 +35,7 @@ def run_demo(output_dir: str | Path, *, bundle: str | Path, epochs: int = 12, se
     started = time.time()
     out, bundle = Path(output_dir), Path(bundle)
     data, models, results = out / "data", out / "models", out / "results"
-    if not (data / "datalist.json").is_file():
+    if not (data / DATALIST).is_file():
         _say("1/6  making 32 phantom scans of an atrium, 6 of them with labels to learn from")
         write_phantoms(data, labeled=6, unlabeled=16, validation=4, test=6, seed=seed)
     scans = {"dataset_dir": data, "seed": seed, "labeled_count": 6}
@@ -52,7 +53,7 @@ def run_demo(output_dir: str | Path, *, bundle: str | Path, epochs: int = 12, se
     evaluation = {**scans, "ckpt_dir": models, "output_dir": results / "evaluation"}
     _run(workflow_command(bundle, "evaluating", ["train.json", "evaluate.json"], evaluation))
     _say("5/6  segmenting one of them, with its uncertainty maps and prompts")
-    case = read_object(data / "datalist.json", keys=("test",))["test"][0]
+    case = read_object(data / DATALIST, keys=("test",))["test"][0]
     image, truth = data / case["image"], data / case["label"]
     inference = {"checkpoint": models / "model.pt", "image": image, "save_maps": True}
     inference["output_dir"] = results / "inference"

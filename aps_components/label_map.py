@@ -14,6 +14,7 @@ from torch import Tensor
 from aps_components.options import Pieces
 
 RUNS_AT_ONCE = 1_000_000
+SMALLEST = 1e-6  # probability whose logarithm is taken
 
 
 def likeliest_class(scores: Tensor, *, dim: int) -> Tensor:
@@ -30,6 +31,11 @@ def likeliest_class(scores: Tensor, *, dim: int) -> Tensor:
         int64, such as [B, 1, D, H, W].
     """
     return scores.max(dim=dim, keepdim=True).indices
+
+
+def log_probabilities(probabilities: Tensor) -> Tensor:
+    """Their logarithms, which stand in the place of logits: of any shape, none below that of :data:`SMALLEST`."""
+    return probabilities.clamp_min(SMALLEST).log()
 
 
 def class_boxes(label_map: NDArray[np.integer], *, num_classes: int = 0) -> list[tuple[slice, ...] | None]:

@@ -1,13 +1,17 @@
-"""Figures as files: a user's own words in them are no formulas, and the file appears whole or not at all."""
+"""Figures and their files: a user's own words in them are no formulas, and the file appears whole or not at all.
+
+Drawn through matplotlib's object interface, without pyplot: no display, no global state.
+"""
 
 from __future__ import annotations
 
 import io
 import os
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -15,6 +19,21 @@ from aps_components.files import replacing
 
 OF_TICKS = r"\mathdefault"  # matplotlib's own formulas, on a log scale
 MADE_HERE = "AutoPromptSeg"  # in a picture's file, which tells it from those of others
+
+
+def new_figure(
+    size: tuple[float, float], *, layout: Literal["constrained"] | None = "constrained", **options: Any
+) -> Figure:
+    """An empty figure.
+
+    Args:
+        size: width and height in inches.
+        layout: ``constrained`` makes room for titles and labels; None leaves every panel where it is put.
+        options: of ``Figure``.
+    """
+    figure = Figure(figsize=size, layout=layout, **options)
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int, **options: Any) -> None:

@@ -113,7 +113,7 @@ class StandIn:
         return {"see_a": lambda: found.for_b, "embed": lambda: found}.get(name, lambda: None)()
 
     def _see_a(self, image: Any) -> Any:
-        from aps_components.models.auto_prompt_seg import SeenByA
+        from aps_components.models.two_models import SeenByA
         from aps_components.uncertainty import DecoupledUncertainty, MonteCarloSamples
 
         logits = self.say(image)

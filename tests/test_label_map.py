@@ -3,7 +3,13 @@ import pytest
 import torch
 from scipy import ndimage
 
-from aps_components.label_map import class_boxes, keep_largest_component, kept_pieces, likeliest_class
+from aps_components.label_map import (
+    class_boxes,
+    keep_largest_component,
+    kept_pieces,
+    likeliest_class,
+    log_probabilities,
+)
 
 SIZE = (5, 7, 9)
 
@@ -184,3 +190,10 @@ def test_boxes_are_the_same_however_the_memory_lies(order):
     mirrored = [(slice(12, 14), slice(7, 20), slice(0, 1)), None, (slice(0, 17), slice(0, 24), slice(31, 38))]
     assert class_boxes(lying[::-1, :, ::-1]) == mirrored
     assert class_boxes(np.zeros_like(label)) == []
+
+
+def test_log_probabilities_stand_in_the_place_of_logits_and_are_finite():
+    probabilities = torch.tensor([[0.25, 1.0], [0.75, 0.0]])
+    logits = log_probabilities(probabilities)
+    assert logits.isfinite().all()
+    torch.testing.assert_close(logits.softmax(dim=0), probabilities, rtol=0, atol=2e-6)

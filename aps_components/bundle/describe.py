@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from aps_components.bundle.metadata import TO_FILL_IN
 from aps_components.bundle.plan import Plan
 from aps_components.bundle.rules import by
 from aps_components.data.case_folder import CaseFolder
@@ -212,8 +213,9 @@ def data_license(name: str) -> str:
     """The new bundle's docs/data_license.txt."""
     return f"""Data of the bundle "{name}"
 
-To fill in before the bundle is passed on: where the scans and labels come from, who may use them and for what, whom to
-cite, and that the patients' consent or the ethics vote covers it.
+{TO_FILL_IN}
+Where the scans and labels come from, who may use them and for what, whom to cite, and that the patients' consent or the
+ethics vote covers it.
 
 The bundle ships no scans and no labels. configs/datalist.json and configs/fingerprint.json hold file names: look
 whether these tell anything about a patient. Weights that are trained on the scans may fall under the scans' terms.

@@ -18,6 +18,7 @@ SCHEMA_FILE = "meta_schema_20240725.json"
 SCHEMA = f"https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/{SCHEMA_FILE}"
 # With which the template is tested.
 VERSIONS = {"monai_version": "1.6.1", "pytorch_version": "2.13.0", "numpy_version": "2.4.6"}
+TO_FILL_IN = "TO FILL IN:"  # a line of a page that nobody but the bundle's owner can write
 PACKAGES = {
     "nibabel": "5.4.2",
     "pytorch-ignite": "0.5.5",

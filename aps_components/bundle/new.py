@@ -24,6 +24,7 @@ from aps_components.bundle.plan import Plan, make_plan
 from aps_components.bundle.writer import write_bundle
 from aps_components.configuration import DATASET_OPTIONS
 from aps_components.data.case_folder import CaseFolder, declared_labels, find_cases
+from aps_components.data.datalist import DATALIST
 from aps_components.data.errors import DataError
 from aps_components.data.fingerprint import CaseFacts, Fingerprint, take_fingerprint
 from aps_components.files import expanded, replace_text
@@ -81,7 +82,7 @@ def new_bundle(
         f"\nWritten: {out}. Training has {training} labelled and {unlabelled} unlabelled cases, validation {kept}. "
         "Its docs/README.md\nrepeats all of the above; fill in docs/data_license.txt.\n"
     )
-    if (folder.root / "datalist.json").is_file():
+    if (folder.root / DATALIST).is_file():
         print(f"Note: {folder.root / 'datalist.json'} takes the place of the bundle's datalist; move it away first.\n")
     if not unlabelled:
         print(

@@ -12,7 +12,7 @@ from string import Template
 from typing import Any
 
 from aps_components.bundle.block import DatasetBlock
-from aps_components.bundle.metadata import SCHEMA_FILE, BundleMetadata, render_metadata
+from aps_components.bundle.metadata import SCHEMA_FILE, TO_FILL_IN, BundleMetadata, render_metadata
 from aps_components.files import expanded
 
 MARKER = '    "dataset block": null,\n'
@@ -158,4 +158,5 @@ def _readme(block: DatasetBlock, metadata: BundleMetadata) -> str:
 
 
 def _data_license(metadata: BundleMetadata) -> str:
-    return Template(template(DATA_LICENSE)).substitute(name=metadata.name, data_source=metadata.data_source)
+    known = {"name": metadata.name, "data_source": metadata.data_source, "to_fill_in": TO_FILL_IN}
+    return Template(template(DATA_LICENSE)).substitute(known)

@@ -56,11 +56,13 @@ def segment(
         shard: 3/16 for the third of sixteen jobs that share the scans by size; torchrun's processes do so anyway.
         settings: any further key of the bundle's inference.json.
     """
+    from aps_components.memory import keep_freed_memory
     from aps_components.options import optional, truth
     from aps_components.segmentation import segment as segment_scans
     from aps_components.segmentation import summary
     from aps_components.segmentation.sharing import Ranks, Share
 
+    keep_freed_memory()
     ranks, wanted = Ranks(os.environ), optional(truth)("report", report)
     if shard is not None and ranks.several:
         raise ValueError("--shard and torchrun both share the scans: take one of them")

@@ -15,6 +15,9 @@ from aps_components.models import load_weights
 from aps_components.options import literal
 
 CONFIGS = "configs"  # the folder of a bundle that holds them
+# Steps of ``initialize`` that change the whole process: there the config is the door, for MONAI's command line. Whoever
+# opens a bundle from Python keeps the process as it is.
+OF_THE_PROCESS = ("$explain_errors()", "$keep_freed_memory()")
 TRAINED_WITH = "trained_with"  # the key that says what the weights must have been trained with
 
 
@@ -71,7 +74,7 @@ class BundleConfig:
 
 
 class BundleWorkflow(BundleConfig):
-    """A bundle that MONAI runs, with its metadata and without its logging.
+    """A bundle that MONAI runs in this process, which stays as it is, with its metadata and without its logging.
 
     Args:
         root: folder of the bundle.
@@ -91,3 +94,5 @@ class BundleWorkflow(BundleConfig):
             init_id=init_id,
         )
         super().__init__(root, self.workflow.parser)
+        if isinstance(steps := self.parser.get(init_id), list):
+            self.parser[init_id] = [step for step in steps if step not in OF_THE_PROCESS]

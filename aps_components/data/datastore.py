@@ -12,7 +12,7 @@ from functools import cached_property, partial, wraps
 from pathlib import Path
 from typing import Any
 
-from aps_components.data.datalist import Datalist, Item, files_of, load_datalist, read_datalist, scans_in
+from aps_components.data.datalist import DATALIST, Datalist, Item, files_of, load_datalist, read_datalist, scans_in
 from aps_components.data.errors import DataError
 from aps_components.data.label_values import LabelValues
 from aps_components.data.modalities import is_nifti_name, stem
@@ -141,7 +141,7 @@ def dataset_name(dataset_dir: str | os.PathLike[str], *, default: str | os.PathL
 
     In MONAI Label a bundle has no dataset folder, and needs none.
     """
-    for file in (expanded(dataset_dir) / "datalist.json", Path(default)):
+    for file in (expanded(dataset_dir) / DATALIST, Path(default)):
         if file.is_file():
             return str(read_datalist(file, keys=("name",))["name"])
     return None

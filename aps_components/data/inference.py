@@ -16,7 +16,7 @@ PREPARED = "prepared"  # the key of an item that is a sample already
 class ScansToSegment(Dataset):
     """MONAI's Dataset; an item that cannot be used becomes ``{"fault": ...}``, a line that names it and the mend.
 
-    ``aps_components.training.PromptedEvaluator`` passes over these, and names them at the end.
+    ``aps_components.inference.PromptedEvaluator`` passes over these, and names them at the end.
 
     Args:
         data: items with "image", with a "fault" already, or with what `sample` gave as "prepared".

@@ -21,7 +21,7 @@ from aps_components.evaluation.evaluate import Evaluation
 from aps_components.evaluation.metrics import foreground_regions, volume_ratio
 from aps_components.evaluation.trained import SPLITS, NoScansError, TrainedModel, load_trained
 from aps_components.files import expanded, refuse_special
-from aps_components.label_map import kept_pieces, likeliest_class
+from aps_components.label_map import kept_pieces, likeliest_class, log_probabilities
 from aps_components.models import (
     MODEL_ENDING,
     ensure_writable,
@@ -200,7 +200,7 @@ def _answer(model: TrainedModel, item: Mapping[str, Any], models: Sequence[str],
     else:
         with torch.inference_mode():
             answers = {"a": model.inferer(image, model.network)}
-    volumes = {name: answer.cpu().clamp_min(1e-6).log() for name, answer in answers.items()}
+    volumes = {name: log_probabilities(answer.cpu()) for name, answer in answers.items()}
     volumes = {name: of_kept_pieces(volume, model.largest_component) for name, volume in volumes.items()}
     volumes["label"] = data["label"].as_tensor()[None].long()
     return {name: thinned(volume, share=share) for name, volume in volumes.items()}

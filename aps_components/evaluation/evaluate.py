@@ -24,7 +24,7 @@ from aps_components.evaluation.report import VARIANTS, EvaluationReport
 from aps_components.evaluation.scan_record import Answered, WorstCases, band_of, doubt, scan_record
 from aps_components.inference import InvertToLabelMapd, PromptedSlidingWindowInferer, PromptPoint
 from aps_components.inference.temperature import calibrated
-from aps_components.models import AutoPromptSeg, ensure_writable
+from aps_components.models import TwoModels, ensure_writable
 from aps_components.options import Pieces
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Evaluation:
         self,
         *,
         items: Sequence[Mapping[str, Any]],
-        network: AutoPromptSeg,
+        network: TwoModels,
         inferer: PromptedSlidingWindowInferer,
         preprocessing: Compose,
         labels: Mapping[int, str],

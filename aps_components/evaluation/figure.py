@@ -1,7 +1,4 @@
-"""One picture of one case: image, truth, prediction, uncertainty and prompt points in three orthogonal planes.
-
-Drawn through matplotlib's object interface, without pyplot, so that it needs no display and keeps no global state.
-"""
+"""One picture of one case: image, truth, prediction, uncertainty and prompt points in three orthogonal planes."""
 
 from __future__ import annotations
 
@@ -14,15 +11,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from aps_components.evaluation.drawing import draw_outline, draw_scale, write_on
-from aps_components.pictures import save_figure
+from aps_components.pictures import new_figure, save_figure
 
 Volume = NDArray[Any]
 Point = tuple[int, float, float, float]  # class, d, h, w
@@ -133,8 +128,7 @@ def save_overview(
 
     handles = _legend_handles(labels, class_names or {}, has_truth=truth is not None, has_points=points is not None)
     layout = _Layout(planes, columns, titled=bool(title), entries=len(handles))
-    figure = Figure(figsize=layout.size, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(layout.size, layout=None, facecolor="white")
     base = _grey_image(image)
     for number, column in enumerate(columns):
         _draw_column(figure, layout, planes, number, column, base)

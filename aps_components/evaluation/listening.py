@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aps_components.inference import PromptedSlidingWindowInferer, PromptPoint
 from aps_components.inference.inferer import SeenVolume
-from aps_components.models import AutoPromptSeg
+from aps_components.models import TwoModels
 from aps_components.networks.sam3d import ImageEmbedding
 
 OWN, NO_POINTS, FLIPPED, ZEROED, ZEROED_TOKENS = "own", "no_points", "flipped", "zeroed", "zeroed_tokens"
@@ -26,7 +26,7 @@ ALTERATIONS = {
 
 
 def answers_by_alteration(
-    volume: SeenVolume, network: AutoPromptSeg, inferer: PromptedSlidingWindowInferer
+    volume: SeenVolume, network: TwoModels, inferer: PromptedSlidingWindowInferer
 ) -> dict[str, Tensor]:
     """Model B's probabilities [1, C, D, H, W] of a scan that was seen, with each of :data:`ALTERATIONS`.
 

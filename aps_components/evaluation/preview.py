@@ -1,7 +1,4 @@
-"""A picture of a segmented scan to see at a glance whether it went well: three planes and what is in them.
-
-Drawn through matplotlib's object interface, without pyplot, so that it needs no display and keeps no global state.
-"""
+"""A picture of a segmented scan to see at a glance whether it went well: three planes and what is in them."""
 
 from __future__ import annotations
 
@@ -13,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from nibabel import orientations
 from nibabel.affines import voxel_sizes
@@ -24,7 +19,7 @@ from scipy import ndimage
 
 from aps_components.evaluation.drawing import LIGHT, draw_outline, draw_scale, write_on
 from aps_components.label_map import class_boxes
-from aps_components.pictures import save_figure
+from aps_components.pictures import new_figure, save_figure
 
 Volume = NDArray[Any]
 
@@ -104,8 +99,7 @@ def save_preview(
             raise ValueError(f"image {np.shape(image)} and {name} {np.shape(volume)} must have the same shape")
     scan = _Scan.in_ras(image, label_map, truth, affine=affine)
     layout = _Layout([size * step for size, step in zip(scan.image.shape, scan.steps, strict=True)], len(volumes))
-    figure = Figure(figsize=layout.size, facecolor=BACKGROUND)
-    FigureCanvasAgg(figure)
+    figure = new_figure(layout.size, layout=None, facecolor=BACKGROUND)
     places, window = scan.places(), _grey_window(scan.image, scan.label_map)
     for plane, box in zip(PLANES, layout.boxes(), strict=True):
         _draw_plane(figure.add_axes(box), plane, scan, places[plane.axis], window=window)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from aps_components.data import DataError, LoadVolumed, case_name
 from aps_components.data.datalist import (
+    DATALIST,
     LABEL_BY,
     MODELS,
     Datalist,
@@ -38,6 +39,7 @@ from aps_components.evaluation.records import results_folder
 from aps_components.evaluation.trained import TrainedModel, load_trained
 from aps_components.files import replace_text
 from aps_components.inference import LabelMapd, inverted
+from aps_components.label_map import log_probabilities
 from aps_components.models import ensure_writable, trained_cases, trained_setting
 from aps_components.models.decision import Decision
 from aps_components.plain_json import read_json
@@ -143,7 +145,7 @@ def _refuse_target(folder: Path, dataset: Path) -> None:
         raise ValueError(f"--target {folder} is the dataset's own folder: give another one")
     if (folder / MADE_BY).is_file():
         return
-    there = [folder / "datalist.json", *scans_in(folder / LABELS)]
+    there = [folder / DATALIST, *scans_in(folder / LABELS)]
     if found := [file for file in there if file.exists()]:
         raise ValueError(f"{found[0]} is there, and aps pseudo-label did not make it: give another --target")
 
@@ -207,7 +209,7 @@ def _log_probabilities(models: Sequence[TrainedModel], item: Mapping[str, Any]) 
         own = to_own_grid({"pred": answer, "image": data["image"]})["pred"].as_tensor()
         total = own if total is None else total + own
     assert total is not None
-    return (total / len(models)).clamp_min(1e-6).log()
+    return log_probabilities(total / len(models))
 
 
 def _save(file: Path, label_map: np.ndarray, *, item: Mapping[str, Any], model: TrainedModel, mark: Mark) -> None:
@@ -235,4 +237,4 @@ def _write_datalist(folder: Path, datalist: Datalist) -> None:
         "validation": [entry(item) for item in datalist.validation],
         "test": [entry(item) for item in datalist.test],
     }
-    replace_text(folder / "datalist.json", json.dumps(content, indent=1) + "\n")
+    replace_text(folder / DATALIST, json.dumps(content, indent=1) + "\n")

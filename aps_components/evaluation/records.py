@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aps_components.files import append_line, expanded, replace_text
+from aps_components.files import expanded
+from aps_components.line_file import LineFile
 from aps_components.models import ensure_writable
 from aps_components.options import differences
 from aps_components.ownership import alone_in
-from aps_components.plain_json import read_lines
 
 Record = dict[str, Any]
 
@@ -52,18 +52,17 @@ class Records:
     """
 
     def __init__(self, file: str | os.PathLike[str], *, settings: Mapping[str, Any]) -> None:
-        self.file = Path(file)
+        self.file = LineFile(file)
         settings = json.loads(json.dumps(dict(settings)))
         lines = _lines(self.file)
         found = lines[0].get("settings", {}) if lines else settings
         if different := differences(found, settings):
             raise ValueError(
-                f"{self.file} holds figures of other settings ({different}): give the same, or another --out"
+                f"{self.file.path} holds figures of other settings ({different}): give the same, or another --out"
             )
         self._records = {_text(line["key"]): line["record"] for line in lines[1:]}
         keys = [{"key": json.loads(key), "record": record} for key, record in self._records.items()]
-        # Without a line that a kill cut short.
-        replace_text(self.file, "".join(_text(line) + "\n" for line in [{"settings": settings}, *keys]))
+        self.file.keep([{"settings": settings}, *keys])
 
     def __len__(self) -> int:
         return len(self._records)
@@ -79,7 +78,7 @@ class Records:
     def add(self, record: Record, **key: Any) -> Record:
         """Write a record, of JSON's types, and give it back as it would be read."""
         line = json.loads(_text({"key": key, "record": record}))
-        append_line(self.file, _text(line))
+        self.file.append(line)
         self._records[_text(line["key"])] = line["record"]
         return line["record"]
 
@@ -88,12 +87,12 @@ def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
+def _lines(file: LineFile) -> list[dict[str, Any]]:
     """The whole lines of a file: its settings, then records by key; empty if there is none."""
-    lines = read_lines(file, skip_broken=True, finite=False)
+    lines = file.whole(finite=False)
     for line in lines[1:]:
         if "key" not in line or not isinstance(line.get("record"), dict):
-            raise ValueError(f"{file}: a line without key and record; delete the file, or give another --out")
+            raise ValueError(f"{file.path}: a line without key and record; delete the file, or give another --out")
     if lines and not isinstance(lines[0].get("settings", {}), dict):
-        raise ValueError(f"{file}: its settings are no object; delete the file, or give another --out")
+        raise ValueError(f"{file.path}: its settings are no object; delete the file, or give another --out")
     return lines

@@ -20,7 +20,7 @@ from aps_components.evaluation.metrics import foreground_regions, mean_dice
 from aps_components.evaluation.seen import unseen_items
 from aps_components.files import sha256_of
 from aps_components.inference import PromptedSlidingWindowInferer
-from aps_components.models import AutoPromptSeg, read_settings, resolved_precision
+from aps_components.models import TwoModels, read_settings, resolved_precision
 from aps_components.options import Pieces
 from aps_components.plain_json import read_object
 
@@ -37,7 +37,7 @@ class TrainedModel:
     """Everything that a bundle evaluates a checkpoint with."""
 
     checkpoint: Path
-    network: AutoPromptSeg
+    network: TwoModels
     """With its weights, in eval mode, on the device."""
     inferer: PromptedSlidingWindowInferer
     items: list[dict[str, Any]]

@@ -1,5 +1,6 @@
 """Whole volumes in, label maps out."""
 
+from aps_components.inference.evaluator import PromptedEvaluator
 from aps_components.inference.inferer import PromptedSlidingWindowInferer, PromptPoint, VolumePrediction
 from aps_components.inference.postprocessing import (
     InvertToLabelMapd,
@@ -16,6 +17,7 @@ __all__ = [
     "KeepProbabilitiesd",
     "LabelMapd",
     "PromptPoint",
+    "PromptedEvaluator",
     "PromptedSlidingWindowInferer",
     "SaveOnScansGridd",
     "SavePromptsd",

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from aps_components.inference.points import Flip, PromptPoint, listed, mirrored_prompts, prompts_in
 from aps_components.inference.stored import StoredPrediction, predict_stored
 from aps_components.inference.tiles import Window, moved
-from aps_components.models import AutoPromptSeg, Precision, Seen, autocast, together
+from aps_components.label_map import log_probabilities
+from aps_components.models import Precision, Seen, TwoModels, autocast, together
 from aps_components.networks.sam3d import Prompts
 from aps_components.options import Axes, axis_groups
 from aps_components.uncertainty import every
@@ -115,13 +116,13 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
             return self.probabilities(patch, network, *args, **kwargs)
 
         if getattr(network, "predictor", "a") != "a":
-            own = cast(AutoPromptSeg, network)
+            own = cast(TwoModels, network)
             return torch.cat([self.predict(each, own).probabilities for each in inputs.split(1)])
         padded = self.padded(inputs)
         return self._cropped(super().__call__(padded, window), inputs.shape[2:])
 
     @torch.inference_mode()
-    def predict(self, inputs: Tensor, network: AutoPromptSeg) -> VolumePrediction:
+    def predict(self, inputs: Tensor, network: TwoModels) -> VolumePrediction:
         """All that the model knows of one volume [1, in_channels, D, H, W].
 
         ``probabilities`` is to the bit what calling the inferer gives.
@@ -141,7 +142,7 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         """
         return predict_stored(self, inputs, network, maps=maps)
 
-    def prediction(self, volume: SeenVolume, probabilities_b: Tensor, network: AutoPromptSeg) -> VolumePrediction:
+    def prediction(self, volume: SeenVolume, probabilities_b: Tensor, network: TwoModels) -> VolumePrediction:
         """What was seen and Model B's answer to it, cut to the volume's own size."""
         both = {"a": volume.probabilities_a, "b": probabilities_b}
         probabilities = both.get(network.predictor, (volume.probabilities_a + probabilities_b) / 2)
@@ -155,7 +156,7 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         )
 
     @torch.inference_mode()
-    def see(self, inputs: Tensor, network: AutoPromptSeg) -> SeenVolume:
+    def see(self, inputs: Tensor, network: TwoModels) -> SeenVolume:
         """Model A's answer, both uncertainties and its points over one whole volume, and Model B's embeddings.
 
         The points are chosen after the windows are blended, so that a voxel is a prompt once, of the class that the
@@ -202,7 +203,7 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
             *(means["probabilities_a"], means["epistemic"], means["aleatoric"], points),
         )
 
-    def _points(self, maps: dict[str, Tensor], network: AutoPromptSeg, size: tuple[int, int, int]) -> list[PromptPoint]:
+    def _points(self, maps: dict[str, Tensor], network: TwoModels, size: tuple[int, int, int]) -> list[PromptPoint]:
         stride = network.prompt_stride
         cut = {name: every(self._cropped(each, size), stride) for name, each in maps.items()}
         # What only the thinned networks are sure of is no place to point to.
@@ -214,7 +215,7 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
     def answer(
         self,
         volume: SeenVolume,
-        network: AutoPromptSeg,
+        network: TwoModels,
         *,
         own: Sequence[PromptPoint] = (),
         given: Callable[[Window], Prompts] | None = None,
@@ -239,7 +240,7 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
             window = moved(frame, volume.padding)
             prompts = Prompts.none(1, device=volume.image.device) if given is None else given(frame)
             prompts = together(prompts, *prompts_in(own, frame, slots=network.own_slots, device=volume.image.device))
-            earlier = None if previous is None else previous[(slice(None), slice(None), *window)].clamp_min(1e-6).log()
+            earlier = None if previous is None else log_probabilities(previous[(slice(None), slice(None), *window)])
             size = [side.stop - side.start for side in window]
             views = list(zip(volume.flips, volume.seen[index], strict=True))[: None if mirrored else 1]
             for flip, seen in views:

@@ -7,6 +7,7 @@ that holds the new prompt is taken, only towards the class that was said, and ne
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from aps_components.inference.inferer import PromptedSlidingWindowInferer, SeenVolume, VolumePrediction, Window
 from aps_components.label_map import likeliest_class
-from aps_components.models import AutoPromptSeg, as_tensors
+from aps_components.models import AutoPromptSeg, TwoModels, as_tensors
 from aps_components.networks.sam3d import Prompts
 from aps_components.prompts import Box, Click, Scribble, UserPrompts, with_moved_borders
 
@@ -39,7 +40,7 @@ class InteractiveVolume:
     def __init__(
         self,
         inputs: Tensor,
-        network: AutoPromptSeg,
+        network: TwoModels,
         inferer: PromptedSlidingWindowInferer,
         *,
         thorough: bool = True,
@@ -96,7 +97,8 @@ class InteractiveVolume:
         """
         self._remember(clicks, boxes, scribbles)
         marks = [*clicks, *(Click(line.label, voxel) for line in scribbles for voxel in line.voxels)]
-        moved = with_moved_borders(self.probabilities[0], clicks, spacing=self.network.model_b.relative_spacing)[None]
+        spacing = cast(AutoPromptSeg, self.network).model_b.relative_spacing  # no other takes prompts
+        moved = with_moved_borders(self.probabilities[0], clicks, spacing=spacing)[None]
         proposed = self._ask(moved, marks, boxes)
         former = self.label_map[0, 0].cpu().numpy()
         wanted = likeliest_class(proposed, dim=1)[0, 0].cpu().numpy()

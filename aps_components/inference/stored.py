@@ -19,7 +19,7 @@ from aps_components.data.room import TILES
 from aps_components.inference.points import PromptPoint, listed, mirrored_prompts, prompts_in
 from aps_components.inference.tiles import Index, TiledBlend, TiledMaps, TileStore, Tiling, Window, moved
 from aps_components.memory import large_blocks_apart, return_freed_memory
-from aps_components.models import AutoPromptSeg, Seen, autocast, together
+from aps_components.models import Seen, TwoModels, autocast, together
 from aps_components.networks.sam3d import Prompts
 from aps_components.uncertainty import DecoupledUncertainty, MonteCarloSamples
 
@@ -51,7 +51,7 @@ def predict_stored(
         inferer: its windows, order and precision.
         inputs: [1, in_channels, D, H, W].
         network: in eval mode.
-        maps: keep the uncertainties and the points, too; for an ``AutoPromptSeg``.
+        maps: keep the uncertainties and the points, too; for an ``TwoModels``.
     """
     if inputs.shape[0] != 1:
         raise ValueError(f"one volume at a time, not a batch of {inputs.shape[0]}")
@@ -60,7 +60,7 @@ def predict_stored(
     with large_blocks_apart() if len(work.windows) > FEW_WINDOWS else nullcontext():
         if not maps and getattr(network, "predictor", "a") == "a":
             return StoredPrediction(work.alone(network))
-        own = cast(AutoPromptSeg, network)
+        own = cast(TwoModels, network)
         first = _ByA(work, own, maps=maps)
         probabilities = first.maps["a"] if own.predictor == "a" else _by_b(work, own, first)
     return StoredPrediction(probabilities, first.maps.get("epistemic"), first.maps.get("aleatoric"), first.points)
@@ -123,7 +123,7 @@ class _Work:
 class _ByA:
     """Model A's answer to a volume, kept as far as it is needed."""
 
-    def __init__(self, work: _Work, network: AutoPromptSeg, *, maps: bool) -> None:
+    def __init__(self, work: _Work, network: TwoModels, *, maps: bool) -> None:
         self.work, self.network, self.classes = work, network, network.num_classes
         self.with_answer = network.predictor != "b"
         self.maps = {name: work.kept(name, count) for name, count in self._wanted(maps).items()}
@@ -195,7 +195,7 @@ class _Thinned:
 class _Candidates:
     """Voxels that may become points: a class, where it is likely enough, and both uncertainties everywhere."""
 
-    def __init__(self, network: AutoPromptSeg, thinned: _Thinned, *, device: torch.device) -> None:
+    def __init__(self, network: TwoModels, thinned: _Thinned, *, device: torch.device) -> None:
         self.generator, self.stride, self.classes = network.prompt_generator, network.prompt_stride, network.num_classes
         self.size, self.tiling = thinned.size, Tiling(thinned.windows)
         self.epistemic, self.aleatoric = (torch.zeros(1, 1, *self.size, device=device) for _ in range(2))
@@ -237,7 +237,7 @@ class _Candidates:
         return points
 
 
-def _by_b(work: _Work, network: AutoPromptSeg, first: _ByA) -> TiledMaps:
+def _by_b(work: _Work, network: TwoModels, first: _ByA) -> TiledMaps:
     """Model B's answer after Model A's points, or the mean of both."""
     maps = work.kept("probabilities", network.num_classes)
 

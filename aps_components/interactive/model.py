@@ -20,8 +20,8 @@ from aps_components.models import (
     NETWORK,
     PREPROCESSING,
     TRAINED_KEYS,
-    AutoPromptSeg,
     CheckpointError,
+    TwoModels,
     build_auto_prompt_seg,
     build_trained,
     load_weights,
@@ -50,7 +50,7 @@ class LoadedModel:
 
     checkpoint: Path
     """``model.pt``."""
-    network: AutoPromptSeg
+    network: TwoModels
     """With its weights, in eval mode, on the device."""
     inferer: PromptedSlidingWindowInferer
     preprocessing: Compose
@@ -197,7 +197,7 @@ class _Settings:
         return int(self.get("in_channels", stored or (len(modalities) if modalities else 1)))
 
 
-def _built(known: _Settings, *, num_classes: int) -> AutoPromptSeg:
+def _built(known: _Settings, *, num_classes: int) -> TwoModels:
     """With the arguments that training stored, or as the bundles build it where it stored none."""
     arguments = inspect.signature(build_auto_prompt_seg).parameters
     given = {name: value for name, value in known.given.items() if name in arguments} | known.given.get(NETWORK, {})

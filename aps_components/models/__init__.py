@@ -1,15 +1,10 @@
 """Models A and B wired together."""
 
-from aps_components.models.auto_prompt_seg import (
-    AutoPromptSeg,
-    Prediction,
-    Predictor,
-    Seen,
-    TrainingOutput,
-    mean_of_probabilities,
-)
+from aps_components.models.auto_prompt_seg import AutoPromptSeg
 from aps_components.models.build import build_auto_prompt_seg, build_trained
-from aps_components.models.checkpoint import (
+from aps_components.models.half import halve
+from aps_components.models.interaction import Round, as_tensors, together
+from aps_components.models.model_file import (
     MODEL_ENDING,
     NETWORK,
     PREPROCESSING,
@@ -29,10 +24,16 @@ from aps_components.models.checkpoint import (
     trained_setting,
     without_folders,
 )
-from aps_components.models.half import halve
-from aps_components.models.interaction import Round, as_tensors, together
 from aps_components.models.precision import Precision, autocast, resolved_precision
 from aps_components.models.settings import SETTINGS_OF_BEFORE, CheckpointError, read_settings, settings_file
+from aps_components.models.two_models import (
+    Prediction,
+    Predictor,
+    Seen,
+    TrainingOutput,
+    TwoModels,
+    mean_of_probabilities,
+)
 
 __all__ = [
     "MODEL_ENDING",
@@ -48,6 +49,7 @@ __all__ = [
     "Round",
     "Seen",
     "TrainingOutput",
+    "TwoModels",
     "as_tensors",
     "autocast",
     "build_auto_prompt_seg",

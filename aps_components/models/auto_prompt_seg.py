@@ -7,113 +7,29 @@ uncertainty are low, the prompt generator puts point prompts for every class. A 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aps_components.models.decision import Decision
-from aps_components.models.interaction import InteractiveRounds, Round, own_prompts
+from aps_components.models.interaction import InteractiveRounds, own_prompts
+from aps_components.models.two_models import Predictor, Seen, TrainingOutput, TwoModels
 from aps_components.networks.backbone import Backbone
 from aps_components.networks.sam3d import ImageEmbedding, Prompts, Sam3d, Sam3dOutput
-from aps_components.networks.scripted import refuse_other_sizes
-from aps_components.networks.voxel_shape import TOKEN_LEVELS, Triple
-from aps_components.prompts import PointPrompts, PromptGenerator, SimulatedUser
+from aps_components.networks.voxel_shape import TOKEN_LEVELS
+from aps_components.prompts import PromptGenerator, SimulatedUser
 from aps_components.uncertainty import (
-    DecoupledUncertainty,
     DropoutMasks,
     MonteCarloSamples,
     UncertaintyForm,
-    decouple,
     draw_masks,
     every,
     monte_carlo_samples,
 )
 
-Predictor = Literal["a", "b", "average"]
 
-
-class TrainingOutput(NamedTuple):
-    """What one forward pass in training gives; every tensor but the prompts and the uncertainty carries gradients."""
-
-    logits_a: Tensor
-    """[B, C, D, H, W], of the first Monte-Carlo sample: a pass of Model A with dropout on."""
-    variance: Tensor
-    """[B, 1, D, H, W], the data noise of that pass, positive."""
-    logits_b: Tensor | None
-    """[B, C, D, H, W]; None where Model B is off."""
-    iou_predictions: Tensor | None
-    """[B, C] in (0, 1), Model B's opinion of its own masks."""
-    prompts: PointPrompts | None
-    """The points that Model B was given."""
-    uncertainty: DecoupledUncertainty | None
-    """Of Model A, from all the Monte-Carlo samples, on every ``prompt_stride``-th voxel along each axis."""
-    deep_logits: tuple[Tensor, ...] = ()
-    """Of coarser levels of Model A, finest first, where it has deep supervision."""
-    rounds: tuple[Round, ...] = ()
-    """Model B's answers to a simulated user, that of ``logits_b`` first; empty without a user."""
-
-
-class Seen(NamedTuple):
-    """All that depends on the image alone, so that a prompt costs Model B's decoder."""
-
-    image_size: tuple[int, int, int]
-    """(D, H, W), voxels."""
-    logits_a: Tensor
-    """[B, C, D, H, W], Model A without dropout, with the decision's offsets."""
-    samples: MonteCarloSamples
-    """Of Model A, from which its own points come."""
-    uncertainty: DecoupledUncertainty
-    """Of Model A, [B, 1, D, H, W] each."""
-    embedding: ImageEmbedding
-    """Model B's, joined with A's features where there is a fusion."""
-
-    def of(self, row: int) -> Seen:
-        """One of the B images, as a batch of one."""
-        one = slice(row, row + 1)
-        return Seen(
-            self.image_size,
-            self.logits_a[one],
-            MonteCarloSamples(*(maps[:, one] for maps in self.samples)),
-            DecoupledUncertainty(*(maps[one] for maps in self.uncertainty)),
-            self.embedding.of(torch.arange(row, row + 1, device=self.logits_a.device)),
-        )
-
-
-class SeenByA(NamedTuple):
-    """Model A's part of :class:`Seen`, and what Model B needs of it."""
-
-    logits_a: Tensor
-    """[B, C, D, H, W], Model A without dropout, with the decision's offsets."""
-    samples: MonteCarloSamples
-    uncertainty: DecoupledUncertainty
-    for_b: Tensor | None
-    """Features at 1/8, [B, F, D/8, H/8, W/8]; None where there is no fusion."""
-
-
-class Prediction(NamedTuple):
-    """Everything that is known of a volume after inference."""
-
-    logits: Tensor
-    """[B, C, D, H, W], of the model's predictor."""
-    logits_a: Tensor
-    """[B, C, D, H, W], Model A without dropout, with the decision's offsets."""
-    logits_b: Tensor
-    """[B, C, D, H, W], Model B, with the decision's offsets."""
-    epistemic: Tensor
-    """[B, 1, D, H, W], the model's uncertainty."""
-    aleatoric: Tensor
-    """[B, 1, D, H, W], the data's uncertainty."""
-    iou_predictions: Tensor
-    """[B, C] in (0, 1)."""
-    prompts: PointPrompts
-    """The points that Model B was given, in voxels of the volume."""
-
-
-class AutoPromptSeg(nn.Module):
+class AutoPromptSeg(TwoModels):
     """Models A and B with the prompt generator and the fusion between them.
 
     Args:
@@ -122,21 +38,14 @@ class AutoPromptSeg(nn.Module):
         fusion: joins A's features at 1/8, [B, feature_channels[3], ...], to B's image embedding; None leaves it alone.
         fusion_detached: B's loss does not reach A through the fusion, so it cannot make A's encoder a ready answer.
         fusion_dropped: share of the patches in training for which B gets nothing of A, so that it sees for itself.
-        prompt_generator: makes the point prompts.
-        uncertainty_form: ``entropy``, or another, such as the published ``variance``; see ``uncertainty.decouple``.
-        mc_samples: T, Monte-Carlo samples.
-        predictor: whose logits :meth:`forward` returns: ``a``, ``b``, or ``average``, the mean of the probabilities.
-        prompt_stride: look for prompts on every second (2), third ... voxel along each axis: one voxel more or less is
-            nothing to a point, and the search costs 1 / stride**3. By default as coarse as Model B's mask prompts.
-        mc_seed: of the dropout masks in inference. All volumes, windows and batches share the T thinned networks drawn
-            from it, so that an answer depends on the image alone.
+        prompt_stride: by default as coarse as Model B's mask prompts.
+        prompt_generator: and all others, as of :class:`TwoModels`.
 
     Shapes:
         image [B, in_channels, D, H, W], every size divisible by :attr:`stride` -> logits [B, C, D, H, W], float32.
     """
 
-    inference_bottleneck_mask: Tensor
-    inference_head_mask: Tensor
+    model_b: Sam3d
 
     def __init__(
         self,
@@ -153,130 +62,31 @@ class AutoPromptSeg(nn.Module):
         prompt_stride: Sequence[int] | None = None,
         mc_seed: int = 0,
     ) -> None:
-        super().__init__()
-        if predictor not in ("a", "b", "average"):
-            raise ValueError(f"predictor {predictor!r} must be 'a', 'b' or 'average'")
-        if uncertainty_form not in get_args(UncertaintyForm):
-            raise ValueError(f"uncertainty_form {uncertainty_form!r} must be one of {get_args(UncertaintyForm)}")
-        stride = tuple(prompt_stride) if prompt_stride else getattr(model_b, "mask_stride", (2, 2, 2))
-        if min(mc_samples, *stride) < 1:
-            raise ValueError(f"mc_samples {mc_samples} and prompt_stride {stride} must be at least 1")
         if not 0 <= fusion_dropped <= 1:
             raise ValueError(f"fusion_dropped {fusion_dropped} must be a share in [0, 1]")
-        self.model_a, self.model_b, self.fusion = model_a, model_b, fusion
-        self.fusion_detached, self.fusion_dropped = fusion_detached, fusion_dropped
-        self.prompt_generator, self.uncertainty_form = prompt_generator, uncertainty_form
-        self.predictor, self.prompt_stride = predictor, stride
-        self._mc_samples, self._mc_seed = mc_samples, mc_seed
-        self._draw_inference_masks()
-        self.num_classes = model_a.num_classes
-        self.decision = Decision(self.num_classes)
-        self.second_view_axes: tuple[int, ...] = ()  # along which a scan may be mirrored, as in training
-        self.temperature = 1.0  # at which the probabilities of its answers are right; see inference.temperature
-        self.stride: Triple = model_a.stride  # a multiple of Model B's, whose tokens are A's first three strides
-
-    @property
-    def mc_samples(self) -> int:
-        """T, Monte-Carlo samples."""
-        return self._mc_samples
-
-    @mc_samples.setter
-    def mc_samples(self, samples: int) -> None:
-        self._mc_samples = samples
-        self._draw_inference_masks()
-
-    @property
-    def own_slots(self) -> int:
-        """Places for Model A's own points among Model B's prompts: as many as the generator gives, padded."""
-        return self.num_classes * self.prompt_generator.points_per_class
+        super().__init__(
+            model_a,
+            model_b,
+            prompt_generator=prompt_generator,
+            uncertainty_form=uncertainty_form,
+            mc_samples=mc_samples,
+            predictor=predictor,
+            prompt_stride=prompt_stride or model_b.mask_stride,
+            mc_seed=mc_seed,
+        )
+        self.fusion, self.fusion_detached, self.fusion_dropped = fusion, fusion_detached, fusion_dropped
 
     @property
     def recordable(self) -> bool:
-        """Whether a pass in training can be a CUDA graph: random numbers on the CPU in the middle of it cannot."""
+        """Not where points or the fusion draw numbers."""
         return self.prompt_generator.strategy != "random" and not (self.fusion is not None and self.fusion_dropped)
 
-    @property
-    def mc_seed(self) -> int:
-        """Of the dropout masks in inference."""
-        return self._mc_seed
-
-    @mc_seed.setter
-    def mc_seed(self, seed: int) -> None:
-        self._mc_seed = seed
-        self._draw_inference_masks()
-
-    def _draw_inference_masks(self) -> None:
-        """Once and for all, as buffers: what ``predict`` drew itself, an exported network would draw anew each time."""
-        generator = torch.Generator().manual_seed(self.mc_seed)
-        masks = draw_masks(self.model_a, samples=self.mc_samples, generator=generator)
-        self.register_buffer("inference_bottleneck_mask", masks.bottleneck, persistent=False)
-        self.register_buffer("inference_head_mask", masks.head, persistent=False)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits of the model's predictor; Model B does not run for ``a``."""
-        if torch.jit.is_tracing():
-            image = refuse_other_sizes(image)
-        if self.predictor == "a":
-            return self.logits_of_a(image)
-        return self.predict(image).logits
-
-    def logits_of_a(self, image: Tensor) -> Tensor:
-        """Model A's answer alone, [B, C, D, H, W]."""
-        return self.decision(self.model_a(image).logits, "a")
-
-    def predict(self, image: Tensor) -> Prediction:
-        """Segment, and say where it is unsure and which prompts it used."""
-        seen = self.see(image)
-        prompts = self.own_points(seen)
-        logits_b, iou_predictions = self.answer(seen, own_prompts(prompts))
-        logits_a = seen.logits_a
-        logits = {"a": logits_a, "b": logits_b}.get(self.predictor)
-        if logits is None:
-            logits = mean_of_probabilities(logits_a, logits_b)
-        return Prediction(logits, logits_a, logits_b, *seen.uncertainty, iou_predictions, prompts)
-
-    def see(self, image: Tensor) -> Seen:
-        """Everything that the image alone decides.
-
-        Args:
-            image: [B, in_channels, D, H, W].
-        """
-        of_a = self.see_a(image)
-        size = (image.shape[2], image.shape[3], image.shape[4])
-        return Seen(size, of_a.logits_a, of_a.samples, of_a.uncertainty, self.embed(image, of_a.for_b))
-
-    def see_a(self, image: Tensor) -> SeenByA:
-        """Model A's part of :meth:`see`; Model B does not run."""
-        features = self.model_a.encode(image)
-        samples = monte_carlo_samples(
-            self.model_a, features, DropoutMasks(self.inference_bottleneck_mask, self.inference_head_mask)
-        )
-        logits_a = self.decision(self.model_a.decode(features).logits, "a")
-        uncertainty = decouple(samples.probabilities, samples.variance, form=self.uncertainty_form)
-        return SeenByA(logits_a, samples, uncertainty, None if self.fusion is None else features[TOKEN_LEVELS])
-
-    def own_points(self, seen: Seen) -> PointPrompts:
-        """Where Model A is certain, in voxels of the image."""
-        thinned = MonteCarloSamples(*(every(maps, self.prompt_stride) for maps in seen.samples))
-        return self._prompts(thinned)[0]
-
     def answer(self, seen: Seen, prompts: Prompts, *, mask_inputs: Tensor | None = None) -> Sam3dOutput:
-        """Model B on what was seen and any prompts, with the decision's offsets.
-
-        Args:
-            seen: of B images.
-            prompts: for each of them.
-            mask_inputs: logits of an earlier answer, [B, C, D, H, W]; see ``Sam3d.decode``.
-        """
+        """Model B on what was seen and any prompts; see :meth:`TwoModels.answer`."""
         output = self.model_b.decode(
             seen.embedding, image_size=seen.image_size, prompts=prompts, mask_inputs=mask_inputs
         )
         return output._replace(logits=self.decision(output.logits, "b"))
-
-    def monte_carlo(self, image: Tensor, *, samples: int) -> MonteCarloSamples:
-        """``samples`` thinned Model As, drawn from torch's own random numbers, on [B, in_channels, D, H, W]."""
-        masks = draw_masks(self.model_a, samples=samples, items=image.shape[0])
-        return monte_carlo_samples(self.model_a, self.model_a.encode(image), masks)
 
     def training_forward(
         self,
@@ -288,17 +98,7 @@ class AutoPromptSeg(nn.Module):
         label: Tensor | None = None,
         user: SimulatedUser | None = None,
     ) -> TrainingOutput:
-        """One pass with dropout on. Its output counts as the first Monte-Carlo sample, so T samples cost T - 1 more.
-
-        Args:
-            image: [B, in_channels, D, H, W].
-            with_a: False trains Model B alone: Model A is as in inference, but for the dropout of its samples, and
-                nothing carries gradients to it.
-            with_b: False trains Model A alone.
-            masks: of :attr:`mc_samples` samples for each of B items; None draws them from torch's own random numbers.
-            label: what a simulated user knows, [B, 1, D, H, W]: the truth, or a teacher's word.
-            user: prompts and corrects Model B; None gives it Model A's own points once.
-        """
+        """The output of the pass counts as the first Monte-Carlo sample, so T samples cost T - 1 more."""
         if masks is None:
             masks = draw_masks(self.model_a, samples=self.mc_samples, items=image.shape[0])
         self.model_a.train(with_a and self.training)  # where it stays as it is, so do batch norm's statistics
@@ -318,7 +118,7 @@ class AutoPromptSeg(nn.Module):
                     more = monte_carlo_samples(self.model_a, features, others, stride=self.prompt_stride)
                 samples = MonteCarloSamples(*(torch.cat(pair) for pair in zip(samples, more, strict=True)))
             prompts, uncertainty = self._prompts(samples)
-        embedding = self.embed(image, features[TOKEN_LEVELS])
+        embedding = self.embed(image, self.for_b(features))
         if user is None or label is None:
             logits_b, iou_predictions = self.model_b.decode(
                 embedding, image_size=image.shape[2:], prompts=own_prompts(prompts)
@@ -339,24 +139,12 @@ class AutoPromptSeg(nn.Module):
             *(first.logits, first.variance, *automatic, prompts, uncertainty), first.deep_logits, tuple(rounds)
         )
 
-    def _prompts(self, samples: MonteCarloSamples) -> tuple[PointPrompts, DecoupledUncertainty]:
-        """Point prompts, in voxels of the volume, from samples on every ``prompt_stride``-th voxel."""
-        uncertainty = decouple(samples.probabilities, samples.variance, form=self.uncertainty_form)
-        prompts = self.prompt_generator(
-            samples.probabilities.mean(dim=0),
-            epistemic=uncertainty.epistemic,
-            aleatoric=uncertainty.aleatoric,
-            stride=self.prompt_stride,
-        )
-        return prompts, uncertainty
+    def for_b(self, features: Sequence[Tensor]) -> Tensor | None:
+        """Those at 1/8, where there is a fusion."""
+        return None if self.fusion is None else features[TOKEN_LEVELS]
 
     def embed(self, image: Tensor, of_a: Tensor | None) -> ImageEmbedding:
-        """Model B's view of the image, with what it gets of A.
-
-        Args:
-            image: [B, in_channels, D, H, W].
-            of_a: Model A's features at 1/8, [B, F, D/8, H/8, W/8]; None without a fusion.
-        """
+        """Model B's view of the image, joined with Model A's features where there is a fusion."""
         embedding = self.model_b.encode(image)
         if self.fusion is None or of_a is None:
             return embedding
@@ -366,8 +154,3 @@ class AutoPromptSeg(nn.Module):
             kept = torch.rand(len(of_a), 1, 1, 1, 1).to(of_a) >= self.fusion_dropped
             of_a = of_a * kept
         return embedding._replace(tokens=self.fusion(of_a, embedding.tokens))
-
-
-def mean_of_probabilities(logits_a: Tensor, logits_b: Tensor) -> Tensor:
-    """Logits whose softmax is the mean of the two softmaxes; all [B, C, D, H, W]."""
-    return torch.logaddexp(logits_a.log_softmax(dim=1), logits_b.log_softmax(dim=1)) - math.log(2)

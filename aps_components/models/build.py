@@ -9,9 +9,10 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from aps_components.models.auto_prompt_seg import AutoPromptSeg, Predictor
-from aps_components.models.checkpoint import FREE, NETWORK, trained_network
+from aps_components.models.auto_prompt_seg import AutoPromptSeg
+from aps_components.models.model_file import FREE, NETWORK, trained_network
 from aps_components.models.settings import CheckpointError, read_settings
+from aps_components.models.two_models import Predictor, TwoModels
 from aps_components.models.vnet_pair import VNetPair
 from aps_components.networks.backbone import Backbone
 from aps_components.networks.feature_fusion import FusionKind, build_fusion
@@ -49,7 +50,7 @@ def build_auto_prompt_seg(
     uncertainty_form: UncertaintyForm = "entropy",
     mc_samples: int = 2,
     predictor: Predictor = "average",
-) -> AutoPromptSeg:
+) -> TwoModels:
     """Build Models A and B and what joins them, in ``channels_last_3d``.
 
     Args:
@@ -159,13 +160,13 @@ def _refuse_unknown_prompts(prompts: Any) -> None:
             raise ValueError(f"prompts has no {name!r}; {meant(name, known, inside=f'{NETWORK}#prompts')}")
 
 
-def build_trained(*, checkpoint: str | Path, otherwise: Mapping[str, Any] | None = None, **given: Any) -> AutoPromptSeg:
+def build_trained(*, checkpoint: str | Path, otherwise: Mapping[str, Any] | None = None, **given: Any) -> TwoModels:
     """Build the network that a checkpoint holds, as the settings kept with it say; its weights are loaded elsewhere.
 
     Args:
         checkpoint: of a training; it need not be there.
         otherwise: arguments of :func:`build_auto_prompt_seg` where the settings do not say them.
-        given: arguments that are to be these. Those of ``models.checkpoint.FREE`` may be others than in training.
+        given: arguments that are to be these. Those of ``models.model_file.FREE`` may be others than in training.
 
     Raises:
         CheckpointError: the settings say something else than ``given``, or are of another version of this package.
@@ -197,5 +198,5 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _channels_last(model: AutoPromptSeg) -> AutoPromptSeg:
+def _channels_last(model: TwoModels) -> TwoModels:
     return model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

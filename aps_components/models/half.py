@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from aps_components.files import refuse_special
-from aps_components.models.checkpoint import (
+from aps_components.models.model_file import (
     MODEL_ENDING,
     ensure_writable,
     is_state_dict,

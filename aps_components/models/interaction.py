@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from aps_components.label_map import likeliest_class
+from aps_components.label_map import likeliest_class, log_probabilities
 from aps_components.networks.sam3d import ImageEmbedding, Prompts, Sam3d, box_maps
 from aps_components.prompts import (
     PAD_LABEL,
@@ -130,7 +130,6 @@ class InteractiveRounds:
     ) -> None:
         self.model_b, self.user, self.rng = model_b, user, rng
         self.weaker_logits = weaker_logits.detach().float()
-        self.label = label
         labels = label[:, 0].cpu().numpy()
         self.other = likeliest_class(self.weaker_logits, dim=1)[:, 0].cpu().numpy()
         told = (points.point_labels != PAD_LABEL).any(dim=1).cpu().numpy()
@@ -235,7 +234,7 @@ class InteractiveRounds:
         drawn = torch.from_numpy(self.rng.random(len(rows))).to(logits.device)[:, None, None, None, None]
         weaker = self.weaker_logits[list(rows)]
         share = self.user.weaker
-        mean = (logits.softmax(dim=1) + weaker.softmax(dim=1)).div(2).clamp_min(1e-6).log()
+        mean = log_probabilities((logits.softmax(dim=1) + weaker.softmax(dim=1)) / 2)
         return torch.where(drawn < share, weaker, torch.where(drawn < (1 + share) / 2, mean, logits))
 
     def _moved(self, logits: Tensor, clicks: Sequence[Sequence[Click]]) -> Tensor:
@@ -243,7 +242,7 @@ class InteractiveRounds:
         spacing = self.model_b.relative_spacing
         return torch.stack(
             [
-                with_moved_borders(row.softmax(dim=0), new, spacing=spacing).clamp_min(1e-6).log() if new else row
+                log_probabilities(with_moved_borders(row.softmax(dim=0), new, spacing=spacing)) if new else row
                 for row, new in zip(logits, clicks, strict=True)
             ]
         )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aps_components.networks.scripted import per_item_batch_norm
+from aps_components.exporting import compiling, per_item_batch_norm, tracing
 
 _aten = torch.ops.aten
 
@@ -68,9 +68,9 @@ class InstanceNorm(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Normalise every channel of every item over its voxels."""
-        if features.is_cuda or torch.compiler.is_compiling():
+        if features.is_cuda or compiling():
             return F.instance_norm(features, weight=self.weight, bias=self.bias, eps=self.eps)
-        if torch.jit.is_tracing():
+        if tracing():
             return per_item_batch_norm(features, self.weight, self.bias, eps=self.eps)
         features = features.contiguous(memory_format=torch.channels_last_3d)
         return _PerItemBatchNorm.apply(features, self.weight, self.bias, self.eps)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from aps_components.exporting import exporting
+
 PAD_LABEL = -1
 Strategy = Literal["suitability", "random"]
 
@@ -147,7 +149,7 @@ class PromptGenerator:
         radius = [reach // step for reach, step in zip(self.radius, steps, strict=True)]
         candidates = probabilities >= self.min_probability
         if self.strategy == "random":
-            if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            if exporting():
                 raise ValueError("strategy 'random' draws its numbers anew, which no export keeps: use 'suitability'")
             generator = torch.Generator().manual_seed(self.seed)
             field = torch.rand(1, *probabilities.shape[1:], generator=generator).to(probabilities.device)

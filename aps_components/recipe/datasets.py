@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from aps_components.bundle.writer import render_datalist
-from aps_components.data.datalist import Item, case_name, load_datalist, relative_item
+from aps_components.data.datalist import DATALIST, Item, case_name, load_datalist, relative_item
 from aps_components.files import replace_text
-from aps_components.recipe.scans import DATALIST
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import torch
 from aps_components.bundle.block import DatasetBlock
 from aps_components.bundle.new import NAME, LookedAt, look_at, parse_labels, write_new
 from aps_components.bundle.rules import Choice
-from aps_components.data.datalist import Item, relative_item
+from aps_components.data.datalist import DATALIST, Item, relative_item
 from aps_components.data.errors import DataError
 from aps_components.files import expanded, sha256_of
 from aps_components.machine import chosen_device
@@ -298,7 +298,7 @@ def _name(root: Path) -> str:
 
 def _parts(wanted: _Wanted, bundle: Path) -> tuple[Commands, Learning]:
     commands = Commands(bundle=bundle, recipe=wanted.asked.recipe, device=wanted.device, pretrained=wanted.pretrained)
-    root, file = wanted.scans.folder.root, bundle / "configs" / "datalist.json"
+    root, file = wanted.scans.folder.root, bundle / "configs" / DATALIST
     return commands, Learning.read(root, file, wanted.scans.patients)
 
 

@@ -440,7 +440,7 @@ def _shares(shape: Shape, recipe: Recipe) -> dict[str, float]:
         "first": first if shape.folds or shape.seeds else 0.0,
         "check": recipe.check_share if shape.checked else 0.0,
         "judge": recipe.judge_share if shape.judged else 0.0,
-        "prompt": recipe.prompt_share if shape.prompted else 0.0,
+        "prompt": (recipe.prompt_share if shape.folds else recipe.single_prompt_share) if shape.prompted else 0.0,
     }
     return {**shares, "last": 1 - sum(shares.values())}
 

@@ -31,6 +31,7 @@ class Recipe:
         quick_share: that of the first round where there is no second one.
         judge_share: that of judging Model B's answers.
         prompt_share: that of Model B beside the last Model A.
+        single_prompt_share: the same where there are no folds.
         least_iterations: of any training; with fewer the time is too short.
         enough_iterations: of a Model A on a fold; a plan that has fewer for each is made simpler.
         most_iterations: of a training, however long the time.
@@ -63,6 +64,7 @@ class Recipe:
     quick_share: float = 0.4
     judge_share: float = 0.08
     prompt_share: float = 0.12
+    single_prompt_share: float = 0.25
     least_iterations: int = 100
     enough_iterations: int = 400
     most_iterations: int = 50_000
@@ -87,7 +89,7 @@ class Recipe:
 _SHARE, _SECONDS, _RATE = number(least=0, below=1), number(least=0), number(above=0)
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("first_share", "check_share", "quick_share", "judge_share", "prompt_share"), _SHARE),
-    **dict.fromkeys(("labelling_share", "most_overhead"), _SHARE),
+    **dict.fromkeys(("labelling_share", "most_overhead", "single_prompt_share"), _SHARE),
     **dict.fromkeys(("learning_rate", "second_learning_rate", "prompt_learning_rate"), _RATE),
     "folds": whole(least=2),
     "quick_folds": whole(least=2),

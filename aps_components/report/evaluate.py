@@ -11,6 +11,7 @@ from typing import Any
 
 from aps_components.bundle import locate_bundle, require_weights, workflow_command
 from aps_components.bundle.locate import SHIPPED_BUNDLES
+from aps_components.data.datalist import DATALIST
 from aps_components.data.to_judge import dataset_to_judge
 from aps_components.files import expanded
 from aps_components.models import ensure_writable, read_settings, trained_cases
@@ -66,7 +67,7 @@ def evaluate(
     weights = require_weights(root) if checkpoint is None else expanded(checkpoint).resolve()
     name = re.sub(r"\.json$", "", Path(os.path.abspath(data)).name)
     folder = expanded(out) if out else _results(root, whole=whole) / name
-    known = root / "configs" / "datalist.json"
+    known = root / "configs" / DATALIST
     labels = read_settings(weights).get("labels") or read_object(root / "configs" / FILES[0])["labels"]
     dataset = dataset_to_judge(data, known=known, labels=labels, work=ensure_writable(folder).resolve(), split=split)
     chosen = {} if split is None else {"split": split}

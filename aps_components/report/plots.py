@@ -1,4 +1,4 @@
-"""The figures of a report, through matplotlib's object interface: no display, no global state."""
+"""The figures of a report."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from aps_components.pictures import new_figure
 
 # Of Wong 2011 (doi:10.1038/nmeth.1618), which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -84,8 +85,7 @@ def doubt_figure(doubts: Sequence[float], dice: Sequence[float]) -> Figure:
 
 
 def _figure(panels: int, *, legend: bool = False) -> tuple[Figure, Sequence[Axes]]:
-    figure = Figure(figsize=(PANEL[0] * panels + (2 if legend else 0), PANEL[1]), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((PANEL[0] * panels + (2 if legend else 0), PANEL[1]))
     drawn = figure.subplots(1, panels, squeeze=False)[0]
     for axes in drawn:
         axes.grid(alpha=0.3)

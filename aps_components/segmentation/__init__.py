@@ -2,9 +2,9 @@
 
 from aps_components.evaluation.preview import save_preview
 from aps_components.segmentation.inputs import Case, Inputs, find_cases
+from aps_components.segmentation.result_text import summary
 from aps_components.segmentation.segment import Segmentation, segment
 from aps_components.segmentation.statistics import class_statistics
-from aps_components.segmentation.summary import summary
 
 __all__ = [
     "Case",

@@ -23,7 +23,7 @@ from aps_components.files import expanded
 from aps_components.interactive import LoadedModel, Predictor
 from aps_components.machine import chosen_device
 from aps_components.memory import return_freed_memory
-from aps_components.models import AutoPromptSeg, CheckpointError, ensure_writable, read_settings, settings_file
+from aps_components.models import CheckpointError, TwoModels, ensure_writable, read_settings, settings_file
 from aps_components.options import pieces
 from aps_components.segmentation.quiet import quiet
 
@@ -189,7 +189,7 @@ class BundleInference:
             return None
         view = None
         if self.expected.needs_second_view:
-            network: AutoPromptSeg = self._built("network").eval()
+            network: TwoModels = self._built("network").eval()
             image = answer["image"].as_tensor()[None].to(network.decision.offsets.device)
             view = second_view(image, network, self._built("inferer"))
         return self.expected(answer["pred"], answer["image"], view=view)

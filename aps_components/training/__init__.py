@@ -1,5 +1,7 @@
-"""Training on monai.engines: the only place that imports ignite."""
+"""Training on monai.engines."""
 
+# Configs of earlier bundles name `PromptedEvaluator` here; train.json names the metrics here.
+from aps_components.inference.evaluator import PromptedEvaluator, PromptPrecisionMetric, dice_metric
 from aps_components.training.checkpoint import TrainingCheckpoint, load_pretrained
 from aps_components.training.distributed import (
     cache_share_of_rank,
@@ -9,7 +11,6 @@ from aps_components.training.distributed import (
     start_process_group,
     stop_process_group,
 )
-from aps_components.training.evaluator import PromptedEvaluator, PromptPrecisionMetric, dice_metric
 from aps_components.training.history import TrainingHistory, read_history
 from aps_components.training.mean_teacher import MeanTeacher
 from aps_components.training.objective import SemiSupervisedObjective, TrainingPatches, build_objective

@@ -27,7 +27,7 @@ from aps_components.models import (
     save_settings,
     trained_network,
 )
-from aps_components.models.checkpoint import FREE, LISTED
+from aps_components.models.model_file import FREE, LISTED
 from aps_components.options import differences
 from aps_components.training.trainer import SemiSupervisedTrainer
 

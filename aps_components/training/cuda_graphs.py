@@ -18,8 +18,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from aps_components.models import AutoPromptSeg, Prediction, TrainingOutput
-from aps_components.prompts import PointPrompts, SimulatedUser
+from aps_components.models import Prediction, TrainingOutput, TwoModels
+from aps_components.prompts import PointPrompts
 from aps_components.uncertainty import DecoupledUncertainty, DropoutMasks, MonteCarloSamples, draw_masks
 
 WARM_UP = 3  # passes before recording, in which cuDNN and cuBLAS choose their kernels and take their memory
@@ -31,25 +31,18 @@ class GraphedStudent:
     Dropout masks are drawn on the CPU before each replay, from the numbers that the pass itself would have drawn.
 
     Args:
-        model: :attr:`~AutoPromptSeg.recordable`, on a CUDA device. Its parameters may change in place, not be replaced.
+        model: :attr:`~TwoModels.recordable`, on a CUDA device. Its parameters may change in place, not be replaced.
     """
 
-    def __init__(self, model: AutoPromptSeg) -> None:
+    def __init__(self, model: TwoModels) -> None:
         # Where gradients of a replay are added up, a node remembers the stream of the recording; newer PyTorch warns.
         if quiet := getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None):
             quiet(False)
         self.model = model
         self._recorded: dict[tuple[torch.Size, bool], Callable[..., tuple[Tensor, ...]]] = {}
 
-    def __call__(
-        self,
-        image: Tensor,
-        with_a: bool = True,
-        with_b: bool = True,
-        label: Tensor | None = None,
-        user: SimulatedUser | None = None,
-    ) -> TrainingOutput:
-        """Of [B, in_channels, D, H, W]; there is no user."""
+    def __call__(self, image: Tensor, *, with_b: bool = True, **_: Any) -> TrainingOutput:
+        """Of [B, in_channels, D, H, W]; Model A learns, and there is no user."""
         masks = draw_masks(self.model.model_a, samples=self.model.mc_samples, items=image.shape[0])
         inputs = (image, masks.bottleneck.to(image.device), masks.head.to(image.device))
         key = image.shape, with_b
@@ -71,7 +64,7 @@ class GraphedTeacher:
         model: on a CUDA device, in eval mode. Its parameters and buffers may change in place, not be replaced.
     """
 
-    def __init__(self, model: AutoPromptSeg) -> None:
+    def __init__(self, model: TwoModels) -> None:
         self.model = model
         self._recorded: dict[tuple[str, torch.Size], _Recording] = {}
 
@@ -122,7 +115,7 @@ class _Recording:
 class _FlatTrainingForward(nn.Module):
     """``training_forward`` from tensors to tensors, as ``make_graphed_callables`` wants it."""
 
-    def __init__(self, model: AutoPromptSeg, *, with_b: bool) -> None:
+    def __init__(self, model: TwoModels, *, with_b: bool) -> None:
         super().__init__()
         self.model, self.with_b = model, with_b
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import math
 import os
@@ -14,7 +13,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from aps_components.files import replace_text
+from aps_components.line_file import LineFile
 from aps_components.models import ensure_writable
 from aps_components.plain_json import are_numbers, is_number, read_lines
 from aps_components.training.progress import PROGRESS_FILE, plot_progress
@@ -97,7 +96,7 @@ class TrainingHistory:
         if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
             line["validation"] = {name: _rounded(value) for name, value in self.evaluator.state.metrics.items()}
         kept = [old for old in read_history(self.path) if old["epoch"] < engine.state.epoch]
-        replace_text(self.path, "".join(json.dumps(entry) + "\n" for entry in [*kept, line]))
+        LineFile(self.path).keep([*kept, line])
         plot_progress([*kept, line], self.path.with_name(PROGRESS_FILE))
         logger.info(_summary(line, engine.state.max_epochs))
 

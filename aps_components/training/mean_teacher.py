@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from aps_components.models import AutoPromptSeg
+from aps_components.models import TwoModels
 
 
 class MeanTeacher(AveragedModel):
@@ -22,7 +22,7 @@ class MeanTeacher(AveragedModel):
         decay: 0.99 suits a few thousand iterations.
     """
 
-    module: AutoPromptSeg
+    module: TwoModels
 
     def __init__(self, student: nn.Module, *, decay: float = 0.99) -> None:
         if not 0 <= decay < 1:

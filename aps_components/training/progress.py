@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from aps_components.pictures import save_figure
+from aps_components.pictures import new_figure, save_figure
 
 PROGRESS_FILE = "progress.png"
 NOT_A_LOSS = "gradient_norm"
@@ -33,8 +32,7 @@ def progress_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
     Args:
         history: what ``read_history`` gives, at least one epoch.
     """
-    figure = Figure(figsize=(9, 9), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((9, 9))
     losses, validation, pace = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
     losses.set(yscale="log", ylabel="loss, mean of the epoch")
     _lines(losses, history, "losses", leave_out=NOT_A_LOSS)

@@ -18,9 +18,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from aps_components.models import AutoPromptSeg, Precision, TrainingOutput, autocast
+from aps_components.models import Precision, TrainingOutput, TwoModels, autocast
 from aps_components.ownership import own, release
-from aps_components.prompts import SimulatedUser
 from aps_components.training.cuda_graphs import GraphedStudent, GraphedTeacher
 from aps_components.training.mean_teacher import MeanTeacher
 from aps_components.training.objective import Forward, SemiSupervisedObjective
@@ -33,19 +32,12 @@ class NonFiniteLossError(ArithmeticError):
 class _TrainingForward(nn.Module):
     """``training_forward`` as ``forward``, which is what DistributedDataParallel wraps."""
 
-    def __init__(self, model: AutoPromptSeg) -> None:
+    def __init__(self, model: TwoModels) -> None:
         super().__init__()
         self.model = model
 
-    def forward(
-        self,
-        image: Tensor,
-        with_a: bool = True,
-        with_b: bool = True,
-        label: Tensor | None = None,
-        user: SimulatedUser | None = None,
-    ) -> TrainingOutput:
-        return self.model.training_forward(image, with_a=with_a, with_b=with_b, label=label, user=user)
+    def forward(self, image: Tensor, **asked: Any) -> TrainingOutput:
+        return self.model.training_forward(image, **asked)
 
 
 class SemiSupervisedTrainer(SupervisedTrainer):
@@ -83,7 +75,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         device: torch.device | str,
         max_epochs: int,
         train_data_loader: DataLoader,
-        network: AutoPromptSeg,
+        network: TwoModels,
         optimizer: Optimizer,
         lr_scheduler: LRScheduler,
         objective: SemiSupervisedObjective,
@@ -103,7 +95,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.seed, self.precision, self.gradient_clip = seed, precision, gradient_clip
         self.decision_interval = decision_interval
         self.student_forward = _distributed(_TrainingForward(network), teacher, device)
-        self.asked_teacher: AutoPromptSeg | GraphedTeacher = teacher.module
+        self.asked_teacher: TwoModels | GraphedTeacher = teacher.module
         alone = not isinstance(self.student_forward, DistributedDataParallel)
         if cuda_graphs and device.type == "cuda" and alone and network.recordable and objective.recordable:
             self.student_forward, self.asked_teacher = GraphedStudent(network), GraphedTeacher(teacher.module)

@@ -14,6 +14,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from aps_components.exporting import tracing
+
 
 class Decoded(Protocol):
     """What a decoding gives: ``logits`` [B, C, D, H, W] and ``variance`` [B, 1, D, H, W]."""
@@ -102,7 +104,7 @@ def monte_carlo_samples(
     """
     samples, items = masks.head.shape[0], features[0].shape[0]
     on_cpu = features[0].device.type == "cpu"
-    if samples > 1 and on_cpu and torch.is_inference_mode_enabled() and not torch.jit.is_tracing():
+    if samples > 1 and on_cpu and torch.is_inference_mode_enabled() and not tracing():
         single = [DropoutMasks(*(mask[row : row + 1] for mask in masks)) for row in range(samples)]
         found = [monte_carlo_samples(network, features, one, stride=stride) for one in single]
         return MonteCarloSamples(*(torch.cat(parts) for parts in zip(*found, strict=True)))

@@ -23,9 +23,9 @@ from aps_components.bundle.writer import template
 from aps_components.configuration import network_options
 from aps_components.data.preparation.amos import Amos
 from aps_components.data.preparation.brats import MODALITIES, Brats
-from aps_components.inference import PromptedSlidingWindowInferer
+from aps_components.inference import PromptedEvaluator, PromptedSlidingWindowInferer
 from aps_components.models import build_auto_prompt_seg, build_trained
-from aps_components.training import PromptedEvaluator, SemiSupervisedObjective, build_objective
+from aps_components.training import SemiSupervisedObjective, build_objective
 
 COMBINATIONS = {
     "train": ["train.json"],

@@ -1,5 +1,7 @@
 """A bundle's files are opened as one: what they say, what is laid over them, and the network with its weights."""
 
+import sys
+
 import pytest
 import torch
 from bundle_copies import copy_bundle, edit_json, state_dict, write_model
@@ -81,3 +83,14 @@ def test_a_workflow_reads_the_metadata_and_is_monais_own(bundle):
     assert opened.parser["_meta_"]["version"] == "7.5.3"
     opened.change({"bundle_root": str(bundle), "output_dir": "/tmp/out#1"})
     assert opened.value("output_dir") == "/tmp/out#1"
+
+
+def test_opened_from_python_it_leaves_the_process_as_it_is(bundle, tmp_path, monkeypatch):
+    kept, hook = [], sys.excepthook
+    monkeypatch.setattr("aps_components.memory.keep_freed_memory", lambda: kept.append(True))
+    opened = BundleWorkflow(bundle, "inference.json", kind="infer")
+    opened.change({"bundle_root": str(bundle), "output_dir": str(tmp_path / "made"), "load_pretrain": False})
+    opened.workflow.initialize()
+    assert (tmp_path / "made").is_dir()  # its other steps were taken
+    assert sys.excepthook is hook
+    assert not kept

@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 import torch
 from monai.transforms import SpatialPad
+from tiny import random_volume, tiny_network
 from torch import nn
 
 from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.inference.inferer import mirrored_prompts
-from aps_components.models import Seen, build_auto_prompt_seg
+from aps_components.models import Seen
 from aps_components.networks.sam3d import ImageEmbedding, Prompts, Sam3dOutput
 from aps_components.prompts import PAD_LABEL, PromptGenerator
 from aps_components.uncertainty import DecoupledUncertainty, MonteCarloSamples
@@ -17,19 +18,7 @@ ODD = (17, 24, 40)  # two axes smaller than the window, one larger
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    model = build_auto_prompt_seg(
-        num_classes=2,
-        roi_size=ROI,
-        filters=4,
-        sam_variant="tiny",
-        prompts={"points_per_class": 6, "radius": 4, "min_probability": 0.4},
-    )
-    return model.eval()
-
-
-def make_volume(size, seed=1):
-    return torch.randn(1, 1, *size, generator=torch.Generator().manual_seed(seed))
+    return tiny_network(ROI, num_classes=2, min_probability=0.4)
 
 
 def make_inferer(**options):
@@ -75,7 +64,7 @@ def answers(logits):
 @pytest.mark.parametrize("size", [ODD, ROI, (33, 40, 61)])
 @pytest.mark.parametrize("overlap", [0.0, 0.5])
 def test_every_voxel_comes_back_at_its_place(size, overlap):
-    volume = make_volume(size)
+    volume = random_volume(size)
     inferer = make_inferer(overlap=overlap)
     a, b, both = answers(Pointwise()(volume))
     prediction = inferer.predict(volume, Pointwise())
@@ -97,7 +86,7 @@ def test_mirror_images_are_turned_back_and_averaged(axes):
             place = (d[:, None, None] + 2 * h[:, None] + 3 * w).expand_as(patch) / 100
             return torch.cat([torch.zeros_like(patch), place], dim=1)
 
-    volume = make_volume(ROI)
+    volume = random_volume(ROI)
     inferer = make_inferer(mirror_axes=axes)
     logits, groups = Ramp()(volume), [np.atleast_1d(group) + 2 for group in axes]
     chosen = [[group for bit, group in enumerate(groups) if number >> bit & 1] for number in range(2 ** len(groups))]
@@ -191,7 +180,7 @@ def test_windows_are_blended_as_probabilities():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("size", [ODD, (40, 33, 36)])
 def test_calling_is_predicting_to_the_bit(model, size, precision):
-    volume, inferer = make_volume(size), make_inferer(precision=precision, overlap=0.25)
+    volume, inferer = random_volume(size), make_inferer(precision=precision, overlap=0.25)
     with torch.inference_mode():
         called = inferer(volume, model)
     prediction = inferer.predict(volume, model)
@@ -202,7 +191,7 @@ def test_calling_is_predicting_to_the_bit(model, size, precision):
 
 
 def test_windows_at_once_do_not_matter(model):
-    volume = make_volume((33, 24, 49))
+    volume = random_volume((33, 24, 49))
     one, three = (make_inferer(sw_batch_size=size, overlap=0.25).predict(volume, model) for size in (1, 3))
     for first, second in zip(one[:5], three[:5], strict=True):
         torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-4)
@@ -212,7 +201,7 @@ def test_windows_at_once_do_not_matter(model):
 
 
 def test_one_window_is_the_network_itself(model):
-    volume = make_volume(ROI)
+    volume = random_volume(ROI)
     prediction = make_inferer().predict(volume, model)
     with torch.no_grad():
         direct = model.predict(volume)
@@ -231,7 +220,7 @@ def test_one_window_is_the_network_itself(model):
 
 
 def test_small_volume_is_padded_as_in_training(model):
-    volume = make_volume((17, 24, 29))
+    volume = random_volume((17, 24, 29))
     padded = SpatialPad((32, 32, 32))(volume[0])[None].as_tensor()
     small, large = make_inferer().predict(volume, model), make_inferer().predict(padded, model)
     torch.testing.assert_close(small.probabilities_a, large.probabilities_a[:, :, 7:24, 4:28, 1:30])
@@ -239,7 +228,7 @@ def test_small_volume_is_padded_as_in_training(model):
 
 
 def test_real_prompts_are_unique_and_inside(model):
-    volume = make_volume((33, 24, 49))
+    volume = random_volume((33, 24, 49))
     prompts = make_inferer().predict(volume, model).prompts
     assert prompts
     assert len({(point.label, point.voxel) for point in prompts}) == len(prompts)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from tiny import random_volume, tiny_network
 
 from aps_components.inference import PromptedSlidingWindowInferer, stored
 from aps_components.inference.tiles import TiledBlend, TileStore, Tiling
-from aps_components.models import build_auto_prompt_seg
 
 ROI = (32, 16, 16)
 ODD = (17, 24, 40)
@@ -14,19 +14,7 @@ CLASSES = 3
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    model = build_auto_prompt_seg(
-        num_classes=CLASSES,
-        roi_size=ROI,
-        filters=4,
-        sam_variant="tiny",
-        prompts={"points_per_class": 6, "radius": 4, "min_probability": 0.3},
-    )
-    return model.eval()
-
-
-def volume(size, seed=1):
-    return torch.randn(1, 1, *size, generator=torch.Generator().manual_seed(seed))
+    return tiny_network(ROI, num_classes=CLASSES, min_probability=0.3)
 
 
 @pytest.fixture(params=[2**30, 1], ids=["in memory", "in a file"])
@@ -47,7 +35,7 @@ def budget(request, monkeypatch):
 def test_same_as_the_whole_volume(model, monkeypatch, tmp_path, budget, predictor, size, options):
     monkeypatch.setattr(model, "predictor", predictor)
     inferer = PromptedSlidingWindowInferer(ROI, precision="fp32", scratch_dir=tmp_path, **options)
-    image = volume(size)
+    image = random_volume(size)
     with torch.inference_mode():
         expected = inferer(image, model)[0]
     found = inferer.predict_stored(image, model)
@@ -65,14 +53,14 @@ def test_same_as_the_whole_volume(model, monkeypatch, tmp_path, budget, predicto
 
 def test_random_points_are_the_same_ones(model, monkeypatch):
     monkeypatch.setattr(model.prompt_generator, "strategy", "random")
-    inferer, image = PromptedSlidingWindowInferer(ROI, precision="fp32"), volume(ODD)
+    inferer, image = PromptedSlidingWindowInferer(ROI, precision="fp32"), random_volume(ODD)
     assert inferer.predict_stored(image, model, maps=True).prompts == inferer.predict(image, model).prompts
 
 
 def test_model_b_does_not_run_where_model_a_answers(model, monkeypatch):
     monkeypatch.setattr(model, "predictor", "a")
     monkeypatch.setattr(model, "model_b", None)
-    PromptedSlidingWindowInferer(ROI).predict_stored(volume(ODD), model, maps=True)
+    PromptedSlidingWindowInferer(ROI).predict_stored(random_volume(ODD), model, maps=True)
 
 
 def test_one_volume_at_a_time(model):

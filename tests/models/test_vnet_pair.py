@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from aps_components.models import build_auto_prompt_seg
+from aps_components.models import AutoPromptSeg, TwoModels, build_auto_prompt_seg
 from aps_components.models.vnet_pair import VNetPair
 
 
@@ -34,6 +34,14 @@ def test_prediction_holds_both_and_no_points(pair):
     torch.testing.assert_close(prediction.logits.softmax(1), mean)
     assert prediction.prompts.point_coords.shape == (1, 0, 3)
     assert prediction.epistemic.shape == (1, 1, 32, 16, 48)
+
+
+def test_it_is_used_as_the_other_and_has_nothing_of_a_sam(pair):
+    assert isinstance(pair, TwoModels)
+    assert not isinstance(pair, AutoPromptSeg)
+    assert not hasattr(pair, "fusion")
+    with torch.no_grad():
+        assert pair.eval().see(torch.randn(2, 2, 32, 16, 48)).of(1).logits_a.shape == (1, 3, 32, 16, 48)
 
 
 def test_model_a_alone(pair):

@@ -17,6 +17,7 @@ from monai.bundle import verify_net_in_out
 
 from aps_components.bundle.block import DatasetBlock
 from aps_components.configuration import BundleWorkflow
+from aps_components.data.datalist import DATALIST
 from aps_components.data.nifti import write_nifti
 from aps_components.errors import root_cause
 
@@ -116,7 +117,7 @@ def _write_scans(folder: Path, block: DatasetBlock) -> Path:
             else:
                 _save(folder / case["label"], np.zeros(shape, dtype=np.uint8))
             datalist[part].append(case)
-    (folder / "datalist.json").write_text(json.dumps(datalist), encoding="utf-8")
+    (folder / DATALIST).write_text(json.dumps(datalist), encoding="utf-8")
     return folder
 
 

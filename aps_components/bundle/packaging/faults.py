@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from aps_components.bundle.block import DatasetBlock
-from aps_components.bundle.metadata import PACKAGES, SCHEMA_FILE, BundleMetadata, render_metadata
+from aps_components.bundle.metadata import PACKAGES, SCHEMA_FILE, TO_FILL_IN, BundleMetadata, render_metadata
 from aps_components.bundle.packaging.docs import headings
 from aps_components.bundle.writer import template
 from aps_components.plain_json import parse_json
@@ -40,8 +40,6 @@ CONFIGS = {METADATA: "copy that of another bundle and change it"} | dict.fromkey
     [f"configs/{name}" for name in ("train.json", "evaluate.json", "inference.json", "logging.conf", SCHEMA_FILE)],
     "copy it from another bundle, or make the bundle anew with `aps new-bundle`",
 )
-NO_WEIGHTS = "No weights are shipped"
-TO_FILL_IN = "before the bundle is passed on"  # the template's and `aps new-bundle`'s words
 # What metadata.json says of the network, and the configurations say again.
 SHARED = (
     ("inputs", "image", "num_channels"),
@@ -51,21 +49,20 @@ SHARED = (
 )
 
 
-def paper_faults(name: str, files: Mapping[str, bytes], *, has_weights: bool) -> Iterator[str]:
+def paper_faults(name: str, files: Mapping[str, bytes]) -> Iterator[str]:
     """What is wrong with the folder's name, the licences and the documentation.
 
     Args:
         name: of the folder, which the package takes.
         files: name in the bundle to content.
-        has_weights: whether the package is to have weights.
     """
     if not NAME.fullmatch(name):
         yield f'{name}: no name for a bundle; rename the folder with letters, digits, "_" and "-" alone'
     yield from _missing(files, PAPERS)
-    if TO_FILL_IN in _words(files.get(DATA_LICENSE, b"")):
-        yield f'{DATA_LICENSE}: to be filled in "{TO_FILL_IN}", as it says; do it, and take that sentence out'
+    if TO_FILL_IN in files.get(DATA_LICENSE, b"").decode(errors="replace").splitlines():
+        yield f'{DATA_LICENSE}: not filled in yet; do it, and take the line "{TO_FILL_IN}" out'
     if PAGE in files:
-        yield from _page_faults(files[PAGE].decode(errors="replace"), has_weights=has_weights)
+        yield from _page_faults(files[PAGE].decode(errors="replace"))
 
 
 def config_faults(files: Mapping[str, bytes]) -> Iterator[str]:
@@ -119,7 +116,7 @@ def _order(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in version.split("."))
 
 
-def _page_faults(page: str, *, has_weights: bool) -> Iterator[str]:
+def _page_faults(page: str) -> Iterator[str]:
     """Sections that ``docs/README.md`` lacks, or that say nothing."""
     sections = headings(page)
     for title in SECTIONS:
@@ -127,8 +124,6 @@ def _page_faults(page: str, *, has_weights: bool) -> Iterator[str]:
             yield f'{PAGE}: no section "{title}"; add "## {title}"'
         elif not sections[title]:
             yield f'{PAGE}: the section "{title}" is empty; fill it in'
-    if has_weights and NO_WEIGHTS in _words(page.encode()):
-        yield f'{PAGE}: says "{NO_WEIGHTS}", but the package ships some; take the sentence out'
 
 
 def network_faults(metadata: Mapping[str, Any], block: DatasetBlock) -> Iterator[str]:
@@ -146,11 +141,6 @@ def network_faults(metadata: Mapping[str, Any], block: DatasetBlock) -> Iterator
     fixed = [isinstance(size, int) for size in shape]
     if len(shape) != 3 or (any(fixed) and shape != block.roi_size):
         yield f"{METADATA}: spatial_shape {shape!r} of the image is not the patch, {block.roi_size!r}; write that"
-
-
-def _words(content: bytes) -> str:
-    """The text in one line."""
-    return " ".join(content.decode(errors="replace").split())
 
 
 def _at(content: Any, path: tuple[str, ...]) -> Any:

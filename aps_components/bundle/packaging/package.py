@@ -137,7 +137,7 @@ def _checked_files(
 ) -> tuple[dict[str, bytes], dict[str, Any], list[str]]:
     """The package's files but for the weights, the settings that the checkpoint changed in them, and all faults."""
     files, adapted = bundle_files(folder), dict[str, Any]()
-    faults = list(paper_faults(folder.name, files, has_weights=has_weights))
+    faults = list(paper_faults(folder.name, files))
     if of_configs := list(config_faults(files)):
         faults += of_configs
     else:

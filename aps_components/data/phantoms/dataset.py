@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from aps_components.data.datalist import scans_in
+from aps_components.data.datalist import DATALIST, scans_in
 from aps_components.data.errors import DataError
 from aps_components.data.nifti import write_nifti
 from aps_components.data.phantoms.anatomy import draw_phantom
@@ -83,14 +83,14 @@ def _written(
         cases[part].append(case)
 
     datalist = {"name": NAME, "labels": {"0": "background", "1": "left atrium"}, **cases}
-    path = folder / "datalist.json"
+    path = folder / DATALIST
     replace_text(path, json.dumps(datalist, indent=2) + "\n")
     return path
 
 
 def _refuse_foreign(folder: Path) -> None:
     """Phantoms replace phantoms, and nothing else."""
-    if (listing := folder / "datalist.json").exists():
+    if (listing := folder / DATALIST).exists():
         try:
             if read_object(listing, keys=("name",))["name"] == NAME:
                 return

@@ -10,10 +10,10 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from aps_components.data.preparation.cases import Layout, Outcome, RawCase
-from aps_components.files import append_line, replace_text
-from aps_components.plain_json import read_lines
+from aps_components.line_file import LineFile
 
 FILE = "preparation_state.jsonl"
 VERSION = 1  # raise it when `process` of a layout does something else
@@ -31,9 +31,9 @@ class Journal:
     def __init__(self, out: Path, *, raw: Path, layout: Layout) -> None:
         self._out, self._raw = out, raw
         self._what = [VERSION, layout.name, layout.processing()]
-        self._path = out / FILE
-        self._done = _read(self._path)
-        _rewrite(self._path, self._done)
+        self._file = LineFile(out / FILE)
+        self._done = _read(self._file)
+        self._file.keep(_line(key, outcome) for key, outcome in self._done.items())
 
     def find(self, case: RawCase) -> Outcome | None:
         """The outcome of a case whose files are as they were, source and output; None if there is work to do."""
@@ -48,7 +48,7 @@ class Journal:
             return
         key = self._key(case)
         self._done[key] = outcome
-        append_line(self._path, _line(key, outcome).rstrip("\n"))
+        self._file.append(_line(key, outcome))
 
     def _key(self, case: RawCase) -> str:
         """Changes with the sources' names, sizes and times, with the place of output and with what is done."""
@@ -63,9 +63,9 @@ class Journal:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _read(path: Path) -> dict[str, Outcome]:
+def _read(file: LineFile) -> dict[str, Outcome]:
     done: dict[str, Outcome] = {}
-    for entry in read_lines(path, keys=("key", "outcome"), skip_broken=True):
+    for entry in file.whole(keys=("key", "outcome")):
         try:
             outcome = Outcome(**entry["outcome"])
         except TypeError:
@@ -89,13 +89,8 @@ def _is_inside(file: str) -> bool:
     return not os.path.isabs(file) and ".." not in Path(file).parts
 
 
-def _rewrite(path: Path, done: dict[str, Outcome]) -> None:
-    """Without the broken line, if there is one, so that the next one starts on a line of its own."""
-    replace_text(path, "".join(_line(key, outcome) for key, outcome in done.items()))
-
-
-def _line(key: str, outcome: Outcome) -> str:
-    return json.dumps({"key": key, "outcome": asdict(outcome)}) + "\n"
+def _line(key: str, outcome: Outcome) -> dict[str, Any]:
+    return {"key": key, "outcome": asdict(outcome)}
 
 
 def _size(file: Path) -> int | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from aps_components.data.datalist import DATALIST
 from aps_components.data.errors import DataError
 from aps_components.data.preparation.amos import Amos
 from aps_components.data.preparation.brats import Brats
@@ -14,7 +15,7 @@ from aps_components.data.preparation.cases import Findings, Layout, Outcome, Raw
 from aps_components.data.preparation.journal import Journal
 from aps_components.data.preparation.la import LeftAtrium
 from aps_components.data.preparation.split import digest, hide_labels
-from aps_components.data.preparation.summary import DATALIST, PARTS, Summary, output_folder, write_json
+from aps_components.data.preparation.summary import PARTS, Summary, output_folder, write_json
 from aps_components.data.preparation.workers import process_cases
 from aps_components.files import expanded
 from aps_components.options import SEED

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aps_components.data.datalist import DATALIST
 from aps_components.data.errors import DataError
 from aps_components.files import expanded, replace_text
 
-DATALIST, SUMMARY = "datalist.json", "preparation.json"
+SUMMARY = "preparation.json"
 PARTS = ("training", "unlabeled", "validation", "test")
 LINES_SHOWN = 20
 

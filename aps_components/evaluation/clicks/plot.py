@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
-from aps_components.evaluation.clicks.summary import mean_curve
+from aps_components.evaluation.clicks.table import mean_curve
+from aps_components.pictures import new_figure, save_figure
 
 
 def plot_clicks(path: Path, scans: Mapping[str, Mapping[str, Any]], *, clicks: int, tolerance_mm: float) -> None:
     """Dice and surface Dice after each click: the mean over the scans, and each scan thinly behind it."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((9, 3.6))
     panels = figure.subplots(1, 2, sharex=True)
     for axes, key, title in zip(panels, ("dice", "nsd"), ("Dice", f"NSD at {tolerance_mm:g} mm"), strict=True):
         curves = [scan[key] for scan in scans.values()]
@@ -24,4 +21,4 @@ def plot_clicks(path: Path, scans: Mapping[str, Mapping[str, Any]], *, clicks: i
         axes.plot(mean_curve(curves, clicks=clicks), color="tab:blue", marker="o", markersize=3.5)
         axes.set(xlabel="clicks", ylabel=f"{title}, %")
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)

@@ -15,7 +15,7 @@ from aps_components.data.datalist import files_of, scans_in
 from aps_components.data.identity import digest_of
 from aps_components.evaluation.clicks.plot import plot_clicks
 from aps_components.evaluation.clicks.scan import Annotator, listening
-from aps_components.evaluation.clicks.summary import markdown, per_scan_csv, summarise
+from aps_components.evaluation.clicks.table import markdown, per_scan_csv, summarise
 from aps_components.evaluation.metrics import foreground_regions
 from aps_components.evaluation.records import Records, results_folder
 from aps_components.evaluation.trained import load_trained

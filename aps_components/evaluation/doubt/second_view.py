@@ -16,7 +16,7 @@ from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.inference.own_grid import Maps, WholeMaps
 from aps_components.inference.tiles import Window
 from aps_components.label_map import likeliest_class
-from aps_components.models import AutoPromptSeg
+from aps_components.models import TwoModels
 
 
 class MirroredMaps:
@@ -46,7 +46,7 @@ class MirroredMaps:
 
 
 @torch.inference_mode()
-def second_view(image: Tensor, network: AutoPromptSeg, inferer: PromptedSlidingWindowInferer) -> Maps | None:
+def second_view(image: Tensor, network: TwoModels, inferer: PromptedSlidingWindowInferer) -> Maps | None:
     """Model A's probabilities for the mirrored scan, mirrored back; None where training mirrored nothing.
 
     Args:
@@ -68,7 +68,7 @@ class _OfA(torch.nn.Module):
 
     predictor = "a"
 
-    def __init__(self, network: AutoPromptSeg) -> None:
+    def __init__(self, network: TwoModels) -> None:
         super().__init__()
         self.network, self.num_classes = network, network.num_classes
 
@@ -77,7 +77,7 @@ class _OfA(torch.nn.Module):
         return self.network.logits_of_a(image)
 
 
-def _of_a(network: AutoPromptSeg) -> _OfA:
+def _of_a(network: TwoModels) -> _OfA:
     return _OfA(network).eval()
 
 

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aps_components.exporting import exporting
+
 from ..convolution import Conv3d
 from ._segment_anything import MLP
 from .grid import ISOTROPIC_STRIDES, Size3d
@@ -164,7 +166,7 @@ class FinePath(nn.Module):
 
     def _may_crop(self) -> bool:
         """A box that depends on the prompts is none that an export could keep."""
-        return not (self.training or torch.jit.is_tracing() or torch.compiler.is_compiling())
+        return not (self.training or exporting())
 
     def _correction(self, features: Tensor, reached: Tensor, image: Tensor, previous: Tensor, points: Tensor) -> Tensor:
         """What to add to the earlier answer; the first two at 1/2, the others at full size."""

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from aps_components.exporting import recording
+
 from .grid import ISOTROPIC_STRIDES, Size3d, embedding_grid, product
 from .layer_norm import LayerNorm3d
 from .position_encoding import RandomFourierEncoding3d
@@ -128,9 +130,7 @@ class PromptEncoder3d(nn.Module):
 
     def _check_labels(self, labels: Tensor) -> None:
         """Raise where a label is neither a class nor -1; an export or a recording takes what it is given."""
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():
-            return
-        if labels.is_cuda and torch.cuda.is_current_stream_capturing():
+        if recording(labels):
             return
         strange = labels[(labels < -1) | (labels >= self.num_classes)]
         if strange.numel():

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .checkpoint import InflationReport
 from .grid import Size3d, embedding_grid
 from .image_encoder import ImageEmbedding, ImageEncoder3d
 from .mask_decoder import MaskDecoder3d, PromptMaps
 from .prompt_encoder import PromptEncoder3d
 from .prompt_maps import Prompts, box_maps, point_maps
+from .sam_weights import InflationReport
 
 BALL = 4.0  # radius of a point's ball, voxels, along an axis that is halved three times; nnInteractive's
 REACH = 2.0  # tokens: as far as a click may change an earlier answer, half of it with full weight

@@ -11,6 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from aps_components.data import dataset_name, load_datalist
+from aps_components.data.datalist import DATALIST
 from aps_components.data.identity import digest_of
 from aps_components.evaluation.trained import scans_of_split
 from aps_components.files import replace_text
@@ -87,7 +88,7 @@ def compare(
     refuse_contradictions(chosen, options)
     values = training | options
     chosen = [read_from_reference(method, values) for method in chosen]
-    dataset = dataset_name(dataset_dir, default=bundle / "configs" / "datalist.json")
+    dataset = dataset_name(dataset_dir, default=bundle / "configs" / DATALIST)
     wanted = dict.fromkeys(method.trained_as for method in chosen)
     every = every_run(
         [*wanted, REFERENCE],
@@ -142,7 +143,7 @@ def _scans(dataset_dir: str | Path, bundle: Path) -> dict[str, str]:
     """A hash of all scans and labels in their order; none where only tables are made, far from the scans."""
     if not Path(dataset_dir).is_dir():
         return {}
-    datalist = load_datalist(dataset_dir, default=bundle / "configs" / "datalist.json", counts_at_most=True)
+    datalist = load_datalist(dataset_dir, default=bundle / "configs" / DATALIST, counts_at_most=True)
     return {SCANS: digest_of([*datalist.training_items, *datalist.validation, *datalist.test])}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from aps_components.bundle import aps_command, workflow_command
+from aps_components.data.datalist import DATALIST
 from aps_components.evaluation.machine import machine
 from aps_components.evaluation.pseudo_labels import labeled_by
 from aps_components.files import replace_text, sha256_of
@@ -184,7 +185,7 @@ class Run:
         """What training alone has otherwise in a later round: calibrated and evaluated is on the dataset as it is."""
         if not self.teachers:
             return {}
-        datalist = read_object(self.folder / DATASET / "datalist.json", keys=("training",))
+        datalist = read_object(self.folder / DATASET / DATALIST, keys=("training",))
         return {
             "dataset_dir": self.folder / DATASET,
             "labeled_count": len(datalist["training"]),
@@ -201,7 +202,7 @@ class Run:
                     f"{teacher.seed}, in {teacher.folder} to label the scans with"
                 )
         dataset, answering = self.folder / DATASET, [teacher.answering_file for teacher in self.teachers]
-        if (dataset / "datalist.json").is_file():
+        if (dataset / DATALIST).is_file():
             if labeled_by(dataset) == [sha256_of(file) for file in answering]:
                 return
             raise RunError(

@@ -10,12 +10,10 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from aps_components import csv_table
 from aps_components.evaluation.markdown import markdown_table
-from aps_components.pictures import save_figure
+from aps_components.pictures import new_figure, save_figure
 from aps_components.studies.comparison.methods import REFERENCE, Method, load_methods
 from aps_components.studies.comparison.runs import CHECKPOINTS, Run, of_all_classes
 
@@ -155,8 +153,7 @@ def comma_separated(lines: Sequence[Line]) -> str:
 def plot(lines: Sequence[Line], path: Path) -> None:
     """Dice of every seed as a dot and their mean as a line, by method and checkpoint."""
     titles = list(dict.fromkeys(line.title for line in lines))
-    figure = Figure(figsize=(8, 0.45 * len(titles) + 1.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((8, 0.45 * len(titles) + 1.4))
     axes = figure.subplots()
     drawn = {line.checkpoint for line in lines}
     all_colours = zip(CHECKPOINTS, ("tab:blue", "tab:green", "tab:orange"), strict=True)

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from aps_components import csv_table
 from aps_components.evaluation.markdown import markdown_table
 from aps_components.files import replace_text
-from aps_components.pictures import save_figure
+from aps_components.pictures import new_figure, save_figure
 from aps_components.studies.speed.settings import Setting
 
 TOLERANCE, SHARE = 0.1, 20  # Dice in percent, and the part of the reference's time, to look for
@@ -108,8 +106,7 @@ def plot(lines: Sequence[Line], path: Path) -> None:
     """Dice against seconds, on the reference's scans if there is one: overlap by colour, predictor by marker."""
     reference = _reference(lines)
     names = list((reference or lines[0]).scans)
-    figure = Figure(figsize=(8.4, 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((8.4, 4.4))
     axes = figure.subplots()
     windows = list(dict.fromkeys(line.setting.window for line in lines if not line.setting.is_reference))
     colours = {window: COLOURS[index % len(COLOURS)] for index, window in enumerate(windows)}

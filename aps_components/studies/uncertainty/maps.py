@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aps_components.inference import PromptedSlidingWindowInferer, VolumePrediction
-from aps_components.models import AutoPromptSeg, Seen
+from aps_components.models import Seen, TwoModels
 from aps_components.prompts import PointPrompts
 from aps_components.uncertainty import DEFINITIONS, MonteCarloSamples, decouple, propagated_variance
 
@@ -47,7 +47,7 @@ class WithEveryMap:
         network: gives everything else, and the thinned networks that all maps are drawn from.
     """
 
-    def __init__(self, network: AutoPromptSeg) -> None:
+    def __init__(self, network: TwoModels) -> None:
         self.network = network
 
     def __getattr__(self, name: str) -> Any:
@@ -68,7 +68,7 @@ class WithEveryMap:
 
 
 def every_map(
-    image: Tensor, network: AutoPromptSeg, inferer: PromptedSlidingWindowInferer
+    image: Tensor, network: TwoModels, inferer: PromptedSlidingWindowInferer
 ) -> tuple[VolumePrediction, dict[str, NDArray[np.float32]]]:
     """Segment a volume [1, in_channels, D, H, W]; the prediction, and each of :data:`DEFINITIONS` as [D, H, W]."""
     prediction = inferer.predict(image, WithEveryMap(network))  # type: ignore[arg-type]

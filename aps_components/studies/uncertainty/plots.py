@@ -1,4 +1,4 @@
-"""Plots of ``aps uncertainty``, through matplotlib's object interface: no display, no global state."""
+"""Plots of ``aps uncertainty``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from aps_components.pictures import save_figure
+from aps_components.pictures import new_figure, save_figure
 from aps_components.studies.uncertainty.scan import COVERAGES
-from aps_components.studies.uncertainty.summary import Entry
+from aps_components.studies.uncertainty.spreads import Entry
 from aps_components.uncertainty import DEFINITIONS
 
 # Of Wong 2011 (doi:10.1038/nmeth.1618), which colour-blind readers can tell apart, and two more.
@@ -121,8 +120,7 @@ def _figure(
     """Panels [rows][columns] that share what they can, and room for a legend to the right, in inches."""
     height = PANEL[1] * (1.3 if heights else 1) * (rows if not heights else 1)
     width = PANEL[0] * columns + (2 * legend if legend else 0)
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((width, height))
     ratios = {"height_ratios": list(heights)} if heights else None
     panels = figure.subplots(rows, columns, squeeze=False, sharey="row", sharex="col", gridspec_kw=ratios)
     for axes in panels.flat:

@@ -14,7 +14,7 @@ from aps_components.evaluation.report import json_ready
 from aps_components.files import replace_text
 from aps_components.studies.uncertainty.plots import plot_labels, plot_noise, plot_reliability, plot_risk
 from aps_components.studies.uncertainty.scan import COVERAGES
-from aps_components.studies.uncertainty.summary import Entry, Spread, label_response, summarise
+from aps_components.studies.uncertainty.spreads import Entry, Spread, label_response, summarise
 from aps_components.uncertainty import DEFINITIONS
 
 EXPECTED = {

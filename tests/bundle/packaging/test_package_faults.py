@@ -85,18 +85,14 @@ def test_the_bundle_that_these_tests_spoil_fits(bundle, tmp_path):
         (written("LICENSE", " \n"), "LICENSE: empty; copy"),
         (removed("docs/data_license.txt"), "docs/data_license.txt: missing; say there where the data come from"),
         (
-            written("docs/data_license.txt", "To fill in before the\nbundle is passed on: where\n"),
-            'docs/data_license.txt: to be filled in "before the bundle is passed on", as it says; do it',
+            written("docs/data_license.txt", "Data of mine\n\nTO FILL IN:\nwhere they come from\n"),
+            'docs/data_license.txt: not filled in yet; do it, and take the line "TO FILL IN:" out',
         ),
         (removed("docs/README.md"), "docs/README.md: missing; write one with the sections Model Overview, Data"),
         (edited("docs/README.md", "\n## Output\n", "\n### Output\n"), 'no section "Output"; add "## Output"'),
         (
             edited("docs/README.md", "\n## Input\n", "\n## Input\n\n## More\n"),
             'the section "Input" is empty; fill it in',
-        ),
-        (
-            edited("docs/README.md", "## Data\n", "## Data\n\nNo weights are\nshipped.\n"),
-            'docs/README.md: says "No weights are shipped", but the package ships some; take the sentence out',
         ),
         (
             edited("docs/README.md", "## Data\n", "## Data\n\n[figure](../figure.png)\n"),

@@ -6,7 +6,7 @@ import pytest
 
 from aps_components.evaluation.listening import ALTERATIONS
 from aps_components.studies.uncertainty.report import model_names, write_report
-from aps_components.studies.uncertainty.summary import label_response, spread, summarise
+from aps_components.studies.uncertainty.spreads import label_response, spread, summarise
 from aps_components.uncertainty import DEFINITIONS
 
 LABELS = ["background", "one"]

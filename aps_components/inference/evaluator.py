@@ -18,9 +18,9 @@ from torch import Tensor
 
 from aps_components.data import DataError
 from aps_components.data.datalist import FAULT
-from aps_components.inference import PromptedSlidingWindowInferer
+from aps_components.inference.inferer import PromptedSlidingWindowInferer
 from aps_components.inference.temperature import calibrated, calibrated_tiles
-from aps_components.models import AutoPromptSeg
+from aps_components.models import TwoModels
 from aps_components.uncertainty import MAP_NAMES
 
 OUTPUT_MAPS = {
@@ -57,7 +57,7 @@ class PromptedEvaluator(SupervisedEvaluator):
         *,
         device: torch.device | str,
         val_data_loader: Any,
-        network: AutoPromptSeg,
+        network: TwoModels,
         inferer: PromptedSlidingWindowInferer,
         everything: bool = True,
         in_tiles: bool = False,

@@ -1,6 +1,7 @@
-"""Loops and conditions that ``torch.jit.trace`` is to keep: a trace unrolls Python's, but calls a scripted function.
+"""What an export needs of a network: whether one is under way, and the loops and conditions that it is to keep.
 
-Each is compiled when it is first traced; nothing else needs the compiler.
+A trace unrolls Python's loops and keeps one side of its conditions, but calls a scripted function. Each of these is
+compiled when it is first traced; nothing else needs the compiler.
 """
 
 from __future__ import annotations
@@ -11,6 +12,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def tracing() -> bool:
+    """Whether ``torch.jit.trace`` follows this pass."""
+    return torch.jit.is_tracing()
+
+
+def compiling() -> bool:
+    """Whether ``torch.compile`` or ``torch.export``, and so an export to ONNX, follows this pass."""
+    return torch.compiler.is_compiling()
+
+
+def exporting() -> bool:
+    """Whether this pass is followed to be repeated on other values: nothing may depend on those of now."""
+    return tracing() or compiling()
+
+
+def recording(values: Tensor) -> bool:
+    """Whether nothing may look at ``values``: this pass is exported, or recorded as a CUDA graph."""
+    return exporting() or (values.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def _per_item_batch_norm(features: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -46,5 +67,7 @@ def per_item_batch_norm(features: Tensor, weight: Tensor, bias: Tensor, *, eps: 
 
 
 def refuse_other_sizes(image: Tensor) -> Tensor:
-    """Give ``image`` [B, C, D, H, W] back, and make the trace refuse one of other C, D, H or W than this."""
+    """Give ``image`` [B, C, D, H, W] back; a trace will refuse one of other C, D, H or W than this."""
+    if not tracing():
+        return image
     return _script(_of_size)(image, [int(extent) for extent in image.shape[1:]])

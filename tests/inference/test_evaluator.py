@@ -8,9 +8,9 @@ from monai.data import DataLoader, Dataset
 from pipelines import configured
 from torch import nn
 
-from aps_components.inference import PromptedSlidingWindowInferer, PromptPoint, VolumePrediction
+from aps_components.inference import PromptedEvaluator, PromptedSlidingWindowInferer, PromptPoint, VolumePrediction
 from aps_components.models import build_auto_prompt_seg
-from aps_components.training import PromptedEvaluator, dice_metric
+from aps_components.training import dice_metric
 
 VALIDATION = {
     "postprocessing": "postprocessing",

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from aps_components.evaluation.clicks.summary import area_under, markdown, mean_curve, per_scan_csv, summarise
+from aps_components.evaluation.clicks.table import area_under, markdown, mean_curve, per_scan_csv, summarise
 from aps_components.evaluation.listening import ALTERATIONS
 
 
