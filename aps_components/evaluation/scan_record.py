@@ -39,6 +39,8 @@ class Answered:
     confidence: NDArray[np.floating]
     """Of the likeliest class, [D, H, W]."""
     truth: Truth
+    band: NDArray[np.bool_]
+    """Near the surfaces of truth and answer, where the true class is known."""
 
     @property
     def voxel_ml(self) -> float:
@@ -46,17 +48,19 @@ class Answered:
         return float(abs(np.linalg.det(self.truth.affine[:3, :3])) / MM3_PER_ML)
 
 
-def scan_record(scan: Answered, *, doubts: Mapping[str, float | None], predictor: str) -> dict[str, Any]:
+def scan_record(
+    scan: Answered, *, doubts: Mapping[str, float | None], predictor: str, held_out: Mapping[str, Any]
+) -> dict[str, Any]:
     """Shape, voxel size, mean uncertainty and calibration near the surfaces, of JSON's types.
 
     Args:
         scan: answered by ``predictor``.
         doubts: see :func:`doubt`.
         predictor: whose answer it is.
+        held_out: of every predictor and of the image, from which predicted Dice is calibrated.
     """
-    truth = scan.truth.completed(scan.label_map)
-    band = surface_band(truth, scan.label_map, reach_mm=BAND_MM, spacing=scan.truth.spacing) & scan.truth.certain
-    bins = Calibration.of(scan.confidence[band], (scan.label_map == truth)[band])
+    truth = scan.truth.label_map
+    bins = Calibration.of(scan.confidence[scan.band], (scan.label_map == truth)[scan.band])
     return {
         "case": case_name(scan.item),
         "shape": list(truth.shape),
@@ -72,7 +76,14 @@ def scan_record(scan: Answered, *, doubts: Mapping[str, float | None], predictor
             "confidence": bins.confidence.tolist(),
             "correct": bins.correct.tolist(),
         },
+        "held_out": dict(held_out),
     }
+
+
+def band_of(label_map: NDArray[np.integer], truth: Truth) -> NDArray[np.bool_]:
+    """Within :data:`BAND_MM` of a surface of an answer or its truth, where the true class is known."""
+    near = surface_band(truth.completed(label_map), label_map, reach_mm=BAND_MM, spacing=truth.spacing)
+    return near & truth.certain
 
 
 def doubt(prediction: VolumePrediction) -> dict[str, float | None]:

@@ -20,7 +20,9 @@ from aps_components.data import DataError
 from aps_components.data.datalist import FAULT
 from aps_components.data.partial import NOT_LABELED, UNDRAWN
 from aps_components.inference.inferer import PromptedSlidingWindowInferer
+from aps_components.inference.temperature import calibrated, calibrated_tiles
 from aps_components.models import TwoModels
+from aps_components.uncertainty import MAP_NAMES
 
 OUTPUT_MAPS = {
     "pred": "probabilities",
@@ -36,7 +38,8 @@ class PromptedEvaluator(SupervisedEvaluator):
 
     Volumes go through one at a time. ``engine.state.output`` is a list of one dictionary: ``pred``, ``pred_a`` and
     ``pred_b`` (probabilities, [C, D, H, W]), ``epistemic`` and ``aleatoric`` ([1, D, H, W]), ``prompts``, and ``label``
-    if there is one, with ``undrawn`` where some classes were not drawn. A batch that is a "fault", of
+    if there is one, with ``undrawn`` where some classes were not drawn; ``probabilities`` are those of ``pred`` at the
+    network's temperature, there with everything. A batch that is a "fault", of
     ``aps_components.data.ScansToSegment``, is passed over.
 
     Args:
@@ -46,7 +49,8 @@ class PromptedEvaluator(SupervisedEvaluator):
         inferer: of this project, so that maps and prompts survive the windows.
         everything: False gives ``pred`` alone.
         in_tiles: the outputs are ``aps_components.inference.tiles.TiledMaps`` instead of tensors, without ``pred_a``
-            and ``pred_b``: for volumes of any size.
+            and ``pred_b``, and the uncertainties are called after what they measure (``MAP_NAMES``): for volumes of any
+            size.
         kwargs: of MONAI's ``SupervisedEvaluator``.
     """
 
@@ -96,6 +100,7 @@ class PromptedEvaluator(SupervisedEvaluator):
         elif self.everything:
             prediction = self.inferer.predict(image, self.network)
             output = {key: getattr(prediction, name)[0] for key, name in OUTPUT_MAPS.items()}
+            output["probabilities"] = calibrated(output["pred"], self._temperature, dim=0)
             output["prompts"] = prediction.prompts
         else:
             output = {"pred": self.inferer(image, self.network)[0]}
@@ -109,8 +114,15 @@ class PromptedEvaluator(SupervisedEvaluator):
         stored = self.inferer.predict_stored(image, self.network, maps=self.everything)
         output: dict[str, Any] = {"pred": stored.probabilities}
         if self.everything:
-            output |= {"epistemic": stored.epistemic, "aleatoric": stored.aleatoric, "prompts": stored.prompts}
+            names = [name.file for name in MAP_NAMES[self.network.uncertainty_form]]
+            output |= dict(zip(names, (stored.epistemic, stored.aleatoric), strict=False))
+            output["prompts"] = stored.prompts
+            output["probabilities"] = calibrated_tiles(stored.probabilities, self._temperature)
         return output
+
+    @property
+    def _temperature(self) -> float:
+        return float(getattr(self.network, "temperature", 1.0))
 
 
 def dice_metric(key: str, *, num_classes: int) -> MeanDice:

@@ -184,6 +184,8 @@ TYPES: Mapping[str, tuple[Check, str]] = {
     **dict.fromkeys(("strides", "kernel_sizes"), (_or_none(_are_triples), "a list of triples, or null")),
     **dict.fromkeys(("network_def", "objective", "others"), (_is_object, "an object")),
     **dict.fromkeys(("simulated_user", "label_values", "regions"), (_or_none(_is_object), "an object, or null")),
+    "temperature": (lambda value: _is_number(value) and value > 0, "a number above 0"),
+    "doubt": (_or_none(_is_object), "an object, or null"),
     **dict.fromkeys(("preprocessing", "transforms"), (_are_texts, "a list of texts")),
     "cases": (_are_cases, "an object of lists of scans"),
     "code": (_is_text, "a version"),

@@ -106,9 +106,8 @@ def test_output_keeps_everything(label):
     evaluator = make_evaluator(label=label, cases=(1,))
     evaluator.run()
     (output,) = evaluator.state.output
-    assert set(output) == {"pred", "pred_a", "pred_b", "epistemic", "aleatoric", "prompts"} | (
-        {"label"} if label else set()
-    )
+    maps = {"pred", "pred_a", "pred_b", "epistemic", "aleatoric", "probabilities"}
+    assert set(output) == {*maps, "prompts", *(["label"] if label else [])}
     for key, name in (("pred", "average"), ("pred_a", "a"), ("pred_b", "b")):
         np.testing.assert_array_equal(output[key].argmax(0), GUESSES[name][1])
     assert output["epistemic"].shape == output["aleatoric"].shape == (1, D, H, W)
