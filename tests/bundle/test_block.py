@@ -120,7 +120,7 @@ def test_a_faulty_block_names_its_file(tmp_path):
         ({"regions": {"a#b": [1]}}, "regions has the name 'a#b'"),
         ({"in_channels": 0}, "in_channels 0 must be a whole number from 1 on"),
         ({"modalities": ["t1", "t2"]}, "modalities ['t1', 't2'] names 2 but in_channels is 1: name one per channel"),
-        ({"spacing": [1.0, 0.0, 1.0]}, "spacing [1.0, 0.0, 1.0] must be three sizes in mm above 0"),
+        ({"spacing": [1.0, 0.0, 1.0]}, "spacing [1.0, 0.0, 1.0] must be three sizes in mm"),
         ({"roi_size": [96, 100, 90]}, "roi_size [96, 100, 90] must be three sizes divisible by 16: try [96, 96, 96]"),
         ({"roi_size": [96, 96]}, "roi_size [96, 96] must be three sizes"),
         ({"roi_size": [16, 16, 16]}, "roi_size [16, 16, 16] leaves one voxel at the bottom"),
