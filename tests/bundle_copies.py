@@ -8,6 +8,8 @@ from workflows import BUNDLES, untrained_copy
 
 from aps_components.models import build_auto_prompt_seg
 
+# Of the bundle that is copied, and so of what is packaged from the copy.
+VERSION = json.loads((BUNDLES / "la" / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
 SIZES = {"filters": 4, "sam_variant": "tiny"}
 SETTINGS = {
     "dataset": "made up",

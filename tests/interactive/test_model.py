@@ -1,13 +1,10 @@
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
 from tiny_model import NETWORK, ROI, SETTINGS
 
-import aps_components
 from aps_components.interactive import load_model
 from aps_components.models import CheckpointError, build_auto_prompt_seg, save_settings
 
@@ -19,15 +16,6 @@ def copy(model_file, folder, **changes):
     settings = {key: value for key, value in (SETTINGS | changes).items() if value is not None}
     save_settings(settings, file)
     return file
-
-
-def test_importing_the_package_loads_nothing_heavy():
-    code = "import sys, aps_components; print([name for name in ('torch', 'monai', 'numpy') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-    assert aps_components.load_model is load_model
-    with pytest.raises(AttributeError):
-        _ = aps_components.no_such_thing
 
 
 def test_the_file_alone_says_how_it_was_built(model, model_file):

@@ -87,8 +87,9 @@ def python(folder) -> Path:
 @pytest.fixture(scope="module")
 def bundle(dist, python, folder) -> Path:
     """Downloaded and unpacked by MONAI."""
+    (archive,) = dist.glob("la_v*.zip")
     with serve(dist) as address:
-        url = f"{address}/la_v0.2.0.zip"
+        url = f"{address}/{archive.name}"
         arguments = ("download", "--name", "la", "--url", url, "--bundle_dir", folder / "downloaded")
         done = run(python, "-m", "monai.bundle", *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr

@@ -23,11 +23,11 @@ def test_it_is_packaged_as_untrained_alone(bundle, tmp_path):
     assert fault.startswith("no checkpoint at ")
     assert fault.endswith("without weights, package with --untrained")
     written = package_bundle(bundle, out=tmp_path, untrained=True)
-    assert written.archive.name == f"{bundle.name}_v0.2.0_untrained.zip"
     with zipfile.ZipFile(written.archive) as stream:
         names = stream.namelist()
         metadata = json.loads(stream.read(f"{bundle.name}/configs/metadata.json"))
         page = stream.read(f"{bundle.name}/docs/README.md").decode()
+    assert written.archive.name == f"{bundle.name}_v{metadata['version']}_untrained.zip"
     assert [name for name in names if "/models/" in name and "aps_components" not in name] == [
         f"{bundle.name}/models/README.md"
     ]

@@ -12,7 +12,14 @@ from aps_components.models import TRAINED_KEYS
 
 PACKAGE = Path(__file__).parents[2]  # aps_components
 # Of the code: the modules, and pyproject.toml's package-data; of neither what a bundle has no use for.
-PACKAGE_DATA = ("py.typed", "bundle/template/*", "data/preparation/*.txt", "label_server/*.txt", "report/*.html")
+PACKAGE_DATA = (
+    "py.typed",
+    "bundle/template/*",
+    "data/preparation/*.txt",
+    "label_server/*.txt",
+    "label_server/*.js",
+    "report/*.html",
+)
 STUDIES = "studies"
 
 

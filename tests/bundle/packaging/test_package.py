@@ -15,7 +15,7 @@ from unittest.mock import patch
 import monai.bundle
 import pytest
 import torch
-from bundle_copies import SETTINGS, copy_bundle, edit, state_dict, write_model
+from bundle_copies import SETTINGS, VERSION, copy_bundle, edit, state_dict, write_model
 from monai.apps.utils import HashCheckError
 from serving import serve
 from workflows import BUNDLES
@@ -94,7 +94,7 @@ class TestContents:
 
     def test_the_checksum_is_that_of_sha256sum(self, package):
         line = package.archive.with_name(f"{package.archive.name}.sha256").read_text()
-        assert line == f"{hashlib.sha256(package.archive.read_bytes()).hexdigest()}  small_v0.1.0.zip\n"
+        assert line == f"{hashlib.sha256(package.archive.read_bytes()).hexdigest()}  small_v{VERSION}.zip\n"
         assert line.startswith(package.sha256)
 
     def test_the_code_is_what_an_installation_holds_but_for_the_studies(self):
@@ -236,7 +236,7 @@ def untrained(bundle, tmp_path_factory):
 
 class TestUntrained:
     def test_name_metadata_and_pages_say_so(self, untrained):
-        assert untrained.archive.name == "small_v0.1.0_untrained.zip"
+        assert untrained.archive.name == f"small_v{VERSION}_untrained.zip"
         files = content(untrained.archive)
         said = "Untrained: no weights come with it; train first."
         assert json.loads(files["small/configs/metadata.json"])["description"].endswith(f" scans. {said}")
@@ -271,7 +271,7 @@ class TestLargeWeights:
             assert "small/models/model.pt" not in files
             assert "small/models/model.json" in files
             assert "download_large_files" in files["small/docs/README.md"].decode()
-            assert written.weights.name == "small_v0.1.0_model.pt"
+            assert written.weights.name == f"small_v{VERSION}_model.pt"
             monai.bundle.download(name="small", url=f"{address}/{written.archive.name}", bundle_dir=str(tmp_path))
             root = tmp_path / "small"
             monai.bundle.download_large_files(bundle_path=str(root))
@@ -302,9 +302,9 @@ class TestCommandLine:
         assert said[0] == "spacing of train.json and inference.json: [1.5, 1.5, 2.0], as the checkpoint was trained"
         place = tmp_path / "dist"
         assert said[2] == (
-            f"{place}/small_v0.1.0_model.pt: make it available at https://example.org/w/small_v0.1.0_model.pt"
+            f"{place}/small_v{VERSION}_model.pt: make it available at https://example.org/w/small_v{VERSION}_model.pt"
         )
-        assert said[3] == f"{place}/small_v0.1.0.zip: sha256 {sha256_of(place / 'small_v0.1.0.zip')}"
+        assert said[3] == f"{place}/small_v{VERSION}.zip: sha256 {sha256_of(place / 'small_v{VERSION}.zip')}"
 
     def test_its_options_are_those_of_the_function_behind_it(self):
         inner, outer = (
