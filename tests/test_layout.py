@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | PARTS
     | {"models", "configuration", "inference", "training", "interactive", "evaluation", "bundle"},
     "report": LEAVES | PARTS | {"__init__", "models", "inference", "training", "evaluation", "bundle", "segmentation"},
-    "label_server": LEAVES | PARTS | {"models", "configuration", "bundle", "interactive"},
+    "label_server": LEAVES | PARTS | {"models", "configuration", "bundle", "interactive", "evaluation", "segmentation"},
     "studies": LEAVES | PARTS | {"models", "configuration", "inference", "training", "evaluation", "bundle"},
     "cli": LEAVES
     | PARTS

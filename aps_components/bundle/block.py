@@ -38,7 +38,7 @@ KNOWN_OF_EVERY_MODEL = (
     "intensity",
     "fusion",
 )  # to be evaluated: figures are not to be guessed at
-EVALUATION_KEYS = ("label_values", "regions", *INFERENCE_KEYS, "labeled_count", "validation_count")
+EVALUATION_KEYS = ("label_values", "ignore", "regions", *INFERENCE_KEYS, "labeled_count", "validation_count")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,7 @@ class DatasetBlock:
     Args:
         labels: class value, as text, to class name; "0" is the background.
         label_values: value in the label files, as text, to class; values that are not named keep their number.
+        ignore: value in the label files of a voxel that nobody labelled; None if there is none.
         regions: name to classes: unions that are reported instead of the classes.
         in_channels: channels of an image.
         modalities: which files of a case, in channel order; None takes a case's image as it is.
@@ -72,6 +73,7 @@ class DatasetBlock:
 
     labels: dict[str, str]
     label_values: dict[str, int] | None = None
+    ignore: int | None = None
     regions: dict[str, list[int]] | None = None
     in_channels: int = 1
     modalities: list[str] | None = None
@@ -113,7 +115,7 @@ class DatasetBlock:
         """
         path = Path(train_json)
         try:
-            content = read_object(path)
+            content = {"ignore": None, **read_object(path)}  # bundles of before there was one have none
             return cls(**{entry.name: content[entry.name] for entry in fields(cls)})
         except KeyError as error:
             raise ValueError(f"{path}: the dataset block has no {error}; add it") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 import textwrap
@@ -28,6 +29,9 @@ def describe_scans(fingerprint: Fingerprint, plan: Plan) -> str:
     labelled, unlabelled = len(fingerprint.labelled), len(fingerprint.unlabelled)
     read = len([facts for facts in fingerprint.unlabelled if facts.intensity is not None])
     lines = [f"{labelled + unlabelled} cases: {labelled} with a label, {unlabelled} without."]
+    if partly := fingerprint.partly_labelled:
+        share = sum(f.labeled_voxels for f in partly) / sum(math.prod(f.shape) for f in partly)
+        lines.append(f"{len(partly)} of the labels are not whole: {100 * share:.1f} % of their voxels are labelled.")
     if read < unlabelled:
         lines.append(f"Of the unlabelled scans {read} were read in full, of the others the headers.")
     return "\n\n".join(["\n".join(lines), _grids(fingerprint), _intensities(fingerprint), _classes(fingerprint, plan)])

@@ -23,10 +23,11 @@ from aps_components.bundle.metadata import BundleMetadata
 from aps_components.bundle.plan import Plan, make_plan
 from aps_components.bundle.writer import write_bundle
 from aps_components.configuration import DATASET_OPTIONS
-from aps_components.data.case_folder import CaseFolder, declared_labels, find_cases
+from aps_components.data.case_folder import CaseFolder, declared_labels, find_cases, without_ignored
 from aps_components.data.datalist import DATALIST
 from aps_components.data.errors import DataError
 from aps_components.data.fingerprint import CaseFacts, Fingerprint, take_fingerprint
+from aps_components.data.partial import parsed_slices
 from aps_components.files import expanded, replace_text
 from aps_components.options import SEED, whole
 
@@ -47,6 +48,7 @@ def new_bundle(
     spacing: Sequence[float] | None = None,
     roi_size: Sequence[int] | None = None,
     seed: int = 0,
+    labeled_slices: str | None = None,
 ) -> Path:
     """Make a bundle for one's own scans: look at them, propose settings, write it all, and say what to do next.
 
@@ -56,7 +58,8 @@ def new_bundle(
             the name of its image; scans without a label are welcome.
         out: folder of the new bundle, such as bundles/NAME; must not exist or be empty.
         labels: names of the values in the label files, as in "1:liver,2:tumour"; by default those of a dataset.json
-            in the folder, or else "label 1" and so on.
+            in the folder, or else "label 1" and so on. A value that is named "ignore" means that nobody labelled a
+            voxel.
         validation: labelled cases kept for validation; by default a fifth of them, none if there are fewer than 5.
         images: the sub-folder of the images, if it has another name.
         labels_dir: the sub-folder of the labels, if it has another name.
@@ -64,6 +67,7 @@ def new_bundle(
         spacing: voxel size in mm, instead of the proposed one.
         roi_size: patch size in voxels, instead of the proposed one.
         seed: decides which labelled cases are for validation.
+        labeled_slices: "drawn" if slices that hold nothing were not labelled; see :func:`parsed_slices`.
 
     Returns:
         The folder of the bundle.
@@ -71,7 +75,8 @@ def new_bundle(
     name, data, out = str(name), str(data), str(out)  # a command line may have made numbers of them
     _check_arguments(name, out, seed=seed, validation=validation, budget=budget, spacing=spacing, roi_size=roi_size)
     names = parse_labels(labels)
-    folder = find_cases(data, images=images, labels=labels_dir)
+    slices = None if labeled_slices is None else parsed_slices(labeled_slices)
+    folder = find_cases(data, images=images, labels=labels_dir).told(ignore=None, slices=slices)
     found = look_at(folder, names=names, budget=budget, spacing=spacing, roi_size=roi_size)
     plan, fingerprint = found.plan, found.fingerprint
     datalist = make_datalist(name, fingerprint, plan.block.labels, validation=validation, seed=seed)
@@ -84,7 +89,7 @@ def new_bundle(
     )
     if (folder.root / DATALIST).is_file():
         print(f"Note: {folder.root / 'datalist.json'} takes the place of the bundle's datalist; move it away first.\n")
-    if not unlabelled:
+    if not unlabelled and not fingerprint.partly_labelled:
         print(
             "Note: every case is labelled. To see how far fewer labels get, train with --labeled_count N, without "
             "--unlabeled_batch 0.\n"
@@ -125,13 +130,16 @@ def look_at(
         DataError: no labelled case can be used.
     """
     print(f"{folder.root}: {len(folder.cases)} cases in {folder.images}/, labels in {folder.labels}/", flush=True)
+    names, ignore = without_ignored(names or declared_labels(folder.root))
+    folder = folder.told(ignore=ignore)
     fingerprint = take_fingerprint(folder)
     if not fingerprint.labelled:
         faults = "\n".join(f"  {fault}" for fault in fingerprint.faults[:10])
         raise DataError(f"{folder.root}: no labelled case can be used; mend at least one of these:\n{faults}")
     plan = make_plan(
         fingerprint,
-        names=names or declared_labels(folder.root),
+        names=names,
+        ignore=folder.ignore,
         channel_tokens=folder.channel_tokens,
         budget=budget,
         spacing=spacing,

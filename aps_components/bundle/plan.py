@@ -64,6 +64,7 @@ def make_plan(
     budget: str = "gpu",
     spacing: Sequence[float] | None = None,
     roi_size: Sequence[int] | None = None,
+    ignore: int | None = None,
 ) -> Plan:
     """Apply every rule.
 
@@ -73,6 +74,7 @@ def make_plan(
         channel_tokens: what the image files end in, where they do.
         budget: "gpu" or "cpu": how many voxels a patch may have.
         spacing, roi_size: taken instead of those that the rules give.
+        ignore: value in the label files of a voxel that nobody labelled.
 
     Raises:
         ValueError: no class, a value that `names` lacks, an unknown budget, or a block that does not fit.
@@ -82,7 +84,7 @@ def make_plan(
     values = class_values(fingerprint, names)
     class_names = [(names or {}).get(value, f"label {value}") for value in values]
     labelled = fingerprint.labelled
-    voxels = {value: sum(facts.voxels for facts in fingerprint.of_class(value)) for value in values}
+    voxels = {value: fingerprint.voxels_of(value) for value in values}
     grid = plan_grid(fingerprint, budget=budget, spacing=spacing, roi_size=roi_size)
     median, patch = median_shape(fingerprint, grid["spacing"].value), grid["roi_size"]
     by_name = dict(zip(values, class_names, strict=True))
@@ -98,14 +100,16 @@ def make_plan(
             list(voxels.values()),
             roi_size=patch.value,
             shape=median,
-            foreground_share=sum(voxels.values()) / sum(math.prod(facts.shape) for facts in labelled),
+            foreground_share=sum(voxels.values()) / sum(facts.labeled_voxels for facts in labelled),
         ),
         "class_weights": propose_class_weights(list(voxels.values())),
         "largest_component": propose_largest_component(
-            {name: [facts.largest_share for facts in fingerprint.of_class(value)] for value, name in by_name.items()},
-            [facts.joined_share for facts in labelled if facts.joined_share is not None],
+            {name: _largest_shares(fingerprint, value) for value, name in by_name.items()},
+            [facts.joined_share for facts in labelled if facts.is_whole and facts.joined_share is not None],
         ),
     }
+    if ignore is not None:
+        choices["ignore"] = Choice(ignore, "the value of voxels that nobody labelled, as given")
     block = DatasetBlock(
         labels={str(index): name for index, name in enumerate([(names or {}).get(0, "background"), *class_names])},
         modalities=list(channel_tokens) if len(channel_tokens) > 1 else None,
@@ -200,6 +204,14 @@ def _cpu_options(fingerprint: Fingerprint, block: DatasetBlock) -> dict[str, Any
 
 def _centres(facts: CaseFacts) -> Centres:
     return {value: entry.centre for value, entry in (facts.classes or {}).items()}
+
+
+def _largest_shares(fingerprint: Fingerprint, value: int) -> list[float] | None:
+    """Of a class, in scans that are labelled all over; None where it is in others alone: how slices hang together
+    nobody knows."""
+    covered = [facts.classes for facts in fingerprint.labelled if facts.covers_scan and facts.classes]
+    shares = [classes[value].largest_share for classes in covered if value in classes]
+    return None if fingerprint.of_class(value) and not shares else shares
 
 
 def _warnings(fingerprint: Fingerprint, voxels: Mapping[int, int], names: Mapping[int, str]) -> list[str]:

@@ -279,14 +279,18 @@ def propose_balanced_crops(
     )
 
 
-def propose_largest_component(shares: Mapping[str, Sequence[float]], joined: Sequence[float] = ()) -> Choice:
+def propose_largest_component(shares: Mapping[str, Sequence[float] | None], joined: Sequence[float] = ()) -> Choice:
     """Whether every class is one connected piece, and all of them together.
 
     Args:
-        shares: class name to, per case, the share of the class that lies in its largest piece.
-        joined: per case, the share of all classes together that lies in their largest piece.
+        shares: class name to, per case whose whole scan is labelled, the share of the class that lies in its largest
+            piece; None where there is no such case.
+        joined: per such case, the share of all classes together that lies in their largest piece.
     """
-    broken = [name for name, found in shares.items() if not _in_one_piece(found)]
+    known = {name: found for name, found in shares.items() if found is not None}
+    if unknown := [name for name in shares if name not in known]:
+        return Choice(False, f"no label of a whole scan tells in how many pieces these are: {listed(unknown)}")
+    broken = [name for name, found in known.items() if not _in_one_piece(found)]
     if broken:
         return Choice(False, f"in several pieces in more than 10 % of the cases: {listed(broken)}")
     if len(shares) > 1 and joined and _in_one_piece(joined):

@@ -24,6 +24,7 @@ from aps_components.cli.export import export
 from aps_components.cli.halve import halve
 from aps_components.cli.label import label
 from aps_components.cli.new_bundle import new_bundle
+from aps_components.cli.next_scan import next_scan
 from aps_components.cli.overview import overview
 from aps_components.cli.package import package
 from aps_components.cli.phantoms import phantoms
@@ -56,6 +57,7 @@ COMMANDS = {
     "new-bundle": new_bundle,
     "label": label,
     "calibrate": calibrate,
+    "next-scan": next_scan,
     "pseudo-label": pseudo_label,
     "halve": halve,
     "package": package,

@@ -15,6 +15,7 @@ def new_bundle(
     spacing: list[float] | None = None,
     roi_size: list[int] | None = None,
     seed: int = 0,
+    labeled_slices: str | None = None,
 ) -> None:
     """Make a bundle for your own scans: look at them, propose settings, write it, and say what to do next.
 
@@ -22,7 +23,7 @@ def new_bundle(
         name: name of the bundle.
         data: the folder that holds images/ and labels/, or imagesTr/ and labelsTr/; labels for a few are enough.
         out: folder of the new bundle, such as bundles/NAME; must not exist or be empty.
-        labels: names of the label values, as in "1:liver,2:tumour".
+        labels: names of the label values, as in "1:liver,2:tumour,255:ignore"; "ignore" means not labelled.
         validation: labelled cases kept for validation; a fifth by default, none if there are fewer than 5.
         images: the sub-folder of the images, if it has another name.
         labels_dir: the sub-folder of the labels, if it has another name.
@@ -30,6 +31,7 @@ def new_bundle(
         spacing: voxel size in mm, such as "[1,1,3]", instead of the proposed one.
         roi_size: patch size in voxels, such as "[96,96,64]", instead of the proposed one.
         seed: decides which labelled cases are for validation.
+        labeled_slices: "drawn" if slices that hold nothing were not labelled; "drawn:0" along axis 0 of the files.
     """
     from aps_components.bundle.new import new_bundle as write
 
@@ -45,4 +47,5 @@ def new_bundle(
         spacing=spacing,
         roi_size=roi_size,
         seed=seed,
+        labeled_slices=labeled_slices,
     )

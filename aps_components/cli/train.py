@@ -7,7 +7,10 @@ from typing import Any
 from fire.decorators import SetParseFns
 
 
-@SetParseFns(data=str, out=str, time=str, labels=str, images=str, labels_dir=str, device=str, pretrained=str)
+@SetParseFns(
+    **dict.fromkeys(("data", "out", "time", "labels", "images", "labels_dir", "device", "pretrained"), str),
+    labeled_slices=str,
+)
 def train(
     data: str,
     out: str,
@@ -23,6 +26,7 @@ def train(
     jobs: int | None = None,
     pretrained: str | None = None,
     recipe: dict[str, Any] | None = None,
+    labeled_slices: str | None = None,
     **options: Any,
 ) -> None:
     """From scans, a few of them labelled, to the best model that a time allows: a complete bundle in OUT/bundle.
@@ -32,7 +36,7 @@ def train(
     Args:
         data: a folder with images/ and labels/, nnU-Net's raw folder, one of the Decathlon, or a datalist's file.
         out: receives everything; missing, empty, or of an earlier call with the same options.
-        labels: names of the label values, as in "1:liver,2:tumour".
+        labels: names of the label values, as in "1:liver,2:tumour,255:ignore"; "ignore" means not labelled.
         time: limit for all of it, such as 4h, 90m or 1h30m.
         device: cpu, cuda or cuda:1; a GPU, if there is one, by default.
         seed: draws folds and trainings.
@@ -44,6 +48,7 @@ def train(
         jobs: trainings at once; by default one on a GPU, and on a CPU as many as there are cores and folds.
         pretrained: model.pt of another training, also of other classes or channels; what fits of it is taken.
         recipe: numbers of the recipe to change, such as "{'folds':3}".
+        labeled_slices: "drawn" if slices that hold nothing were not labelled; "drawn:0" along axis 0 of the files.
         options: any further option of the bundle's training, for all trainings, such as --augmentation affine.
     """
     from aps_components.options import truth
@@ -65,4 +70,5 @@ def train(
         recipe=recipe,
         options=options,
         dry_run=truth("dry_run", dry_run),
+        labeled_slices=labeled_slices,
     )

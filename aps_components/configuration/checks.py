@@ -29,7 +29,7 @@ ENTRIES = ("imports", "initialize", "run", "finalize", "training", "evaluating",
 # Where things are: MONAI's own tools set these, whether or not something lies there.
 PLACES = ("bundle_root", "dataset_dir", "output_dir")
 # What the values of label files mean: a file that renames the classes says so for all workflows.
-CLASSES = ("label_values", "regions")
+CLASSES = ("label_values", "ignore", "regions")
 # Parts of a workflow that are left over where a tool puts another in front of them, such as scans in a dataset.
 PARTS = ("checkpointloader", "datalist", "dataloader", "dataset", "handlers", "inferer", "network", "preprocessing")
 # What MONAI adds where a training is tracked.

@@ -10,6 +10,7 @@ import torch
 from aps_components.configuration.targets import arguments_of, kind_of_argument
 from aps_components.data import AUGMENTATIONS, intensity_transforms
 from aps_components.data.geometry import LARGEST, SMALLEST
+from aps_components.data.partial import MOST_CLASSES
 from aps_components.machine import chosen_device
 from aps_components.models import Precision, Predictor
 from aps_components.models.build import BackboneKind
@@ -32,7 +33,6 @@ from aps_components.options import (
 )
 from aps_components.prompts import AlteredTargets, SimulatedUser
 
-MOST_CLASSES = 256  # of uint8
 MOST_SAMPLES = 1000
 # How a text may not begin that MONAI's configuration reads: it would be run, looked up or merged.
 SPECIAL = ("$", "@", "%", "+", "_")
@@ -182,6 +182,7 @@ _FILE = optional(text)
 DATASET_OPTIONS: dict[str, Kind] = {
     "labels": class_names,
     "label_values": label_values,
+    "ignore": optional(_COUNT),
     "regions": regions,
     "in_channels": _AT_LEAST_ONE,
     "modalities": modalities,
@@ -266,6 +267,7 @@ def contradictions(values: Mapping[str, Any]) -> Iterator[str]:
             yield (
                 f"label_values maps {value!r} to class {target!r}: take one of 0 to {classes - 1}, or add it to labels"
             )
+    yield from ignore_faults(values)
     for name, members in (values.get("regions") or {}).items():
         if not all(0 < member < classes for member in members):
             yield f"regions {name!r} is {members!r}: list foreground classes, 1 to {classes - 1}, each once"
@@ -278,6 +280,22 @@ def contradictions(values: Mapping[str, Any]) -> Iterator[str]:
     names, channels = values.get("modalities"), values.get("in_channels")
     if names is not None and channels is not None and len(names) != channels:
         yield (f"modalities {names} names {len(names)} but in_channels is {channels}: name one per channel, or null")
+
+
+def ignore_faults(values: Mapping[str, Any]) -> Iterator[str]:
+    """A value that is to mean "not labelled here" and a class as well.
+
+    Args:
+        values: some of ``labels``, ``label_values`` and ``ignore``.
+    """
+    ignore, mapping = values.get("ignore"), values.get("label_values") or {}
+    if ignore is None:
+        return
+    taken = mapping.get(str(ignore))
+    if taken is None and ignore < len(values["labels"]) and ignore not in mapping.values():
+        taken = ignore
+    if taken is not None:
+        yield f"ignore {ignore} is class {taken} as well: take a value that no class has, such as 255"
 
 
 def network_faults(values: Mapping[str, Any]) -> Iterator[str]:

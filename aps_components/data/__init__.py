@@ -2,7 +2,7 @@
 
 from aps_components.data.augmentation import AUGMENTATIONS, InPlane, OfKeys, cropped_size
 from aps_components.data.checks import check_cases
-from aps_components.data.cropping import BalancedCropd
+from aps_components.data.cropping import BalancedCropd, LabeledToIndicesd
 from aps_components.data.datalist import Datalist, case_name, inference_items, load_datalist
 from aps_components.data.datastore import (
     TrainingDataset,
@@ -44,6 +44,7 @@ __all__ = [
     "Datalist",
     "EvaluationCache",
     "InPlane",
+    "LabeledToIndicesd",
     "LoadVolumed",
     "NormalizeScand",
     "OfKeys",

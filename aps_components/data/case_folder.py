@@ -11,35 +11,44 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from aps_components.data.datalist import Item, scans_in
 from aps_components.data.errors import DataError
 from aps_components.data.modalities import stem
+from aps_components.data.partial import SLICES
 from aps_components.files import expanded
 from aps_components.plain_json import read_object, refuse_config_syntax
 from aps_components.terminal import brief
 
 LAYOUTS = (("images", "labels"), ("imagesTr", "labelsTr"))
-IGNORE = "ignore"  # nnU-Net's name for voxels without a label
+NOT_A_CLASS = "ignore"  # nnU-Net's name for voxels without a label
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One case; its files are relative to the dataset's folder, with "/" between their parts."""
+    """One case; its files are relative to the dataset's folder, with "/" between their parts.
+
+    Attributes:
+        name: of the case.
+        images, label: its files.
+        said: of a label that is not whole, as a datalist has it; see `aps_components.data.partial`.
+    """
 
     name: str
     images: tuple[str, ...]
     label: str | None
+    said: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def item(self) -> Item:
         """As a datalist has it."""
         image = self.images[0] if len(self.images) == 1 else list(self.images)
-        return {"image": image} | ({"label": self.label} if self.label else {})
+        return {"image": image} | ({"label": self.label, **self.said} if self.label else {})
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,7 @@ class CaseFolder:
         channel_tokens: "0000", "0001", ... where the image files end in them, else empty.
         labels_without_image: label files to which no image belongs.
         faults: cases that are left out, a line each.
+        ignore: value in the label files of a voxel that nobody labelled.
     """
 
     root: Path
@@ -62,6 +72,21 @@ class CaseFolder:
     channel_tokens: tuple[str, ...]
     labels_without_image: list[str]
     faults: list[str]
+    ignore: int | None = None
+
+    def told(self, *, ignore: int | None, slices: Any = None) -> CaseFolder:
+        """The same with what is said of all labels; what a case says itself stays.
+
+        Args:
+            ignore: see above; None leaves it.
+            slices: as a datalist has "labeled_slices"; None for all of them.
+        """
+        said = {} if slices is None else {SLICES: slices}
+        return replace(
+            self,
+            ignore=self.ignore if ignore is None else ignore,
+            cases=[replace(case, said={**said, **case.said}) if case.label else case for case in self.cases],
+        )
 
 
 def find_cases(data: str | os.PathLike[str], *, images: str | None = None, labels: str | None = None) -> CaseFolder:
@@ -100,10 +125,11 @@ def find_cases(data: str | os.PathLike[str], *, images: str | None = None, label
 def declared_labels(root: Path) -> dict[int, str]:
     """The class names of nnU-Net's or the Medical Segmentation Decathlon's dataset.json, by value; {} if there is none.
 
-    The one writes ``{"liver": 1}``, the other ``{"1": "liver"}``. Lists of values (regions) are left out.
+    The one writes ``{"liver": 1}``, the other ``{"1": "liver"}``. Lists of values (regions) are left out. nnU-Net's
+    "ignore" is among them: see `without_ignored`.
 
     Raises:
-        DataError: the file is damaged, or declares what is no class, such as nnU-Net's "ignore".
+        DataError: the file is damaged, or declares what is no class.
     """
     file = root / "dataset.json"
     if not file.exists():
@@ -118,11 +144,6 @@ def declared_labels(root: Path) -> dict[int, str]:
     pairs = [(key, name) if str(key).isdecimal() else (name, key) for key, name in entries.items()]
     pairs = [(value, name) for value, name in pairs if not isinstance(value, list)]
     for value, name in pairs:
-        if str(name).strip().lower() == IGNORE:
-            raise DataError(
-                f'{file}: the value {value} is "{name}", voxels that nobody labelled; partial labels cannot be trained '
-                "on yet: leave these scans out, and the entry too"
-            )
         if not str(value).isdecimal():
             raise DataError(
                 f"{file}: the class {brief(repr(name))} has the value {brief(repr(value))}; it must be a whole number; "
@@ -132,6 +153,23 @@ def declared_labels(root: Path) -> dict[int, str]:
     if len(names) < len(pairs):
         raise DataError(f"{file}: labels {brief(entries)} gives a value two names; {mend}")
     return names
+
+
+def without_ignored(names: Mapping[int, str] | None) -> tuple[dict[int, str] | None, int | None]:
+    """Names of values without that of "ignore", as nnU-Net calls voxels that nobody labelled, and its value.
+
+    Raises:
+        DataError: two values, or 0, which is the background, have that name.
+    """
+    if names is None:
+        return None, None
+    ignored = [value for value, name in names.items() if name.strip().lower() == NOT_A_CLASS]
+    if len(ignored) > 1 or 0 in ignored:
+        raise DataError(
+            f'the values {ignored} are named "{NOT_A_CLASS}": name one value of the label files so, and not 0, the '
+            "background"
+        )
+    return {value: name for value, name in names.items() if value not in ignored}, next(iter(ignored), None)
 
 
 def _sub_folders(root: Path, images: str | None, labels: str | None) -> tuple[str, str]:

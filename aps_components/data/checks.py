@@ -18,10 +18,11 @@ from aps_components.data.errors import DataError
 from aps_components.data.geometry import Geometry
 from aps_components.data.label_values import LabelValues, map_values, parsed_label_values
 from aps_components.data.nifti import File, read_geometry, read_scan
+from aps_components.data.partial import NOT_LABELED, Partial, said_of
 from aps_components.data.remembered import Remembered, facts
 
 GRID_TOLERANCE = 1e-3  # mm, in every entry of the affine
-MOST_CLASSES = 256  # of uint8
+VALUES = NOT_LABELED + 1  # that a label map can hold
 INTEGER_TOLERANCE = 1e-3  # labels stored with a slope come back as 0.99999
 LINES_SHOWN = 10
 CASES_WITHOUT_BAR = 20
@@ -49,7 +50,7 @@ def check_cases(
     """Check every case and report all faults at once; returns `items` unchanged.
 
     Args:
-        items: dicts with "image" (a file or a list of them) and, where there is one, "label".
+        items: dicts with "image" (a file or a list of them) and, where there is one, "label", and what is said of it.
         in_channels: the channels each image must have.
         num_classes: if given, every label is also read in full and its values checked; otherwise only
             headers are read.
@@ -98,9 +99,22 @@ def header_faults(item: Mapping[str, Any], *, in_channels: int, label_key: str =
 
 
 def label_faults(
-    file: str, values: np.ndarray, num_classes: int, label_values: Mapping[int, int] | None = None
+    file: str,
+    values: np.ndarray,
+    num_classes: int,
+    label_values: Mapping[int, int] | None = None,
+    partial: Partial | None = None,
 ) -> Iterator[str]:
-    """What is wrong with a label's values, those of the file, which `label_values` maps to classes."""
+    """What is wrong with a label's values, [X, Y, Z] or with one channel before it.
+
+    Args:
+        file: where they stand.
+        values: those of the file.
+        num_classes: background included.
+        label_values: value to class.
+        partial: what was labelled; None for all of it.
+    """
+    partial = partial or Partial()
     integers = np.rint(values) if values.dtype.kind == "f" else values
     with np.errstate(invalid="ignore"):
         broken = ~(np.abs(values - integers) <= INTEGER_TOLERANCE)  # true for NaN as well
@@ -111,11 +125,34 @@ def label_faults(
         )
         return
     classes = map_values(integers, label_values or {})
-    if values.size and (classes.min() < 0 or classes.max() >= num_classes):
-        outside = integers[(classes < 0) | (classes >= num_classes)]
+    wrong = (classes < 0) | (classes >= num_classes)
+    if partial.ignore is not None:
+        wrong &= integers != partial.ignore
+    if wrong.any():
         yield (
-            f"{file}: label values {_some(outside)} are outside the classes 0 to {num_classes - 1}; "
-            "name these classes in labels, say by label_values which class each one is, or renumber the label"
+            f"{file}: label values {_some(integers[wrong])} are outside the classes 0 to {num_classes - 1}; "
+            "name these classes in labels, say by label_values which class each one is, by ignore which one means that "
+            "nobody labelled a voxel, or renumber the label"
+        )
+        return
+    yield from _partial_faults(file, integers, classes, num_classes=num_classes, partial=partial)
+
+
+def _partial_faults(
+    file: str, values: np.ndarray, classes: np.ndarray, *, num_classes: int, partial: Partial
+) -> Iterator[str]:
+    if partial.is_whole:
+        return
+    if faults := list(partial.faults(file, values.shape[-3:])):
+        yield from faults
+        return
+    labeled = ~partial.unlabeled(values, classes)
+    if not labeled.any():
+        yield f"{file}: no voxel of it is labelled; label some, or leave the label out of the datalist"
+    elif (held := np.isin(classes[labeled], partial.undrawn(num_classes))).any():
+        yield (
+            f"{file}: holds class {_some(classes[labeled][held])}, which its labeled_classes leave out; name it there, "
+            "or take it out of the label"
         )
 
 
@@ -140,7 +177,7 @@ def read_labels(file: File) -> NDArray[np.uint8]:
     values = read_scan(file).voxels
     if values.ndim != 3:
         raise DataError(f"{os.fspath(file)}: {values.shape[3]} channels; {_channel_mend(is_label=True)}")
-    for fault in label_faults(os.fspath(file), values, MOST_CLASSES):
+    for fault in label_faults(os.fspath(file), values, VALUES):
         raise DataError(fault)
     return np.rint(values).astype(np.uint8)
 
@@ -148,7 +185,7 @@ def read_labels(file: File) -> NDArray[np.uint8]:
 def _facts_of(item: Mapping[str, Any]) -> list[str]:
     """Of its files that are there."""
     files = [file for key in ("image", "label") if key in item for file in files_of(item[key])]
-    return [facts(file) if os.path.isfile(file) else file for file in files]
+    return [*(facts(file) if os.path.isfile(file) else file for file in files), *filter(None, [said_of(item)])]
 
 
 def _case_faults(
@@ -165,7 +202,7 @@ def _case_faults(
     except DataError as error:
         yield str(error)
     else:
-        yield from label_faults(file, values, num_classes, label_values)
+        yield from label_faults(file, values.reshape(values.shape[:3]), num_classes, label_values, Partial.of(item))
 
 
 def _grid_faults(first: Grid, other: Grid) -> Iterator[str]:

@@ -11,7 +11,8 @@ A dataset is a folder and a datalist, a JSON file whose paths are relative to th
         "test": "remaining"
     }
 
-"image" may be a list of files, one per modality. A "label_by" of "models" beside a label says that no hand drew it.
+"image" may be a list of files, one per modality. A "label_by" of "models" beside a label says that no hand drew it;
+"labeled_slices", "labeled_classes" and "ignore" say that it is not whole (see `aps_components.data.partial`).
 Only file names are looked at here, never a scan.
 """
 
@@ -32,6 +33,7 @@ from aps_components.data.modalities import (
     select_modalities,
     stem,
 )
+from aps_components.data.partial import IGNORE, KEYS, parsed
 from aps_components.files import expanded
 from aps_components.plain_json import read_object, refuse_config_syntax
 from aps_components.terminal import brief
@@ -52,7 +54,7 @@ class Datalist:
     Args:
         name: the dataset's short name.
         labels: class value to class name, background (0) included.
-        labeled: items with "image" and "label".
+        labeled: items with "image" and "label", and what is said of a label that is not whole.
         unlabeled: items with "image" only, so that their labels cannot be read by mistake.
         validation: items with both, for choosing a checkpoint.
         test: items with both, for the final figures.
@@ -108,6 +110,7 @@ def load_datalist(
     label_dir: str = "labels",
     modalities: Sequence[str] | None = None,
     counts_at_most: bool = False,
+    ignore: int | None = None,
 ) -> Datalist:
     """Read a dataset's datalist and cut its training part into labelled and unlabelled cases.
 
@@ -126,15 +129,20 @@ def load_datalist(
             is left alone. None uses every file as the list names them.
         counts_at_most: the counts are those of a model that was trained on other data than these, perhaps: fewer
             labelled cases, also none, are right, and too few to take validation cases from leaves those out.
+        ignore: value in the label files of a voxel that nobody labelled, where the list says none itself.
     """
     root = _folder(dataset_dir)
     source = _datalist_file(root, default) if file is None else Path(file)
     content = read_datalist(source)
     remaining = content.get("test") == "remaining"
     named = [part for part in PARTS if not (part == "test" and remaining)]
-    parts = {part: _items(content, part, root, source) for part in named}
+    labels = _labels(content, source)
+    parts = {part: _items(content, part, root, source, labels=labels) for part in named}
     if remaining:
         parts["test"] = _remaining(root / image_dir, root / label_dir, parts)
+    everywhere = {IGNORE: ignore} if ignore is not None else {}
+    everywhere |= parsed({IGNORE: content.get(IGNORE)}, labels=labels, where=str(source))
+    parts = {part: [_said(item, everywhere) for item in items] for part, items in parts.items()}
     _refuse_repeats(parts, source)
     if modalities is not None:
         parts = {part: [_with_modalities(item, modalities) for item in items] for part, items in parts.items()}
@@ -168,7 +176,7 @@ def load_datalist(
         )
     return Datalist(
         name=_name(content, source),
-        labels=_labels(content, source),
+        labels=labels,
         labeled=labeled,
         unlabeled=unlabeled[:unlabeled_count],
         validation=parts["validation"],
@@ -244,7 +252,7 @@ def relative_item(item: Mapping[str, Any], folder: File) -> Item:
             else os.path.relpath(value, folder)
         )
 
-    return {key: relative(value) for key, value in item.items()}
+    return {key: value if key in KEYS else relative(value) for key, value in item.items()}
 
 
 def _with_modalities(item: Item, modalities: Sequence[str]) -> Item:
@@ -364,17 +372,17 @@ def _labels(content: dict[str, Any], source: Path) -> dict[int, str]:
     return dict(sorted(labels.items()))
 
 
-def _items(content: dict[str, Any], part: str, root: Path, source: Path) -> list[Item]:
+def _items(content: dict[str, Any], part: str, root: Path, source: Path, *, labels: dict[int, str]) -> list[Item]:
     entries = content.get(part, [])
     if not isinstance(entries, list):
         raise DataError(f"{source}: {part} is {brief(repr(entries))}; it must be a list of cases")
-    items = [_item(entry, root, f"{source}: {part}[{index}]") for index, entry in enumerate(entries)]
+    items = [_item(entry, root, f"{source}: {part}[{index}]", labels=labels) for index, entry in enumerate(entries)]
     if part in ("validation", "test"):
         _require_labels(items, f"{source}: {part}")
     return items
 
 
-def _item(entry: object, root: Path, where: str) -> Item:
+def _item(entry: object, root: Path, where: str, *, labels: dict[int, str]) -> Item:
     if not isinstance(entry, dict) or not entry.get("image"):
         raise DataError(f'{where} is {brief(entry)}; it needs an "image", a path relative to {root}')
     files = entry["image"]
@@ -385,7 +393,15 @@ def _item(entry: object, root: Path, where: str) -> Item:
     if entry.get(LABEL_BY, HAND) not in (HAND, MODELS):
         raise DataError(f'{where}: {LABEL_BY} is {brief(repr(entry[LABEL_BY]))}; it must be "{HAND}" or "{MODELS}"')
     paths = [_path(root, file) for file in (files if several else [files])]
-    return {"image": paths if several else paths[0]} | ({"label": _path(root, label)} if label else {})
+    item: Item = {"image": paths if several else paths[0]}
+    if not label:
+        return item
+    return item | {"label": _path(root, label)} | parsed(entry, labels=labels, where=where)
+
+
+def _said(item: Item, everywhere: Mapping[str, Any]) -> Item:
+    """An item with what holds of every label; what it says itself comes before."""
+    return {**item, **{key: value for key, value in everywhere.items() if key not in item}} if "label" in item else item
 
 
 def _labels_by_models(content: dict[str, Any], root: Path) -> frozenset[str]:

@@ -16,12 +16,12 @@ from aps_components.data.datalist import DATALIST, Datalist, Item, files_of, loa
 from aps_components.data.errors import DataError
 from aps_components.data.label_values import LabelValues
 from aps_components.data.modalities import is_nifti_name, stem
+from aps_components.data.partial import MOST_CLASSES
 from aps_components.data.sampling import EvaluationCache, SeededCacheDataset
 from aps_components.data.transforms import IMAGE, LABEL, LoadVolumed
 from aps_components.files import expanded
 
 LABEL_FOLDER = ("labels", "final")
-MOST_CLASSES = 256  # that a label can have
 READERS = 4  # threads; most of the time goes into unpacking, which runs beside others
 logger = logging.getLogger(__name__)
 

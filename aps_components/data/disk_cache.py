@@ -34,6 +34,7 @@ FORM = 2  # of an entry; another one where a version of this project preprocesse
 DIGITS = 32
 FACTS = "facts.json"
 ARRAYS = "arrays"  # in the facts: how many there are under a key, such as the voxels of each class
+AFFINE = "affine"  # of a volume; a plain tensor, such as a table of classes, has none
 PASSED_OVER = ("lazy", "noted", "tracing")  # attributes of transforms that change nothing of what they do
 
 
@@ -45,16 +46,18 @@ class Stored(NamedTuple):
     def opened(self) -> dict[str, Any]:
         """Its volumes, which are read where something of them is needed, and may be written to in memory."""
         facts = read_json(self.place / FACTS)
-        item: dict[str, Any] = {}
-        for key, about in facts.items():
-            if ARRAYS in about:
-                files = (self.place / f"{key}.{index}.npy" for index in range(about[ARRAYS]))
-                item[key] = [torch.from_numpy(np.load(file, mmap_mode="c")) for file in files]
-                continue
-            voxels = torch.from_numpy(np.load(self.place / f"{key}.npy", mmap_mode="c"))
-            meta = {"filename_or_obj": about["file"]}
-            item[key] = MetaTensor(voxels, affine=torch.tensor(about["affine"], dtype=torch.float64), meta=meta)
-        return item
+        return {key: self._value(key, about) for key, about in facts.items()}
+
+    def _value(self, key: str, about: Mapping[str, Any]) -> Any:
+        if ARRAYS in about:
+            return [self._tensor(f"{key}.{index}") for index in range(about[ARRAYS])]
+        if AFFINE not in about:
+            return self._tensor(key)
+        affine = torch.tensor(about[AFFINE], dtype=torch.float64)
+        return MetaTensor(self._tensor(key), affine=affine, meta={"filename_or_obj": about["file"]})
+
+    def _tensor(self, name: str) -> torch.Tensor:
+        return torch.from_numpy(np.load(self.place / f"{name}.npy", mmap_mode="c"))
 
 
 class DiskCache:
@@ -134,9 +137,12 @@ def _fill(work: Path, item: Mapping[str, Any]) -> None:
     for key, value in item.items():
         if isinstance(value, MetaTensor):
             np.save(work / f"{key}.npy", np.ascontiguousarray(value.as_tensor().numpy()))
-            facts[key] = {"affine": value.affine.tolist(), "file": str(value.meta.get("filename_or_obj", ""))}
+            facts[key] = {AFFINE: value.affine.tolist(), "file": str(value.meta.get("filename_or_obj", ""))}
         elif isinstance(value, list) and all(isinstance(entry, np.ndarray | torch.Tensor) for entry in value):
             for index, entry in enumerate(value):
                 np.save(work / f"{key}.{index}.npy", np.asarray(entry))
             facts[key] = {ARRAYS: len(value)}
+        elif isinstance(value, torch.Tensor):
+            np.save(work / f"{key}.npy", value.numpy())
+            facts[key] = {}
     (work / FACTS).write_text(json.dumps(facts))

@@ -7,6 +7,7 @@ names it; the others go on.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,11 +25,12 @@ from aps_components.data.case_folder import Case, CaseFolder
 from aps_components.data.checks import header_faults, label_faults
 from aps_components.data.errors import DataError
 from aps_components.data.nifti import channels_of, read_geometry, read_scan
+from aps_components.data.partial import IGNORE, MOST_CLASSES, Partial
 
 PERCENTILES = (0.5, 50.0, 99.5)
 SAMPLES = 10_000  # voxels per case and channel for the percentiles, as in nnU-Net
 UNLABELLED_READ = 50  # the headers of all unlabelled scans are read, the voxels of this number
-MOST_VALUES = 255  # of a label, which is held as uint8
+MOST_VALUES = MOST_CLASSES - 1  # of a label, besides the background
 LARGEST_VALUE = 65_535
 THREADS = 4
 TOUCHING = np.ones((3, 3, 3))  # 26 neighbours, as label_map.keep_largest_component has it
@@ -79,6 +81,8 @@ class CaseFacts:
         shape, spacing: along x, y, z; voxels and mm.
         intensity: None where only the header was read.
         classes: by value in the label file, background left out; None without a label.
+        unlabeled_voxels: that a label leaves out.
+        drawn: the classes that were drawn; None for all.
         joined_share: of the voxels of all classes, how many lie in their largest connected piece; None without any.
     """
 
@@ -88,6 +92,23 @@ class CaseFacts:
     intensity: IntensityFacts | None
     classes: dict[int, ClassFacts] | None
     joined_share: float | None = None
+    unlabeled_voxels: int = 0
+    drawn: tuple[int, ...] | None = None
+
+    @property
+    def labeled_voxels(self) -> int:
+        """That a label does not leave out."""
+        return math.prod(self.shape) - self.unlabeled_voxels
+
+    @property
+    def covers_scan(self) -> bool:
+        """Whether every voxel has a label."""
+        return not self.unlabeled_voxels
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every voxel has a label, and every class was drawn."""
+        return self.covers_scan and self.drawn is None
 
 
 @dataclass(frozen=True)
@@ -115,6 +136,11 @@ class Fingerprint:
         return [facts for facts in self.cases if facts.classes is None]
 
     @property
+    def partly_labelled(self) -> list[CaseFacts]:
+        """Cases with a label that is not whole."""
+        return [facts for facts in self.labelled if not facts.is_whole]
+
+    @property
     def shapes(self) -> NDArray[np.float64]:
         """[N, 3], voxels."""
         return np.array([facts.shape for facts in self.cases], dtype=float)
@@ -138,6 +164,13 @@ class Fingerprint:
         """A class in every case that has it."""
         return [facts.classes[value] for facts in self.labelled if facts.classes and value in facts.classes]
 
+    def voxels_of(self, value: int) -> int:
+        """Of a class in all cases; where it was not drawn in some, as many as the others let expect."""
+        found = sum(facts.voxels for facts in self.of_class(value))
+        labeled = sum(facts.labeled_voxels for facts in self.labelled)
+        where = sum(f.labeled_voxels for f in self.labelled if f.drawn is None or value in f.drawn)
+        return found if where == labeled or not where else round(found * labeled / where)
+
     def percentiles(self, part: str) -> NDArray[np.float64]:
         """`PERCENTILES` of the "overall" or "foreground" values of all scans, [C, 3]."""
         pooled = np.concatenate([getattr(facts, part) for facts in self.intensities], axis=1)
@@ -151,6 +184,7 @@ class Fingerprint:
             "cases": len(self.cases),
             "labelled": len(self.labelled),
             "unlabelled": len(self.unlabelled),
+            **({"partly_labelled": len(self.partly_labelled)} if self.partly_labelled else {}),
             "voxels_read": len(self.intensities),
             "channels": self.channels,
             "shape": _spread(self.shapes),
@@ -184,7 +218,7 @@ def take_fingerprint(
         channels = counts.most_common(1)[0][0] if counts else 1
 
         def look(case: Case) -> CaseFacts | list[str]:
-            return _look(folder.root, case, channels, in_full=case.name in in_full)
+            return _look(folder, case, channels, in_full=case.name in in_full)
 
         bar = tqdm(total=len(folder.cases), desc="Looking at scans", unit="scan", disable=not progress)
         looks = []
@@ -207,51 +241,58 @@ def _channels(root: Path, case: Case) -> int:
         return 0  # header_faults says what is wrong with it
 
 
-def _look(root: Path, case: Case, channels: int, *, in_full: bool) -> CaseFacts | list[str]:
+def _look(folder: CaseFolder, case: Case, channels: int, *, in_full: bool) -> CaseFacts | list[str]:
     """A case's facts, or what is wrong with it."""
+    root = folder.root
     paths = {"image": [str(root / file) for file in case.images]}
     if case.label:
         paths["label"] = [str(root / case.label)]
     faults = list(header_faults(paths, in_channels=channels))
     if not faults:
         try:
-            return _facts(root, case, in_full=in_full)
+            partial = Partial.of({IGNORE: folder.ignore, **case.said})
+            return _facts(root, case, in_full=in_full, partial=partial)
         except DataError as error:
             faults = str(error).splitlines()
     return [fault.replace(f"{root}/", "") for fault in faults]
 
 
-def _facts(root: Path, case: Case, *, in_full: bool) -> CaseFacts:
+def _facts(root: Path, case: Case, *, in_full: bool, partial: Partial) -> CaseFacts:
     geometry = read_geometry(root / case.images[0])
     axes = io_orientation(geometry.affine).astype(int)  # file axis -> axis in RAS, and whether it is turned round
     order = np.argsort(axes[:, 0])
     shape = np.array(geometry.shape)[order].tolist()
     spacing = np.array(geometry.spacing)[order].round(6).tolist()
-    labels = _read_label(root, case.label) if case.label else None
+    labels, unlabeled = _read_label(root, case.label, partial) if case.label else (None, 0)
     return CaseFacts(
         case=case,
         shape=(shape[0], shape[1], shape[2]),
         spacing=(spacing[0], spacing[1], spacing[2]),
         intensity=_intensity(root, case, labels) if in_full else None,
         classes=None if labels is None else dict(_classes(labels, axes, float(np.prod(spacing)) / 1000)),
+        unlabeled_voxels=unlabeled,
+        drawn=partial.classes,
         joined_share=None if labels is None or not labels.any() else _largest_share(labels > 0),
     )
 
 
-def _read_label(root: Path, file: str) -> NDArray[np.int32]:
-    """A label's values, [X, Y, Z] in the file's own axes."""
+def _read_label(root: Path, file: str, partial: Partial) -> tuple[NDArray[np.int32], int]:
+    """A label's values, [X, Y, Z] in the file's own axes, 0 where nobody labelled; and how many voxels those are."""
     values = read_scan(root / file).voxels
+    values = values.reshape(values.shape[:3])
     top = float(values.max())
     with np.errstate(invalid="ignore"):
-        faults = list(label_faults(file, values, max(int(top), 0) + 1 if np.isfinite(top) else 1))
+        faults = list(label_faults(file, values, max(int(top), 0) + 1 if np.isfinite(top) else 1, partial=partial))
     if faults:
         raise DataError("\n".join(faults))
     if top > LARGEST_VALUE:
         raise DataError(f"{file}: holds values up to {top:g}; a label holds class numbers: is it a scan?")
     labels = np.rint(values).astype(np.int32) if values.dtype.kind == "f" else values.astype(np.int32)
+    unlabeled = partial.unlabeled(labels, labels)
+    labels[unlabeled] = 0
     if (count := np.count_nonzero(np.bincount(labels.ravel())[1:])) > MOST_VALUES:
         raise DataError(f"{file}: holds {count} classes; at most {MOST_VALUES} can be told apart: is it a scan?")
-    return labels.reshape(labels.shape[:3])
+    return labels, int(np.count_nonzero(unlabeled))
 
 
 def _intensity(root: Path, case: Case, labels: NDArray[np.int32] | None) -> IntensityFacts:

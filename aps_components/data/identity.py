@@ -15,11 +15,13 @@ from aps_components.data.datalist import Item, case_name, files_of
 from aps_components.data.errors import DataError
 from aps_components.data.geometry import geometry_of
 from aps_components.data.nifti import read_header, stored_shape, stored_voxels
+from aps_components.data.partial import said_of
 from aps_components.data.remembered import Remembered, facts
 from aps_components.terminal import shown
 
 Identity = dict[str, Any]
-"""Of a case: "name"; "image": a text for each of its files; "label": a text, or None."""
+"""Of a case: "name"; "image": a text for each of its files; "label": a text, or None. What is said of a label that is
+not whole belongs to its text."""
 Cases = Mapping[str, Sequence[Identity]]
 """By part, in the order in which a training uses them."""
 
@@ -94,7 +96,7 @@ def identity(item: Mapping[str, Any], *, remembered: Remembered | None = None) -
     return {
         "name": shown(case_name(item)),  # JSON has no half characters, which stand for bytes that are no UTF-8
         "image": [of_file(file) for file in files_of(item["image"])],
-        "label": None if label is None else of_file(files_of(label)[0]),
+        "label": None if label is None else of_file(files_of(label)[0]) + said_of(item),
     }
 
 

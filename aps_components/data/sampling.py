@@ -24,6 +24,7 @@ from tqdm import tqdm
 from aps_components.data.datalist import case_name
 from aps_components.data.disk_cache import DiskCache, Stored
 from aps_components.data.errors import DataError
+from aps_components.data.partial import NOT_LABELED, UNDRAWN, table_of
 from aps_components.data.transforms import IMAGE, LABEL
 from aps_components.machine import worker_processes
 
@@ -228,6 +229,7 @@ def collate_two_stream(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[s
     Returns:
         {"labeled": {"image": [Bl, C, D, H, W] float32, "label": [Bl, 1, D, H, W] uint8, "name": list},
         "unlabeled": {"image": [Bu, C, D, H, W], "name": list}}, plain tensors; a stream without samples is left out.
+        Where a label is not whole, "labeled" also has "undrawn" [Bl, 256] bool: the classes that nobody drew.
     """
     streams: dict[str, list[Mapping[str, Any]]] = {}
     for sample in samples:
@@ -319,6 +321,8 @@ def _stack(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     stacked: dict[str, Any] = {
         key: torch.stack([_plain(sample[key]) for sample in samples]) for key in (IMAGE, LABEL) if key in samples[0]
     }
+    if any(UNDRAWN in sample or (LABEL in sample and (sample[LABEL] == NOT_LABELED).any()) for sample in samples):
+        stacked[UNDRAWN] = torch.stack([_plain(sample.get(UNDRAWN, table_of(()))) for sample in samples])
     return stacked | {"name": [sample["name"] for sample in samples]}
 
 

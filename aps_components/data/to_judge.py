@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aps_components.data.case_folder import find_cases
+from aps_components.data.case_folder import declared_labels, find_cases, without_ignored
 from aps_components.data.datalist import DATALIST, PARTS, files_of, load_datalist, read_datalist
 from aps_components.data.errors import DataError
 from aps_components.files import expanded, replace_text
@@ -57,8 +57,18 @@ def dataset_to_judge(
     images, masks = KEPT_APART if all((place / name).is_dir() for name in KEPT_APART) else (None, None)
     folder = find_cases(place, images=images, labels=masks)
     items = [case.item for case in folder.cases if case.label is not None]
-    content = {"name": place.name, "labels": dict(labels), "training": [], split or "test": items}
+    content: dict[str, Any] = {"name": place.name, "labels": dict(labels), "training": [], split or "test": items}
+    if (ignore := _declared_ignore(folder.root)) is not None:
+        content["ignore"] = ignore
     return _written(_absolute(content, folder.root), Path(work))
+
+
+def _declared_ignore(root: Path) -> int | None:
+    """As nnU-Net's dataset.json has it; what else is in it is of no matter here."""
+    try:
+        return without_ignored(declared_labels(root))[1]
+    except DataError:
+        return None
 
 
 def _holds(place: Path, known: Path) -> bool:

@@ -34,6 +34,8 @@ from aps_components.data.label_values import LabelValues, map_values, parsed_lab
 from aps_components.data.modalities import SUFFIXES
 from aps_components.data.nifti import read_channels, read_geometry
 from aps_components.data.outliers import RefuseDrownedd
+from aps_components.data.partial import KEYS as PARTIAL_KEYS
+from aps_components.data.partial import MOST_CLASSES, NOT_LABELED, UNDRAWN, Partial, table_of
 from aps_components.data.resampling import LinearResample
 from aps_components.data.room import refuse_large_grid, refuse_unloadable
 from aps_components.options import Axes, axis_groups
@@ -75,6 +77,9 @@ class LoadVolumed(MapTransform):
     The key "label" is a label, [1, D, H, W] uint8, and may be missing; every other key is an image, float32. An image
     of several files is named after its case, which is what MONAI names the files after that are made of it.
 
+    What an item says of a label that is not whole is read here, and nowhere after it: voxels that nobody labelled are
+    255, and of a label in which some classes alone were drawn "undrawn" tells the others, bool [256] by class.
+
     Args:
         keys: the keys to load.
         in_channels: the channels an image must have.
@@ -92,8 +97,8 @@ class LoadVolumed(MapTransform):
         label_values: LabelValues = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys=True)
-        if not 2 <= num_classes <= 256:
-            raise ValueError(f"num_classes {num_classes} must be 2 to 256, labels are held as uint8")
+        if not 2 <= num_classes <= MOST_CLASSES:
+            raise ValueError(f"num_classes {num_classes} must be 2 to {MOST_CLASSES}, labels are held as uint8")
         self.in_channels = in_channels
         self.num_classes = num_classes
         self.label_values = parsed_label_values(label_values, num_classes=num_classes)
@@ -108,8 +113,13 @@ class LoadVolumed(MapTransform):
         entries = {str(key): d[key] for key in self.key_iterator(d)}
         _refuse(header_faults(entries, in_channels=self.in_channels, label_key=LABEL))
         refuse_unloadable(entries)
+        partial = Partial.of(d)
         for key, entry in entries.items():
-            d[key] = self._label(files_of(entry)) if key == LABEL else self._image(files_of(entry))
+            d[key] = self._label(files_of(entry), partial) if key == LABEL else self._image(files_of(entry))
+        for key in PARTIAL_KEYS:
+            d.pop(key, None)
+        if LABEL in entries and (undrawn := partial.undrawn(self.num_classes)):
+            d[UNDRAWN] = table_of(undrawn)
         return d
 
     def _image(self, files: list[str]) -> MetaTensor:
@@ -121,12 +131,15 @@ class LoadVolumed(MapTransform):
             self._note(f"{files[0]}: every voxel is {float(image.amin()):g}; is it the right scan?")
         return image
 
-    def _label(self, files: list[str]) -> MetaTensor:
+    def _label(self, files: list[str], partial: Partial) -> MetaTensor:
         label = self._load(files)
-        _refuse(label_faults(files[0], label.numpy(), self.num_classes, self.label_values))
+        _refuse(label_faults(files[0], label.numpy(), self.num_classes, self.label_values, partial))
         label = label.round()
-        if self.label_values:
-            label.copy_(torch.from_numpy(map_values(label.numpy(), self.label_values)))
+        if self.label_values or not partial.is_whole:
+            values = label.numpy()
+            classes = map_values(values, self.label_values)
+            unlabeled = partial.unlabeled(values, classes)
+            label.copy_(torch.from_numpy(np.where(unlabeled, NOT_LABELED, classes)))
         return label.to(torch.uint8)
 
     def _load(self, files: list[str]) -> MetaTensor:

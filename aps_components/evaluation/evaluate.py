@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,17 @@ from tqdm import tqdm
 
 from aps_components.data import LoadVolumed, case_name
 from aps_components.data.label_values import LabelValues
-from aps_components.evaluation.metrics import ClassMetrics, foreground_regions, region_masks, region_metrics
+from aps_components.evaluation.doubt.held_out import answer_record
+from aps_components.evaluation.doubt.measures import look_of
+from aps_components.evaluation.doubt.second_view import agreement, second_view
+from aps_components.evaluation.metrics import ClassMetrics, Region, foreground_regions, region_masks, region_metrics
 from aps_components.evaluation.predictors import PREDICTORS, prompt_precision
 from aps_components.evaluation.report import VARIANTS, EvaluationReport
-from aps_components.evaluation.scan_record import Answered, WorstCases, doubt, scan_record
+from aps_components.evaluation.scan_record import Answered, WorstCases, band_of, doubt, scan_record
+from aps_components.evaluation.truth import Truth
 from aps_components.inference import InvertToLabelMapd, PromptedSlidingWindowInferer, PromptPoint
-from aps_components.models import AutoPromptSeg, ensure_writable
+from aps_components.inference.temperature import calibrated
+from aps_components.models import TwoModels, ensure_writable
 from aps_components.options import Pieces
 
 logger = logging.getLogger(__name__)
@@ -30,6 +36,7 @@ class Evaluation:
     """Segments labelled scans and compares: A, B and their average, raw and with the largest component alone.
 
     With a network whose predictor is ``a``, neither Model B nor the samples for its prompts run; A alone is measured.
+    Of a label that is not whole the labelled voxels count, and the classes that were drawn.
 
     Args:
         items: with ``image`` and ``label`` files; those without a label are passed over.
@@ -53,7 +60,7 @@ class Evaluation:
         self,
         *,
         items: Sequence[Mapping[str, Any]],
-        network: AutoPromptSeg,
+        network: TwoModels,
         inferer: PromptedSlidingWindowInferer,
         preprocessing: Compose,
         labels: Mapping[int, str],
@@ -104,25 +111,44 @@ class Evaluation:
 
     def _add(self, report: EvaluationReport, item: Mapping[str, Any]) -> None:
         data = self.preprocessing({"image": item["image"]})
-        label = self.load_label({"label": item["label"]})["label"]
-        truth = np.asarray(label[0])
-        spacing = [float(size) for size in label.pixdim]
-        probabilities, points, doubts = self._predict(data["image"].as_tensor()[None].to(self.device))
-        to_voxel = np.linalg.inv(np.asarray(label.affine)) @ np.asarray(data["image"].affine)
-        precision = [prompt_precision(points, truth, region=r, to_voxel=to_voxel) for r in self.regions]
+        truth = Truth.load(item, self.load_label)
+        regions = [region for region in self.regions if truth.tells(region)]
+        image = data["image"].as_tensor()[None].to(self.device)
+        probabilities, points, doubts = self._predict(image)
+        view = second_view(image, self.network, self.inferer)
+        to_voxel = np.linalg.inv(truth.affine) @ np.asarray(data["image"].affine)
+        precision = [prompt_precision(points, truth.label_map, region=r, to_voxel=to_voxel) for r in regions]
         answering = self.answering if self.answering in probabilities else next(iter(probabilities))
+        answers: dict[str, Any] = {}
+        answered: Answered | None = None
         for predictor in list(probabilities):  # one after the other: on the scan's own grid they are large
-            own = self.to_label_map({"pred": probabilities.pop(predictor), "image": data["image"]})
+            said = probabilities.pop(predictor)
+            own = self.to_label_map({"pred": said, "image": data["image"]})
             label_map = np.asarray(own["pred"][0])
-            measured = self._measured(label_map, truth, spacing=spacing)
+            band = band_of(label_map, truth)
+            answers[predictor] = answer_record(said, truth.label_map, band, to_voxel=to_voxel)
+            answers[predictor]["agreement"] = None if view is None else agreement(said, view)
+            measured = self._measured(label_map, truth, regions)
             for variant, metrics in measured.items():
                 for entry, share in zip(metrics, precision, strict=True):
                     report.add(case_name(item), [entry], variant=variant, predictor=predictor, prompt_precision=share)
             if predictor == answering:
-                answered = Answered(item, label_map, np.asarray(own["confidence"][0]), truth, np.asarray(label.affine))
-                self.scans.append(scan_record(answered, spacing=spacing, doubts=doubts, predictor=predictor))
+                answered = Answered(item, label_map, self._confidence(said, own, data["image"]), truth, band)
+                if not regions:
+                    continue
                 dice = float(np.mean([entry.dice for entry in measured[self.answering_variant]]))
                 self.worst_cases.add(answered, dice=dice, labels=self.labels, largest_component=self.pieces)
+        assert answered is not None
+        # Soft Dice of a whole scan is not to be compared with Dice of a part of it.
+        held_out = {"look": look_of(data["image"]), "answers": answers if truth.is_whole else {}}
+        self.scans.append(scan_record(answered, doubts=doubts, predictor=answering, held_out=held_out))
+
+    def _confidence(self, said: Tensor, own: Mapping[Any, Any], image: Any) -> np.ndarray:
+        """Of the likeliest class at the network's temperature, on the scan's own grid."""
+        temperature = float(getattr(self.network, "temperature", 1.0))
+        if temperature != 1:
+            own = self.to_label_map({"pred": calibrated(said, temperature, dim=0), "image": image})
+        return np.asarray(own["confidence"][0])
 
     def _predict(self, image: Tensor) -> tuple[dict[str, Tensor], Sequence[PromptPoint], dict[str, float | None]]:
         """Of the one scan [1, in_channels, D, H, W]: probabilities [C, D, H, W] by predictor, prompts, uncertainty."""
@@ -134,16 +160,17 @@ class Evaluation:
         return probabilities, prediction.prompts, doubt(prediction)
 
     def _measured(
-        self, prediction: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float]
+        self, prediction: np.ndarray, truth: Truth, regions: Sequence[Region]
     ) -> dict[str, list[ClassMetrics]]:
         """Every region, by variant."""
         measured: dict[str, list[ClassMetrics]] = {variant: [] for variant in VARIANTS}
-        kept = region_masks(prediction, self.regions, largest_component=self.pieces or True)
-        for region, largest in zip(self.regions, kept, strict=True):
-            mask, true_mask = region.mask(prediction), region.mask(truth)
-            raw = region_metrics(mask, true_mask, region=region, spacing=spacing)
-            in_one_piece = np.array_equal(mask, largest)
-            of_largest = raw if in_one_piece else region_metrics(largest, true_mask, region=region, spacing=spacing)
+        labeled = None if truth.covers_scan else truth.labeled
+        kept = region_masks(prediction, regions, largest_component=self.pieces or True)
+        for region, largest in zip(regions, kept, strict=True):
+            mask, true_mask = region.mask(prediction), region.mask(truth.label_map)
+            measure = partial(region_metrics, truth=true_mask, region=region, spacing=truth.spacing, labeled=labeled)
+            raw = measure(mask)
+            of_largest = raw if np.array_equal(mask, largest) else measure(largest)
             for variant, metrics in zip(VARIANTS, (raw, of_largest), strict=True):
                 measured[variant].append(metrics)
         return measured

@@ -80,6 +80,8 @@ def save_overview(
     spacing: Sequence[float] | None = None,
     title: str = "",
     class_names: Mapping[int, str] | None = None,
+    epistemic_title: str = "epistemic uncertainty",
+    aleatoric_title: str = "aleatoric uncertainty",
     epistemic_unit: str = "nats",
     aleatoric_unit: str = "nats",
 ) -> Path:
@@ -98,6 +100,8 @@ def save_overview(
         spacing: of the voxels along D, H and W, mm; None draws them as cubes and gives no scale.
         title: over the figure.
         class_names: for the legend, by label.
+        epistemic_title: of its column.
+        aleatoric_title: of its column.
         epistemic_unit: of the colour bar.
         aleatoric_unit: of the colour bar.
 
@@ -116,9 +120,9 @@ def save_overview(
         columns.append(_Column("truth", lambda axes, plane: _draw_truth(axes, plane, truth, labels)))
     columns.append(_Column("prediction", lambda axes, plane: _draw_prediction(axes, plane, prediction, truth, labels)))
     if epistemic is not None:
-        columns.append(_Column("epistemic uncertainty", _heat_map(epistemic, "magma"), epistemic_unit))
+        columns.append(_Column(epistemic_title, _heat_map(epistemic, "magma"), epistemic_unit))
     if aleatoric is not None:
-        columns.append(_Column("aleatoric uncertainty", _heat_map(aleatoric, "viridis"), aleatoric_unit))
+        columns.append(_Column(aleatoric_title, _heat_map(aleatoric, "viridis"), aleatoric_unit))
     if points is not None:
         columns.append(_Column("prompt points", lambda axes, plane: _draw_points(axes, plane, points)))
 

@@ -15,7 +15,8 @@ truth empty          0     0        0    NaN        NaN
 prediction empty     0     0        0    NaN        0
 ===================  ====  =======  ===  =========  ============
 
-A NaN means undefined: `EvaluationReport` leaves it out of means and counts it.
+A NaN means undefined: `EvaluationReport` leaves it out of means and counts it. So are the distances and the NSD of a
+scan whose label is not whole: where its surfaces run on, nobody said.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import numpy as np
 from monai.metrics.utils import get_mask_edges, get_surface_distance
 from numpy.typing import NDArray
 
+from aps_components.data.partial import NOT_LABELED
 from aps_components.label_map import keep_largest_component, largest_foreground
 from aps_components.options import Pieces
 
@@ -96,6 +98,9 @@ class SurfaceDistances:
         return SurfaceDistances(self.prediction_to_truth * size, self.truth_to_prediction * size)
 
 
+UNKNOWN_DISTANCES = SurfaceDistances(np.array([math.nan]), np.array([math.nan]))
+
+
 def case_metrics(
     prediction: NDArray[np.integer], truth: NDArray[np.integer], *, labels: Mapping[int, str], spacing: Sequence[float]
 ) -> list[ClassMetrics]:
@@ -137,7 +142,9 @@ def foreground_regions(labels: Mapping[int, str], regions: Mapping[str, Sequence
     return [Region(name, tuple(members)) for name, members in regions.items()]
 
 
-def region_metrics(prediction: Mask, truth: Mask, *, region: Region, spacing: Sequence[float]) -> ClassMetrics:
+def region_metrics(
+    prediction: Mask, truth: Mask, *, region: Region, spacing: Sequence[float], labeled: Mask | None = None
+) -> ClassMetrics:
     """Measure one class or region of one case.
 
     Args:
@@ -145,13 +152,19 @@ def region_metrics(prediction: Mask, truth: Mask, *, region: Region, spacing: Se
         truth: mask, [D, H, W].
         region: what the masks show.
         spacing: of the voxels along D, H and W, mm.
+        labeled: mask of the voxels that count; all where None. With one, surfaces are not known, and their distances
+            undefined.
     """
+    if labeled is not None:
+        prediction, truth = prediction & labeled, truth & labeled
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} must have the same shape")
     if len(spacing) != truth.ndim or min(spacing) <= 0:
         raise ValueError(f"spacing {tuple(spacing)} must be {truth.ndim} positive lengths in mm")
-    in_voxels = surface_distances(prediction, truth)
-    if len(set(spacing)) == 1:
+    in_voxels = surface_distances(prediction, truth) if labeled is None else UNKNOWN_DISTANCES
+    if labeled is not None:
+        in_mm = UNKNOWN_DISTANCES
+    elif len(set(spacing)) == 1:
         in_mm = in_voxels.scaled(spacing[0])
     else:
         in_mm = surface_distances(prediction, truth, spacing=spacing)
@@ -167,7 +180,7 @@ def region_metrics(prediction: Mask, truth: Mask, *, region: Region, spacing: Se
         volume_ratio=volume_ratio(prediction, truth),
         prediction_voxels=int(np.count_nonzero(prediction)),
         truth_voxels=int(np.count_nonzero(truth)),
-        nsd=in_mm.within(NSD_TOLERANCE_MM),
+        nsd=in_mm.within(NSD_TOLERANCE_MM) if labeled is None else math.nan,
     )
 
 
@@ -188,13 +201,15 @@ def mean_dice(
 
     Args:
         answer: a model's.
-        truth: the label.
+        truth: the label; its voxels of ``NOT_LABELED`` do not count.
         regions: see :func:`foreground_regions`.
         largest_component: measure the largest connected component of each region of the answer alone; ``joined``: of
             the largest piece of the whole foreground.
     """
     found = region_masks(answer, regions, largest_component=largest_component)
-    return float(np.mean([dice(mask, region.mask(truth)) for mask, region in zip(found, regions, strict=True)]))
+    labeled = truth != NOT_LABELED
+    values = [dice(mask & labeled, region.mask(truth)) for mask, region in zip(found, regions, strict=True)]
+    return float(np.mean(values))
 
 
 def region_masks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,7 @@ from aps_components.data.nifti import channels_of, read_geometry, read_scan
 from aps_components.evaluation.figure import save_overview
 from aps_components.files import refuse_special
 from aps_components.plain_json import read_object
-
-MAPS = ("epistemic", "aleatoric")
+from aps_components.uncertainty import ALL_MAP_NAMES, MAP_NAMES
 
 
 def overview_from_files(
@@ -24,7 +24,6 @@ def overview_from_files(
     image: str | Path,
     output_dir: str | Path,
     truth: str | Path | None = None,
-    uncertainty_unit: str = "variance",
 ) -> Path:
     """Draw image, truth, prediction, both uncertainty maps and the prompt points of one scan.
 
@@ -33,7 +32,6 @@ def overview_from_files(
         image: the scan.
         output_dir: where inference wrote ``NAME_seg.nii.gz`` and, with ``--save_maps true``, the maps and the prompts.
         truth: label map of the scan, if there is one.
-        uncertainty_unit: for the colour bars.
 
     Raises:
         FileNotFoundError: the scan has not been segmented into ``output_dir``.
@@ -45,7 +43,7 @@ def overview_from_files(
     if not segmentation.is_file():
         raise FileNotFoundError(f"{segmentation} is missing: segment {image} into {folder} first (run inference)")
     prompts = folder / f"{name}_prompts.json"
-    maps = [file for kind in MAPS if (file := folder / f"{name}_{kind}.nii.gz").is_file()]
+    maps = [file for kind in ALL_MAP_NAMES if (file := folder / f"{name}_{kind}.nii.gz").is_file()]
     require_one_grid([image, segmentation, *maps, *([] if truth is None else [truth])])
     _refuse_other_scan(image, segmentation)
     return save_overview(
@@ -53,13 +51,10 @@ def overview_from_files(
         image=_array(image),
         truth=None if truth is None else read_labels(truth),
         prediction=read_labels(segmentation),
-        epistemic=_array_if_there(folder / f"{name}_epistemic.nii.gz"),
-        aleatoric=_array_if_there(folder / f"{name}_aleatoric.nii.gz"),
+        **_maps(folder, name),
         points=_points(prompts) if prompts.is_file() else None,
         spacing=list(read_geometry(image).spacing),
         title=name,
-        epistemic_unit=uncertainty_unit,
-        aleatoric_unit=uncertainty_unit,
     )
 
 
@@ -75,8 +70,15 @@ def _array(file: str | Path) -> NDArray[np.float32]:
     return channels_of(read_scan(file))[0].astype(np.float32)
 
 
-def _array_if_there(file: Path) -> NDArray[np.float32] | None:
-    return _array(file) if file.is_file() else None
+def _maps(folder: Path, name: str) -> dict[str, Any]:
+    """The uncertainty maps that are there, with titles and units, by the names of :func:`save_overview`'s arguments."""
+    given: dict[str, Any] = {"epistemic": None, "aleatoric": None}
+    for names in MAP_NAMES.values():
+        for which, called in zip(("epistemic", "aleatoric"), names, strict=False):
+            file = folder / f"{name}_{called.file}.nii.gz"
+            if given[which] is None and file.is_file():
+                given |= {which: _array(file), f"{which}_title": called.title, f"{which}_unit": called.unit}
+    return given
 
 
 def _points(file: Path) -> list[tuple[int, float, float, float]]:

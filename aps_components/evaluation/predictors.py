@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from aps_components.data.partial import NOT_LABELED
 from aps_components.evaluation.metrics import Region
 from aps_components.inference import PromptPoint
 
@@ -14,7 +15,7 @@ PREDICTORS = {"average": "probabilities", "a": "probabilities_a", "b": "probabil
 
 
 def prompt_precision(points: Sequence[PromptPoint], truth: Any, *, region: Region, to_voxel: Any) -> float:
-    """Share of the points of a region's classes that lie in it; NaN without such points.
+    """Share of the points of a region's classes that lie in it, of those on labelled voxels; NaN without such points.
 
     Args:
         points: on the network's grid.
@@ -27,5 +28,6 @@ def prompt_precision(points: Sequence[PromptPoint], truth: Any, *, region: Regio
         if point.label in region.classes:
             voxel = np.rint(to_voxel @ np.append(point.voxel, 1.0))[:3].astype(int)
             voxel = np.clip(voxel, 0, np.array(truth.shape) - 1)
-            hits.append(int(truth[tuple(voxel)]) in region.classes)
+            if truth[tuple(voxel)] != NOT_LABELED:
+                hits.append(int(truth[tuple(voxel)]) in region.classes)
     return float(np.mean(hits)) if hits else float("nan")

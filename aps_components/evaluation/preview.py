@@ -33,7 +33,8 @@ TRUTH_COLOUR = "white"
 HEIGHT, WIDTH = 3.8, 10.5  # inches, of the highest plane and of all planes together, at most
 GAP, MARGIN, HEADING, FOOT = 0.14, 0.2, 0.4, 0.3  # inches
 LEGEND_WIDTH, LINE, SWATCH = 3.0, 0.24, 0.13  # inches: of the legend, of its lines, of its squares
-NAME_LENGTH = 24  # of a class in the legend
+NAME_LENGTH, SHORT_NAME_LENGTH = 24, 18  # of a class in the legend, and beside its predicted Dice
+ML_WIDTH = 0.7  # inches, of the millilitres
 FILL = 0.25  # opacity of a class over the image
 AROUND = 0.25  # of the segmentation's box, added on every side to choose the grey window in
 SAMPLES = 4_000_000  # voxels at most, from which black and white are taken, and by which slices are chosen
@@ -71,6 +72,7 @@ def save_preview(
     affine: NDArray[np.floating],
     volumes: Mapping[int, tuple[str, float]],
     truth: Volume | None = None,
+    shares: Mapping[int, str] | None = None,
     title: str = "",
     note: str = "",
 ) -> Path:
@@ -85,6 +87,7 @@ def save_preview(
         affine: of both, [4, 4], voxel to mm, RAS+; the planes are those of the voxel grid.
         volumes: for the legend, by class: its name, and its volume in ml.
         truth: [D, H, W].
+        shares: for the legend, by class: its predicted Dice.
         title: above, such as the scan's name.
         note: below, in small.
 
@@ -104,7 +107,7 @@ def save_preview(
     width, height = layout.size
     figure.text(MARGIN / width, 1 - 0.16 / height, title, color=TEXT, fontsize=12, va="top", weight="bold")
     figure.text(MARGIN / width, 0.14 / height, note, color=FAINT, fontsize=8, va="bottom")
-    _draw_legend(figure, layout, volumes)
+    _draw_legend(figure, layout, volumes, shares or {})
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, target, dpi=130, facecolor=BACKGROUND)
@@ -253,21 +256,28 @@ def _draw_plane(axes: Any, plane: Plane, scan: _Scan, index: int, *, window: tup
     write_on(axes, 0.03, 0.97, plane.name, {"va": "top", "fontsize": 7})
 
 
-def _draw_legend(figure: Any, layout: _Layout, volumes: Mapping[int, tuple[str, float]]) -> None:
+def _draw_legend(
+    figure: Any, layout: _Layout, volumes: Mapping[int, tuple[str, float]], shares: Mapping[int, str]
+) -> None:
     """A square, the name and the millilitres of each class, in the middle of the height; empty ones are faint."""
     width, height = layout.size
     right = layout.legend_left + LEGEND_WIDTH
     top = FOOT + MARGIN / 2 + layout.body / 2 + LINE * (len(volumes) + 1) / 2 - LINE / 2
     figure.text(right / width, top / height, "ml", color=FAINT, fontsize=8, ha="right", va="center")
+    beside = (right - ML_WIDTH) / width  # of the column of shares
+    if shares:
+        figure.text(beside, top / height, "Dice", color=FAINT, fontsize=8, ha="right", va="center")
     for row, (label, (name, volume)) in enumerate(volumes.items(), start=1):
         y, colour = top - row * LINE, TEXT if volume > 0 else FAINT
         corner = layout.box(layout.legend_left, y - SWATCH / 2, SWATCH, SWATCH)
         figure.add_artist(
             Rectangle(corner[:2], *corner[2:], color=_colour(label), alpha=1 if volume > 0 else 0.35, linewidth=0)
         )
-        short = name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}\N{HORIZONTAL ELLIPSIS}"
+        length = SHORT_NAME_LENGTH if shares else NAME_LENGTH
+        short = name if len(name) <= length else f"{name[: length - 1]}\N{HORIZONTAL ELLIPSIS}"
         left = (layout.legend_left + SWATCH + 0.1) / width
         figure.text(left, y / height, short, color=colour, fontsize=10, va="center")
+        figure.text(beside, y / height, shares.get(label, ""), color=colour, fontsize=10, ha="right", va="center")
         amount = millilitres(volume) if volume > 0 else "\N{EN DASH}"
         figure.text(right / width, y / height, amount, color=colour, fontsize=10, ha="right", va="center")
 

@@ -34,7 +34,8 @@ from aps_components.data.identity import seen_items
 from aps_components.data.label_values import map_values, parsed_label_values
 from aps_components.data.marks import Mark, maker_hash, mark_of, read_mark, scan_hash
 from aps_components.data.nifti import read_header, read_scan, write_like
-from aps_components.evaluation.calibrate import MOST_VALUES, fit_offsets, of_kept_pieces, thinned
+from aps_components.data.partial import label_item
+from aps_components.evaluation.calibrate import MOST_VALUES, fit_offsets, label_and_undrawn, of_kept_pieces, thinned
 from aps_components.evaluation.records import results_folder
 from aps_components.evaluation.trained import TrainedModel, load_trained
 from aps_components.files import replace_text
@@ -176,15 +177,15 @@ def _decision(models: Sequence[TrainedModel], datalist: Datalist) -> tuple[Decis
     classes = models[0].network.num_classes
     load_label = LoadVolumed("label", num_classes=classes, label_values=models[0].label_values)
     share = MOST_VALUES / classes / len(datalist.labeled)
-    kept: list[tuple[Tensor, Tensor]] = []
+    kept: list[tuple[Tensor, ...]] = []
     for item in tqdm(datalist.labeled, desc="calibrating", unit="scan"):
-        label = load_label({"label": item["label"]})["label"].as_tensor()[None].long()
+        truth = label_and_undrawn(load_label(label_item(item)), classes=classes)
         answer = _log_probabilities(_unaware(models, item), item)[None]
         answer = of_kept_pieces(answer, models[0].largest_component)
-        kept.append((thinned(answer, share=share), thinned(label, share=share)))
+        kept.append(tuple(thinned(part, share=share) for part in (answer, truth["label"], truth["undrawn"])))
     decision = Decision(classes)
-    logits, truth = (torch.cat(parts, dim=-1) for parts in zip(*kept, strict=True))
-    return decision, fit_offsets(decision, logits, truth, ANSWER, labels=datalist.labels)
+    logits, label, undrawn = (torch.cat(parts, dim=-1) for parts in zip(*kept, strict=True))
+    return decision, fit_offsets(decision, logits, label, ANSWER, labels=datalist.labels, undrawn=undrawn)
 
 
 def _unaware(models: Sequence[TrainedModel], item: Mapping[str, Any]) -> Sequence[TrainedModel]:

@@ -66,10 +66,10 @@ class EvaluationReport:
     def summary(self) -> list[Row]:
         """Sum up over cases, per predictor, variant and class, and over classes.
 
-        Each entry holds the group, `n` (cases), `undefined` (distances left out because one mask was empty), and
-        mean, median and std (population) for each metric and each further numeric column. Undefined values are
-        left out; where none is left the three are NaN. With several classes, one more entry named "all" takes
-        each case's mean over its classes first.
+        Each entry holds the group, `n` (cases), `undefined` (distances left out because one mask was empty, or the
+        label not whole), and mean, median and std (population) for each metric and each further numeric column.
+        Undefined values are left out; where none is left the three are NaN. With several classes, one more entry named
+        "all" takes each case's mean over its classes first.
         """
         entries = []
         for (predictor, variant), rows in _grouped(self.rows, ("predictor", "variant")):
@@ -90,7 +90,9 @@ class EvaluationReport:
         text = [_aligned(line, widths) for line in lines]
         text.insert(1, "  ".join("-" * width for width in widths))
         if any(entry["undefined"] for entry in entries):
-            text.append("(n, k): k distances are undefined, one of the two masks being empty, and left out of the mean")
+            text.append(
+                "(n, k): k distances are undefined, as a mask is empty or a label not whole, and left out of the mean"
+            )
         return "\n".join(text)
 
     def write(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from aps_components.data.nifti import channels_of, read_scan
 from aps_components.evaluation.preview import save_preview
 from aps_components.evaluation.reliability import Calibration
 from aps_components.evaluation.surface_band import surface_band
+from aps_components.evaluation.truth import Truth
 from aps_components.inference import VolumePrediction
 from aps_components.label_map import kept_pieces, likeliest_class
 from aps_components.options import Pieces
@@ -37,32 +38,33 @@ class Answered:
     label_map: NDArray[np.integer]
     confidence: NDArray[np.floating]
     """Of the likeliest class, [D, H, W]."""
-    truth: NDArray[np.integer]
-    affine: NDArray[np.floating]
+    truth: Truth
+    band: NDArray[np.bool_]
+    """Near the surfaces of truth and answer, where the true class is known."""
 
     @property
     def voxel_ml(self) -> float:
         """Volume of a voxel."""
-        return float(abs(np.linalg.det(self.affine[:3, :3])) / MM3_PER_ML)
+        return float(abs(np.linalg.det(self.truth.affine[:3, :3])) / MM3_PER_ML)
 
 
 def scan_record(
-    scan: Answered, *, spacing: Sequence[float], doubts: Mapping[str, float | None], predictor: str
+    scan: Answered, *, doubts: Mapping[str, float | None], predictor: str, held_out: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Shape, voxel size, mean uncertainty and calibration near the surfaces, of JSON's types.
 
     Args:
         scan: answered by ``predictor``.
-        spacing: of its voxels, mm.
         doubts: see :func:`doubt`.
         predictor: whose answer it is.
+        held_out: of every predictor and of the image, from which predicted Dice is calibrated.
     """
-    band = surface_band(scan.truth, scan.label_map, reach_mm=BAND_MM, spacing=spacing)
-    bins = Calibration.of(scan.confidence[band], (scan.label_map == scan.truth)[band])
+    truth = scan.truth.label_map
+    bins = Calibration.of(scan.confidence[scan.band], (scan.label_map == truth)[scan.band])
     return {
         "case": case_name(scan.item),
-        "shape": list(scan.truth.shape),
-        "spacing_mm": [round(float(size), 4) for size in spacing],
+        "shape": list(truth.shape),
+        "spacing_mm": [round(size, 4) for size in scan.truth.spacing],
         "voxel_ml": scan.voxel_ml,
         "uncertainty": dict(doubts),
         "calibration": {
@@ -74,7 +76,14 @@ def scan_record(
             "confidence": bins.confidence.tolist(),
             "correct": bins.correct.tolist(),
         },
+        "held_out": dict(held_out),
     }
+
+
+def band_of(label_map: NDArray[np.integer], truth: Truth) -> NDArray[np.bool_]:
+    """Within :data:`BAND_MM` of a surface of an answer or its truth, where the true class is known."""
+    near = surface_band(truth.completed(label_map), label_map, reach_mm=BAND_MM, spacing=truth.spacing)
+    return near & truth.certain
 
 
 def doubt(prediction: VolumePrediction) -> dict[str, float | None]:
@@ -135,9 +144,9 @@ def _draw(file: Path, scan: Answered, dice: float, labels: Mapping[int, str], la
         file,
         image=channels_of(read_scan(files_of(scan.item["image"])[0]))[0],
         label_map=label_map,
-        affine=scan.affine,
+        affine=scan.truth.affine,
         volumes={label: (name, sizes[label] * scan.voxel_ml) for label, name in labels.items() if label > 0},
-        truth=scan.truth,
+        truth=scan.truth.completed(label_map),
         title=f"{case_name(scan.item)}, Dice {100 * dice:.1f} %",
         note="In colour: the answer. Dashed, white: the truth. All planes go through the thickest error.",
     )

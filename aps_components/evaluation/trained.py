@@ -28,6 +28,10 @@ CONFIGS = ("train.json", "evaluate.json")
 SPLITS = ("validation", "test")
 
 
+class NoScansError(ValueError):
+    """A part of a dataset holds no scan with a label."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
     """Everything that a bundle evaluates a checkpoint with."""
@@ -151,7 +155,7 @@ def _refuse_none(
     items: Sequence[Mapping[str, Any]], split: str, dataset_dir: str | Path, *, mend: str = "choose another --split"
 ) -> None:
     if not items:
-        raise ValueError(f"there are no {split} scans with labels in {dataset_dir}: {mend}")
+        raise NoScansError(f"there are no {split} scans with labels in {dataset_dir}: {mend}")
 
 
 def _with_labels(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

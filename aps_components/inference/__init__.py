@@ -10,7 +10,7 @@ from aps_components.inference.postprocessing import (
     inverted,
 )
 from aps_components.inference.prompt_file import prompts_in_world
-from aps_components.inference.saving import SaveOnScansGridd
+from aps_components.inference.saving import SaveOnScansGridd, SaveUncertaintyd
 
 __all__ = [
     "InvertToLabelMapd",
@@ -21,6 +21,7 @@ __all__ = [
     "PromptedSlidingWindowInferer",
     "SaveOnScansGridd",
     "SavePromptsd",
+    "SaveUncertaintyd",
     "VolumePrediction",
     "inverted",
     "prompts_in_world",

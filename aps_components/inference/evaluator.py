@@ -18,8 +18,11 @@ from torch import Tensor
 
 from aps_components.data import DataError
 from aps_components.data.datalist import FAULT
+from aps_components.data.partial import NOT_LABELED, UNDRAWN
 from aps_components.inference.inferer import PromptedSlidingWindowInferer
+from aps_components.inference.temperature import calibrated, calibrated_tiles
 from aps_components.models import TwoModels
+from aps_components.uncertainty import MAP_NAMES
 
 OUTPUT_MAPS = {
     "pred": "probabilities",
@@ -35,7 +38,9 @@ class PromptedEvaluator(SupervisedEvaluator):
 
     Volumes go through one at a time. ``engine.state.output`` is a list of one dictionary: ``pred``, ``pred_a`` and
     ``pred_b`` (probabilities, [C, D, H, W]), ``epistemic`` and ``aleatoric`` ([1, D, H, W]), ``prompts``, and ``label``
-    if there is one. A batch that is a "fault", of ``aps_components.data.ScansToSegment``, is passed over.
+    if there is one, with ``undrawn`` where some classes were not drawn; ``probabilities`` are those of ``pred`` at the
+    network's temperature, there with everything. A batch that is a "fault", of
+    ``aps_components.data.ScansToSegment``, is passed over.
 
     Args:
         device: to run on.
@@ -44,7 +49,8 @@ class PromptedEvaluator(SupervisedEvaluator):
         inferer: of this project, so that maps and prompts survive the windows.
         everything: False gives ``pred`` alone.
         in_tiles: the outputs are ``aps_components.inference.tiles.TiledMaps`` instead of tensors, without ``pred_a``
-            and ``pred_b``: for volumes of any size.
+            and ``pred_b``, and the uncertainties are called after what they measure (``MAP_NAMES``): for volumes of any
+            size.
         kwargs: of MONAI's ``SupervisedEvaluator``.
     """
 
@@ -94,11 +100,11 @@ class PromptedEvaluator(SupervisedEvaluator):
         elif self.everything:
             prediction = self.inferer.predict(image, self.network)
             output = {key: getattr(prediction, name)[0] for key, name in OUTPUT_MAPS.items()}
+            output["probabilities"] = calibrated(output["pred"], self._temperature, dim=0)
             output["prompts"] = prediction.prompts
         else:
             output = {"pred": self.inferer(image, self.network)[0]}
-        if "label" in batchdata:
-            output["label"] = batchdata["label"][0]
+        output |= {key: batchdata[key][0] for key in ("label", UNDRAWN) if key in batchdata}
         engine.state.batch, engine.state.output = decollate_batch(batchdata), [output]
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
@@ -108,12 +114,21 @@ class PromptedEvaluator(SupervisedEvaluator):
         stored = self.inferer.predict_stored(image, self.network, maps=self.everything)
         output: dict[str, Any] = {"pred": stored.probabilities}
         if self.everything:
-            output |= {"epistemic": stored.epistemic, "aleatoric": stored.aleatoric, "prompts": stored.prompts}
+            names = [name.file for name in MAP_NAMES[self.network.uncertainty_form]]
+            output |= dict(zip(names, (stored.epistemic, stored.aleatoric), strict=False))
+            output["prompts"] = stored.prompts
+            output["probabilities"] = calibrated_tiles(stored.probabilities, self._temperature)
         return output
+
+    @property
+    def _temperature(self) -> float:
+        return float(getattr(self.network, "temperature", 1.0))
 
 
 def dice_metric(key: str, *, num_classes: int) -> MeanDice:
     """Mean foreground Dice of one of :class:`PromptedEvaluator`'s outputs, on the network's grid, as an ignite metric.
+
+    Voxels without a label do not count, and neither does a class that a label does not hold.
 
     Args:
         key: ``pred``, ``pred_a`` or ``pred_b``, as label maps [1, D, H, W].
@@ -123,6 +138,9 @@ def dice_metric(key: str, *, num_classes: int) -> MeanDice:
     def one_hot_pair(outputs: Sequence[Mapping[str, Any]]) -> tuple[list[Tensor], list[Tensor]]:
         predicted = [torch.as_tensor(output[key]) for output in outputs]
         labels = [torch.as_tensor(output["label"]).to(guess) for output, guess in zip(outputs, predicted, strict=True)]
+        labeled = [label != NOT_LABELED for label in labels]
+        predicted = [guess * known for guess, known in zip(predicted, labeled, strict=True)]
+        labels = [label * known for label, known in zip(labels, labeled, strict=True)]
         return (
             [one_hot(guess, num_classes, dim=0) for guess in predicted],
             [one_hot(label, num_classes, dim=0) for label in labels],
@@ -132,7 +150,10 @@ def dice_metric(key: str, *, num_classes: int) -> MeanDice:
 
 
 class PromptPrecisionMetric(Metric):
-    """Share of the point prompts, background's included, that lie in their own class; NaN without points."""
+    """Share of the point prompts, background's included, that lie in their own class; NaN without points.
+
+    Points where the label leaves the class open do not count.
+    """
 
     @reinit__is_reduced
     def reset(self) -> None:
@@ -144,7 +165,8 @@ class PromptPrecisionMetric(Metric):
     def update(self, outputs: Sequence[Mapping[str, Any]]) -> None:
         """Count the points of some volumes: ``prompts`` and ``label`` [1, D, H, W] of each."""
         for output in outputs:
-            label, points = output["label"][0], output["prompts"]
+            label, undrawn = output["label"][0], output.get(UNDRAWN)
+            points = [point for point in output["prompts"] if not _left_open(int(label[point.voxel]), undrawn)]
             self._total += len(points)
             self._correct += sum(int(label[point.voxel]) == point.label for point in points)
 
@@ -152,3 +174,8 @@ class PromptPrecisionMetric(Metric):
     def compute(self) -> float:
         """The share in [0, 1]."""
         return float(self._correct / self._total)
+
+
+def _left_open(value: int, undrawn: Tensor | None) -> bool:
+    """Whether a voxel of a label may have another class, too."""
+    return value == NOT_LABELED or (value == 0 and undrawn is not None and bool(undrawn.any()))

@@ -82,11 +82,11 @@ class InvertToLabelMapd(MapTransform):
 
 
 class KeepProbabilitiesd(Transform):
-    """``pred`` as ``probabilities``, too, before it becomes a label map."""
+    """``pred`` as ``probabilities``, too, before it becomes a label map; calibrated ones stay."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add the key."""
-        return {**data, "probabilities": data[PRED]}
+        return {"probabilities": data[PRED], **data}
 
 
 class SavePromptsd(Transform):

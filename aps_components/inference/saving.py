@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import InvertibleTransform, SaveImaged
+from monai.transforms import InvertibleTransform, MapTransform, SaveImaged
 from torch import Tensor
 
 from aps_components.data import DataError
@@ -19,6 +19,7 @@ from aps_components.data.marks import MADE_HERE, read_mark
 from aps_components.data.nifti import read_header, write_channels
 from aps_components.data.transforms import HEADER_FILE
 from aps_components.inference.own_grid import Maps, OwnGrid, WholeMaps
+from aps_components.uncertainty import ALL_MAP_NAMES
 
 NIFTI = (".nii", ".nii.gz")
 
@@ -105,6 +106,41 @@ class SaveOnScansGridd(SaveImaged):
             header=read_header(meta[HEADER_FILE]),
             description=MADE_HERE,
         )
+
+
+class SaveUncertaintyd(MapTransform):
+    """Every uncertainty map that there is, in a file of its own, named after what it holds (``MAP_NAMES``).
+
+    Args:
+        output_dir, output_ext, separate_folder, preprocessing: as of :class:`SaveOnScansGridd`.
+    """
+
+    def __init__(
+        self,
+        *,
+        output_dir: str | Path,
+        output_ext: str = ".nii.gz",
+        separate_folder: bool = False,
+        preprocessing: InvertibleTransform | None = None,
+    ) -> None:
+        super().__init__(ALL_MAP_NAMES, allow_missing_keys=True)
+        self.savers = [
+            SaveOnScansGridd(
+                name,
+                output_dir=output_dir,
+                postfix=name,
+                output_ext=output_ext,
+                separate_folder=separate_folder,
+                preprocessing=preprocessing,
+            )
+            for name in ALL_MAP_NAMES
+        ]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the files; the data go through unchanged. Errors as of :class:`SaveOnScansGridd`."""
+        for save in self.savers:
+            save(data)
+        return dict(data)
 
 
 class Channels(NamedTuple):

@@ -118,6 +118,7 @@ def load_model(
             "segment with the bundle, as by aps segment --bundle BUNDLE"
         )
     network = _built(known, num_classes=len(labels))
+    network.temperature = float(read_settings(path).get("temperature", 1.0))
     load_weights(network, path)
     return LoadedModel(
         checkpoint=path,

@@ -22,6 +22,7 @@ from torch import Tensor
 from aps_components.data import DataError
 from aps_components.inference import PromptPoint
 from aps_components.inference.interactive import CERTAIN, TOUCHING, InteractiveVolume
+from aps_components.inference.temperature import calibrated
 from aps_components.interactive.grid import ScanGrid
 from aps_components.interactive.model import LoadedModel
 from aps_components.interactive.words import Corners, Frame, Line, Listener, Point, Words
@@ -45,13 +46,15 @@ class Answer:
     _network_probabilities: Tensor | None = field(default=None, repr=False)
     _grid: ScanGrid | None = field(default=None, repr=False)
     _named: dict[Voxel, int] = field(default_factory=dict, repr=False)
+    _temperature: float = field(default=1.0, repr=False)
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
         """[C, X, Y, Z], summing to 1 over C, on the scan's own grid; made when asked for."""
         assert self._network_probabilities is not None
         assert self._grid is not None
-        maps = self._grid.interpolated(self._network_probabilities, self._grid.whole).cpu().numpy().copy()
+        raw = self._grid.interpolated(self._network_probabilities, self._grid.whole)
+        maps = calibrated(raw, self._temperature, dim=0).cpu().numpy().copy()
         for voxel, label in self._named.items():
             maps[(slice(None), *voxel)] = (1 - CERTAIN) / (len(maps) - 1)
             maps[(label, *voxel)] = CERTAIN
@@ -171,7 +174,7 @@ class _Session:
         )
         self.listener = Listener(self.grid.shape, affine, class_value=model.class_value)
         self.classes = model.network.num_classes
-        self.pieces = model.largest_component
+        self.pieces, self.temperature = model.largest_component, model.network.temperature
         self._automatic = self.grid.label_map(self.volume.automatic.probabilities[0], self.grid.whole)
         self.reset()
 
@@ -222,7 +225,7 @@ class _Session:
         if not self.in_pieces:
             drop_small_pieces(label_map, self.pieces, classes=self.classes, named=self.named)
         probabilities = self.volume.probabilities[0].clone()
-        return Answer(label_map, self.grid.affine, notes, probabilities, self.grid, dict(self.named))
+        return Answer(label_map, self.grid.affine, notes, probabilities, self.grid, dict(self.named), self.temperature)
 
     def checked_mask(self, mask: NDArray[np.integer], model: LoadedModel) -> NDArray[np.integer]:
         """A label map that fits the scan.

@@ -19,6 +19,7 @@ from monailabel.tasks.activelearning.random import Random
 from monailabel.tasks.infer.bundle import BundleInferTask
 
 import aps_components
+from aps_components.label_server import strategies
 from aps_components.label_server.archive import Archive, archive_client
 from aps_components.label_server.bundle_model import load_bundle_model
 from aps_components.label_server.clicks import INTERACTIVE, SCRIBBLED, Clicks
@@ -68,9 +69,10 @@ class Application(MONAILabelApp):
     def on_init_complete(self) -> None:
         """In the server's own process alone, once everything is there; a training makes an app of its own.
 
-        What watches the weights, such as scores of the scans, begins here.
+        What watches the weights begins here: the scores of the scans, by which the strategies choose.
         """
         super().on_init_complete()
+        strategies.install(self)
 
     def _init_dicomweb_datastore(self) -> Archive:
         return Archive(

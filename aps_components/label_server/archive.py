@@ -91,10 +91,14 @@ class Archive(DICOMWebDatastore):
 
     def get_image_uri(self, image_id: str) -> str:
         """The scan's NIfTI file, fetched at the first time; empty where there is no such series."""
-        file = os.path.realpath(os.path.join(self._datastore.image_path(), f"{image_id}.nii.gz"))
-        if os.path.isfile(file) and image_id in self._datastore.objects:
+        if file := self.fetched(image_id):
             return file
         return str(super().get_image_uri(image_id)) if image_id in self.list_images() else ""
+
+    def fetched(self, image_id: str) -> str:
+        """The scan's NIfTI file, if it was fetched already; else empty."""
+        file = os.path.realpath(os.path.join(self._datastore.image_path(), f"{image_id}.nii.gz"))
+        return file if os.path.isfile(file) and image_id in self._datastore.objects else ""
 
     def fetch_all(self) -> None:
         """Every series, so that training sees those without a label; what cannot be read is said and left out."""

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aps_components.losses.marginal import merged_logits
+
 
 class HeteroscedasticCrossEntropy(nn.Module):
     """Negative log likelihood of logits with a learned Gaussian noise (Kendall & Gal 2017, arXiv:1703.04977, eq. 12).
@@ -31,7 +33,15 @@ class HeteroscedasticCrossEntropy(nn.Module):
             raise ValueError(f"samples {samples} must be even and at least 2: noise is drawn in antithetic pairs")
         self.samples = samples
 
-    def forward(self, logits: Tensor, variance: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        logits: Tensor,
+        variance: Tensor,
+        label: Tensor,
+        mask: Tensor | None = None,
+        *,
+        undrawn: Tensor | None = None,
+    ) -> Tensor:
         """Mean over the voxels of ``mask``.
 
         Args:
@@ -39,6 +49,7 @@ class HeteroscedasticCrossEntropy(nn.Module):
             variance: positive, of the noise of every logit, [B, 1, D, H, W].
             label: integers, [B, 1, D, H, W].
             mask: bool, [B, 1, D, H, W]; all voxels where None.
+            undrawn: bool, [B, C]: classes that the background of a case may be, too; none where None.
         """
         if self.stride > 1:
             d, h, w = (int(torch.randint(min(self.stride, size), (1,))) for size in logits.shape[2:])
@@ -51,7 +62,9 @@ class HeteroscedasticCrossEntropy(nn.Module):
         log_likelihoods = []
         for _ in range(self.samples // 2):
             noise = deviation * torch.randn_like(logits)
-            log_likelihoods += [-F.cross_entropy(logits + sign * noise, target, reduction="none") for sign in (1, -1)]
+            for noisy in (logits + noise, logits - noise):
+                merged = noisy if undrawn is None else merged_logits(noisy, undrawn)
+                log_likelihoods.append(-F.cross_entropy(merged, target, reduction="none"))
         per_voxel = math.log(self.samples) - torch.stack(log_likelihoods).logsumexp(dim=0)  # [B, D, H, W]
         if mask is None:
             return per_voxel.mean()

@@ -28,7 +28,9 @@ def intersection_over_union(prediction: Tensor, label: Tensor, *, num_classes: i
     return torch.where(union > 0, intersection / union.clamp_min(1), 1.0)
 
 
-def iou_loss(iou_predictions: Tensor, logits: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+def iou_loss(
+    iou_predictions: Tensor, logits: Tensor, label: Tensor, mask: Tensor, *, known: Tensor | None = None
+) -> Tensor:
     """Squared error of the predicted IoU (Kirillov et al. 2023, arXiv:2304.02643, appendix A), over classes and cases.
 
     Args:
@@ -36,9 +38,10 @@ def iou_loss(iou_predictions: Tensor, logits: Tensor, label: Tensor, mask: Tenso
         logits: of the masks that are judged, [B, C, D, H, W].
         label: integers, [B, 1, D, H, W].
         mask: bool, [B, 1, D, H, W], the voxels whose label is true.
+        known: bool, [B, C]: the masks that there is a truth for; all where None.
     """
     prediction = likeliest_class(logits, dim=1)
-    return F.mse_loss(
-        iou_predictions.float(),
-        intersection_over_union(prediction, label, num_classes=logits.shape[1], mask=mask),
-    )
+    true = intersection_over_union(prediction, label, num_classes=logits.shape[1], mask=mask)
+    if known is None:
+        return F.mse_loss(iou_predictions.float(), true)
+    return ((iou_predictions.float() - true).square() * known).sum() / known.sum().clamp_min(1)

@@ -56,7 +56,7 @@ class AutoPromptSeg(TwoModels):
         prompt_generator: PromptGenerator,
         fusion_detached: bool = True,
         fusion_dropped: float = 0.5,
-        uncertainty_form: UncertaintyForm = "variance",
+        uncertainty_form: UncertaintyForm = "entropy",
         mc_samples: int = 2,
         predictor: Predictor = "average",
         prompt_stride: Sequence[int] | None = None,

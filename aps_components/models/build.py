@@ -11,7 +11,7 @@ import torch
 
 from aps_components.models.auto_prompt_seg import AutoPromptSeg
 from aps_components.models.model_file import FREE, NETWORK, trained_network
-from aps_components.models.settings import CheckpointError
+from aps_components.models.settings import CheckpointError, read_settings
 from aps_components.models.two_models import Predictor, TwoModels
 from aps_components.models.vnet_pair import VNetPair
 from aps_components.networks.backbone import Backbone
@@ -20,7 +20,7 @@ from aps_components.networks.residual_encoder import ResidualEncoderUNet
 from aps_components.networks.sam3d import build_sam3d
 from aps_components.networks.vnet import Norm, VNet
 from aps_components.networks.voxel_shape import checked_kernels, roi_faults
-from aps_components.options import meant
+from aps_components.options import axis_groups, meant
 from aps_components.prompts import PromptGenerator
 from aps_components.uncertainty import UncertaintyForm
 
@@ -183,7 +183,11 @@ def build_trained(*, checkpoint: str | Path, otherwise: Mapping[str, Any] | None
         raise CheckpointError(
             f"{checkpoint} is of another version of this package, whose networks have {unknown[0]!r}: install that one"
         )
-    return build_auto_prompt_seg(**{**(otherwise or {}), **trained, **given})
+    network = build_auto_prompt_seg(**{**(otherwise or {}), **trained, **given})
+    settings = read_settings(checkpoint)
+    network.temperature = float(settings.get("temperature", 1.0))
+    network.second_view_axes = next(iter(axis_groups("flip_axes", settings.get("flip_axes") or [])), ())
+    return network
 
 
 build_trained.hands_on_to = build_auto_prompt_seg  # type: ignore[attr-defined]  # for whoever checks arguments

@@ -52,47 +52,60 @@ class Decision(nn.Module):
         self.volumes.zero_()
 
     @torch.no_grad()
-    def update(self, logits: Tensor, label: Tensor, model: str) -> None:
+    def update(self, logits: Tensor, label: Tensor, model: str, *, undrawn: Tensor | None = None) -> None:
         """Adjust a model's offsets; in a distributed run all ranks by the patches of all.
 
         Args:
             logits: [B, C, D, H, W], with the offsets so far.
-            label: the truth, integers in [0, C), [B, 1, D, H, W].
+            label: the truth, integers, [B, 1, D, H, W]; voxels outside [0, C) have none and do not count.
             model: ``a`` or ``b``.
+            undrawn: bool, [B, C or more]: classes that nobody drew in a patch, which then says nothing of their
+                volumes; none where None.
         """
         index, classes = self.MODELS.index(model), self.offsets.shape[1]
-        maps = (likeliest_class(logits, dim=1), label)
-        shares = torch.stack([torch.bincount(each.flatten(), minlength=classes) / each.numel() for each in maps])
+        shares = _shares(likeliest_class(logits, dim=1), label, classes=classes, undrawn=undrawn)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(shares)
-        self.volumes[index] = self.memory * self.volumes[index] + shares.to(self.volumes)
+        told = shares[2] > 0
+        volumes = self.memory * self.volumes[index] + shares[:2].to(self.volumes)
+        self.volumes[index] = torch.where(told, volumes, self.volumes[index])
         predicted, true = self.volumes[index] + 1e-5  # a few voxels
-        change = self.step * (true / predicted).log().clamp(-1, 1)
+        change = torch.where(told, self.step * (true / predicted).log().clamp(-1, 1), 0.0)
         self.offsets[index, 1:] = (self.offsets[index, 1:] + change[1:]).clamp(-self.most, self.most)
 
     @torch.no_grad()
-    def fit(self, logits: Tensor, label: Tensor, model: str, *, rounds: int = 10) -> Tensor:
+    def fit(
+        self, logits: Tensor, label: Tensor, model: str, *, undrawn: Tensor | None = None, rounds: int = 10
+    ) -> Tensor:
         """Set a model's offsets at once, so that each class has its true volume in what is given.
 
         Class by class, the others' offsets given, the offset lies where as many voxels prefer the class as there are.
 
         Args:
             logits: [B, C, D, H, W], without offsets.
-            label: the truth, [B, 1, D, H, W]. A class that it does not hold has no offset.
+            label: the truth, [B, 1, D, H, W]. A class that it does not hold has no offset; voxels outside [0, C) have
+                no truth and do not count.
             model: ``a`` or ``b``.
+            undrawn: bool, [B, C, D, H, W]: classes that nobody drew there, whose volume these voxels do not tell; none
+                where None.
             rounds: over the classes; two need one.
         Returns:
             The offsets, [C].
         """
         offsets = self.offsets[self.MODELS.index(model)].zero_()
         flat = logits.float().movedim(1, 0).flatten(1)  # [C, N]
-        true = torch.bincount(label.flatten(), minlength=len(flat)).tolist()
+        label = label.flatten()
+        told = (label < len(flat)).expand_as(flat)
+        if undrawn is not None:
+            told = told & ~undrawn.movedim(1, 0).flatten(1)
+        true = [int((label == index).sum()) for index in range(len(flat))]
         for _ in range(rounds if len(flat) > 2 else 1):
             for index in range(1, len(flat)):
-                if 0 < true[index] < flat.shape[1]:
-                    others = flat + offsets[:, None]
+                where = told[index]
+                if 0 < true[index] < where.sum():
+                    others = (flat + offsets[:, None])[:, where]
                     others[index] = -torch.inf
-                    margin = flat[index] - others.amax(dim=0)
+                    margin = flat[index, where] - others.amax(dim=0)
                     last, first_not = margin.topk(true[index] + 1).values[-2:]
                     offsets[index] = -(last + first_not) / 2
         return offsets
@@ -105,6 +118,19 @@ class Decision(nn.Module):
         for name, value in self.of_before(prefix).items():
             state_dict.setdefault(name, value)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _shares(found: Tensor, label: Tensor, *, classes: int, undrawn: Tensor | None) -> Tensor:
+    """Of each class in what was found and in the truth, and in how many patches it was drawn: [3, C]."""
+    labeled = label < classes
+    drawn = labeled.flatten(1).any(dim=1, keepdim=True).expand(-1, classes)
+    drawn = (drawn if undrawn is None else drawn & ~undrawn[:, :classes]).float()
+    counts = [
+        torch.stack([torch.bincount(row[where], minlength=classes) for row, where in zip(each, labeled, strict=True)])
+        for each in (found, label)
+    ]
+    total = labeled.sum().clamp_min(1)
+    return torch.stack([*((count * drawn).sum(dim=0) / total for count in counts), drawn.sum(dim=0)])
 
 
 def offsets_of_before(network: nn.Module) -> dict[str, Tensor]:

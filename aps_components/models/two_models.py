@@ -115,7 +115,7 @@ class TwoModels(nn.Module, ABC):
         model_a: a V-Net, or another backbone.
         model_b: answers the same volume for the same classes.
         prompt_generator: makes the point prompts for Model B; one of no points where it takes none.
-        uncertainty_form: ``variance`` (as published), or another; see ``uncertainty.decouple``.
+        uncertainty_form: ``entropy``, or another, such as the published ``variance``; see ``uncertainty.decouple``.
         mc_samples: T, Monte-Carlo samples.
         predictor: whose logits :meth:`forward` returns: ``a``, ``b``, or ``average``, the mean of the probabilities.
         prompt_stride: look for prompts on every second (2), third ... voxel along each axis: one voxel more or less is
@@ -136,7 +136,7 @@ class TwoModels(nn.Module, ABC):
         model_b: nn.Module,
         *,
         prompt_generator: PromptGenerator,
-        uncertainty_form: UncertaintyForm = "variance",
+        uncertainty_form: UncertaintyForm = "entropy",
         mc_samples: int = 2,
         predictor: Predictor = "average",
         prompt_stride: Sequence[int] = (2, 2, 2),
@@ -157,6 +157,8 @@ class TwoModels(nn.Module, ABC):
         self._draw_inference_masks()
         self.num_classes = model_a.num_classes
         self.decision = Decision(self.num_classes)
+        self.second_view_axes: tuple[int, ...] = ()  # along which a scan may be mirrored, as in training
+        self.temperature = 1.0  # at which the probabilities of its answers are right; see inference.temperature
         self.stride: Triple = model_a.stride  # a multiple of Model B's, whose tokens are A's first three strides
 
     @property

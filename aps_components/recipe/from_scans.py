@@ -18,6 +18,7 @@ from aps_components.bundle.new import NAME, LookedAt, look_at, parse_labels, wri
 from aps_components.bundle.rules import Choice
 from aps_components.data.datalist import DATALIST, Item, relative_item
 from aps_components.data.errors import DataError
+from aps_components.data.partial import SLICES, parsed_slices
 from aps_components.files import expanded, sha256_of
 from aps_components.machine import chosen_device
 from aps_components.memory import free_memory
@@ -57,6 +58,7 @@ class _Wanted:
     of_training: dict[str, Any]
     device: str | None
     pretrained: Path | None
+    slices: Any
     asked: Asked
 
     def as_json(self) -> dict[str, Any]:
@@ -71,6 +73,7 @@ class _Wanted:
             "pretrained": None if self.pretrained is None else sha256_of(self.pretrained),
             "options": {**self.of_dataset, **self.of_training},
             "recipe": asdict(self.asked.recipe),
+            **({} if self.slices is None else {SLICES: self.slices}),
         }
 
 
@@ -91,6 +94,7 @@ def train(
     recipe: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     dry_run: bool = False,
+    labeled_slices: str | None = None,
 ) -> TrainingResults:
     """Train the best model that some scans allow in a given time, and leave it as a complete bundle in ``OUT/bundle``.
 
@@ -115,6 +119,7 @@ def train(
         recipe: numbers of :class:`Recipe` to change.
         options: further options of the bundle's ``train.json``, for every training.
         dry_run: look, measure and print the plan alone; nothing is written into ``out``.
+        labeled_slices: "drawn" if slices that hold nothing were not labelled; see :func:`parsed_slices`.
 
     Returns:
         What was planned, done, measured and decided, as in ``OUT/training.json``; of a dry run the plan alone.
@@ -139,6 +144,7 @@ def train(
         pretrained=pretrained,
         recipe=recipe,
         options=options,
+        labeled_slices=labeled_slices,
     )
     place = Path(os.path.abspath(expanded(out)))
     if dry_run:
@@ -163,6 +169,7 @@ def _checked(
     pretrained: str | os.PathLike[str] | None,
     recipe: Mapping[str, Any] | None,
     options: Mapping[str, Any] | None,
+    labeled_slices: str | None,
 ) -> _Wanted:
     """Everything that can be refused before a scan is read."""
     seconds = parse_time(time)
@@ -172,7 +179,9 @@ def _checked(
     sizes = {key: value for key, value in (("spacing", spacing), ("roi_size", roi_size)) if value is not None}
     of_dataset, of_training = checked_options({**(options or {}), **sizes})
     at_once = _jobs(numbers, on_gpu=on_gpu) if jobs is None else whole(least=1)("jobs", jobs)
+    slices = None if labeled_slices is None else parsed_slices(labeled_slices)
     names, scans = parse_labels(labels), find_scans(data, images=images, labels_dir=labels_dir)
+    scans = replace(scans, folder=scans.folder.told(ignore=None, slices=slices))
     return _Wanted(
         data=Path(os.path.abspath(expanded(data))),
         scans=scans,
@@ -184,6 +193,7 @@ def _checked(
         of_training=of_training,
         device=None if device is None else str(where),
         pretrained=_weights(pretrained),
+        slices=slices,
         asked=Asked(
             seconds=seconds,
             seed=SEED("seed", seed),

@@ -10,6 +10,8 @@ from typing import Any
 
 from aps_components.data.case_folder import Case, CaseFolder, find_cases
 from aps_components.data.datalist import DATALIST, Item, case_name, files_of, load_datalist, read_datalist
+from aps_components.data.errors import DataError
+from aps_components.data.partial import CLASSES, IGNORE, SLICES
 from aps_components.data.patients import patient_of
 from aps_components.files import expanded
 
@@ -69,6 +71,7 @@ def _listed(file: Path) -> Scans:
         channel_tokens=(),
         labels_without_image=[],
         faults=[],
+        ignore=_ignore(learned, file),
     )
     declared = _declared_patients(read_datalist(file), root)
     patients = {
@@ -86,7 +89,15 @@ def _listed(file: Path) -> Scans:
 def _case(item: Mapping[str, Any], root: Path) -> Case:
     files = tuple(os.path.relpath(file, root) for file in files_of(item["image"]))
     label = item.get("label")
-    return Case(case_name(item), files, None if label is None else os.path.relpath(label, root))
+    said = {key: item[key] for key in (SLICES, CLASSES) if key in item}
+    return Case(case_name(item), files, None if label is None else os.path.relpath(label, root), said)
+
+
+def _ignore(items: Sequence[Item], file: Path) -> int | None:
+    values = {item[IGNORE] for item in items if IGNORE in item}
+    if len(values) > 1:
+        raise DataError(f"{file}: ignore has the values {sorted(values)}: give one for the whole datalist")
+    return next(iter(values), None)
 
 
 def _folder_of(files: Sequence[str]) -> str:

@@ -193,7 +193,8 @@ class Commands:
     ) -> Stage:
         """Offsets on whole labelled scans, and by ``answer`` how the model answers from then on."""
         files = {"bundle": self.bundle, "dataset_dir": dataset, "checkpoint": checkpoint, "target": target}
-        options: dict[str, Any] = {**files, "cases": self.recipe.calibrated_cases, **(answer or {}), **self._shared()}
+        how: dict[str, Any] = {"cases": self.recipe.calibrated_cases, "held_out": "none"}  # folds say the rest
+        options: dict[str, Any] = {**files, **how, **(answer or {}), **self._shared()}
         return Stage(name=name, command=aps_command("calibrate", options), log=target.parent.parent / "calibrate.log")
 
     def labelling(

@@ -17,11 +17,12 @@ import aps_components
 from aps_components.bundle.block import DatasetBlock
 from aps_components.bundle.describe import with_performance
 from aps_components.data.datalist import Item, case_name
+from aps_components.evaluation.doubt.evaluated import HeldOutAnswer, calibration_of, read_answers
 from aps_components.evaluation.machine import machine
 from aps_components.files import replace_text
-from aps_components.models import read_checkpoint, read_settings, save_model
+from aps_components.models import read_checkpoint, read_settings, save_model, save_settings
 from aps_components.recipe.card import VALIDATION, performance, summary_line
-from aps_components.recipe.choices import Answer, choose_answer, choose_predictor, choose_round
+from aps_components.recipe.choices import Answer, answered_so, choose_answer, choose_predictor, choose_round
 from aps_components.recipe.datasets import Learning
 from aps_components.recipe.display import Display
 from aps_components.recipe.folds import make_folds
@@ -134,6 +135,7 @@ class WholeTraining:
         self._run([self._prompted(last, second=second)], alone=True)
         self._deploy(last)
         self._measure_apart()
+        self._calibrate_doubt(last)
         results = self._results()
         page = self.commands.bundle / "docs" / "README.md"
         figures = performance(results, last, round=1 + second, last=self._last_said(second=second))
@@ -507,6 +509,33 @@ class WholeTraining:
         )
         self.views.append(_View(stage=stage, folder=folder, fold=VALIDATION, round=1))
         self._run([[stage]], alone=True)
+
+    def _calibrate_doubt(self, answer: Answer) -> None:
+        """Temperature and predicted Dice, from the answers of models that had not learned from the scans."""
+        model = self.commands.bundle / "models" / MODEL
+        answers = max((self._answers(answer, round) for round in (2, 1)), key=len)
+        if answers:
+            labels = {int(value): name for value, name in self.block.labels.items()}
+            stored = calibration_of(answers, labels=labels, source="held out, by folds")
+            save_settings({**read_settings(model), **stored}, model)
+
+    def _answers(self, answer: Answer, round: int) -> list[HeldOutAnswer]:
+        """Those nearest to how the bundle answers, of every scan one; also of scans that the bundle's model answered.
+
+        Model A answers every fold's scans, and the same once more where a Model B was trained beside it. Others answer
+        in those folds alone.
+        """
+        chosen = answered_so(self._held_out(), answer, round=round)
+        kinds = {(entry.fold, entry.calibrated, entry.mirrored) for entry in chosen}
+        found: dict[tuple[int, str], HeldOutAnswer] = {}
+        for view in self.views:
+            kind = (view.fold, view.calibrated, view.mirrored)
+            if view.fold == VALIDATION or (view.round == round and kind in kinds):
+                for one in read_answers(
+                    view.folder, predictor=answer.predictor, largest_component=self.block.largest_component
+                ):
+                    found.setdefault((view.fold, one.case), one)
+        return list(found.values())
 
     # The record.
 

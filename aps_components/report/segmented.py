@@ -15,9 +15,11 @@ from aps_components.evaluation.preview import millilitres
 from aps_components.report.blocks import Block, Facts, Page, Section, Table, Text
 from aps_components.report.page import REPORT_FILE, photograph, write_page
 from aps_components.report.reading import DASH, UNKNOWN, facts, mapping
+from aps_components.segmentation.expected import UNLIKE_SAID, expected_text, is_unlike, mean_expected
 from aps_components.segmentation.outputs import Outputs
 from aps_components.segmentation.segment import Segmentation
 from aps_components.segmentation.statistics import folder_statistics
+from aps_components.uncertainty import MAP_NAMES
 
 MOST_PICTURES, WIDTH = 60, 900  # in the page, and dots of each
 FEWEST = 5  # scans, from which on a volume can be unusual
@@ -42,7 +44,7 @@ def write_segmentation_report(result: Segmentation) -> Path:
     scans = folder_statistics(outputs, result.statistics)
     doubts = {scan["scan"]: mean_doubt(outputs, scan) for scan in scans}
     remarks = unusual(scans)
-    ordered = sorted(scans, key=lambda scan: _rank(doubts[scan["scan"]], remarks[scan["scan"]][0], scan["scan"]))
+    ordered = sorted(scans, key=lambda scan: _rank(scan, doubts[scan["scan"]], remarks[scan["scan"]][0]))
     sections = [
         Section("Not segmented", _failures(result.failed)),
         Section("Volumes", _volumes(ordered, doubts, remarks) if scans else []),
@@ -51,7 +53,7 @@ def write_segmentation_report(result: Segmentation) -> Path:
     ]
     page = Page(
         title=f"Segmentations: {outputs.folder.resolve().name}",
-        about=f"{len(scans)} scan(s) segmented, {len(result.failed)} not. {_order(doubts)}",
+        about=f"{len(scans)} scan(s) segmented, {len(result.failed)} not. {_order(scans, doubts)}",
         sections=[section for section in sections if section.blocks],
     )
     name = REPORT_FILE if outputs.stem is None else f"{outputs.stem}_{REPORT_FILE}"
@@ -59,11 +61,12 @@ def write_segmentation_report(result: Segmentation) -> Path:
 
 
 def mean_doubt(outputs: Outputs, scan: Scan) -> float | None:
-    """The mean of the epistemic map over what is segmented; None without a map, or where nothing is."""
+    """The mean of the model's uncertainty over what is segmented; None without a map, or where nothing is."""
     stem = outputs.stem or scan["scan"]
     label_map = outputs.folder / (f"{stem}_seg.nii.gz" if outputs.stem is None else f"{stem}.nii.gz")
-    epistemic = outputs.folder / f"{stem}_epistemic.nii.gz"
-    if not (label_map.is_file() and epistemic.is_file()):
+    maps = [outputs.folder / f"{stem}_{names[0].file}.nii.gz" for names in MAP_NAMES.values()]
+    epistemic = next((file for file in maps if file.is_file()), None)
+    if epistemic is None or not label_map.is_file():
         return None
     try:
         inside = channels_of(read_scan(label_map))[0] > 0
@@ -102,16 +105,24 @@ def _deviations(volumes: Mapping[str, float]) -> dict[str, float]:
     return away | {case: math.inf for case in volumes if case not in there}
 
 
-def _rank(doubt: float | None, away: float, name: str) -> tuple[float, float, str]:
-    return (0.0 if doubt is None else -doubt), -away, name
+def _rank(scan: Scan, doubt: float | None, away: float) -> tuple[bool, float, float, float, str]:
+    """Where the model says how good its answers are, by that."""
+    expected = mean_expected(scan)
+    worth = math.inf if expected is None else expected
+    return not is_unlike(scan), worth, (0.0 if doubt is None else -doubt), -away, str(scan["scan"])
 
 
-def _order(doubts: Mapping[str, float | None]) -> str:
+def _order(scans: Sequence[Scan], doubts: Mapping[str, float | None]) -> str:
+    if any(mean_expected(scan) is not None for scan in scans):
+        return (
+            "First the scans that are unlike those of the training, then those with the lowest predicted Dice. In "
+            "brackets: the interval that holds the true one in 9 of 10 scans like those that it was calibrated on."
+        )
     if any(value is not None for value in doubts.values()):
-        return "The most uncertain scans first, by the mean of the epistemic map over what is segmented."
+        return "The most uncertain scans first, by the mean of the model's uncertainty map over what is segmented."
     return (
         "Scans whose volumes are unlike the others' first, then by name. How uncertain the model was is unknown: "
-        "segment with --maps."
+        "segment with --maps, or have it predict its Dice (aps calibrate)."
     )
 
 
@@ -131,18 +142,26 @@ def _volumes(
 ) -> list[Block]:
     names = list(dict.fromkeys(entry["name"] for scan in scans for entry in scan["classes"]))
     with_doubt = any(value is not None for value in doubts.values())
+    foretold = [name for name in names if any(_foretold(scan, name) for scan in scans)]
     rows = []
     for scan in scans:
         volumes = {entry["name"]: millilitres(entry["volume_ml"]) for entry in scan["classes"]}
         doubt = doubts[scan["scan"]]
-        shown = ([DASH if doubt is None else f"{doubt:.3g}"] if with_doubt else []) + [remarks[scan["scan"]][1]]
+        shown = [_foretold(scan, name) or DASH for name in foretold]
+        shown += [DASH if doubt is None else f"{doubt:.3g}"] if with_doubt else []
+        shown += ["; ".join(filter(None, [UNLIKE_SAID if is_unlike(scan) else "", remarks[scan["scan"]][1]]))]
         rows.append([scan["scan"], *(volumes.get(name, DASH) for name in names), *shown])
-    head = ["scan", *(f"{name}, ml" for name in names), *(["uncertainty"] if with_doubt else []), "look at"]
+    head = ["scan", *(f"{name}, ml" for name in names), *(f"{name}, predicted Dice" for name in foretold)]
+    head += [*(["uncertainty"] if with_doubt else []), "look at"]
     note = (
         f"Unusual: {UNUSUAL:g} robust deviations or more from the others' median; with fewer than {FEWEST} scans "
         "nothing is said."
     )
     return [Table(head, rows, note=note)]
+
+
+def _foretold(scan: Scan, name: str) -> str:
+    return next((expected_text(entry) for entry in scan["classes"] if entry["name"] == name), "")
 
 
 def _pictures(outputs: Outputs, scans: Sequence[Scan]) -> list[Block]:

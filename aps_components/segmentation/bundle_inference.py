@@ -17,11 +17,13 @@ from aps_components.data.geometry import Geometry
 from aps_components.data.inference import PREPARED
 from aps_components.data.room import refuse_large_segmentation, refuse_large_volume
 from aps_components.errors import plain_errors
+from aps_components.evaluation.doubt.expected import Expectation, Expected
+from aps_components.evaluation.doubt.second_view import second_view
 from aps_components.files import expanded
 from aps_components.interactive import LoadedModel, Predictor
 from aps_components.machine import chosen_device
 from aps_components.memory import return_freed_memory
-from aps_components.models import CheckpointError, ensure_writable
+from aps_components.models import CheckpointError, TwoModels, ensure_writable, read_settings, settings_file
 from aps_components.options import pieces
 from aps_components.segmentation.quiet import quiet
 
@@ -73,6 +75,7 @@ class BundleInference:
         with quiet():
             self._opened.lay_over(settings or {}, own=OWN)
         self.broken_off = False
+        self.expected: Expected | None = None
 
     @property
     def labels(self) -> dict[int, str]:
@@ -128,6 +131,9 @@ class BundleInference:
         self.parser.update(pairs={"evaluator#postprocessing": "$(@postprocessing, None)[1]"})
         self._opened.change(changes)
         self._build()
+        settings = read_settings(self.checkpoint)
+        if self._value("predictor") == settings.get("inference_predictor", "average"):  # of others nothing is known
+            self.expected = Expected.of(settings, where=str(settings_file(self.checkpoint)))
         return torch.device(self._value("device"))
 
     def segment(self, files: Sequence[str]) -> None:
@@ -175,6 +181,18 @@ class BundleInference:
             self._built("dataset").data = [None]
         self.broken_off = False
         return found
+
+    @torch.inference_mode()
+    def expect(self, answer: Mapping[str, Any]) -> Expectation | None:
+        """How good an answer is, before it is written; None of a model that was not calibrated on held-out scans."""
+        if self.expected is None:
+            return None
+        view = None
+        if self.expected.needs_second_view:
+            network: TwoModels = self._built("network").eval()
+            image = answer["image"].as_tensor()[None].to(network.decision.offsets.device)
+            view = second_view(image, network, self._built("inferer"))
+        return self.expected(answer["pred"], answer["image"], view=view)
 
     @torch.inference_mode()
     def write(self, answer: dict[str, Any]) -> None:

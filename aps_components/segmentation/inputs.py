@@ -18,10 +18,15 @@ from aps_components.data.nifti import read_geometry
 from aps_components.files import expanded
 from aps_components.segmentation.dicom import Series, find_series, is_dicom, series_names, write_nifti
 from aps_components.segmentation.dicom import grid as series_grid
+from aps_components.uncertainty import ALL_MAP_NAMES
 
 LABEL_MAP = "seg"
-MAPS = ("probabilities", "epistemic", "aleatoric")
-WRITTEN = (LABEL_MAP, *MAPS)  # what segmentation writes beside a scan, as the last part of a name
+PROBABILITIES = "probabilities"
+WRITTEN = (
+    LABEL_MAP,
+    PROBABILITIES,
+    *ALL_MAP_NAMES,
+)  # what segmentation writes beside a scan, as the last part of a name
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 from aps_components.data import DataError
 from aps_components.files import expanded
 from aps_components.models import ensure_writable
-from aps_components.segmentation.inputs import LABEL_MAP, MAPS, Case
+from aps_components.segmentation.inputs import LABEL_MAP, PROBABILITIES, Case
+from aps_components.uncertainty import MAP_NAMES
 
 NIFTI = ".nii.gz"
 
@@ -52,8 +53,16 @@ class Outputs:
         """The files that a scan must have to count as segmented."""
         files = [self.label_map(case)] + ([] if case.series is None else [self.scan(case)])
         if maps:
-            files += [self.file(case, name, NIFTI) for name in MAPS] + [self.file(case, "prompts", ".json")]
+            files += [self.file(case, PROBABILITIES, NIFTI), *self.uncertainties(case)]
+            files.append(self.file(case, "prompts", ".json"))
         return files
+
+    def uncertainties(self, case: Case) -> list[Path]:
+        """The uncertainty maps of a scan: those of the form of which there are any, or of the default one."""
+        forms = [[self.file(case, name.file, NIFTI) for name in names] for names in MAP_NAMES.values()]
+        found = (files for files in forms if all(file.is_file() for file in files))
+        started = (files for files in forms if any(file.is_file() for file in files))
+        return next(found, next(started, forms[0]))
 
     def label_map_in(self, work: Path, case: Case) -> Path:
         """Where the bundle writes it."""

@@ -22,6 +22,7 @@ from aps_components.bundle.locate import CACHE_DIR
 from aps_components.data import DataError
 from aps_components.data.geometry import Geometry
 from aps_components.data.nifti import read_geometry, read_scan
+from aps_components.evaluation.doubt.expected import Expectation
 from aps_components.evaluation.preview import save_preview
 from aps_components.files import expanded, sha256_of
 from aps_components.interactive import Words, holds_a_persons_words
@@ -31,6 +32,7 @@ from aps_components.segmentation.corrections import corrected, words_for
 from aps_components.segmentation.dicom import is_multi_frame
 from aps_components.segmentation.dicom_seg import Maker
 from aps_components.segmentation.dicom_seg_output import DicomSegOutput, remove_own
+from aps_components.segmentation.expected import expected_by_label, expected_in_words, with_expectation
 from aps_components.segmentation.inputs import Case, find_cases
 from aps_components.segmentation.outputs import Outputs, choose_outputs
 from aps_components.segmentation.records import (
@@ -188,6 +190,7 @@ class _Job:
     files: list[str] = field(default_factory=list)
     sample: Any = None
     answer: dict[str, Any] | None = None
+    expectation: Expectation | None = None
     failure: Exception | None = None
     started: float = 0.0
 
@@ -314,6 +317,7 @@ class _Run:
                 print(f"{job.number} {job.case.name}", flush=True)  # the bar of the windows has a line of its own
             try:
                 job.answer = self.inference.answer(job.sample)
+                job.expectation = self.inference.expect(job.answer) if self.said is None else None
             except Exception as error:
                 job.failure = error
             job.sample = None
@@ -397,7 +401,7 @@ class _Run:
             corrected(case.name, files, self.said, predictor=self.inference.predictor(), folder=work)
         label_map = self.outputs.label_map_in(work, case)
         sign(label_map, claim)
-        statistics = self._measure(case, label_map, files, claim)
+        statistics = with_expectation(self._measure(case, label_map, files, claim), job.expectation)
         earlier = (preview_file(self.outputs, case), *self.outputs.wanted(case, maps=True)[1:])
         for stale in (self.outputs.label_map(case), *(file for file in earlier if file != words)):
             stale.unlink(missing_ok=True)
@@ -454,7 +458,8 @@ class _Run:
                 label_map=read_scan(self.outputs.label_map(case)).voxels,
                 affine=read_geometry(files[0]).affine,
                 volumes={entry["label"]: (entry["name"], entry["volume_ml"]) for entry in statistics["classes"]},
-                title=case.name if name == "image" else f"{case.name}, {name}",
+                title=", ".join([case.name, *([] if name == "image" else [name]), *expected_in_words(statistics)]),
+                shares=expected_by_label(statistics),
                 note=f"{made_by['bundle']} {made_by['version'] or ''}. {RESEARCH_ONLY}",
             )
         except Exception as error:

@@ -15,6 +15,7 @@ from aps_components.data.nifti import read_channels, read_geometry
 from aps_components.files import replace_text
 from aps_components.label_map import class_boxes
 from aps_components.plain_json import read_object
+from aps_components.segmentation.expected import BOUNDS, DICE, UNLIKE, expected_of
 from aps_components.segmentation.outputs import Outputs
 from aps_components.terminal import shown
 
@@ -128,12 +129,20 @@ def write_table(path: Path, scans: Iterable[Mapping[str, Any]]) -> None:
     channels = list(dict.fromkeys(name for scan in scans for entry in scan["classes"] for name in entry["intensity"]))
     columns = [(channel, measure) for channel in channels for measure in MEASURES]
     heads = [measure if channels == ["image"] else f"{measure} {channel}" for channel, measure in columns]
-    rows: list[list[Any]] = [[*COLUMNS, *heads]]
+    expected = any(UNLIKE in scan for scan in scans)
+    more = [*(f"{DICE} {bound}" for bound in BOUNDS), UNLIKE] if expected else []
+    rows: list[list[Any]] = [[*COLUMNS, *heads, *more]]
     for scan in scans:
         for entry in scan["classes"]:
             values = [entry["intensity"].get(channel, {}).get(measure) for channel, measure in columns]
+            values += _expected_values(scan, entry) if expected else []
             rows.append([scan["scan"], *(entry[key] for key in ("label", "name", "voxels", "volume_ml")), *values])
     replace_text(path, comma_separated(rows))
+
+
+def _expected_values(scan: Mapping[str, Any], entry: Mapping[str, Any]) -> list[Any]:
+    found = expected_of(entry) or {}
+    return [*(found.get(bound) for bound in BOUNDS), scan.get(UNLIKE)]
 
 
 def _intensity(values: NDArray[Any]) -> dict[str, float | None]:

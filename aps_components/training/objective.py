@@ -1,7 +1,8 @@
 """What one iteration learns from: the patches, the forward pass and the weighted sum of the losses.
 
 Every method is a set of weights and switches here, never a trainer of its own. All of them share one view of a batch:
-patches whose voxels carry either a person's label or a teacher's (:class:`TrainingPatches`).
+patches whose voxels carry either a person's label or a teacher's (:class:`TrainingPatches`). What a label that is not
+whole leaves out is the teacher's to label, as an unlabelled scan is.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aps_components.data.copy_paste import draw_box_mask, paste
+from aps_components.data.partial import NOT_LABELED, UNDRAWN
 from aps_components.label_map import likeliest_class
 from aps_components.losses import (
     DiceCrossEntropy,
     HeteroscedasticCrossEntropy,
     iou_loss,
+    merged_logits,
     pseudo_label,
     sigmoid_rampup,
     softmax_mse,
+    spread,
 )
 from aps_components.models import Round, TrainingOutput
 from aps_components.options import Pieces
@@ -48,15 +52,36 @@ class TrainingPatches(NamedTuple):
     image: Tensor
     """[N, in_channels, D, H, W]."""
     label: Tensor
-    """Integers, [N, 1, D, H, W]: a person's where ``labeled``, the teacher's elsewhere."""
+    """Integers, [N, 1, D, H, W]: a person's where ``labeled``, the teacher's elsewhere, and where the person's is
+    "background, or a class that nobody drew"."""
     labeled: Tensor
     """bool, [N, 1, D, H, W]."""
     all_labeled: bool
-    """Whether ``labeled`` is True everywhere, known without looking."""
+    """Whether nothing but a person's labels is learned from, known without looking."""
     target: TeacherTarget | None = None
     """What the teacher sees there, where the objective compares the student with it."""
     within: Tensor | None = None
     """bool, [N, 1, D, H, W]: the voxels that count; all where None."""
+    undrawn: Tensor | None = None
+    """bool, [N, 256] by class: those that nobody drew, in a patch's labelled voxels; none where None."""
+
+    @property
+    def undecided(self) -> Tensor:
+        """bool, [N, 1, D, H, W]: whose class no person said: without a label, or with one of several classes."""
+        if self.undrawn is None:
+            return ~self.labeled
+        several = self.undrawn.clone()
+        several[:, 0] = self.undrawn.any(dim=1)
+        return ~self.labeled | _looked_up(several, self.label)
+
+    @property
+    def merged_label(self) -> Tensor:
+        """The label with the background in the place of classes that nobody drew."""
+        return self.label if self.undrawn is None else self.label.masked_fill(_looked_up(self.undrawn, self.label), 0)
+
+    def undrawn_of(self, classes: int) -> Tensor | None:
+        """bool, [N, C]; None where all of them are drawn everywhere."""
+        return None if self.undrawn is None else self.undrawn[:, :classes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,55 +164,80 @@ class SemiSupervisedObjective:
         """Turn a two-stream batch into patches.
 
         Args:
-            batch: ``{"labeled": {"image", "label"}, "unlabeled": {"image"}}``, the second part optional.
+            batch: ``{"labeled": {"image", "label"}, "unlabeled": {"image"}}``, the second part optional. Labels that
+                are not whole come with ``undrawn``; see :func:`aps_components.data.collate_two_stream`.
             teacher: image -> logits, without gradients.
             iteration: counted from 0.
         """
-        image, label = batch["labeled"]["image"], batch["labeled"]["label"].long()
-        if "unlabeled" not in batch or iteration < self.warmup_iterations:
-            return TrainingPatches(image, label, torch.ones_like(label, dtype=torch.bool), all_labeled=True)
-        patches = self._joined(image, label, batch["unlabeled"]["image"], teacher)
+        warm = iteration < self.warmup_iterations
+        given = self._given(batch["labeled"], teacher, warm=warm)
+        if warm or ("unlabeled" not in batch and given.within is None):
+            return given
+        if "unlabeled" in batch:
+            patches = self._joined(given, batch["unlabeled"]["image"], teacher)
+        else:
+            patches = given._replace(all_labeled=False, within=None)
         if not self.teacher_consistency.weight:
             return patches
         target = self.teacher_consistency.target(
-            teacher, patches.image, unlabeled=~patches.labeled, rampup=self.rampup(iteration)
+            teacher, patches.image, unlabeled=patches.undecided, rampup=self.rampup(iteration)
         )
         return patches._replace(target=target)
 
-    def _joined(self, image: Tensor, label: Tensor, unlabeled: Tensor, teacher: SamplingTeacher) -> TrainingPatches:
+    def _given(self, labeled: Mapping[str, Tensor], teacher: SamplingTeacher, *, warm: bool) -> TrainingPatches:
+        """The labelled patches; what their labels leave out does not count, and has the teacher's label, if needed."""
+        image, label, undrawn = labeled["image"], labeled["label"].long(), labeled.get(UNDRAWN)
+        if undrawn is None:
+            return TrainingPatches(image, label, torch.ones_like(label, dtype=torch.bool), all_labeled=True)
+        marked = label != NOT_LABELED
+        needed = (self.train_b and self.user is not None) if warm else self.asks_for_labels
+        if needed:
+            label = self._completed(image, label, undrawn, teacher)
+        return TrainingPatches(image, label % NOT_LABELED, marked, all_labeled=True, within=marked, undrawn=undrawn)
+
+    @torch.no_grad()
+    def _completed(self, image: Tensor, label: Tensor, undrawn: Tensor, teacher: SamplingTeacher) -> Tensor:
+        """A label, with the teacher's most likely class of those that a person left open."""
+        logits = teacher(image)
+        classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1, 1)
+        several = (label == 0) & spread(undrawn[:, : logits.shape[1]])
+        possible = (label == NOT_LABELED) | (label == classes) | several
+        guess = pseudo_label(logits.masked_fill(~possible, -torch.inf), largest_component=self.largest_component)
+        said = (label != NOT_LABELED) & ((label != 0) | ~_rows(undrawn.any(dim=1)))
+        return torch.where(said, label, guess)
+
+    def _joined(self, given: TrainingPatches, unlabeled: Tensor, teacher: SamplingTeacher) -> TrainingPatches:
         """Labelled and unlabelled patches, mixed or side by side; the second have the teacher's labels, if needed."""
         if self.asks_for_labels:
             with torch.no_grad():
                 guess = pseudo_label(teacher(unlabeled), largest_component=self.largest_component)
         else:
-            guess = label.new_zeros(unlabeled.shape[0], 1, *unlabeled.shape[2:])
+            guess = given.label.new_zeros(unlabeled.shape[0], 1, *unlabeled.shape[2:])
         if self.copy_paste:
-            return self._mixed(image, label, unlabeled, guess)
-        nowhere = torch.zeros_like(guess, dtype=torch.bool)
+            return self._mixed(given, unlabeled, guess)
+        nowhere, undrawn = torch.zeros_like(guess, dtype=torch.bool), given.undrawn
         return TrainingPatches(
-            torch.cat([image, unlabeled]),
-            torch.cat([label, guess]),
-            torch.cat([torch.ones_like(label, dtype=torch.bool), nowhere]),
+            torch.cat([given.image, unlabeled]),
+            torch.cat([given.label, guess]),
+            torch.cat([given.labeled, nowhere]),
             all_labeled=False,
+            undrawn=None if undrawn is None else torch.cat([undrawn, undrawn.new_zeros(len(guess), undrawn.shape[1])]),
         )
 
-    def _mixed(self, image: Tensor, label: Tensor, unlabeled: Tensor, guess: Tensor) -> TrainingPatches:
+    def _mixed(self, given: TrainingPatches, unlabeled: Tensor, guess: Tensor) -> TrainingPatches:
         """Bidirectional copy-paste of pairs; the patches of the smaller stream serve again until all have a partner."""
-        pairs = max(len(image), len(unlabeled))
-        of_labeled = torch.arange(pairs, device=image.device) % len(image)
-        of_unlabeled = torch.arange(pairs, device=image.device) % len(unlabeled)
-        image, label, unlabeled, guess = (
-            image[of_labeled],
-            label[of_labeled],
-            unlabeled[of_unlabeled],
-            guess[of_unlabeled],
-        )
+        pairs = max(len(given.image), len(unlabeled))
+        of_labeled = torch.arange(pairs, device=unlabeled.device) % len(given.image)
+        of_unlabeled = torch.arange(pairs, device=unlabeled.device) % len(unlabeled)
+        image, label, labeled = given.image[of_labeled], given.label[of_labeled], given.labeled[of_labeled]
+        unlabeled, guess = unlabeled[of_unlabeled], guess[of_unlabeled]
         box = draw_box_mask(image.shape[2:], share=self.copy_paste_share).to(image.device)
         return TrainingPatches(
             torch.cat([paste(image, unlabeled, box), paste(unlabeled, image, box)]),
             torch.cat([paste(label, guess, box), paste(guess, label, box)]),
-            torch.cat([box.expand_as(label), (~box).expand_as(label)]),
+            torch.cat([box & labeled, ~box & labeled]),
             all_labeled=False,
+            undrawn=None if given.undrawn is None else given.undrawn[of_labeled].repeat(2, 1),
         )
 
     def __call__(self, forward: Forward, patches: TrainingPatches, *, iteration: int) -> dict[str, Tensor]:
@@ -212,7 +262,9 @@ class SemiSupervisedObjective:
         terms |= self._deep_terms(terms, output, patches, rampup)
         if not patches.all_labeled:
             # Where classes are exchanged, Model B's answer is neither Model A's nor the teacher's.
-            alike = ~patches.labeled if not output.rounds else ~patches.labeled & ~_rows(output.rounds[0].changed)
+            alike = patches.undecided
+            if output.rounds:
+                alike = alike & ~_rows(output.rounds[0].changed)
             terms |= self._consistency_term(output, alike, rampup)
             terms |= self._cross_pseudo_terms(output, alike, rampup)
             terms |= self._teacher_terms(output, patches, rampup, alike=alike)
@@ -242,7 +294,8 @@ class SemiSupervisedObjective:
             terms = self._losses(each.logits, _as_told(patches, each, within=each.within), rampup)
             corrected.append(torch.stack(list(terms.values())).sum())
             losses = F.cross_entropy(each.logits.float(), each.target[:, 0], reduction="none")
-            clicked.append((losses * each.nearness[:, 0]).sum() / each.nearness.sum().clamp_min(1))
+            near = each.nearness if patches.within is None else each.nearness * patches.within[each.rows]
+            clicked.append((losses * near[:, 0]).sum() / near.sum().clamp_min(1))
         weight = self.interaction_weight
         return told | {
             "interaction": weight * torch.stack(corrected).mean(),
@@ -255,23 +308,37 @@ class SemiSupervisedObjective:
         These voxels are few, and the loss of a whole patch hardly sees them.
         """
         altered = (answer.target != patches.label[answer.rows])[:, 0]
+        if patches.within is not None:
+            altered = altered & patches.within[answer.rows][:, 0]
         losses = F.cross_entropy(answer.logits.float(), answer.target[:, 0], reduction="none")
         weight = self.interaction_weight * self.click_weight
         return {"told": weight * (losses * altered).sum() / altered.sum().clamp_min(1)}
 
     def _losses(self, logits: Tensor, patches: TrainingPatches, rampup: float) -> dict[str, Tensor]:
         """Dice and cross entropy of one set of logits; labels are seen at the logits' resolution."""
-        label, labeled = (at_size(volume, logits.shape[2:]) for volume in (patches.label, patches.labeled))
-        masks: list[Tensor | None] = [None] if patches.all_labeled else [labeled]
+        patches = patches._replace(
+            label=at_size(patches.label, logits.shape[2:]),
+            labeled=at_size(patches.labeled, logits.shape[2:]),
+            within=None if patches.within is None else at_size(patches.within, logits.shape[2:]),
+        )
+        masks: list[Tensor | None] = [None] if patches.all_labeled else [patches.labeled]
         weights = {"supervised": 1.0}
         if self.uses_pseudo_labels and not patches.all_labeled:
-            masks.append(~labeled)
+            masks.append(patches.undecided)
         if patches.within is not None:
             masks = [patches.within if mask is None else mask & patches.within for mask in masks]
         if len(masks) > len(weights):
             weights["pseudo_label"] = self.pseudo_label_weight * rampup
-        losses = self.supervised.by_region(logits, label, masks)
+        losses = self._by_region(logits, patches, masks)
         return {name: weight * loss for (name, weight), loss in zip(weights.items(), losses, strict=True)}
+
+    def _by_region(self, logits: Tensor, patches: TrainingPatches, masks: list[Tensor | None]) -> list[Tensor]:
+        """In the labelled region, which is the first, classes that nobody drew are one with the background."""
+        undrawn = patches.undrawn_of(logits.shape[1])
+        if undrawn is None:
+            return self.supervised.by_region(logits, patches.label, masks)
+        merged = self.supervised.by_region(merged_logits(logits, undrawn), patches.merged_label, masks[:1])
+        return [*merged, *self.supervised.by_region(logits, patches.label, masks[1:])]
 
     def _deep_terms(
         self, terms: Mapping[str, Tensor], output: TrainingOutput, patches: TrainingPatches, rampup: float
@@ -292,11 +359,20 @@ class SemiSupervisedObjective:
         """A's noise head and B's IoU head, where labels are true."""
         terms: dict[str, Tensor] = {}
         if self.heteroscedastic_weight and self.train_a:
-            noise = self.heteroscedastic(output.logits_a, output.variance, patches.label, patches.labeled)
+            undrawn = patches.undrawn_of(output.logits_a.shape[1])
+            noise = self.heteroscedastic(
+                output.logits_a, output.variance, patches.merged_label, patches.labeled, undrawn=undrawn
+            )
             terms["heteroscedastic"] = self.heteroscedastic_weight * noise
         if self.iou_weight and output.logits_b is not None and output.iou_predictions is not None:
             told = _told_to_b(patches, output)
-            iou = iou_loss(output.iou_predictions, output.logits_b.detach(), told.label, told.labeled)
+            iou = iou_loss(
+                output.iou_predictions,
+                output.logits_b.detach(),
+                told.label,
+                told.labeled,
+                known=_judged(told, output.logits_b.shape[1]),
+            )
             terms["iou"] = self.iou_weight * iou
         return terms
 
@@ -328,7 +404,7 @@ class SemiSupervisedObjective:
             return {}
         terms = {}
         of_a = output.logits_a if self.train_a else None
-        for name, logits, where in (("a", of_a, ~patches.labeled), ("b", output.logits_b, alike)):
+        for name, logits, where in (("a", of_a, patches.undecided), ("b", output.logits_b, alike)):
             if logits is not None:
                 difference = self.teacher_consistency.loss(logits, patches.target, unlabeled=where)
                 terms[f"teacher_{name}"] = self.teacher_consistency.weight * rampup * difference
@@ -340,6 +416,21 @@ def _rows(chosen: Tensor) -> Tensor:
     return chosen[:, None, None, None, None]
 
 
+def _looked_up(table: Tensor, label: Tensor) -> Tensor:
+    """What a table [N, 256] of each patch says of its label's classes [N, 1, D, H, W]."""
+    return table.gather(1, label.flatten(1)).view_as(label)
+
+
+def _judged(patches: TrainingPatches, classes: int) -> Tensor | None:
+    """bool, [N, C]: masks whose truth a person's label tells; None where it tells all of them."""
+    undrawn = patches.undrawn_of(classes)
+    if undrawn is None:
+        return None
+    told = ~undrawn & patches.labeled.flatten(1).any(dim=1, keepdim=True)
+    told[:, 0] &= ~undrawn.any(dim=1)
+    return told
+
+
 def _as_told(patches: TrainingPatches, answer: Round, *, within: Tensor | None = None) -> TrainingPatches:
     """The patches of one of Model B's answers, with its target: where that was altered, it is true by definition.
 
@@ -348,8 +439,16 @@ def _as_told(patches: TrainingPatches, answer: Round, *, within: Tensor | None =
         answer: to some of them.
         within: bool, [R, 1, D, H, W]: the voxels that count; all where None.
     """
-    labeled = patches.labeled[answer.rows] | _rows(answer.changed)
-    return patches._replace(image=patches.image[answer.rows], label=answer.target, labeled=labeled, within=within)
+    outer = None if patches.within is None else patches.within[answer.rows]
+    counted = [mask for mask in (within, outer) if mask is not None]
+    undrawn = patches.undrawn
+    return patches._replace(
+        image=patches.image[answer.rows],
+        label=answer.target,
+        labeled=patches.labeled[answer.rows] | _rows(answer.changed),
+        within=torch.stack(counted).all(dim=0) if counted else None,
+        undrawn=None if undrawn is None else undrawn[answer.rows] & ~answer.changed[:, None],
+    )
 
 
 def deep_shares(count: int) -> list[float]:

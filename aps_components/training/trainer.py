@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
+from aps_components.data.partial import UNDRAWN
 from aps_components.models import Precision, TrainingOutput, TwoModels, autocast
 from aps_components.ownership import own, release
 from aps_components.training.cuda_graphs import GraphedStudent, GraphedTeacher
@@ -160,7 +161,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     @torch.no_grad()
     def _adjust_decision(self, labeled: Mapping[str, Tensor]) -> None:
         """By what the teacher says; it takes the student's offsets over, as all buffers."""
-        image, label = labeled["image"], labeled["label"].long()
+        image, label, undrawn = labeled["image"], labeled["label"].long(), labeled.get(UNDRAWN)
         with autocast(self.state.device, self.precision):
             if self.objective.train_b:
                 prediction = self.asked_teacher.predict(image)
@@ -168,7 +169,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
             else:
                 answers = {"a": self.asked_teacher.logits_of_a(image)}
         for model, logits in answers.items():
-            self.network.decision.update(logits, label, model)
+            self.network.decision.update(logits, label, model, undrawn=undrawn)
 
     def _refuse_non_finite(self, what: str, value: Tensor, batchdata: Mapping[str, Any]) -> None:
         if torch.isfinite(value):

@@ -10,7 +10,10 @@ from aps_components.uncertainty.mc_dropout import (
     monte_carlo_samples,
 )
 from aps_components.uncertainty.measures import (
+    ALL_MAP_NAMES,
+    MAP_NAMES,
     DecoupledUncertainty,
+    MapName,
     UncertaintyForm,
     decouple,
     entropy,
@@ -22,10 +25,13 @@ from aps_components.uncertainty.measures import (
 )
 
 __all__ = [
+    "ALL_MAP_NAMES",
     "DEFINITIONS",
+    "MAP_NAMES",
     "DecoupledUncertainty",
     "Definition",
     "DropoutMasks",
+    "MapName",
     "MonteCarloSamples",
     "StochasticDecoder",
     "UncertaintyForm",

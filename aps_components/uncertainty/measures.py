@@ -11,12 +11,42 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 UncertaintyForm = Literal["variance", "propagated", "entropy", "predictive_entropy"]
+
+
+class MapName(NamedTuple):
+    """What a map is called, in a file's name and in a picture."""
+
+    file: str
+    title: str
+    unit: str
+
+
+# What each form's two maps are. The published form's are named after what they measure: the variance that a noise head
+# predicts is no measure of where the data are uncertain, as it counts where the answer cannot change, too, and may be
+# lowest where the errors are. Uncertainty that is not split is one map.
+MAP_NAMES: Mapping[UncertaintyForm, tuple[MapName, ...]] = {
+    "entropy": (
+        MapName("epistemic", "epistemic uncertainty", "nats"),
+        MapName("aleatoric", "aleatoric uncertainty", "nats"),
+    ),
+    "variance": (
+        MapName("softmax_variance", "variance of the probabilities", "variance"),
+        MapName("noise_variance", "predicted noise variance", "variance"),
+    ),
+    "propagated": (
+        MapName("softmax_variance", "variance of the probabilities", "variance"),
+        MapName("propagated_variance", "propagated noise variance", "variance"),
+    ),
+    "predictive_entropy": (MapName("predictive_entropy", "predictive entropy", "nats"),),
+}
+ALL_MAP_NAMES = tuple(dict.fromkeys(name.file for names in MAP_NAMES.values() for name in names))
 
 
 class DecoupledUncertainty(NamedTuple):

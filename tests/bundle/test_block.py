@@ -33,7 +33,7 @@ def parsed(text):
         block(fusion="cafa"),
         block(strides=THICK, kernel_sizes=[[3, 3, 1]] * 5, roi_size=[144, 144, 8], augmentation="strong_in_plane"),
         block(backbone="residual_encoder", strides=[[2, 2, 1]] * 5, roi_size=[64, 96, 5]),
-        block(labels={str(value): f"class number {value}" for value in range(256)}),
+        block(labels={str(value): f"class number {value}" for value in range(255)}),
     ],
 )
 def test_text_holds_every_value_in_order(given):
@@ -105,7 +105,7 @@ def test_a_faulty_block_names_its_file(tmp_path):
         ({"labels": {"0": "a", "2": "b"}}, "labels {'0': 'a', '2': 'b'} must map \"0\", \"1\", ... in order"),
         ({"labels": {"1": "b", "0": "a"}}, 'must map "0", "1", ... in order and without a gap'),
         ({"labels": ["a", "b"]}, "labels ['a', 'b'] must map"),
-        ({"labels": {"0": "a"}}, "has 1 classes: give the background and 1 to 255 others"),
+        ({"labels": {"0": "a"}}, "has 1 classes: give the background and 1 to 254 others"),
         ({"labels": {"0": "a", "1": "a"}}, "gives the name 'a' twice"),
         ({"labels": {"0": "a", "1": "$print(1)"}}, "labels has the name '$print(1)': take a text without"),
         ({"labels": {"0": "a", "1": " "}}, "labels has the name ' '"),
@@ -120,7 +120,7 @@ def test_a_faulty_block_names_its_file(tmp_path):
         ({"regions": {"a#b": [1]}}, "regions has the name 'a#b'"),
         ({"in_channels": 0}, "in_channels 0 must be a whole number from 1 on"),
         ({"modalities": ["t1", "t2"]}, "modalities ['t1', 't2'] names 2 but in_channels is 1: name one per channel"),
-        ({"spacing": [1.0, 0.0, 1.0]}, "spacing [1.0, 0.0, 1.0] must be three sizes in mm"),
+        ({"spacing": [1.0, 0.0, 1.0]}, "spacing [1.0, 0.0, 1.0] must be three sizes in mm from"),
         ({"roi_size": [96, 100, 90]}, "roi_size [96, 100, 90] must be three sizes divisible by 16: try [96, 96, 96]"),
         ({"roi_size": [96, 96]}, "roi_size [96, 96] must be three sizes"),
         ({"roi_size": [16, 16, 16]}, "roi_size [16, 16, 16] leaves one voxel at the bottom"),

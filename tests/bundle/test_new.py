@@ -201,7 +201,7 @@ WRONG = {
     "validation": ({"validation": 5}, "validation 5 of 5 labelled cases leaves none to train on"),
     "validation_text": ({"validation": "many"}, "validation 'many' must be a whole number from 0 on"),
     "budget": ({"budget": "tpu"}, "budget 'tpu' must be gpu or cpu"),
-    "spacing": ({"spacing": [1, 1]}, r"spacing \[1, 1\] must be three sizes in mm"),
+    "spacing": ({"spacing": [1, 1]}, r"spacing \[1, 1\] must be three sizes in mm from"),
     "roi_size": ({"roi_size": [30, 48, 32]}, r"roi_size \[30, 48, 32\] must be three sizes divisible by 16: try"),
     "roi_size_of_two": ({"roi_size": [32, 48]}, r"roi_size \[32, 48\] must be three sizes in voxels"),
 }

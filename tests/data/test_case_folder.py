@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from aps_components.data.case_folder import declared_labels, find_cases
+from aps_components.data.case_folder import declared_labels, find_cases, without_ignored
 from aps_components.data.errors import DataError
 
 
@@ -132,8 +132,6 @@ def test_a_dataset_json_of_windows_is_read(tmp_path, encoding):
         ('{"labels": {"background": 0, "liver": 1}', "not valid JSON"),
         ("", "not valid JSON"),
         ('{"labels": ["background"]}', "must map names to values"),
-        ('{"labels": {"background": 0, "liver": 1, "ignore": 2}}', 'the value 2 is "ignore"'),
-        ('{"labels": {"0": "background", "255": "Ignore"}}', 'the value 255 is "Ignore"'),
         ('{"labels": {"background": 0, "liver": 1.5}}', "'liver' has the value 1.5"),
         ('{"labels": {"background": 0, "liver": 1, "tumour": 1}}', "a value two names"),
     ],
@@ -142,6 +140,25 @@ def test_a_faulty_dataset_json_is_refused_by_name(tmp_path, text, message):
     (tmp_path / "dataset.json").write_text(text)
     with pytest.raises(DataError, match=r"dataset\.json: .*" + re.escape(message)):
         declared_labels(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "ignore"),
+    [
+        ({"background": 0, "liver": 1, "ignore": 2}, 2),
+        ({"0": "background", "1": "liver", "255": "Ignore"}, 255),
+        ({"background": 0, "liver": 1}, None),
+    ],
+)
+def test_what_nobody_labelled_is_no_class(tmp_path, labels, ignore):
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
+    assert without_ignored(declared_labels(tmp_path)) == ({0: "background", 1: "liver"}, ignore)
+
+
+@pytest.mark.parametrize("names", [{0: "ignore", 1: "liver"}, {1: "liver", 2: "ignore", 3: "Ignore"}])
+def test_one_value_other_than_the_background_is_ignored(names):
+    with pytest.raises(DataError, match="name one value"):
+        without_ignored(names)
 
 
 def test_no_dataset_json(tmp_path):

@@ -38,14 +38,18 @@ def dataset(items, cache_dir=None, *, num_workers=4, **options):
     return SeededCacheDataset(items, transforms(**given), cache_dir=cache_dir, num_workers=num_workers, progress=False)
 
 
-@pytest.mark.parametrize("options", [{}, {"balanced_crops": 1.0, "num_classes": 3}])  # there is no class 2
-def test_samples_are_those_of_the_cache_in_memory(items, tmp_path, options):
+@pytest.mark.parametrize("balanced_crops", [0.0, 1.0])
+@pytest.mark.parametrize("said", [{}, {"labeled_slices": [1, 9, 30]}, {"labeled_classes": [1]}])
+def test_samples_are_those_of_the_cache_in_memory(items, tmp_path, balanced_crops, said):
+    items[0] |= said
+    options = {"balanced_crops": balanced_crops, "num_classes": 3}  # there is no class 2
     memory, disk = dataset(items, **options), dataset(items, tmp_path / "cache", **options)
     again = dataset(items, tmp_path / "cache", **options)
     for key in [SampleKey(0, 5), SampleKey(1, 6), SampleKey(0, 5)]:
         expected, found, third = memory[key], disk[key], again[key]
         assert found.keys() == expected.keys()
         assert found["name"] == expected["name"]
+        assert torch.equal(*(sample.get("undrawn", torch.zeros(1)) for sample in (found, expected)))
         for volume in {"image", "label"} & expected.keys():
             assert found[volume].dtype == expected[volume].dtype
             assert torch.equal(found[volume], expected[volume])

@@ -121,7 +121,7 @@ def test_a_scan_in_the_labels_folder_is_no_label(tmp_path, make_case):
     make_case("a", label=np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE))
     make_case("b", label=np.full(SHAPE, 70_000, dtype=np.int32))
     first, second = fingerprint_of(tmp_path).faults
-    assert first == "labels/a.nii.gz: holds 16319 classes; at most 255 can be told apart: is it a scan?"
+    assert first == "labels/a.nii.gz: holds 16319 classes; at most 254 can be told apart: is it a scan?"
     assert second == "labels/b.nii.gz: holds values up to 70000; a label holds class numbers: is it a scan?"
 
 

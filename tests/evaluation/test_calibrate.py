@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -7,9 +8,12 @@ from workflows import LA
 from aps_components import cli
 from aps_components.data import load_datalist
 from aps_components.evaluation.calibrate import of_kept_pieces
+from aps_components.evaluation.doubt.held_out import TEMPERATURES
 from aps_components.evaluation.trained import load_trained
-from aps_components.models import read_checkpoint
+from aps_components.models import read_checkpoint, read_settings
 from aps_components.segmentation.bundle_inference import BundleInference
+
+PLACES = ("bundle", "dataset_dir", "checkpoint", "target")
 
 
 @pytest.fixture
@@ -71,9 +75,37 @@ def test_inference_and_evaluation_answer_as_it_was_calibrated(arguments, phantom
     assert plain.get_parsed_content("network_def").predictor == "average"
 
 
-def test_no_case_is_refused(arguments):
-    with pytest.raises(ValueError, match="cases 0 must be a whole number from 1 on"):
-        cli.calibrate(**arguments, cases=0)
+def test_a_negative_number_of_cases_is_refused(arguments):
+    with pytest.raises(ValueError, match="cases -1 must be a whole number from 0 on"):
+        cli.calibrate(**arguments, cases=-1)
+
+
+def test_held_out_scans_say_how_sure_and_how_good_answers_are(arguments, phantoms, tmp_path, capsys):
+    cli.calibrate(**arguments, cases=0)
+    said = capsys.readouterr().out
+    before, after = read_checkpoint(arguments["checkpoint"]), read_checkpoint(arguments["target"])
+    assert all(torch.equal(before[key], after[key]) for key in before)  # no offset was set
+    settings = read_settings(arguments["target"])
+    held_out = [item for item in load_datalist(phantoms).validation if "label" in item]
+    assert settings["temperature"] in TEMPERATURES
+    assert settings["doubt"]["scans"] == len(held_out)
+    assert "which scans it learned from" in said  # nothing beside the checkpoint does
+    options = {key: value for key, value in arguments.items() if key not in PLACES}
+    model = load_trained(LA, dataset_dir=phantoms, checkpoint=arguments["target"], options=options)
+    assert model.network.temperature == settings["temperature"]
+    cli.calibrate(**arguments | {"checkpoint": arguments["target"]}, cases=0, held_out="none")
+    assert not {"doubt", "temperature"} & read_settings(arguments["target"]).keys()  # of other offsets, perhaps
+
+
+def test_a_folder_of_other_scans_serves_too(arguments, phantoms, tmp_path):
+    for item in load_datalist(phantoms).test:
+        for key, folder in (("image", "images"), ("label", "labels")):
+            (tmp_path / "others" / folder).mkdir(parents=True, exist_ok=True)
+            shutil.copy(item[key], tmp_path / "others" / folder)
+    cli.calibrate(**arguments, cases=0, held_out=str(tmp_path / "others"))
+    assert read_settings(arguments["target"])["doubt"]["scans"] == len(load_datalist(phantoms).test)
+    with pytest.raises(ValueError, match="held_out 'nowhere' is no folder"):
+        cli.calibrate(**arguments, cases=0, held_out="nowhere")
 
 
 def test_what_an_answer_does_not_show_has_no_volume():

@@ -128,6 +128,31 @@ def test_measured_on_the_own_grid_of_a_resampled_scan(tmp_path):
     assert 0.85 < row["dice"] < 0.97
 
 
+def test_labelled_slices_alone_are_measured(tmp_path):
+    """B lies one voxel off along the first axis; across the labelled slices, 3 of the cube's 8, too."""
+    item = write_case(tmp_path) | {"labeled_slices": [0, 7, 9, 14, 20]}
+    report = evaluate([item], tmp_path / "out", points=[PromptPoint(1, (6, 7, 7), 1.0), PromptPoint(1, (6, 7, 8), 1.0)])
+    (row,) = rows_of(report, predictor="b", variant="raw")
+    assert row["truth_voxels"] == 3 * SIDE**2
+    assert row["dice"] == pytest.approx((SIDE - 1) / SIDE)
+    assert row["prompt_precision"] == 1
+    assert all(math.isnan(row[key]) for key in ("hd95_mm", "asd_mm", "nsd"))
+    (scan,) = json.loads((tmp_path / "out" / "metrics.json").read_text())["scans"]
+    assert scan["picture"]
+    assert sum(scan["calibration"]["voxels"]) <= 5 * 20 * 22
+
+
+def test_classes_that_nobody_drew_are_not_measured(tmp_path):
+    items = [write_case(tmp_path, name) for name in ("a", "b")]
+    items[0]["labeled_classes"] = [1]
+    labels = {**LABELS, 2: "ventricle", 3: "vessel"}
+    both = {"atrium": [1], "ventricle": [2], "either": [1, 2]}
+    with patch.dict(LABELS, labels):
+        report = evaluate(items, tmp_path / "out", regions=both)
+    measured = {(row["case"], row["class"]) for row in report.rows}
+    assert measured == {("a", "atrium"), ("b", "atrium"), ("b", "ventricle"), ("b", "either")}
+
+
 def test_largest_component_is_a_variant_of_its_own(tmp_path):
     image = cube()
     image[0, 0, 0] = 1  # a second island

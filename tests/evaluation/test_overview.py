@@ -53,6 +53,7 @@ def test_everything_that_inference_wrote_goes_into_the_picture(folder):
     np.testing.assert_array_equal(given["truth"], 1 - SEGMENTATION)
     for name, array in MAPS.items():
         np.testing.assert_array_equal(given[name], array)
+    assert given["epistemic_unit"] == given["aleatoric_unit"] == "nats"
     assert given["points"] == [(1, 3.0, 4.5, 6.0), (0, 0.0, 0.0, 1.0)]
     assert given["spacing"] == [1.0, 1.5, 2.0]
     assert given["title"] == "scan"
@@ -84,3 +85,13 @@ def test_scan_without_a_segmentation_is_refused(folder):
     (folder / "out" / "scan_seg.nii.gz").unlink()
     with pytest.raises(FileNotFoundError, match=r"scan_seg.nii.gz is missing: segment .*run inference"):
         draw(folder)
+
+
+def test_the_published_maps_are_called_what_they_are(folder):
+    for name in ("softmax_variance", "noise_variance"):
+        write(folder / "out" / f"scan_{name}.nii.gz", MAPS["epistemic"])
+    given = draw(folder)
+    assert given["epistemic"] is not None
+    assert given["aleatoric"] is not None
+    assert "aleatoric" not in given["aleatoric_title"]
+    assert given["aleatoric_unit"] == "variance"

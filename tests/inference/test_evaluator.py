@@ -8,6 +8,7 @@ from monai.data import DataLoader, Dataset
 from pipelines import configured
 from torch import nn
 
+from aps_components.data.partial import NOT_LABELED
 from aps_components.inference import PromptedEvaluator, PromptedSlidingWindowInferer, PromptPoint, VolumePrediction
 from aps_components.models import build_auto_prompt_seg
 from aps_components.training import dice_metric
@@ -105,9 +106,8 @@ def test_output_keeps_everything(label):
     evaluator = make_evaluator(label=label, cases=(1,))
     evaluator.run()
     (output,) = evaluator.state.output
-    assert set(output) == {"pred", "pred_a", "pred_b", "epistemic", "aleatoric", "prompts"} | (
-        {"label"} if label else set()
-    )
+    maps = {"pred", "pred_a", "pred_b", "epistemic", "aleatoric", "probabilities"}
+    assert set(output) == {*maps, "prompts", *(["label"] if label else [])}
     for key, name in (("pred", "average"), ("pred_a", "a"), ("pred_b", "b")):
         np.testing.assert_array_equal(output[key].argmax(0), GUESSES[name][1])
     assert output["epistemic"].shape == output["aleatoric"].shape == (1, D, H, W)
@@ -133,6 +133,18 @@ def test_dice_metric_leaves_the_background_out():
     engine = Engine(lambda *_: output)
     dice_metric("pred", num_classes=C).attach(engine, "dice")
     assert engine.run([0]).metrics["dice"] == pytest.approx(0.5)
+
+
+def test_voxels_without_a_label_do_not_count_and_the_answer_stays():
+    label = torch.full((1, D, H, W), NOT_LABELED, dtype=torch.uint8)
+    label[0, :2], label[0, 2] = 1, 2
+    guess = torch.full((1, D, H, W), 2, dtype=torch.uint8)
+    guess[:, 0] = 1  # half of class 1 is right, and of class 2 one slice of two that are labelled
+    output = [{"pred": guess.clone(), "label": label}]
+    engine = Engine(lambda *_: output)
+    dice_metric("pred", num_classes=C).attach(engine, "dice")
+    assert engine.run([0]).metrics["dice"] == pytest.approx((2 / 3 + 2 / 3) / 2)
+    assert torch.equal(output[0]["pred"], guess)
 
 
 def test_a_real_model_goes_through():

@@ -47,6 +47,46 @@ def test_an_update_by_hand():
     assert decision.offsets[1, 1].item() == pytest.approx(2 * 0.5 * math.log(0.5) - 0.5, abs=1e-3)
 
 
+def test_voxels_without_a_label_do_not_count():
+    """As of the ten voxels above, with five more that nobody labelled, and a patch of those alone."""
+    called = torch.tensor([[1, 1, 1, 1, 2, 0, 0, 0, 0, 0, 1, 2, 1, 0, 2], [1] * 15])
+    logits = 9 * torch.nn.functional.one_hot(called, C).movedim(-1, 1).view(2, C, 1, 1, 15).float()
+    label = torch.tensor([[1, 1, 2, 0, 0, 0, 0, 0, 0, 0] + 5 * [255], 15 * [255]]).view(2, 1, 1, 1, 15)
+    decision = Decision(C, step=0.5)
+    decision.update(logits, label, "a")
+    torch.testing.assert_close(decision.offsets[0], torch.tensor([0, 0.5 * math.log(0.5), 0]), atol=1e-4, rtol=0)
+    before = decision.offsets.clone()
+    decision.update(logits[1:], label[1:], "a")
+    assert torch.equal(decision.offsets, before)
+
+
+def test_a_class_that_nobody_drew_keeps_its_offset():
+    """Of class 2 the first patch says nothing, and of class 1 both."""
+    logits = 9 * torch.nn.functional.one_hot(torch.full((2, 10), 1), C).movedim(-1, 1).view(2, C, 1, 1, 10).float()
+    label = torch.tensor([[1] * 5 + [0] * 5, [1] * 3 + [2] * 2 + [0] * 5]).view(2, 1, 1, 1, 10)
+    undrawn = torch.tensor([[False, False, True], [False, False, True]])
+    decision = Decision(C, step=0.5)
+    decision.update(logits, label, "b", undrawn=undrawn)
+    torch.testing.assert_close(decision.offsets[1], torch.tensor([0, 0.5 * math.log(8 / 20), 0]), atol=1e-3, rtol=0)
+    decision.update(logits, label, "b", undrawn=torch.tensor([[False, False, True], [False, False, False]]))
+    assert decision.offsets[1, 2] == 0.5  # none of two voxels was found: the largest change
+
+
+def test_fitted_volumes_are_those_of_labelled_voxels_and_drawn_classes():
+    label = torch.randint(0, 10, (2, 1, D, H, 8 * W)).clamp(7).sub(7)
+    logits = torch.nn.functional.one_hot(label[:, 0], C).movedim(-1, 1) + torch.randn(2, C, D, H, 8 * W)
+    truth = label.clone()
+    truth[..., ::2] = 255
+    truth[0][truth[0] == 2] = 0
+    undrawn = torch.zeros(2, C, D, H, 8 * W, dtype=torch.bool)
+    undrawn[0, 2] = True
+    decision = Decision(C)
+    decision.fit(logits, truth, "a", undrawn=undrawn)
+    called, labelled = decision(logits, "a").argmax(dim=1, keepdim=True), truth != 255
+    assert (called == 1)[labelled].sum() == pytest.approx(int((truth == 1).sum()), abs=1)
+    assert (called[1] == 2)[labelled[1]].sum() == pytest.approx(int((truth[1] == 2).sum()), abs=1)
+
+
 def test_volumes_become_those_of_the_truth():
     """Logits of overlapping classes, biased towards class 1; each update sees other patches."""
     decision = Decision(C)

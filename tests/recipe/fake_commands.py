@@ -12,10 +12,12 @@ from typing import Any
 import torch
 
 from aps_components.data import case_name, load_datalist
+from aps_components.evaluation.doubt.held_out import TEMPERATURES
 from aps_components.models import save_model
 from aps_components.recipe.plan import Pace
 
 PACE = Pace(start=1, labeled=1, joint=1.2, alone=0.8, prompt=1.5, scan=0.5, scan_b=1)
+ANSWER = {"soft_dice": [len(TEMPERATURES) * [0.8]], "surprise": None, "calibration_error": None}
 Dice = Callable[[dict[str, Any]], float]
 
 
@@ -76,8 +78,18 @@ class FakeCommands:
             for variant in ("raw", "largest_component")
             for dice in [self.dice({**what, "case": name, "predictor": predictor})]
         ]
+        scans = [
+            {
+                "case": name,
+                "held_out": {
+                    "look": [[0.1 * index, 1.0]],
+                    "answers": dict.fromkeys({row["predictor"] for row in rows}, ANSWER),
+                },
+            }
+            for index, name in enumerate(map(case_name, datalist.validation))
+        ]
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.json").write_text(json.dumps({"cases": rows}))
+        (folder / "metrics.json").write_text(json.dumps({"cases": rows, "scans": scans}))
 
     def calibrate(self, options: dict[str, str]) -> None:
         for ending in (".pt", ".json"):

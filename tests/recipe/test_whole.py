@@ -106,6 +106,25 @@ def test_the_better_predictor_answers_in_the_bundle(scans, tmp_path, wanted):
     assert results.choices[0].figures == {"average": 50.0, "a": 50.0, "b": 50.0, wanted: 60.0}
 
 
+@pytest.mark.parametrize(("predictor", "answers"), [("a", 6 * [0.5]), ("average", 4 * [0.6])])
+def test_predicted_dice_is_of_answers_by_the_predictor_of_the_bundle_each_scan_once(
+    scans, tmp_path, predictor, answers
+):
+    def dice(what):
+        """Model A answers all three folds; beside a Model B, two of them once more."""
+        return 0.4 if what["beside"] and what["predictor"] == "a" else better(predictor="average")(what)
+
+    def equal(what):
+        return 0.1 if what["beside"] and what["predictor"] != "a" else 0.5
+
+    run(scans, tmp_path / "out", FakeCommands(dice if predictor == "average" else equal))
+    settings = read_settings(tmp_path / "out" / "bundle" / "models" / "model.pt")
+    assert settings["inference_predictor"] == predictor
+    (points,) = settings["doubt"]["classes"].values()
+    assert points["dice"] == answers
+    assert settings["doubt"]["scans"] == len(answers)
+
+
 def test_rounds_train_model_a_alone_and_model_b_beside_it(scans, tmp_path):
     commands, _ = run(scans, tmp_path / "out", FakeCommands(better(round=2)))
     trainings = of_kind(commands, "training")

@@ -27,12 +27,17 @@ def literal(text):
         return text
 
 
+def ended(status):
+    """A process that has ended."""
+    return SimpleNamespace(wait=lambda: status)
+
+
 @pytest.fixture
 def here(monkeypatch):
     """Commands run in this process; what they refused is kept, as their last line would be."""
     said = []
 
-    def run(command, check):
+    def run(command):
         flags = dict(zip(command[5::2], command[6::2], strict=True))
         files = [file.rpartition("/")[2] for file in literal(flags.pop("--config_file"))]
         options = {key.removeprefix("--"): literal(value) for key, value in flags.items()}
@@ -40,9 +45,9 @@ def here(monkeypatch):
             run_workflow(*files, kind="train", options=options)
         except Exception as error:
             said.append(str(root_cause(error)))
-        return SimpleNamespace(returncode=len(said))
+        return ended(len(said))
 
-    monkeypatch.setattr("aps_components.report.evaluate.subprocess.run", run)
+    monkeypatch.setattr("aps_components.report.evaluate.start", run)
     return said
 
 
@@ -112,7 +117,7 @@ def test_a_bundle_of_the_installed_package_keeps_no_results(trained, phantoms, t
     monkeypatch.chdir(tmp_path)
     before = sorted(path.name for path in (tmp_path / "site" / "la").iterdir())
     with (
-        patch("aps_components.report.evaluate.subprocess.run", return_value=SimpleNamespace(returncode=1)),
+        patch("aps_components.report.evaluate.start", return_value=ended(1)),
         pytest.raises(EvaluationFailed),
     ):
         evaluate(tmp_path / "site" / "la", phantoms)
@@ -121,7 +126,7 @@ def test_a_bundle_of_the_installed_package_keeps_no_results(trained, phantoms, t
 
 
 def test_figures_of_before_are_not_taken_for_those_of_a_run_that_failed(trained, phantoms, tmp_path, here):
-    with patch("aps_components.report.evaluate.subprocess.run", return_value=SimpleNamespace(returncode=0)):
+    with patch("aps_components.report.evaluate.start", return_value=ended(0)):
         folder = trained / "evaluation" / phantoms.name
         folder.mkdir(parents=True)
         (folder / "metrics.json").write_text("{}")
@@ -130,7 +135,7 @@ def test_figures_of_before_are_not_taken_for_those_of_a_run_that_failed(trained,
 
 
 def test_what_cannot_be_is_said_before_anything_runs(trained, phantoms, tmp_path):
-    with patch("aps_components.report.evaluate.subprocess.run") as run:
+    with patch("aps_components.report.evaluate.start") as run:
         with pytest.raises(ValueError, match="split 'tset' must be one of"):
             evaluate(trained, phantoms, split="tset")
         with pytest.raises(FileNotFoundError, match="no bundle 'nothing'"):

@@ -45,3 +45,22 @@ def test_a_long_table_is_cut_and_an_empty_one_left_out():
     lines = summary(Segmentation(Outputs(Path("out")), [scan("a", "image", classes=50)], ["a"])).splitlines()
     assert lines[46] == "... and 5 more lines in the statistics"
     assert summary(Segmentation(Outputs(Path("out")), failed={"b": "?"})).startswith("0 segmented, 0 there")
+
+
+def expected(name, value, *, unlike=False):
+    """A scan whose second class is predicted."""
+    content = scan(name, "image") | {"unlike_training": unlike}
+    content["classes"][0]["predicted_dice"] = None
+    content["classes"][1]["predicted_dice"] = {"value": value, "low": value - 0.125, "high": value + 0.05}
+    return content
+
+
+def test_the_scans_with_the_lowest_predicted_dice_come_first():
+    scans = [expected("good", 0.9), expected("poor", 0.5), expected("odd", 0.7, unlike=True), scan("old", "image")]
+    lines = summary(Segmentation(Outputs(Path("out")), scans, ["good"])).splitlines()
+    names = [line.split()[0] for line in lines[1:9:2]]
+    assert names == ["odd", "poor", "good", "old"]
+    assert lines[0].split()[-3:] == ["predicted", "Dice", "(90", "%)"][-3:]
+    assert lines[4].endswith("0.50 (0.38-0.55)")
+    assert lines[8].endswith("-")
+    assert any("unlike" in line and line.endswith("odd") for line in lines)

@@ -79,6 +79,62 @@ def results(la, scans, tmp_path_factory):
     return out
 
 
+@pytest.fixture(scope="module")
+def calibrated(la, tmp_path_factory):
+    """The tiny bundle, as if its answers to held-out scans had been looked at."""
+    folder = tmp_path_factory.mktemp("calibrated") / "la"
+    shutil.copytree(la, folder)
+    file = folder / "models" / "model.json"
+    settings = json.loads(file.read_text()) if file.is_file() else {}
+    points = {"soft_dice": [0.5, 0.6, 0.7, 0.8], "dice": [0.4, 0.5, 0.6, 0.7]}
+    looks = {"mean": [0.0] * 6, "std": [1e6] * 6, "scans": 9}
+    doubt = {"format": 1, "scans": 4, "source": "test", "classes": {"left atrium": points}, "looks": looks}
+    file.write_text(json.dumps({**settings, "temperature": 2.0, "doubt": doubt}))
+    return folder
+
+
+def test_a_calibrated_model_predicts_the_dice_of_every_scan(calibrated, results, scans, tmp_path, capsys):
+    aps(scans, tmp_path / "out", "--bundle", calibrated, "--maps", "--device=cpu")
+    said = capsys.readouterr().out
+    for name in "ab":
+        content = json.loads((tmp_path / "out" / f"{name}_statistics.json").read_text())
+        (entry,) = content["classes"]
+        assert 0 <= entry["predicted_dice"]["low"] <= entry["predicted_dice"]["value"]
+        assert entry["predicted_dice"]["value"] <= entry["predicted_dice"]["high"] <= 1
+        assert content["unlike_training"] in (True, False)
+        assert f"{entry['predicted_dice']['value']:.2f} (" in said
+        file = f"{name}_seg.nii.gz"
+        np.testing.assert_array_equal(voxels(tmp_path / "out" / file), voxels(results / file))
+        before, after = (voxels(folder / f"{name}_probabilities.nii.gz") for folder in (results, tmp_path / "out"))
+        assert np.abs(after - 0.5).mean() < np.abs(before - 0.5).mean()  # less sure by the temperature
+    with open(tmp_path / "out" / "statistics.csv", newline="") as stream:
+        assert {"predicted_dice value", "unlike_training"} <= set(next(csv.DictReader(stream)))
+    assert "predicted Dice" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_another_predictor_than_the_calibrated_one_predicts_nothing(calibrated, scans, tmp_path):
+    aps(scans / "a.nii.gz", tmp_path, "--bundle", calibrated, "--device=cpu", "--predictor", "a")
+    assert "unlike_training" not in json.loads((tmp_path / "a_statistics.json").read_text())
+
+
+def test_scores_of_the_next_scan_are_made_once_for_each_weights(calibrated, scans, tmp_path, capsys):
+    def next_scan(source):
+        with patch.object(sys, "argv", ["aps", "next-scan", str(source), "--bundle", str(calibrated), *more]):
+            cli.main()
+        return capsys.readouterr().out
+
+    more = ["--out", str(tmp_path / "scores.json"), "--device", "cpu", "--strategy", "predicted_dice"]
+    first = next_scan(scans)
+    scores = json.loads((tmp_path / "scores.json").read_text())["scans"]
+    assert set(scores) == {"a", "b"}
+    assert first.splitlines()[0][0] == min(scores, key=lambda name: scores[name]["predicted_dice"])
+    listed = tmp_path / "list.json"
+    listed.write_text(json.dumps({"one": str(scans / "a.nii.gz"), "gone": str(tmp_path / "gone.nii.gz")}))
+    assert "gone: not scored" in next_scan(listed)
+    with patch("aps_components.segmentation.next_scan.BundleInference.load", side_effect=AssertionError):
+        next_scan(tmp_path / "list.json")
+
+
 def test_every_file_is_there_and_no_other(results):
     each = ("aleatoric.nii.gz", "epistemic.nii.gz", "preview.png", "probabilities.nii.gz", "prompts.json")
     each += ("seg.nii.gz", "statistics.json")
@@ -285,7 +341,7 @@ FAULTS = [
     (("--bundle", "{la}", "--overlap=1"), "overlap 1 must be a number in [0, 1)"),
     (("--bundle", "{la}", "--predictor=c"), "predictor 'c' must be 'a', 'b' or 'average'"),
     (("--bundle", "{la}", "--device=tpu9"), "device 'tpu9' is no device"),
-    (("--bundle", "{la}", "--device=cuda:99"), "--device cuda:99: this machine has "),
+    (("--bundle", "{la}", "--device=cuda:99"), "device 'cuda:99': this machine has "),
     (("--bundle", "{la}", "--config=nope"), "no config 'nope': give a path, or "),
     (("--bundle", "{la}", "--spacing=[3,3,3]"), "{la}/models/model.pt was trained with other settings: spacing"),
     (("--bundle", "{la}", "--report=perhaps"), "report 'perhaps' must be true or false"),

@@ -18,6 +18,7 @@ from aps_components.evaluation.clicks.scan import Annotator, listening
 from aps_components.evaluation.clicks.table import markdown, per_scan_csv, summarise
 from aps_components.evaluation.metrics import foreground_regions
 from aps_components.evaluation.records import Records, results_folder
+from aps_components.evaluation.report import json_ready
 from aps_components.evaluation.trained import load_trained
 from aps_components.files import expanded, replace_text, sha256_of
 from aps_components.interactive import LoadedModel, Predictor, load_model
@@ -193,7 +194,7 @@ def _write(
     title: str,
     annotator: Annotator,
 ) -> None:
-    replace_text(folder / "clicks.json", json.dumps(figures, indent=1) + "\n")
+    replace_text(folder / "clicks.json", json.dumps(json_ready(figures), indent=1) + "\n")
     replace_text(folder / "clicks.md", markdown(figures, title=title, tolerance_mm=annotator.tolerance_mm))
     replace_text(folder / "clicks.csv", per_scan_csv(scans, clicks=annotator.clicks))
     plot_clicks(folder / "clicks.png", scans, clicks=annotator.clicks, tolerance_mm=annotator.tolerance_mm)

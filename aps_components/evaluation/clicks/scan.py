@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from aps_components.data import LoadVolumed
 from aps_components.data.label_values import LabelValues
 from aps_components.evaluation.listening import OWN, answers_by_alteration, border_band
 from aps_components.evaluation.metrics import Region, mean_dice, normalized_surface_dice
+from aps_components.evaluation.truth import Truth
 from aps_components.interactive import Answer, Predictor
 from aps_components.label_map import likeliest_class
 from aps_components.prompts import Click, deepest_error
@@ -63,34 +65,34 @@ class Annotator:
         """Correct one scan until nothing is wrong or the clicks are spent, and measure; of JSON's types.
 
         Args:
-            item: ``image`` and ``label`` files.
+            item: ``image`` and ``label`` files. Of a label that is not whole nothing is clicked where it leaves the
+                class open.
 
         Returns:
-            ``dice`` and ``nsd``, percent, before the first and after every click; of every click whether it was
-            ``obeyed`` at once, ``kept`` ever after and ``harmful``; ``first_ms`` and ``click_ms``; ``listening``, None
-            where it is not measured.
+            ``dice`` and ``nsd``, percent, before the first and after every click, NaN where a label does not tell; of
+            every click whether it was ``obeyed`` at once, ``kept`` ever after and ``harmful``; ``first_ms`` and
+            ``click_ms``; ``listening``, None where it is not measured, as on a label that is not whole.
         """
-        loaded = LoadVolumed("label", num_classes=self.num_classes, label_values=self.label_values)
-        label = loaded({"label": item["label"]})["label"]
-        truth, spacing = np.asarray(label[0]), [float(size) for size in label.pixdim]
+        load = LoadVolumed("label", num_classes=self.num_classes, label_values=self.label_values)
+        known = Truth.load(item, load)
         started = time.perf_counter()
         self.predictor.set_image(item["image"])
         answer = self.predictor.predict().label_map
         first_ms = 1000 * (time.perf_counter() - started)
-        listening = None if self.listening is None else self.listening(truth)
-        curve = [self._measured(answer, truth, spacing)]
+        listening = self.listening(known.label_map) if self.listening is not None and known.is_whole else None
+        curve = [self._measured(answer, known)]
         said: list[Click] = []
         obeyed: list[bool] = []
         kept: list[bool] = []
         click_ms: list[float] = []
-        while len(said) < self.clicks and (click := deepest_error(answer, truth, spacing=spacing)) is not None:
+        while len(said) < self.clicks and (click := _error(answer, known)) is not None:
             started = time.perf_counter()
             answer = self.predictor.predict([(click.voxel, click.label)]).label_map
             click_ms.append(1000 * (time.perf_counter() - started))
             said.append(click)
             obeyed.append(_holds(answer, click))
             kept = [*(was and _holds(answer, one) for was, one in zip(kept, said, strict=False)), obeyed[-1]]
-            curve.append(self._measured(answer, truth, spacing))
+            curve.append(self._measured(answer, known))
         dice, nsd = [part[0] for part in curve], [part[1] for part in curve]
         return {
             "dice": dice,
@@ -103,15 +105,21 @@ class Annotator:
             "listening": listening,
         }
 
-    def _measured(self, answer: Volume, truth: Volume, spacing: Sequence[float]) -> tuple[float, float]:
-        """Dice and surface Dice in percent, on the scan's own grid."""
+    def _measured(self, answer: Volume, known: Truth) -> tuple[float, float]:
+        """Dice and surface Dice in percent, on the scan's own grid; NaN where the label does not tell."""
+        truth, regions = known.label_map, [region for region in self.regions if known.tells(region)]
+        if not regions:
+            return math.nan, math.nan
+        dice = 100 * mean_dice(answer, truth, regions)
+        if not known.covers_scan:
+            return dice, math.nan
         surface = [
             normalized_surface_dice(
-                region.mask(answer), region.mask(truth), spacing=spacing, tolerance_mm=self.tolerance_mm
+                region.mask(answer), region.mask(truth), spacing=known.spacing, tolerance_mm=self.tolerance_mm
             )
-            for region in self.regions
+            for region in regions
         ]
-        return 100 * mean_dice(answer, truth, self.regions), 100 * float(np.mean(surface))
+        return dice, 100 * float(np.mean(surface))
 
 
 def listening(truth: Volume, *, predictor: Predictor, regions: Sequence[Region]) -> Listening:
@@ -134,6 +142,10 @@ def listening(truth: Volume, *, predictor: Predictor, regions: Sequence[Region])
         }
         for name, found in maps.items()
     }
+
+
+def _error(answer: Volume, known: Truth) -> Click | None:
+    return deepest_error(answer, known.completed(answer), spacing=known.spacing)
 
 
 def _holds(answer: Volume, click: Click) -> bool:

@@ -40,8 +40,14 @@ def summarise(scans: Sequence[Record], *, clicks: int) -> dict[str, Any]:
 
 
 def mean_curve(curves: Sequence[Sequence[float]], *, clicks: int) -> np.ndarray:
-    """The mean after 0, 1, ... clicks, [clicks + 1]; a curve that ends early goes on as it ended."""
-    return np.mean([[curve[min(step, len(curve) - 1)] for step in range(clicks + 1)] for curve in curves], axis=0)
+    """The mean after 0, 1, ... clicks, [clicks + 1]; a curve that ends early goes on as it ended.
+
+    What is NaN, where a label does not tell, is left out.
+    """
+    values = np.array([[curve[min(step, len(curve) - 1)] for step in range(clicks + 1)] for curve in curves])
+    known = ~np.isnan(values)
+    counts = known.sum(axis=0)
+    return np.where(counts, np.where(known, values, 0).sum(axis=0) / np.maximum(counts, 1), np.nan)
 
 
 def area_under(curve: np.ndarray) -> float:
@@ -102,8 +108,8 @@ def per_scan_csv(scans: Mapping[str, Record], *, clicks: int) -> str:
 
 def _listening(scans: Sequence[Record]) -> dict[str, dict[str, float]] | None:
     """None where it was not measured."""
-    found = [scan["listening"] for scan in scans]
-    if None in found:
+    found = [scan["listening"] for scan in scans if scan["listening"] is not None]
+    if not found:
         return None
     return {
         name: {key: float(np.mean([entry[name][key] for entry in found])) for key in ("changed", "dice_b")}

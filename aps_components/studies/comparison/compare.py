@@ -150,9 +150,9 @@ def _scans(dataset_dir: str | Path, bundle: Path) -> dict[str, str]:
 def _refuse_scans(runs: Sequence[Run], dataset_dir: str | Path) -> None:
     """Before hours of training, not after: what they train and are evaluated on must be there."""
     for run in {run.method.name: run for run in runs}.values():
-        others = {key: value for key, value in run.values.items() if key != "dataset_dir"}
+        options = {key: value for key, value in run.values.items() if key != "dataset_dir"}
         try:
-            scans_of_split(run.bundle, dataset_dir=dataset_dir, split=run.split, options=others)
+            scans_of_split(run.bundle, dataset_dir=dataset_dir, split=run.split, options=options)
         except ValueError as error:
             raise ValueError(f"{run.method.name} cannot be trained or evaluated: {error}") from error
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from aps_components.data import LoadVolumed, case_name
 from aps_components.evaluation.records import Records, results_folder
 from aps_components.evaluation.trained import TrainedModel, load_trained
+from aps_components.evaluation.truth import Truth, whole_labels
 from aps_components.inference import InvertToLabelMapd, PromptedSlidingWindowInferer
 from aps_components.options import SEED, optional, whole
 from aps_components.studies.speed.settings import REFERENCE, Setting, window_count
@@ -68,7 +69,7 @@ def benchmark(
         threads = torch.get_num_threads() if model.device.type == "cpu" else None
         records = Records(folder / "scans.jsonl", settings={**model.settings, "threads": threads})
         everything = list(dict.fromkeys([*settings, REFERENCE]))
-        names = [case_name(item) for item in model.items[:cases]]
+        names = [case_name(item) for item in whole_labels(model.items, _label_loader(model))[:cases]]
         scans = {setting: names[:reference_cases] if setting.is_reference else names for setting in everything}
         jobs = {
             name: [
@@ -111,9 +112,12 @@ def _measure(model: TrainedModel, jobs: Mapping[str, Sequence[Setting]], records
 def _loaded(model: TrainedModel, item: Mapping[str, Any]) -> Case:
     """The image for the network, and the truth on the scan's own grid."""
     data = model.image_preprocessing({"image": item["image"]})
-    load_label = LoadVolumed("label", num_classes=len(model.labels), label_values=model.label_values)
-    truth = np.asarray(load_label({"label": item["label"]})["label"][0])
+    truth = Truth.load(item, _label_loader(model)).label_map
     return {"data": data, "image": data["image"].as_tensor()[None].to(model.device), "truth": truth}
+
+
+def _label_loader(model: TrainedModel) -> LoadVolumed:
+    return LoadVolumed("label", num_classes=len(model.labels), label_values=model.label_values)
 
 
 def _one(model: TrainedModel, case: Case, setting: Setting) -> dict[str, Any]:

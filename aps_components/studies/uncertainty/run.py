@@ -8,10 +8,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from aps_components.data import case_name
+from aps_components.data import LoadVolumed, case_name
 from aps_components.evaluation.listening import ALTERATIONS
 from aps_components.evaluation.records import Records, results_folder
 from aps_components.evaluation.trained import TrainedModel, load_trained
+from aps_components.evaluation.truth import whole_labels
 from aps_components.models import settings_file, trained_setting
 from aps_components.options import SEED, number, optional, whole
 from aps_components.studies.uncertainty.report import write_report
@@ -68,7 +69,8 @@ def check_uncertainty(
         for checkpoint in sorted(counts, key=lambda path: counts[path] or 0):
             model = load_trained(bundle, dataset_dir=dataset_dir, checkpoint=checkpoint, split=split, options=options)
             settings = {**model.settings, "band_mm": band_mm, "seed": seed, "noises": noises}
-            scans = _measured(model, settings, folder, cases=cases)
+            load = LoadVolumed("label", num_classes=len(model.labels), label_values=model.label_values)
+            scans = _measured(model, whole_labels(model.items, load)[:cases], settings, folder)
             if measured and list(scans) != list(measured[0]["scans"]):
                 raise ValueError(
                     f"{checkpoint} and {measured[0]['checkpoint']} kept different scans for validation, so their "
@@ -96,13 +98,13 @@ def _labeled_count(checkpoint: Path, *, alone: bool) -> int | None:
 
 
 def _measured(
-    model: TrainedModel, settings: Mapping[str, Any], folder: Path, *, cases: int | None
+    model: TrainedModel, items: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], folder: Path
 ) -> dict[str, dict[str, Any]]:
     """The figures of each scan by its name, those that are in the folder already not anew."""
     file = folder / f"model_{settings['checkpoint_sha256'][:12]}.jsonl"
     records = Records(file, settings={**settings, "maps": list(DEFINITIONS), "prompts": list(ALTERATIONS)})
     scans = {}
-    for index, item in enumerate(tqdm(model.items[:cases], desc=str(model.checkpoint), unit="scan")):
+    for index, item in enumerate(tqdm(items, desc=str(model.checkpoint), unit="scan")):
         name = case_name(item)
         scans[name] = records.find(case=name) or records.add(
             measure_scan(

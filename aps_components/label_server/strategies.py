@@ -1,0 +1,182 @@
+"""The next scan in MONAI Label: its strategies and its scoring, thin around what needs no MONAI Label.
+
+Scores lie beside a model, in ``scores.json``. A process of its own, of low priority, renews them as soon as a training
+has changed the weights, and the server goes on answering meanwhile. Until any scan is scored, they come by chance.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from aps_components.bundle import aps_command
+from aps_components.bundle.locate import WEIGHTS
+from aps_components.evaluation.doubt.next_scan import NEED_SCORES, RANDOM, ScanScore, next_scans
+from aps_components.files import sha256_of
+from aps_components.label_server.app import UNTRAINED
+from aps_components.models import trained_setting
+from aps_components.segmentation.next_scan import SCORES_FILE, read_scores
+
+DESCRIPTIONS = {
+    "doubt": "The scan that the model is least sure of, the classes in turns",
+    "predicted_dice": "The scan whose answer is expected to be the worst",
+    "foreground": "By chance, among scans in which the model finds something",
+    RANDOM: "By chance",
+}
+NICENESS = 19  # the lowest priority
+SCANS_A_ROUND = 3  # labelled between two trainings, as a rule
+WATCHED = 20.0  # seconds between two looks at the weights
+logger = logging.getLogger(__name__)
+
+
+def choose(strategy: str, images: list[str], scores: Mapping[str, Mapping[str, Any]], *, round: int, seed: int) -> str:
+    """The next of the unlabelled images.
+
+    Args:
+        strategy: one of :data:`DESCRIPTIONS`.
+        images: that have no label, one or more.
+        scores: by image, as ``read_scores`` gives them; of some of the images.
+        round: trainings so far.
+        seed: of what is left to chance.
+    """
+    known = {image: ScanScore.from_json(scores[image]) for image in images if image in scores}
+    if strategy in NEED_SCORES and known:
+        return next_scans(strategy, known, seed=seed, round=round)[0]
+    nothing = {image: ScanScore(entropy={}) for image in images}
+    return next_scans(RANDOM, nothing, seed=seed, round=round)[0]
+
+
+def renew_scores(model: Path, scans: Mapping[str, str]) -> int:
+    """Score scans with a model's weights, in a process of low priority; its exit status.
+
+    Args:
+        model: folder of the bundle, in the app; it receives ``scores.json``.
+        scans: name to file or folder.
+    """
+    with TemporaryDirectory() as work:
+        listed = Path(work) / "scans.json"
+        listed.write_text(json.dumps(dict(scans)), encoding="utf-8")
+        command = aps_command("next-scan", {"scans": listed, "bundle": model, "out": model / SCORES_FILE})
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        if hasattr(os, "setpriority"):
+            os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
+        return process.wait()
+
+
+class Renewal:
+    """Keeps the scores of a model up to date, one process at a time, and nobody waits for it.
+
+    Args:
+        model: folder of the bundle, in the app.
+        scans: gives the unlabelled scans, name to file or folder.
+        renew: does the work.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        scans: Callable[[], Mapping[str, str]],
+        *,
+        renew: Callable[[Path, Mapping[str, str]], int] = renew_scores,
+    ) -> None:
+        self.model, self.scans, self.renew = model, scans, renew
+        self._lock = threading.Lock()
+        self._done: tuple[str, frozenset[str]] | None = None
+        self._seen: tuple[int, int] | None = None
+        self._hash = ""
+
+    def weights(self) -> str:
+        """SHA-256 of the model's weights, read anew where the file has changed; empty of none and of random ones."""
+        file = self.model / WEIGHTS
+        try:
+            found = file.stat()
+        except OSError:
+            return ""
+        if self._seen != (found.st_mtime_ns, found.st_size):
+            self._hash = "" if trained_setting(file, UNTRAINED, False) else sha256_of(file)
+            self._seen = (found.st_mtime_ns, found.st_size)
+        return self._hash
+
+    def scores(self) -> dict[str, dict[str, Any]]:
+        """Of the present weights; those of earlier ones say nothing any more."""
+        return read_scores(self.model / SCORES_FILE, weights=self.weights())
+
+    def check(self) -> bool:
+        """Have scores renewed where a training has changed the weights or scans have come; whether that begins now."""
+        scans = self.scans()
+        wanted = (self.weights(), frozenset(scans))
+        missing = set(scans) - set(self.scores())
+        if not wanted[0] or not missing or wanted == self._done or not self._lock.acquire(blocking=False):
+            return False
+
+        def work() -> None:
+            try:
+                self.renew(self.model, scans)
+                self._done = wanted  # a scan that cannot be scored is not tried again and again
+            finally:
+                self._lock.release()
+
+        threading.Thread(target=work, name="scores", daemon=True).start()
+        return True
+
+    def watch(self, *, seconds: float = WATCHED) -> None:
+        """Check now and then, as long as the process lives."""
+
+        def look() -> None:
+            while True:
+                try:
+                    self.check()
+                except Exception:  # scores are a help: without them scans come by chance
+                    logger.exception("scores are not renewed")
+                time.sleep(seconds)
+
+        threading.Thread(target=look, name="scores, watched", daemon=True).start()
+
+
+def strategies(renewal: Renewal) -> dict[str, Any]:
+    """MONAI Label's strategies, by the names that viewers list."""
+    from monailabel.interfaces.tasks.strategy import Strategy
+
+    class Next(Strategy):
+        """One of :data:`DESCRIPTIONS`."""
+
+        def __init__(self, name: str) -> None:
+            super().__init__(DESCRIPTIONS[name])
+            self.name = name
+
+        def __call__(self, request: Mapping[str, Any], datastore: Any) -> dict[str, str] | None:
+            images = sorted(datastore.get_unlabeled_images())
+            if not images:
+                return None
+            labelled = len(datastore.get_labeled_images())
+            renewal.check()
+            return {"id": choose(self.name, images, renewal.scores(), round=labelled // SCANS_A_ROUND, seed=labelled)}
+
+    return {name: Next(name) for name in DESCRIPTIONS}
+
+
+def install(app: Any) -> None:
+    """Add the strategies to an app of MONAI Label, for its first model, and keep the scores up to date.
+
+    Args:
+        app: a ``MONAILabelApp`` that is complete.
+    """
+    model = Path(app.app_dir) / "model" / next(iter(app._infers))
+    datastore = app.datastore()
+    renewal = Renewal(model, lambda: unlabelled_scans(datastore))
+    app._strategies.update(strategies(renewal))
+    renewal.watch()
+
+
+def unlabelled_scans(datastore: Any) -> dict[str, str]:
+    """Name to file of the scans without a label; of an archive those that are here, as scores are not worth a fetch."""
+    file_of = getattr(datastore, "fetched", datastore.get_image_uri)
+    return {image: file for image in datastore.get_unlabeled_images() if (file := file_of(image))}

@@ -1,0 +1,192 @@
+"""The same scans with whole labels, with a third of the slices and with scribbles: datasets, and what to run on them.
+
+From a folder with whole labels, OUT receives three datasets of one pool, and the same three as nnU-Net's raw folders,
+where what nobody labelled is its ``ignore`` label. About as many slices are drawn for ``whole`` as for ``slices``. The
+scans that validate have whole labels and are the same everywhere; all others of the pool have no label. Everything is
+drawn from the seed. The commands that train, evaluate and compare are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from aps_components.data.case_folder import find_cases
+from aps_components.data.nifti import read_header, read_scan, write_like
+from aps_components.prompts.simulated import scribble_inside
+
+LabelMap = NDArray[np.integer]
+NOT_LABELED = 255
+NEAR = 6  # voxels around the classes in which the background is scribbled
+MOST_SCRIBBLES = 20  # of a class
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to label: how many scans, and what is left of a whole label."""
+
+    scans: int
+    drawn: Callable[[LabelMap, np.random.Generator], LabelMap]
+
+
+def whole(label: LabelMap, rng: np.random.Generator) -> LabelMap:
+    """Every voxel."""
+    return label.copy()
+
+
+def third_of_slices(label: LabelMap, rng: np.random.Generator) -> LabelMap:
+    """Every third slice along the last axis, from a random one on."""
+    drawn = np.full_like(label, NOT_LABELED)
+    first = int(rng.integers(3))
+    drawn[..., first::3] = label[..., first::3]
+    return drawn
+
+
+def scribbles(label: LabelMap, rng: np.random.Generator, *, voxels: int) -> LabelMap:
+    """Lines inside every class, and of the background near them, until each has so many voxels, or nearly."""
+    drawn = np.full_like(label, NOT_LABELED)
+    near = ndimage.binary_dilation(label > 0, iterations=NEAR)
+    for value in np.unique(label).tolist():
+        mask = (label == value) & near
+        for _ in range(MOST_SCRIBBLES):
+            if not mask.any() or np.count_nonzero(drawn == value) >= voxels:
+                break
+            line = scribble_inside(mask, rng, label=value)
+            for voxel in line.voxels[: voxels - np.count_nonzero(drawn == value)]:
+                drawn[voxel] = value
+    return drawn
+
+
+def main() -> None:
+    options = parse()
+    folder = find_cases(options.data)
+    cases = {case.name: case for case in folder.cases if case.label is not None}
+    names = np.random.default_rng(options.seed).permutation(sorted(cases)).tolist()
+    validation, pool = names[: options.validation], names[options.validation :][: options.pool]
+    arms = {
+        "whole": Arm(options.whole, whole),
+        "slices": Arm(options.slices, third_of_slices),
+        "scribbles": Arm(options.scribbles, lambda label, rng: scribbles(label, rng, voxels=options.voxels)),
+    }
+    files = {
+        name: (folder.root / case.images[0], folder.root / str(case.label))
+        for name, case in cases.items()
+        if name in {*validation, *pool}
+    }
+    classes = sorted({int(value) for _, label in files.values() for value in np.unique(read_scan(label).voxels)} - {0})
+    for number, (name, arm) in enumerate(arms.items(), start=501):
+        if arm.scans > len(pool):
+            raise SystemExit(f"--{name} {arm.scans} is more than the pool of {len(pool)} scans: lower it")
+        labelled = write_labels(options.out / name / "labels", arm, pool, files, seed=options.seed)
+        write_datalist(options.out / name, labelled, pool, validation, files, classes=classes)
+        write_nnunet(options.out / "nnUNet_raw" / f"Dataset{number}_{name}", labelled, files, classes=classes)
+    print(commands(options, arms))
+
+
+def write_labels(
+    folder: Path, arm: Arm, pool: Sequence[str], files: Mapping[str, tuple[Path, Path]], *, seed: int
+) -> dict[str, Path]:
+    """The labels of the first scans of the pool, as far as they are drawn: name to file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = {}
+    for index, name in enumerate(pool[: arm.scans]):
+        truth = files[name][1]
+        label = np.rint(read_scan(truth).voxels).astype(np.uint8)
+        made[name] = folder / f"{name}.nii.gz"
+        write_like(made[name], arm.drawn(label, np.random.default_rng([seed, index])), read_header(truth))
+    return made
+
+
+def write_datalist(
+    folder: Path,
+    labelled: Mapping[str, Path],
+    pool: Sequence[str],
+    validation: Sequence[str],
+    files: Mapping[str, tuple[Path, Path]],
+    *,
+    classes: Sequence[int],
+) -> None:
+    """Labelled, unlabelled and validation scans; images stay where they are."""
+
+    def path(file: Path) -> str:
+        return os.path.relpath(file, folder)
+
+    content = {
+        "name": folder.name,
+        "labels": {"0": "background", **{str(value): f"class {value}" for value in classes}},
+        "ignore": NOT_LABELED,
+        "training": [{"image": path(files[name][0]), "label": path(file)} for name, file in labelled.items()],
+        "unlabeled": [{"image": path(files[name][0])} for name in pool if name not in labelled],
+        "validation": [{"image": path(files[name][0]), "label": path(files[name][1])} for name in validation],
+        "test": [],
+    }
+    (folder / "datalist.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def write_nnunet(
+    folder: Path, labelled: Mapping[str, Path], files: Mapping[str, tuple[Path, Path]], *, classes: Sequence[int]
+) -> None:
+    """nnU-Net's raw folder; its ignore label is the number after the last class."""
+    ignore = max(classes) + 1
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for name, file in labelled.items():
+        nib.save(nib.load(files[name][0]), folder / "imagesTr" / f"{name}_0000.nii.gz")
+        label = np.asarray(read_scan(file).voxels)
+        drawn = np.where(label == NOT_LABELED, ignore, label).astype(np.uint8)
+        write_like(folder / "labelsTr" / file.name, drawn, read_header(file))
+    labels = {"background": 0, **{f"class {value}": value for value in classes}, "ignore": ignore}
+    content = {"channel_names": {"0": "MRI"}, "labels": labels, "numTraining": len(labelled), "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def commands(options: argparse.Namespace, arms: Mapping[str, Arm]) -> str:
+    """What to run, a line each."""
+    out, data = shlex.quote(str(options.out)), shlex.quote(str(options.data))
+    bundle, run = f"{out}/bundle", "python -m monai.bundle run"
+    schedule = f"--epochs {options.epochs} --warmup_epochs {options.epochs // 3} --val_interval {options.epochs}"
+    lines = [f"aps new-bundle partial {data} {bundle} --budget cpu --validation 0 --seed {options.seed}"]
+    for name in arms:
+        places = f"--bundle_root {bundle} --dataset_dir {out}/{name} --ckpt_dir {out}/{name}/models"
+        lines += [
+            f"{run} training --config_file {bundle}/configs/train.json {places} --output_dir {out}/{name}/training "
+            f"--seed {options.seed} {schedule}",
+            f"{run} evaluating --config_file \"['{bundle}/configs/train.json','{bundle}/configs/evaluate.json']\" "
+            f"{places} --output_dir {out}/{name}/evaluation --split validation",
+        ]
+    lines.append(f"export nnUNet_raw={out}/nnUNet_raw nnUNet_preprocessed={out}/nnUNet_pre nnUNet_results={out}/nnUNet")
+    for number, name in enumerate(arms, start=501):
+        lines += [
+            f"nnUNetv2_plan_and_preprocess -d {number} -c 3d_fullres",
+            f"nnUNetv2_train {number} 3d_fullres all -device cpu   # Dataset{number}_{name}",
+        ]
+    return "\n".join(lines)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with images/ and whole labels/")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pool", type=int, default=160, help="scans to learn from")
+    parser.add_argument("--validation", type=int, default=40)
+    parser.add_argument("--whole", type=int, default=10, help="scans with a whole label")
+    parser.add_argument("--slices", type=int, default=30, help="scans with a third of the slices")
+    parser.add_argument("--scribbles", type=int, default=100, help="scans with scribbles")
+    parser.add_argument("--voxels", type=int, default=40, help="scribbled of each class")
+    parser.add_argument("--epochs", type=int, default=12, help="of 100 iterations")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

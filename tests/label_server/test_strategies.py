@@ -1,0 +1,119 @@
+"""Without MONAI Label: stand-ins have what its datastores and strategies have."""
+
+import json
+import sys
+import threading
+import time
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from aps_components.evaluation.doubt.next_scan import ScanScore
+from aps_components.files import sha256_of
+from aps_components.label_server.strategies import DESCRIPTIONS, Renewal, choose, install
+
+ENTROPY = {"a": 0.1, "b": 0.5, "c": 0.2}
+
+
+class Datastore:
+    def __init__(self, unlabeled, labeled=()):
+        self.unlabeled, self.labeled = list(unlabeled), list(labeled)
+
+    def get_unlabeled_images(self):
+        return self.unlabeled
+
+    def get_labeled_images(self):
+        return self.labeled
+
+    def get_image_uri(self, image):
+        return f"/studies/{image}.nii.gz"
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model" / "la"
+    (folder / "models").mkdir(parents=True)
+    (folder / "models" / "model.pt").write_bytes(b"weights")
+    return folder
+
+
+def write_scores(model, scans):
+    scores = {name: {"scan": "", **ScanScore(entropy={"x": scans[name]}, answered=["x"]).as_json()} for name in scans}
+    content = {"format": 1, "weights_sha256": sha256_of(model / "models" / "model.pt"), "scans": scores}
+    (model / "scores.json").write_text(json.dumps(content))
+    return 0
+
+
+@pytest.fixture
+def monailabel(monkeypatch):
+    class Strategy:
+        def __init__(self, description):
+            self.description = description
+
+    for name in ("monailabel", "monailabel.interfaces", "monailabel.interfaces.tasks"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    module = ModuleType("monailabel.interfaces.tasks.strategy")
+    module.Strategy = Strategy
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def wait_for(condition):
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_only_unlabelled_scans_are_chosen_and_by_chance_until_there_are_scores():
+    scores = {name: ScanScore(entropy={"x": value}).as_json() for name, value in ENTROPY.items()}
+    assert choose("doubt", ["a", "c"], scores, round=9, seed=0) == "c"
+    assert {choose("doubt", ["a", "c"], {}, round=9, seed=seed) for seed in range(20)} == {"a", "c"}
+
+
+def test_scores_are_renewed_once_for_each_weights_and_never_two_at_a_time(model):
+    begun, go, calls = threading.Event(), threading.Event(), []
+
+    def renew(folder, scans):
+        calls.append(dict(scans))
+        begun.set()
+        go.wait(10)
+        return write_scores(folder, ENTROPY)
+
+    renewal = Renewal(model, lambda: dict.fromkeys(ENTROPY, "somewhere"), renew=renew)
+    assert renewal.check()
+    begun.wait(10)
+    assert not renewal.check()  # and nobody waits
+    assert renewal.scores() == {}
+    go.set()
+    wait_for(lambda: set(renewal.scores()) == set(ENTROPY))
+    assert not renewal.check()
+    (model / "models" / "model.pt").write_bytes(b"trained further")
+    assert renewal.scores() == {}
+    wait_for(renewal.check)
+    wait_for(lambda: len(calls) == 2)
+
+
+def test_a_scan_that_cannot_be_scored_is_not_tried_for_ever(model):
+    calls = []
+    renewal = Renewal(model, lambda: {"broken": "x"}, renew=lambda *given: calls.append(given) or 1)
+    assert renewal.check()
+    wait_for(lambda: calls and not renewal._lock.locked())
+    assert not renewal.check()
+
+
+def test_without_weights_nothing_is_scored(tmp_path):
+    assert not Renewal(tmp_path, lambda: {"a": "x"}, renew=lambda *_: 0).check()
+
+
+def test_an_app_lists_the_strategies_and_answers_by_them(model, tmp_path, monailabel, monkeypatch):
+    monkeypatch.setattr(Renewal, "watch", lambda self: None)
+    write_scores(model, ENTROPY)
+    datastore = Datastore(ENTROPY, labeled=["z"] * 30)
+    app = SimpleNamespace(
+        app_dir=tmp_path, _infers={"la": None}, _strategies={"first": None}, datastore=lambda: datastore
+    )
+    install(app)
+    assert set(app._strategies) == {"first", *DESCRIPTIONS}
+    assert app._strategies["doubt"]({}, datastore) == {"id": "b"}
+    datastore.unlabeled = []
+    assert app._strategies["random"]({}, datastore) is None

@@ -1,0 +1,60 @@
+"""The benchmark of partly labelled scans makes datasets that are what it says, for us and for nnU-Net."""
+
+import importlib
+import json
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+from case_folders import box, write_cases
+from workflows import ROOT
+
+from aps_components.bundle.new import look_at
+from aps_components.data import check_cases, load_datalist
+from aps_components.data.case_folder import find_cases
+
+SHAPE = (17, 24, 40)
+BOXES = {1: box((2, 12), (3, 20), (10, 30)), 2: box((12, 15), (3, 20), (10, 30))}
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("partial_labels")
+
+
+def test_scribbles_are_of_their_class_and_few(benchmark):
+    label = np.zeros(SHAPE, dtype=np.uint8)
+    label[2:12, 3:20, 10:30], label[12:15, 3:20, 10:30] = 1, 2
+    drawn = benchmark.scribbles(label, np.random.default_rng(0), voxels=25)
+    said = drawn != benchmark.NOT_LABELED
+    np.testing.assert_array_equal(drawn[said], label[said])
+    assert all(10 <= np.count_nonzero(drawn == value) <= 25 for value in range(3))
+
+
+def test_every_third_slice_is_as_it_was(benchmark):
+    label = np.arange(3 * 5 * 11).reshape(3, 5, 11) % 3
+    drawn = benchmark.third_of_slices(label, np.random.default_rng(4))
+    numbers = np.flatnonzero((drawn != benchmark.NOT_LABELED).all(axis=(0, 1)))
+    assert set(np.diff(numbers)) == {3}
+    np.testing.assert_array_equal(drawn[..., numbers], label[..., numbers])
+    assert (np.delete(drawn, numbers, axis=2) == benchmark.NOT_LABELED).all()
+
+
+def test_datasets_and_commands(benchmark, monkeypatch, tmp_path, capsys):
+    write_cases(tmp_path / "data", labelled=7, unlabelled=0, shape=SHAPE, boxes=BOXES)
+    counts = ["--pool", "5", "--validation", "2", "--whole", "1", "--slices", "3", "--scribbles", "4"]
+    monkeypatch.setattr(sys, "argv", ["partial_labels.py", str(tmp_path / "data"), str(tmp_path / "out"), *counts])
+    benchmark.main()
+    assert capsys.readouterr().out.count("nnUNetv2_train") == 3
+    judged = set()
+    for number, (arm, labelled) in enumerate({"whole": 1, "slices": 3, "scribbles": 4}.items(), start=501):
+        datalist = load_datalist(tmp_path / "out" / arm)
+        assert (len(datalist.labeled), len(datalist.unlabeled), len(datalist.validation)) == (labelled, 5 - labelled, 2)
+        check_cases(datalist.training_items, num_classes=3, progress=False)
+        judged.add(json.dumps(datalist.validation))
+        raw = tmp_path / "out" / "nnUNet_raw" / f"Dataset{number}_{arm}"
+        assert look_at(find_cases(raw)).plan.block.ignore == 3
+        assert {nib.load(file).shape for file in raw.glob("*Tr/*.nii.gz")} == {SHAPE}
+    assert len(judged) == 1
