@@ -93,13 +93,6 @@ class TestTorchScript:
     def test_is_the_network_to_the_bit(self, bundle, script):
         assert_same_function(script, bundle[1], channels=1)
 
-    @torch.no_grad()
-    def test_of_several_classes_and_channels(self, several, tmp_path):
-        report = export_network(several[0], format="torchscript", out=tmp_path / "model.ts")
-        assert report.largest_difference == 0
-        assert report.equal_labels == 1
-        assert_same_function(torch.jit.load(report.path), several[1], channels=2)
-
     @pytest.mark.parametrize(
         "network",
         [
@@ -116,12 +109,14 @@ class TestTorchScript:
             assert torch.equal(traced(image), model(image))
 
     @torch.no_grad()
-    def test_where_a_class_has_no_point(self, tmp_path):
+    def test_of_several_classes_and_channels_where_one_class_has_no_point(self, tmp_path):
         folder, model = make_bundle(tmp_path / "bundle", **FOUR_CLASSES)
         leave_a_class_without_points(folder, model)
         labels = model.predict(next(images(2))).prompts.point_labels
         assert {-1, 0, 1, 2} >= set(labels.flatten().tolist()) > {-1}
         report = export_network(folder, format="torchscript", out=tmp_path / "model.ts")
+        assert report.largest_difference == 0
+        assert report.equal_labels == 1
         assert_same_function(torch.jit.load(report.path), model, channels=2)
 
     @pytest.mark.parametrize("predictor", ["a", "b"])
@@ -288,7 +283,7 @@ def monai_options(folder, size, channels=1):
 
 
 class TestMonai:
-    @pytest.mark.parametrize("made", ["bundle", "several"])
+    @pytest.mark.parametrize("made", [pytest.param("bundle", marks=pytest.mark.slow), "several"])
     @torch.no_grad()
     def test_ckpt_export_gives_the_same(self, made, request, monkeypatch):
         folder, model = request.getfixturevalue(made)
