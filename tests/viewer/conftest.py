@@ -5,10 +5,9 @@ import os
 import shutil
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
 from orthanc import Orthanc, missing, write_series
+from served_labels import PATIENCE_MS
 from workflows import BUNDLES, ROOT
 
 from aps_components.data.phantoms import write_phantoms
@@ -16,7 +15,6 @@ from aps_components.label_server import LabelClient, LabelEnvironment, LabelServ
 
 # Without a graphics card; everything is drawn by the processor.
 ARGUMENTS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-PATIENCE_MS = 1000 * int(os.environ.get("VIEWER_PATIENCE", "180"))
 ORIENTATIONS = {"PHANTOM-1": "LPS", "PHANTOM-2": "PIR"}
 
 
@@ -103,13 +101,3 @@ def picture(page):
             page.screenshot(path=Path(folder) / f"{name}.jpg", type="jpeg", quality=70)
 
     return keep
-
-
-def label_file(server, series) -> Path:
-    """The server's copy of the label, which training reads."""
-    return next((server.app / "dicom").glob(f"*/labels/final/{series}.nii.gz"))
-
-
-def label_of(server, series):
-    """The label that training reads, [X, Y, Z]."""
-    return np.asanyarray(nib.load(label_file(server, series)).dataobj)

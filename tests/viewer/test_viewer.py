@@ -11,7 +11,7 @@ import json
 import numpy as np
 import pydicom
 import pytest
-from conftest import PATIENCE_MS, label_file, label_of
+from served_labels import PATIENCE_MS, label_file, label_of
 
 pytestmark = pytest.mark.viewer
 
