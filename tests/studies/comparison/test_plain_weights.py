@@ -1,6 +1,7 @@
 """The averaged and the last weights are measured with offsets of their own, from the labelled training scans, too."""
 
 import json
+import sys
 from threading import Event
 from unittest.mock import patch
 
@@ -12,6 +13,8 @@ from aps_components.models import read_checkpoint, save_atomically
 from aps_components.studies.comparison.methods import load_methods
 from aps_components.studies.comparison.runs import CHECKPOINTS, RunError
 from aps_components.studies.comparison.runs import Run as ComparedRun
+
+RUNS = "aps_components.studies.comparison.runs"
 
 
 class Run(ComparedRun):
@@ -86,9 +89,8 @@ def test_without_the_decision_there_are_no_offsets(run):
 
 
 def test_a_failed_calibration_is_no_evaluation_of_uncalibrated_weights(run):
-    run.options["labeled_count"] = 99
-    with pytest.raises(
-        RunError, match=r"calibrating of prompts/none, seed 0, failed: .*labeled_count 2 there.*\.log\)"
-    ):
+    failing = [sys.executable, "-c", "raise SystemExit('ValueError: no scan to adjust on')"]
+    message = r"calibrating of prompts/none, seed 0, failed: .*no scan to adjust on.*\.log\)"
+    with patch(f"{RUNS}.aps_command", return_value=failing), pytest.raises(RunError, match=message):
         finish(run, offset=0.25)
     assert not any((run.folder / name).exists() for name in CHECKPOINTS)

@@ -7,13 +7,15 @@ from workflows import LA
 
 from aps_components.studies.uncertainty import check_uncertainty
 
+COARSE = {"spacing": [2.0, 2.0, 2.0]}  # a scan is one window
 MEASURE = "aps_components.studies.uncertainty.run.measure_scan"
 
 
 def test_models_are_measured_in_the_order_of_their_labels_and_never_again(
     phantoms, tiny_checkpoint, tiny_options, tmp_path
 ):
-    many, few = tiny_checkpoint("a_many", seed=1, labeled_count=4), tiny_checkpoint("b_few", seed=0, labeled_count=2)
+    many = tiny_checkpoint("a_many", seed=1, labeled_count=4, **COARSE)
+    few = tiny_checkpoint("b_few", seed=0, labeled_count=2, **COARSE)
     arguments = {
         "bundle": LA,
         "dataset_dir": phantoms,
@@ -63,7 +65,7 @@ def test_models_that_left_other_scans_out_do_not_compare(unsplit, tiny_checkpoin
 
 
 def test_another_checkpoint_under_the_same_name_is_measured(phantoms, tiny_checkpoint, tiny_options, tmp_path):
-    first, second = tiny_checkpoint("first", seed=0), tiny_checkpoint("second", seed=1)
+    first, second = (tiny_checkpoint(name, seed=seed, **COARSE) for seed, name in enumerate(("first", "second")))
     arguments = {"bundle": LA, "dataset_dir": phantoms, "checkpoints": [first], "out": tmp_path / "out", "cases": 1}
     arguments |= {"options": tiny_options, "noises": []}
     check_uncertainty(**arguments)

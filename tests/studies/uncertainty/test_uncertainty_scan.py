@@ -114,7 +114,9 @@ def test_noise_is_added_to_the_normalised_image_and_read_off_near_the_true_surfa
     assert [level["noise"] for level in figures["levels"]] == list(noises)
 
 
-def test_a_real_network_gives_the_same_figures_twice_and_they_are_json(model):
+def test_a_real_network_gives_the_same_figures_twice_and_they_are_json(phantoms, tiny_checkpoint, tiny_options):
+    checkpoint = tiny_checkpoint(spacing=[2.0, 2.0, 2.0])  # a scan is one window
+    model = load_trained(LA, dataset_dir=phantoms, checkpoint=checkpoint, options=tiny_options)
     arguments = {"noises": (0.0, 0.3), "band_mm": 4.0, "seed": 0}
     first, again = (measure_scan(model.items[0], model, **arguments) for _ in range(2))
     assert json.dumps(first) == json.dumps(again)
