@@ -25,8 +25,9 @@ from aps_components.label_map import likeliest_class
 from aps_components.prompts.simulated import Click
 
 DEEPEST = 4.0  # voxels: a click further from its class may belong to another piece of it, of which it says no more
-PASSED = 1.5  # of the click's distance: short of twice, as too far is worse than not far enough
+PASSED = 1.35  # of the click's distance: short of twice, as too far is worse than not far enough
 NARROWEST = 2.0  # voxels
+BROADENED = 0.75  # by so many voxels for each of the click's distance
 LIKELY = 0.75  # probability of the click's class in there: Model B may still think otherwise
 BREADTHS = 3.0  # of the bump, beyond which it is nothing
 
@@ -43,8 +44,8 @@ class MovedBorder(NamedTuple):
 def moved_border(answer: NDArray[np.integer], click: Click, *, spacing: Sequence[float] = (1, 1, 1)) -> MovedBorder:
     """The region of a click's class when its border moves past the click.
 
-    With d the click's distance to its class, at most :data:`DEEPEST`: within a Gaussian bump of height 1.5 d and width
-    2 + d around the click everything belongs to the class that is no further from it than the bump is high, and so
+    With d the click's distance to its class, at most :data:`DEEPEST`: within a Gaussian bump of height 1.35 d and width
+    2 + 0.75 d around the click everything belongs to the class that is no further from it than the bump is high, and so
     does a ball of radius d.
 
     Args:
@@ -52,7 +53,7 @@ def moved_border(answer: NDArray[np.integer], click: Click, *, spacing: Sequence
         click: inside the volume.
         spacing: size of a voxel along each axis, in units of the finest.
     """
-    reach = BREADTHS * (NARROWEST + DEEPEST)
+    reach = BREADTHS * (NARROWEST + BROADENED * DEEPEST)
     sides = [
         slice(max(index - math.ceil(reach / step), 0), index + math.ceil(reach / step) + 1)
         for index, step in zip(click.voxel, spacing, strict=True)
@@ -69,7 +70,7 @@ def moved_border(answer: NDArray[np.integer], click: Click, *, spacing: Sequence
     if own.any():
         distance = ndimage.distance_transform_edt(~own, sampling=spacing)
         depth = min(float(distance[tuple(centre)]), DEEPEST)
-        inside = distance <= PASSED * depth * np.exp(-0.5 * (away / (NARROWEST + depth)) ** 2)
+        inside = distance <= PASSED * depth * np.exp(-0.5 * (away / (NARROWEST + BROADENED * depth)) ** 2)
     return MovedBorder(box, np.asarray(own | inside | (away <= max(depth - 0.5, 0.5))))
 
 

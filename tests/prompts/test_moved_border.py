@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from aps_components.prompts import Click, moved_border, with_moved_borders
-from aps_components.prompts.moved_border import BREADTHS, DEEPEST, LIKELY, NARROWEST, PASSED
+from aps_components.prompts.moved_border import BREADTHS, BROADENED, DEEPEST, LIKELY, NARROWEST, PASSED
 
 SIZE = (40, 24, 17)
 
@@ -30,7 +30,7 @@ def test_a_flat_border_moves_past_the_click_and_comes_back_beside_it(depth):
     mask = moved(half_space(), click)
     reach = mask.sum(axis=0) - 16  # how far each line's border moved
     assert reach[12, 8] == max(int(PASSED * depth), depth + int(depth - 0.5))  # the bump, or the ball
-    beside = int(PASSED * depth * np.exp(-0.5 * (4 / (NARROWEST + depth)) ** 2 - 1e-9))
+    beside = int(PASSED * depth * np.exp(-0.5 * (4 / (NARROWEST + BROADENED * depth)) ** 2 - 1e-9))
     assert beside <= reach[16, 8] <= reach[12, 8]
     assert reach[12, 8] >= reach[14, 8] >= reach[18, 8] >= reach[23, 8]
     assert mask[half_space() == 1].all()
@@ -61,7 +61,7 @@ def test_nothing_moves_beyond_its_reach():
     click = Click(2, (33, 3, 9))
     changed = moved(answer, click) & (answer != 2)
     away = np.abs(np.argwhere(changed) - click.voxel).max()
-    assert away <= BREADTHS * (NARROWEST + DEEPEST)
+    assert away <= BREADTHS * (NARROWEST + BROADENED * DEEPEST)
 
 
 def test_thick_slices_are_measured_by_their_thickness():
