@@ -304,7 +304,8 @@ class TestCommandLine:
         assert said[2] == (
             f"{place}/small_v{VERSION}_model.pt: make it available at https://example.org/w/small_v{VERSION}_model.pt"
         )
-        assert said[3] == f"{place}/small_v{VERSION}.zip: sha256 {sha256_of(place / 'small_v{VERSION}.zip')}"
+        archive = place / f"small_v{VERSION}.zip"
+        assert said[3] == f"{archive}: sha256 {sha256_of(archive)}"
 
     def test_its_options_are_those_of_the_function_behind_it(self):
         inner, outer = (
