@@ -169,6 +169,8 @@ def install(app: Any) -> None:
     Args:
         app: a ``MONAILabelApp`` that is complete.
     """
+    if not app._infers:  # a server of no model has no doubt
+        return
     model = Path(app.app_dir) / "model" / next(iter(app._infers))
     datastore = app.datastore()
     renewal = Renewal(model, lambda: unlabelled_scans(datastore))
