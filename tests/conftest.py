@@ -1,9 +1,10 @@
+import importlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from workflows import TINY
+from workflows import ROOT, TINY
 
 from aps_components.data.phantoms import write_phantoms
 from aps_components.models import build_auto_prompt_seg, save_settings
@@ -28,6 +29,13 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no real scans at {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """A module of ``benchmarks/``, by its name."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module
 
 
 @pytest.fixture(scope="session")

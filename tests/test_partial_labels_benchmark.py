@@ -1,6 +1,5 @@
 """The benchmark of partly labelled scans makes datasets that are what it says, for us and for nnU-Net."""
 
-import importlib
 import json
 import sys
 
@@ -8,7 +7,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 from case_folders import box, write_cases
-from workflows import ROOT
 
 from aps_components.bundle.new import look_at
 from aps_components.data import check_cases, load_datalist
@@ -19,9 +17,8 @@ BOXES = {1: box((2, 12), (3, 20), (10, 30)), 2: box((12, 15), (3, 20), (10, 30))
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return importlib.import_module("partial_labels")
+def benchmark(benchmark):
+    return benchmark("partial_labels")
 
 
 def test_scribbles_are_of_their_class_and_few(benchmark):

@@ -1,6 +1,5 @@
 """DeepEdit beside ours: its clicks lie where they were made, its network takes any patch, and the figures compare."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -19,15 +18,13 @@ NAMES = {"background": 0, "kidney": 1, "liver": 2}
 
 
 @pytest.fixture
-def deepedit(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return importlib.import_module("deepedit")
+def deepedit(benchmark):
+    return benchmark("deepedit")
 
 
 @pytest.fixture
-def peer(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return importlib.import_module("peer_deepedit")
+def peer(benchmark):
+    return benchmark("peer_deepedit")
 
 
 class Echo(torch.nn.Module):

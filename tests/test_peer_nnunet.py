@@ -1,6 +1,5 @@
 """nnU-Net beside ours: both get the same scans, its learning rate ends with its seconds, and answers are scored."""
 
-import importlib
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from workflows import ROOT
 
 from aps_components.data import load_datalist
 from aps_components.evaluation.records import Records
@@ -19,21 +17,18 @@ NAMES = "1:kidney,2:liver"
 
 
 @pytest.fixture
-def peer(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return importlib.import_module("peer_nnunet")
+def peer(benchmark):
+    return benchmark("peer_nnunet")
 
 
 @pytest.fixture
-def nnunet(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return importlib.import_module("nnunet")
+def nnunet(benchmark):
+    return benchmark("nnunet")
 
 
 @pytest.fixture
-def side(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return importlib.import_module("nnunet_side")
+def side(benchmark):
+    return benchmark("nnunet_side")
 
 
 def write(file, voxels):
