@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from aps_components.configuration.bundle_workflow import CONFIGS
+from aps_components.data.datalist import DATALIST
 from aps_components.data.partial import NOT_LABELED, table_of
 from aps_components.data.to_judge import dataset_to_judge
 from aps_components.evaluation.doubt.evaluated import calibration_of, read_answers
@@ -158,7 +160,7 @@ def _held_out_scans(
     """The dataset and the part of it."""
     if held_out in SPLITS:
         return Path(dataset_dir), held_out
-    known = Path(bundle) / "configs" / "datalist.json"
+    known = Path(bundle) / CONFIGS / DATALIST
     dataset = dataset_to_judge(
         held_out, known=known, labels=settings["labels"], work=ensure_writable(work), split=SPLITS[1]
     )

@@ -17,18 +17,18 @@ import aps_components
 from aps_components.bundle.block import DatasetBlock
 from aps_components.bundle.describe import with_performance
 from aps_components.data.datalist import Item, case_name
-from aps_components.evaluation.doubt.evaluated import HeldOutAnswer, calibration_of, read_answers
+from aps_components.evaluation.doubt.evaluated import calibration_of
 from aps_components.evaluation.machine import machine
 from aps_components.files import replace_text
 from aps_components.models import read_checkpoint, read_settings, save_model, save_settings
-from aps_components.recipe.card import VALIDATION, performance, summary_line
-from aps_components.recipe.choices import Answer, answered_so, choose_answer, choose_predictor, choose_round
+from aps_components.recipe.card import performance, summary_line
+from aps_components.recipe.choices import Answer, choose_answer, choose_predictor, choose_round
 from aps_components.recipe.datasets import Learning
 from aps_components.recipe.display import Display
+from aps_components.recipe.evaluations import PLAIN, TURNED, WITH_OFFSETS, Evaluations
 from aps_components.recipe.folds import make_folds
-from aps_components.recipe.held_out import read_held_out
 from aps_components.recipe.journal import Journal
-from aps_components.recipe.measure import measure_pace, seconds_a_scan
+from aps_components.recipe.measure import measure_pace
 from aps_components.recipe.plan import (
     SLACK,
     Facts,
@@ -41,7 +41,6 @@ from aps_components.recipe.plan import (
 )
 from aps_components.recipe.results import (
     ChoiceRecord,
-    HeldOut,
     PlannedStage,
     PrintedPlan,
     StageRecord,
@@ -52,8 +51,6 @@ from aps_components.recipe.settings import FROM_EARLIER, Recipe
 from aps_components.recipe.stages import CALIBRATED, MODEL, Commands, Stage, run_chains
 from aps_components.training.history import HISTORY_FILE, read_history
 
-PLAIN, WITH_OFFSETS, TURNED = "plain", "calibrated", "turned"
-VIEWS = {PLAIN: {}, WITH_OFFSETS: {"calibrated": True}, TURNED: {"mirrored": True}}
 OF_MODEL_A = ("model_a.", "decision.")  # of the network's weights
 PACKAGES = ("torch", "monai", "numpy")
 
@@ -77,19 +74,6 @@ class Asked:
     cores: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class _View:
-    """One evaluation of held-out scans."""
-
-    stage: Stage
-    folder: Path
-    fold: int
-    round: int
-    calibrated: bool = False
-    mirrored: bool = False
-    with_b: bool = False
-
-
 class WholeTraining:
     """All rounds of one training, in one folder: of Model A alone, then Model B beside the last Model A.
 
@@ -111,22 +95,22 @@ class WholeTraining:
         self.facts = facts_of(learning, self.block, jobs=asked.jobs)
         self.display = Display(self._left)
         self.choices: list[ChoiceRecord] = []
-        self.views: list[_View] = []
+        self.evaluations = Evaluations(commands, journal, self.block)
 
     def run(self) -> TrainingResults:
         """Everything that is not done yet, up to the model in the bundle."""
         self.learning.write(self.work / "all")
         self._first_round()
-        answer, choices = choose_answer(self._held_out(), least_gain=self.recipe.least_gain)
+        answer, choices = choose_answer(self.evaluations.held_out(), least_gain=self.recipe.least_gain)
         self.choices = choices
         self._judge_second_round(answer)
-        second, choice = choose_round(self._held_out(), answer=answer, possible=self.plan.shape.second)
+        second, choice = choose_round(self.evaluations.held_out(), answer=answer, possible=self.plan.shape.second)
         self.choices = [*choices, choice]
         last = replace(answer, calibrated=self._calibrated(answer, second=second))
         self._judge_model_b(last, second=second)
         if self.plan.shape.prompted:
             predictor, choice = choose_predictor(
-                self._held_out(), answer=last, round=1 + second, least_gain=self.recipe.least_gain
+                self.evaluations.held_out(), answer=last, round=1 + second, least_gain=self.recipe.least_gain
             )
             self.choices, last = [choice, *self.choices], replace(last, predictor=predictor)
         if second:
@@ -184,7 +168,7 @@ class WholeTraining:
         self._after_stage()
 
     def _after_stage(self) -> None:
-        held_out = self._held_out()
+        held_out = self.evaluations.held_out()
         plain = [entry for entry in held_out if entry.predictor == "a" and not entry.mirrored]
         if plain:
             last = plain[-1]
@@ -230,28 +214,12 @@ class WholeTraining:
         )
         shape = self.plan.shape
         views = [PLAIN, *([WITH_OFFSETS] if shape.calibrated else []), *([TURNED] if shape.mirrored else [])]
-        stages = {view: self._view(view, folder, name=name, fold=index, round=1) for view in views}
+        stages = {view: self.evaluations.of_fold(view, folder, name=name, fold=index, round=1) for view in views}
         middle = [calibrating, stages[WITH_OFFSETS]] if shape.calibrated else []
         return [training, stages[PLAIN], *middle, *([stages[TURNED]] if shape.mirrored else [])]
 
     def _fold_folder(self, index: int) -> Path:
         return self.work / f"fold_{index + 1}"
-
-    def _view(
-        self, view: str, folder: Path, *, name: str, fold: int, round: int, scans: Path | None = None, b: bool = False
-    ) -> Stage:
-        stage = self.commands.evaluating(
-            f"{name}, answers {view}",
-            folder / view,
-            dataset=scans or folder / "scans",
-            checkpoint=folder / "models" / (CALIBRATED if view == WITH_OFFSETS else MODEL),
-            mirror_axes=self.block.flip_axes[:1] if view == TURNED else (),
-            with_b=b,
-        )
-        if not any(known.stage.name == stage.name for known in self.views):
-            kind = VIEWS[view]
-            self.views.append(_View(stage=stage, folder=folder / view, fold=fold, round=round, with_b=b, **kind))
-        return stage
 
     # The second round.
 
@@ -276,22 +244,35 @@ class WholeTraining:
             name,
             folder,
             dataset=folder / "scans",
-            scans=(len(learning.labelled) + len(drawn), 0),
+            scans=self._labelled_by_models(learning),
             iterations=self.plan.check,
             seed=self.asked.seed + index,
             second=True,
             begins_with=self._fold_folder(index) / "models" / MODEL,
         )
-        if not self._calibrated(answer, second=True):
-            return [labelling, training, self._view(PLAIN, folder, name=name, fold=index, round=2)]
+        calibrated = self._calibrated(answer, second=True)
+        return [labelling, training, *self._judged(folder, name, fold=index, round=2, calibrated=calibrated)]
+
+    def _judged(
+        self, folder: Path, name: str, *, fold: int, round: int, calibrated: bool, b: bool = False
+    ) -> list[Stage]:
+        """How a further training on a fold answers its held-out scans, with offsets or without."""
+        scans = self._fold_folder(fold) / "scans" if b else None  # Model B's training has no dataset of its own
+        view = WITH_OFFSETS if calibrated else PLAIN
+        answers = self.evaluations.of_fold(view, folder, name=name, fold=fold, round=round, scans=scans, b=b)
+        if not calibrated:
+            return [answers]
         calibrating = self.commands.calibrating(
             f"{name}, calibration",
-            dataset=self._fold_folder(index) / "scans",
+            dataset=self._fold_folder(fold) / "scans",
             checkpoint=folder / "models" / MODEL,
             target=folder / "models" / CALIBRATED,
         )
-        view = self._view(WITH_OFFSETS, folder, name=name, fold=index, round=2)
-        return [labelling, training, calibrating, view]
+        return [calibrating, answers]
+
+    def _labelled_by_models(self, learning: Learning) -> tuple[int, int]:
+        """Labelled and unlabelled scans of a dataset in which models have labelled those that were drawn."""
+        return len(learning.labelled) + len(self._drawn(learning.unlabelled)), 0
 
     def _calibrated(self, answer: Answer, *, second: bool) -> bool:
         """A second round that adjusts no offsets while it trains gets them afterwards."""
@@ -306,37 +287,31 @@ class WholeTraining:
     def _b_of_fold(self, index: int, answer: Answer, *, second: bool) -> list[Stage]:
         """Model B beside the Model A of a fold, and the answers of both to its held-out scans."""
         folder, name = self._beside_folder(index), f"Model B, fold {index + 1}"
-        learning, begins_with = self.learning.without(self.folds[index]), self._of_fold(index, second=second)
-        by_models = begins_with.parent.name != self._fold_folder(index).name
-        drawn = self._drawn(learning.unlabelled)
+        learning, by_models = self.learning.without(self.folds[index]), self._is_checked(index, second=second)
+        begins_with = self._of_fold(index, second=second)
         training = self.commands.prompting(
             name,
             folder,
             dataset=begins_with.parent / "scans",
-            scans=(len(learning.labelled) + len(drawn), 0) if by_models else _counts(learning),
+            scans=self._labelled_by_models(learning) if by_models else _counts(learning),
             iterations=self.plan.judge,
             seed=self.asked.seed + index,
             begins_with=begins_with / MODEL,
         )
-        scans, round = self._fold_folder(index) / "scans", 1 + by_models
-        if not answer.calibrated:
-            return [training, self._view(PLAIN, folder, name=name, fold=index, round=round, scans=scans, b=True)]
-        calibrating = self.commands.calibrating(
-            f"{name}, calibration",
-            dataset=scans,
-            checkpoint=folder / "models" / MODEL,
-            target=folder / "models" / CALIBRATED,
-        )
-        view = self._view(WITH_OFFSETS, folder, name=name, fold=index, round=round, scans=scans, b=True)
-        return [training, calibrating, view]
+        round, calibrated = 1 + by_models, answer.calibrated
+        return [training, *self._judged(folder, name, fold=index, round=round, calibrated=calibrated, b=True)]
 
     def _beside_folder(self, index: int) -> Path:
         return self.work / f"beside_{index + 1}"
 
     def _of_fold(self, index: int, *, second: bool) -> Path:
         """The ``models`` of a fold's latest training that is as the bundle's model will be."""
-        checked = second and index < self.plan.shape.checked
+        checked = self._is_checked(index, second=second)
         return (self.work / f"second_{index + 1}" if checked else self._fold_folder(index)) / "models"
+
+    def _is_checked(self, index: int, *, second: bool) -> bool:
+        """Whether a fold has a second round, and the bundle's model will have one."""
+        return second and index < self.plan.shape.checked
 
     def _prompted(self, answer: Answer, *, second: bool) -> list[Stage]:
         """Model B beside the last Model A, and offsets for both."""
@@ -424,7 +399,7 @@ class WholeTraining:
         """The dataset of the last trainings, and how many labelled and unlabelled scans it has."""
         if not second:
             return self.work / "all", _counts(self.learning)
-        return self.work / "second", (len(self.learning.labelled) + len(self._drawn(self.learning.unlabelled)), 0)
+        return self.work / "second", self._labelled_by_models(self.learning)
 
     def _earlier_model(self, *, second: bool) -> Path | None:
         if self.folds:
@@ -433,18 +408,16 @@ class WholeTraining:
 
     def _last_iterations(self, *, second: bool) -> int:
         """In the time that is left, by the pace that trainings had; kept, as a training cannot be made longer."""
-        return self._remembered("last", lambda shape, **told: last_iterations(shape, self.facts, **told), second=second)
+        return self._remembered("last", last_iterations, second=second)
 
     def _prompt_iterations(self, *, second: bool) -> int:
         """Likewise, of Model B."""
-        return self._remembered(
-            "prompt", lambda shape, **told: prompt_iterations(shape, self.facts, **told), second=second
-        )
+        return self._remembered("prompt", prompt_iterations, second=second)
 
     def _remembered(self, name: str, count: Callable[..., int], *, second: bool) -> int:
         if (found := self.journal.recall(f"{name}_iterations")) is None:
             shape = replace(self.plan.shape, second=second)
-            found = count(shape, pace=self._real_pace(), left=self._left(), recipe=self.recipe)
+            found = count(shape, self.facts, self._real_pace(), left=self._left(), recipe=self.recipe)
             self.journal.remember(f"{name}_iterations", found)
         return int(found)
 
@@ -453,19 +426,14 @@ class WholeTraining:
         pace = self.pace
         planned = pace.first(self.recipe) if self.facts.unlabelled else pace.labeled
         slower = (self._seconds_an_iteration("fold_*", "seed_*") or planned) / planned
-        scans = {
-            with_b: [s for view in plain if view.with_b == with_b and (s := seconds_a_scan(view.stage.log))]
-            for plain in [[view for view in self.views if not view.mirrored]]
-            for with_b in (False, True)
-        }
         return replace(
             pace,
             labeled=pace.labeled * slower,
             joint=pace.joint * slower,
             alone=pace.alone * slower,
             prompt=self._seconds_an_iteration("beside_*") or pace.prompt * slower,
-            scan=fmean(scans[False]) if scans[False] else pace.scan,
-            scan_b=fmean(scans[True]) if scans[True] else pace.scan_b,
+            scan=self.evaluations.seconds_a_scan(with_b=False) or pace.scan,
+            scan_b=self.evaluations.seconds_a_scan(with_b=True) or pace.scan_b,
         )
 
     def _seconds_an_iteration(self, *folders: str) -> float | None:
@@ -499,66 +467,19 @@ class WholeTraining:
     def _measure_apart(self) -> None:
         if not self.learning.validation:
             return
-        folder = self.work / "validation"
-        stage = self.commands.evaluating(
-            "scans kept apart",
-            folder,
-            dataset=self.work / "all",
-            checkpoint=self.commands.bundle / "models" / MODEL,
-            with_b=self.plan.shape.prompted,
-        )
-        self.views.append(_View(stage=stage, folder=folder, fold=VALIDATION, round=1))
-        self._run([[stage]], alone=True)
+        folder, with_b = self.work / "validation", self.plan.shape.prompted
+        self._run([[self.evaluations.of_bundle(folder, dataset=self.work / "all", with_b=with_b)]], alone=True)
 
     def _calibrate_doubt(self, answer: Answer) -> None:
         """Temperature and predicted Dice, from the answers of models that had not learned from the scans."""
         model = self.commands.bundle / "models" / MODEL
-        answers = max((self._answers(answer, round) for round in (2, 1)), key=len)
+        answers = max((self.evaluations.answers(answer, round) for round in (2, 1)), key=len)
         if answers:
             labels = {int(value): name for value, name in self.block.labels.items()}
             stored = calibration_of(answers, labels=labels, source="held out, by folds")
             save_settings({**read_settings(model), **stored}, model)
 
-    def _answers(self, answer: Answer, round: int) -> list[HeldOutAnswer]:
-        """Those nearest to how the bundle answers, of every scan one; also of scans that the bundle's model answered.
-
-        Model A answers every fold's scans, and the same once more where a Model B was trained beside it. Others answer
-        in those folds alone.
-        """
-        chosen = answered_so(self._held_out(), answer, round=round)
-        kinds = {(entry.fold, entry.calibrated, entry.mirrored) for entry in chosen}
-        found: dict[tuple[int, str], HeldOutAnswer] = {}
-        for view in self.views:
-            kind = (view.fold, view.calibrated, view.mirrored)
-            if view.fold == VALIDATION or (view.round == round and kind in kinds):
-                for one in read_answers(
-                    view.folder, predictor=answer.predictor, largest_component=self.block.largest_component
-                ):
-                    found.setdefault((view.fold, one.case), one)
-        return list(found.values())
-
     # The record.
-
-    def _held_out(self) -> list[HeldOut]:
-        """Of every evaluation that has ended; what Model A answers stays the same with a Model B beside it."""
-        done = [view for view in self.views if self.journal.is_done(view.stage.name)]
-        entries = [
-            entry
-            for view in done
-            for entry in read_held_out(
-                view.folder,
-                fold=view.fold,
-                round=view.round,
-                largest_component=self.block.largest_component,
-                mirrored=view.mirrored,
-                calibrated=view.calibrated,
-            )
-        ]
-        seen: dict[tuple[object, ...], HeldOut] = {}
-        for entry in entries:
-            kind = (entry.case, entry.fold, entry.round, entry.predictor, entry.mirrored, entry.calibrated)
-            seen.setdefault(kind, entry)
-        return list(seen.values())
 
     def printed_plan(self) -> PrintedPlan:
         """As it is printed, and kept."""
@@ -568,7 +489,7 @@ class WholeTraining:
         return TrainingResults(
             plan=self.printed_plan(),
             stages=[StageRecord(name=name, **stage) for name, stage in self.journal.stages.items()],
-            held_out=self._held_out(),
+            held_out=self.evaluations.held_out(),
             choices=self.choices,
             machine={**machine(), "cores": self.asked.cores, "trainings_at_once": self.asked.jobs},
             versions=_versions(),
