@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -250,7 +250,7 @@ def _filled(shape: Shape, facts: Facts, pace: Pace, *, left: float, whole: float
         "measure": _measure(shape, facts, pace),
     }
     there = {name: part for name, part in parts.items() if part is not None}
-    overhead = math.fsum(part.overhead for part in there.values())
+    overhead = _overhead(there.values())
     usable = max(0.0, left - overhead)
     counts = {name: part.iterations(usable) for name, part in there.items()}
     return TimePlan(
@@ -370,12 +370,8 @@ def last_iterations(shape: Shape, facts: Facts, pace: Pace, *, left: float, reci
         left: seconds to the end.
         recipe: of the whole.
     """
-    parts = {
-        "last": _last(shape, facts, pace, recipe=recipe),
-        "prompt": _prompt(shape, facts, pace, recipe=recipe),
-        "measure": _measure(shape, facts, pace),
-    }
-    usable = left - math.fsum(part.overhead for part in parts.values() if part is not None)
+    prompt, measure = _prompt(shape, facts, pace, recipe=recipe), _measure(shape, facts, pace)
+    usable = left - _overhead([_last(shape, facts, pace, recipe=recipe), prompt, measure])
     shares = _shares(shape, recipe)
     share = shares["last"] / (shares["last"] + shares["prompt"])
     return _within(share * usable / _last_pace(shape, facts, pace, recipe), recipe)
@@ -383,9 +379,12 @@ def last_iterations(shape: Shape, facts: Facts, pace: Pace, *, left: float, reci
 
 def prompt_iterations(shape: Shape, facts: Facts, pace: Pace, *, left: float, recipe: Recipe) -> int:
     """Iterations of Model B beside the last Model A, when all before it is done; arguments of `last_iterations`."""
-    parts = [_prompt(shape, facts, pace, recipe=recipe), _measure(shape, facts, pace)]
-    usable = left - math.fsum(part.overhead for part in parts if part is not None)
+    usable = left - _overhead([_prompt(shape, facts, pace, recipe=recipe), _measure(shape, facts, pace)])
     return _within(usable / pace.prompt_alone, recipe)
+
+
+def _overhead(parts: Iterable[_Part | None]) -> float:
+    return math.fsum(part.overhead for part in parts if part is not None)
 
 
 def _within(iterations: float, recipe: Recipe) -> int:
