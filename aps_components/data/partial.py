@@ -170,7 +170,7 @@ def drawn_slices(drawn: Mask) -> str | dict[str, Any]:
 
 
 def _stand_alone(drawn: Mask, axis: int) -> bool:
-    held = drawn.any(axis=tuple(other for other in range(drawn.ndim) if other != axis))
+    held: Mask = np.asarray(drawn.any(axis=tuple(other for other in range(drawn.ndim) if other != axis)))
     return not (held[1:] & held[:-1]).any()
 
 
