@@ -110,7 +110,10 @@ def propose_roi_size(shape: Sequence[float], *, spacing: Sequence[float], budget
     if size == steps:  # the network needs more than one voxel at its bottom
         size[int(np.argmax(shape))] *= 2
     cut = f", cut down to {voxels:,} voxels" if math.prod(size) > voxels else ""
-    while math.prod(size) > voxels and (axis := _axis_to_cut(size, shape, steps=steps, least=least, first=first)) is not None:
+    while math.prod(size) > voxels:
+        axis = _axis_to_cut(size, shape, steps=steps, least=least, first=first)
+        if axis is None:
+            break
         size[axis] -= steps[axis]
     if cut and shape[0] == shape[1]:  # patches are turned by quarters only where these two agree
         size[:2] = [min(size[:2])] * 2
