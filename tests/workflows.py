@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -111,6 +112,12 @@ def command(run_id: str, *files: str, options: Mapping[str, Any]) -> list[str]:
     paths = [str(LA / "configs" / file) for file in files]
     config = paths[0] if len(paths) == 1 else str(paths)
     return ["-m", "monai.bundle", "run", run_id, "--config_file", config, *flags(options)]
+
+
+def run_command(arguments: Sequence[str]) -> None:
+    """Run ``-m MODULE ...`` in this process, as its interpreter would."""
+    _, module, *sys.argv[1:] = arguments
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def flags(options: Mapping[str, Any]) -> list[str]:
