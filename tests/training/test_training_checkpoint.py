@@ -171,6 +171,28 @@ def test_best_weights_are_those_of_the_best_validation(make_trainer, tmp_path):
     assert (state["best_metric"], state["best_epoch"]) == (0.7, 2)
 
 
+def test_a_resumed_training_remembers_its_best_validation(make_trainer, tmp_path):
+    metrics = {1: 0.7, 2: 0.6}
+
+    def make():
+        evaluator = SimpleNamespace(state=SimpleNamespace(epoch=0, metrics={}, key_metric_name="dice"))
+        trainer = make_trainer(epochs=2, epoch_length=1, batch=(1, 0), objective={"train_b": False})
+
+        def validate(engine):
+            evaluator.state.epoch, evaluator.state.metrics = engine.state.epoch, {"dice": metrics[engine.state.epoch]}
+
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, validate)
+        TrainingCheckpoint(tmp_path, settings={}, evaluator=evaluator).attach(trainer)
+        return trainer
+
+    kill_in(make(), iteration=2)
+    best = (tmp_path / "model_best.pt").read_bytes()
+    make().run()
+    assert (tmp_path / "model_best.pt").read_bytes() == best
+    state = read(tmp_path / "checkpoint.pt")
+    assert (state["epoch"], state["best_metric"], state["best_epoch"]) == (2, 0.7, 1)
+
+
 def test_folder_that_cannot_be_written_is_refused_at_once(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(PermissionError, match=r"cannot write into .*file/models"):
