@@ -25,7 +25,7 @@ OURS = ("amos", "brats", "la")  # a user may have made others beside them
 TINY = {
     "bundle_root": str(LA),
     "roi_size": [32, 32, 32],
-    "network_def#filters": 4,
+    "network_def#filters": 2,
     "network_def#sam_variant": "tiny",
     "precision": "fp32",
     "overlap": 0.25,
@@ -40,12 +40,14 @@ def untrained_copy(bundle: Path, folder: Path, *more: str) -> Path:
 
 
 def training_options(dataset: Path, folder: Path, **changes: Any) -> dict[str, Any]:
-    """Overrides of train.json: two epochs of two iterations, the first one labelled only; results in ``folder``."""
+    """Overrides of train.json: two epochs of two iterations on two patches, the first one labelled only."""
     options = {
         "dataset_dir": str(dataset),
         "ckpt_dir": str(folder / "models"),
         "output_dir": str(folder / "eval"),
         "labeled_count": 3,
+        "labeled_batch": 1,
+        "unlabeled_batch": 1,
         "validation_count": 1,
         "epochs": 2,
         "epoch_length": 2,

@@ -27,11 +27,8 @@ def test_two_ranks_hold_the_same_weights_and_split_the_cases(phantoms, tmp_path)
         phantoms,
         tmp_path,
         labeled_count=4,
-        labeled_batch=1,
-        unlabeled_batch=1,
-        epoch_length=2,
         cache_dir=str(tmp_path / "cache"),
-        **{"train#trainer#gradient_clip": 1e-2, "network_def#filters": 2},
+        **{"train#trainer#gradient_clip": 1e-2},
     )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

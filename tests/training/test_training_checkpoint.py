@@ -63,10 +63,9 @@ def test_goes_on_to_the_bit(make_trainer, tmp_path):
 
 def test_killed_process_goes_on_to_the_bit(phantoms, tmp_path, caplog):
     """The same options again after SIGKILL end where an uninterrupted training does."""
-    changes = {"labeled_batch": 1, "unlabeled_batch": 1, "network_def#filters": 2}
-    train(training_options(phantoms, tmp_path / "whole", **changes))
+    train(training_options(phantoms, tmp_path / "whole"))
     killed = tmp_path / "killed"
-    options = training_options(phantoms, killed, **changes)
+    options = training_options(phantoms, killed)
     process = own_process(run_command, command("training", "train.json", options=options))
     deadline = time.monotonic() + 240
     while not (killed / "models" / "checkpoint.pt").is_file():
