@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,6 +22,7 @@ from aps_components.training import SemiSupervisedTrainer
 ROOT = Path(__file__).parents[1]
 BUNDLES = ROOT / "bundles"
 LA = BUNDLES / "la"
+DRAWN = ("aps_components.training.history.plot_progress", "aps_components.evaluation.scan_record._draw")
 OURS = ("amos", "brats", "la")  # a user may have made others beside them
 TINY = {
     "bundle_root": str(LA),
@@ -75,10 +77,13 @@ def make_workflow(*files: str, kind: str, options: Mapping[str, Any]) -> ConfigW
 
 
 def run_workflow(*files: str, kind: str, options: Mapping[str, Any]) -> ConfigWorkflow:
-    """Initialise, run and finalise."""
+    """Initialise, run and finalise; without pictures, which take most of the time and have tests of their own."""
     workflow = make_workflow(*files, kind=kind, options=options)
     # The bundles change how Python reports an uncaught error; pytest is not to be changed by it.
-    with patch.object(sys, "excepthook", sys.excepthook):
+    pictures = (patch(name) for name in DRAWN)
+    with ExitStack() as patched:
+        for each in (patch.object(sys, "excepthook", sys.excepthook), *pictures):
+            patched.enter_context(each)
         workflow.initialize()
         workflow.run()
         workflow.finalize()
