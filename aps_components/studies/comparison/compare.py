@@ -27,7 +27,7 @@ from aps_components.studies.comparison.methods import (
 )
 from aps_components.studies.comparison.runs import Run, RunError
 from aps_components.studies.comparison.schedule import every_run, execute, unfinished
-from aps_components.studies.comparison.table import comma_separated, lines_of, markdown, plot
+from aps_components.studies.comparison.table import comma_separated, figures_of, markdown, plot
 
 SETTINGS_FILE = "comparison.json"
 LOCK_FILE = ".lock"
@@ -186,10 +186,10 @@ def _with_effect(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write(chosen: Sequence[Method], runs: dict[tuple[str, int], Run], results: Path, variant: str) -> Path:
-    lines = lines_of(chosen, runs, variant=variant)
+    figures = figures_of(chosen, runs, variant=variant)
     table = results / "table.md"
-    replace_text(table, markdown(lines))
-    replace_text(table.with_suffix(".csv"), comma_separated(lines))
-    if lines:
-        plot(lines, table.with_suffix(".png"))
+    replace_text(table, markdown(figures))
+    replace_text(table.with_suffix(".csv"), comma_separated(figures))
+    if len(figures):
+        plot(figures, table.with_suffix(".png"))
     return table
