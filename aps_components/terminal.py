@@ -8,6 +8,8 @@ import sys
 import unicodedata
 from typing import Any, TextIO
 
+from tqdm import tqdm
+
 KEPT = "\n\t\r"
 # What tqdm writes, and nothing else with it, to move to another bar's line.
 CURSOR_UP = "\x1b[A"
@@ -49,6 +51,12 @@ def log_handlers() -> list[Any]:
     """Those of all loggers that there are."""
     loggers = [logging.getLogger(), *(x for x in logging.Logger.manager.loggerDict.values())]
     return [handler for logger in loggers for handler in getattr(logger, "handlers", [])]
+
+
+def end_bars() -> None:
+    """End the line of every bar that is not at its end: what is printed next has a line of its own."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
 
 
 class _Guarded:
