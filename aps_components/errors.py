@@ -169,6 +169,12 @@ def _said(error: BaseException) -> str:
     return "\n".join(shown(line).rstrip() for line in _spelled(str(error)).splitlines() if line.strip())
 
 
+def is_meant_for_a_user(error: BaseException) -> bool:
+    """Whether this package says what is wrong, or the system does of a file; others' words need their traceback."""
+    cause = root_cause(error)
+    return _raised_here(cause) or _is_of_the_system(cause)
+
+
 def _is_of_the_system(error: BaseException) -> TypeGuard[OSError]:
     """Whether it names a file, and there is a mend."""
     return isinstance(error, OSError) and bool(error.filename) and error.errno in MENDS
@@ -197,8 +203,7 @@ def keep_traceback(error: BaseException, *, always: bool = True) -> None:
     if _traceback_wanted():
         traceback.print_exception(error)
         return
-    cause = root_cause(error)
-    if (always or not (_raised_here(cause) or _is_of_the_system(cause))) and (file := _write_traceback(error)):
+    if (always or not is_meant_for_a_user(error)) and (file := _write_traceback(error)):
         print(f"(traceback: {file}; {SHOW_TRACEBACK}=1 shows it here)", file=sys.stderr)
 
 
