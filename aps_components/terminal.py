@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import os
 import sys
 import unicodedata
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from tqdm import tqdm
 
 KEPT = "\n\t\r"
 # What tqdm writes, and nothing else with it, to move to another bar's line.
 CURSOR_UP = "\x1b[A"
+UNREAD = 141  # the exit status of what SIGPIPE ended
 # Control codes, invisible ones that turn the direction of writing, halves of characters and line separators.
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
@@ -82,10 +83,23 @@ class _Guarded:
         except UnicodeEncodeError:
             encoding = self._stream.encoding or "ascii"
             self._stream.write(text.encode(encoding, errors="backslashreplace").decode(encoding))
+        except BrokenPipeError:
+            self._end()
 
     def flush(self) -> None:
-        with contextlib.suppress(ValueError):  # closed, at the interpreter's end
+        try:
             self._stream.flush()
+        except BrokenPipeError:
+            self._end()
+        except ValueError:  # closed, at the interpreter's end
+            pass
+
+    def _end(self) -> NoReturn:
+        """Whoever read this, such as ``head``, has ended: so does this process, as the system ends others then."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())  # for what is still to be flushed
+        os.close(nowhere)
+        sys.exit(UNREAD)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
