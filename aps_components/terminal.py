@@ -39,8 +39,10 @@ def guard_terminal() -> None:
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None or isinstance(stream, _Guarded):
+        if isinstance(stream, _Guarded):
             continue
+        if stream is None:  # closed by whoever started this
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # as long as the process
         guarded = _Guarded(stream)
         setattr(sys, name, guarded)
         for handler in log_handlers():
