@@ -134,6 +134,6 @@ def test_a_reader_that_ends_ends_what_prints_without_a_word(stream):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell closes no stream there")
 def test_closed_streams_are_no_obstacle():
-    command = [sys.executable, "-c", f"{PRINTING}; print(sys.stderr.isatty(), file=sys.stderr)"]
+    command = [sys.executable, "-c", f"{PRINTING}\nprint(sys.stderr.isatty(), file=sys.stderr)"]
     done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], env=ENVIRON, check=False)
     assert done.returncode == 0

@@ -107,7 +107,7 @@ def test_broken_scan_gives_an_error_that_names_it_and_the_server_lives_on(client
 
 
 def test_a_model_that_there_is_not_is_named_with_those_that_are_there(client):
-    with pytest.raises(LabelRequestError, match="no model 'smal'; there are: .*small") as error:
+    with pytest.raises(LabelRequestError, match=r"no model 'smal'; there are: .*small") as error:
         client.infer("smal", "RAS")
     assert error.value.status == 404
 
