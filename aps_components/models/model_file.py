@@ -272,7 +272,9 @@ def trained_setting(path: str | Path, name: str, *default: Any) -> Any:
         return default[0]
     _require_file(Path(path))
     if not (beside := settings_file(path)).is_file():
-        raise CheckpointError(f"{beside} is missing, which training writes beside {path}: copy it there, too")
+        raise CheckpointError(
+            f"{beside} is missing, which training writes beside {path}: copy it there, too, or give --{name}"
+        )
     raise CheckpointError(f"{beside}, written in training, does not say {name!r}: give it with --{name}")
 
 
