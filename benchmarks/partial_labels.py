@@ -3,12 +3,14 @@
 From a folder with whole labels, OUT receives three datasets of one pool, and the same three as nnU-Net's raw folders,
 where what nobody labelled is its ``ignore`` label. About as many slices are drawn for ``whole`` as for ``slices``. The
 scans that validate have whole labels and are the same everywhere; all others of the pool have no label. Everything is
-drawn from the seed. The commands that train, evaluate and compare are printed.
+drawn from the seed. The commands that train, evaluate and compare are printed; all ways of labelling get the same
+iterations. ``--gather`` then writes ``OUT/figures.csv`` of what has been evaluated.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import shlex
@@ -29,6 +31,8 @@ LabelMap = NDArray[np.integer]
 NOT_LABELED = 255
 NEAR = 6  # voxels around the classes in which the background is scribbled
 MOST_SCRIBBLES = 20  # of a class
+ARMS = ("whole", "slices", "scribbles")
+EVALUATION, VARIANT = "evaluation", "largest_component"
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,9 @@ def scribbles(label: LabelMap, rng: np.random.Generator, *, voxels: int) -> Labe
 
 def main() -> None:
     options = parse()
+    if options.gather:
+        print(gather(options.out, options.seed))
+        return
     folder = find_cases(options.data)
     cases = {case.name: case for case in folder.cases if case.label is not None}
     names = np.random.default_rng(options.seed).permutation(sorted(cases)).tolist()
@@ -154,22 +161,47 @@ def commands(options: argparse.Namespace, arms: Mapping[str, Arm]) -> str:
     """What to run, a line each."""
     out, data = shlex.quote(str(options.out)), shlex.quote(str(options.data))
     bundle, run = f"{out}/bundle", "python -m monai.bundle run"
-    schedule = f"--epochs {options.epochs} --warmup_epochs {options.epochs // 3} --val_interval {options.epochs}"
+    schedule = (
+        f"--epochs {options.epochs} --epoch_length {options.epoch_length} --warmup_epochs {options.epochs // 3} "
+        f"--val_interval {options.epochs + 1} --labeled_batch {options.batch} --unlabeled_batch {options.batch}"
+    )
+    train = f"{schedule} '--objective#train_b' False --predictor a" if options.model_a else schedule
+    judge = "--split validation --predictor a" if options.model_a else "--split validation"
     lines = [f"aps new-bundle partial {data} {bundle} --budget cpu --validation 0 --seed {options.seed}"]
     for name in arms:
         places = f"--bundle_root {bundle} --dataset_dir {out}/{name} --ckpt_dir {out}/{name}/models"
         lines += [
             f"{run} training --config_file {bundle}/configs/train.json {places} --output_dir {out}/{name}/training "
-            f"--seed {options.seed} {schedule}",
+            f"--seed {options.seed} {train}",
             f"{run} evaluating --config_file \"['{bundle}/configs/train.json','{bundle}/configs/evaluate.json']\" "
-            f"{places} --output_dir {out}/{name}/evaluation --split validation",
+            f"{places} --output_dir {out}/{name}/{EVALUATION} {judge}",
         ]
+    lines.append(f"python benchmarks/partial_labels.py {data} {out} --seed {options.seed} --gather")
     lines.append(f"export nnUNet_raw={out}/nnUNet_raw nnUNet_preprocessed={out}/nnUNet_pre nnUNet_results={out}/nnUNet")
     for number, name in enumerate(arms, start=501):
         lines += [
             f"nnUNetv2_plan_and_preprocess -d {number} -c 3d_fullres",
             f"nnUNetv2_train {number} 3d_fullres all -device cpu   # Dataset{number}_{name}",
         ]
+    return "\n".join(lines)
+
+
+def gather(out: Path, seed: int) -> str:
+    """Write every Dice that the evaluations below a folder hold, and give a line for each way of labelling."""
+    files = {name: out / name / EVALUATION / "metrics.csv" for name in ARMS}
+    rows = [(name, row) for name, file in files.items() if file.is_file() for row in csv.DictReader(file.open())]
+    kept = [(name, row) for name, row in rows if row["variant"] == VARIANT]
+    if not kept:
+        raise SystemExit(f"{out}: no {EVALUATION}/metrics.csv in {', '.join(ARMS)}; run the printed commands first")
+    keys = ("predictor", "case", "class", "dice", "hd95_mm", "volume_ratio")
+    with (out / "figures.csv").open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["labels", "seed", *keys])
+        table.writerows([name, seed, *(row[key] for key in keys)] for name, row in kept)
+    dice: dict[tuple[str, str], list[float]] = {}
+    for name, row in kept:
+        dice.setdefault((name, row["predictor"]), []).append(float(row["dice"]))
+    lines = [f"{name:10} {predictor:8} Dice {100 * np.mean(values):.2f}" for (name, predictor), values in dice.items()]
     return "\n".join(lines)
 
 
@@ -184,7 +216,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--slices", type=int, default=30, help="scans with a third of the slices")
     parser.add_argument("--scribbles", type=int, default=100, help="scans with scribbles")
     parser.add_argument("--voxels", type=int, default=40, help="scribbled of each class")
-    parser.add_argument("--epochs", type=int, default=12, help="of 100 iterations")
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epoch_length", type=int, default=100, help="iterations of an epoch")
+    parser.add_argument("--batch", type=int, default=2, help="labelled patches of an iteration, and unlabelled ones")
+    parser.add_argument("--model_a", action="store_true", help="train and ask Model A alone, for a small budget")
+    parser.add_argument("--gather", action="store_true", help="only write the figures of what has been evaluated")
     return parser.parse_args()
 
 

@@ -55,3 +55,19 @@ def test_datasets_and_commands(benchmark, monkeypatch, tmp_path, capsys):
         assert look_at(find_cases(raw)).plan.block.ignore == 3
         assert {nib.load(file).shape for file in raw.glob("*Tr/*.nii.gz")} == {SHAPE}
     assert len(judged) == 1
+
+
+def test_what_was_evaluated_is_gathered_into_one_table(benchmark, tmp_path):
+    header = "case,predictor,variant,class,dice,hd95_mm,volume_ratio\n"
+    for arm, dice in (("whole", (0.5, 0.75)), ("slices", (0.75, 1.0))):
+        (tmp_path / arm / "evaluation").mkdir(parents=True)
+        rows = [f"c{number},a,{{}},x,{value},1,1\n" for number, value in enumerate(dice)]
+        text = header + "".join(row.format("raw") + row.format("largest_component") for row in rows)
+        (tmp_path / arm / "evaluation" / "metrics.csv").write_text(text)
+    lines = benchmark.gather(tmp_path, 3).split("\n")
+    assert [line.split() for line in lines] == [["whole", "a", "Dice", "62.50"], ["slices", "a", "Dice", "87.50"]]
+    table = (tmp_path / "figures.csv").read_text().split()
+    assert table[1:3] == ["whole,3,a,c0,x,0.5,1,1", "whole,3,a,c1,x,0.75,1,1"]
+    assert table[3:] == ["slices,3,a,c0,x,0.75,1,1", "slices,3,a,c1,x,1.0,1,1"]
+    with pytest.raises(SystemExit, match="run the printed commands first"):
+        benchmark.gather(tmp_path / "whole", 3)

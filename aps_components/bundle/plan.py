@@ -181,7 +181,7 @@ def _for_cpu(fingerprint: Fingerprint, size: Choice, *, excess: float) -> Choice
 
 def _patch(fingerprint: Fingerprint, size: Choice, *, budget: str) -> Choice:
     spacing = voxel_size(fingerprint, size.value)
-    return propose_roi_size(median_shape(fingerprint, size.value), spacing=spacing, voxels=BUDGETS[budget])
+    return propose_roi_size(median_shape(fingerprint, size.value), spacing=spacing, budget=budget)
 
 
 def voxel_size(fingerprint: Fingerprint, spacing: Sequence[float] | None) -> list[float]:

@@ -29,7 +29,8 @@ BUDGETS = {"gpu": 112 * 112 * 80, "cpu": 64 * 64 * 48}  # voxels of a patch
 SAME_SPACING = 1.01  # largest over smallest
 ANISOTROPY = 3.0  # coarsest over finest, from where the coarsest axis is planned apart
 STEP = 2**HALVINGS  # of a patch's sizes, along axes that are halved at every level
-FEW_SLICES = 16  # a patch holds all of them, up to this number
+FEW_SLICES = 16  # thick ones; a patch holds that many
+FEWEST_SLICES = 4  # to which a patch of few thick slices is cut for a CPU
 COARSER, COARSER_THICK = 2.0, 1.25  # how much larger voxels may become for a CPU
 CT_MINIMUM, CT_LOW, CT_MIDDLE, CT_HIGH = -200, -100, (-1100, 1000), 4000
 WINDOW_MARGIN, WINDOW_STEP, WINDOW_LEAST = 0.25, 25, 100  # share of the width, HU, HU
@@ -85,18 +86,23 @@ def propose_spacing(spacings: NDArray[np.float64]) -> Choice:
     return Choice([_short(size) for size in target], reason)
 
 
-def propose_roi_size(shape: Sequence[float], *, spacing: Sequence[float], voxels: int) -> Choice:
+def propose_roi_size(shape: Sequence[float], *, spacing: Sequence[float], budget: str) -> Choice:
     """The median shape in steps that the network divides, cut down to a number of voxels, as nnU-Net cuts its patch.
 
-    Along an axis of thick slices a patch is never larger than the scan, and has all of up to 16 slices.
+    Along an axis of thick slices a patch is never larger than the scan, and has all of up to 16 slices. On a CPU, where
+    that would cut it down in their plane, so few slices give way first, down to 4: a network that hardly looks across
+    them learns more from a whole plane.
 
     Args:
         shape: the median shape after resampling.
         spacing: of a voxel after resampling, mm.
-        voxels: the most that a patch may have.
+        budget: ``gpu`` or ``cpu``; the most voxels that a patch may have are :data:`BUDGETS`.
     """
+    voxels = BUDGETS[budget]
     thick = thick_axes(spacing)
     steps = [2 ** most_halvings(size, length, finest=min(spacing)) for size, length in zip(spacing, shape, strict=True)]
+    first = [axis for axis in thick if shape[axis] <= FEW_SLICES and budget == "cpu"]
+    least = [FEWEST_SLICES if axis in first else FEW_SLICES if axis in thick else steps[axis] for axis in range(3)]
     size = [
         max(step, step * math.floor(length / step + (0 if axis in thick else 0.5)))
         for axis, (length, step) in enumerate(zip(shape, steps, strict=True))
@@ -104,7 +110,10 @@ def propose_roi_size(shape: Sequence[float], *, spacing: Sequence[float], voxels
     if size == steps:  # the network needs more than one voxel at its bottom
         size[int(np.argmax(shape))] *= 2
     cut = f", cut down to {voxels:,} voxels" if math.prod(size) > voxels else ""
-    while math.prod(size) > voxels and (axis := _axis_to_cut(size, shape, steps=steps, thick=thick)) is not None:
+    while math.prod(size) > voxels:
+        axis = _axis_to_cut(size, shape, steps=steps, least=least, first=first)
+        if axis is None:
+            break
         size[axis] -= steps[axis]
     if cut and shape[0] == shape[1]:  # patches are turned by quarters only where these two agree
         size[:2] = [min(size[:2])] * 2
@@ -113,16 +122,22 @@ def propose_roi_size(shape: Sequence[float], *, spacing: Sequence[float], voxels
 
 
 def _axis_to_cut(
-    size: Sequence[int], shape: Sequence[float], *, steps: Sequence[int], thick: Sequence[int]
+    size: Sequence[int], shape: Sequence[float], *, steps: Sequence[int], least: Sequence[int], first: Sequence[int]
 ) -> int | None:
-    """Which axis of a patch gives way; None where that would leave one voxel at the network's bottom."""
-    candidates = [
-        axis for axis in range(3) if size[axis] > steps[axis] and not (axis in thick and size[axis] <= FEW_SLICES)
-    ]
+    """Which axis of a patch gives way; None where that would leave one voxel at the network's bottom.
+
+    Args:
+        size: of the patch.
+        shape: the median shape.
+        steps: by which each axis is cut.
+        least: that stays of each axis.
+        first: the axes that give way before all others.
+    """
+    candidates = [axis for axis in range(3) if size[axis] > max(steps[axis], least[axis])]
     if not candidates or sum(extent // step for extent, step in zip(size, steps, strict=True)) <= 4:
         return None
     # Of equally large shares the longer axis gives way, and of equally long axes the last.
-    return max(candidates, key=lambda axis: (size[axis] / shape[axis], size[axis], axis))
+    return max(candidates, key=lambda axis: (axis in first, size[axis] / shape[axis], size[axis], axis))
 
 
 def thick_axes(spacing: Sequence[float]) -> list[int]:

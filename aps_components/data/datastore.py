@@ -1,7 +1,8 @@
 """Training data as MONAI Label hands them over: labelled scans alone, while the others lie beside them.
 
-Its local datastore is a folder of scans with the finished labels in ``labels/final/`` below it, each under the name of
-its scan. So the folder that the labelled scans come from also holds those that nobody has labelled yet.
+Its local datastore is a folder of scans with the finished labels in ``labels/final/`` below it and unfinished ones in
+``labels/partial/``, each under the name of its scan. So the folder that the labelled scans come from also holds those
+that nobody has labelled yet.
 """
 
 import logging
@@ -16,12 +17,12 @@ from aps_components.data.datalist import DATALIST, Datalist, Item, files_of, loa
 from aps_components.data.errors import DataError
 from aps_components.data.label_values import LabelValues
 from aps_components.data.modalities import is_nifti_name, stem
-from aps_components.data.partial import MOST_CLASSES
+from aps_components.data.partial import MOST_CLASSES, is_partial
 from aps_components.data.sampling import EvaluationCache, SeededCacheDataset
 from aps_components.data.transforms import IMAGE, LABEL, LoadVolumed
 from aps_components.files import expanded
 
-LABEL_FOLDER = ("labels", "final")
+LABELS, FINAL, UNFINISHED = "labels", "final", "partial"  # folders
 READERS = 4  # threads; most of the time goes into unpacking, which runs beside others
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,8 @@ def training_dataset(
     if folder is not None:
         items = usable_items(items, load=_loader(transform, in_channels, label_values))
         added = unlabeled_items(folder, known=[*items, *validation], in_channels=in_channels) if unlabeled else []
-        logger.info("%s: training on %d labelled and %d unlabelled scans", folder, len(items), len(added))
+        partly = f" ({count} of them partly)" if (count := sum(map(is_partial, items))) else ""
+        logger.info("%s: training on %d labelled%s and %d unlabelled scans", folder, len(items), partly, len(added))
         items += added
     dataset = TrainingDataset(
         *(items, transform), cache_rate=cache_rate, cache_dir=cache_dir, num_workers=num_workers, progress=progress
@@ -175,17 +177,18 @@ def studies_folder(items: Sequence[Item]) -> Path | None:
     if not items or not all(LABEL in item and len(files_of(item[IMAGE])) == 1 for item in items):
         return None
     label_folders = {Path(files_of(item[LABEL])[0]).parent for item in items}
-    label_folder = label_folders.pop()
-    if label_folders or label_folder.parts[-2:] != LABEL_FOLDER:
+    above = {folder.parent for folder in label_folders}
+    labels = above.pop()
+    if above or labels.name != LABELS or not {folder.name for folder in label_folders} <= {FINAL, UNFINISHED}:
         return None
-    studies = label_folder.parents[1]
+    studies = labels.parent
     scans = {os.path.realpath(scan) for scan in scans_in(studies)}
     return studies if all(_real_image(item) in scans for item in items) else None
 
 
 def unlabeled_items(folder: Path, *, known: Iterable[Item], in_channels: int = 1) -> list[Item]:
     """The readable scans of a datastore that have no finished label and are none of the known ones, sorted."""
-    labels = folder.joinpath(*LABEL_FOLDER)
+    labels = folder / LABELS / FINAL
     labelled = {_stem(file) for file in os.listdir(labels)} if labels.is_dir() else set()
     taken = {_real_image(item) for item in known}
     scans = [

@@ -153,7 +153,29 @@ def parsed_slices(value: str) -> str | dict[str, Any]:
             f'{SLICES} {value!r} must be "{DRAWN}": slices along the files\' last axis that hold nothing were not '
             f'labelled; or "{DRAWN}:0", "{DRAWN}:1" for another axis'
         )
-    return {AXIS: int(axis), INDICES: DRAWN} if axis and int(axis) != LAST_AXIS else DRAWN
+    return _drawn_along(int(axis) if axis else LAST_AXIS)
+
+
+def drawn_slices(drawn: Mask) -> str | dict[str, Any]:
+    """As a datalist has it: slices that hold something, of a label of which nobody says along which axis it was drawn.
+
+    Along the last axis; or along the one other axis along which each of them stands alone, as slices drawn in another
+    of a viewer's planes do. Along the last axis such a drawing has something in every slice, and is whole in none.
+
+    Args:
+        drawn: where a class was drawn, [X, Y, Z].
+    """
+    alone = [axis for axis in range(drawn.ndim) if _stand_alone(drawn, axis)]
+    return _drawn_along(alone[0] if len(alone) == 1 else LAST_AXIS)
+
+
+def _stand_alone(drawn: Mask, axis: int) -> bool:
+    held: Mask = np.asarray(drawn.any(axis=tuple(other for other in range(drawn.ndim) if other != axis)))
+    return not (held[1:] & held[:-1]).any()
+
+
+def _drawn_along(axis: int) -> str | dict[str, Any]:
+    return DRAWN if axis == LAST_AXIS else {AXIS: axis, INDICES: DRAWN}
 
 
 def _ignore(value: Any, *, labels: Mapping[int, str], where: str) -> int:

@@ -36,17 +36,25 @@ from aps_components.data.marks import Mark, maker_hash, mark_of, read_mark, scan
 from aps_components.data.nifti import read_header, read_scan, write_like
 from aps_components.data.partial import label_item
 from aps_components.evaluation.calibrate import MOST_VALUES, fit_offsets, label_and_undrawn, of_kept_pieces, thinned
+from aps_components.evaluation.doubt.several_models import (
+    ByClass,
+    agreement_table,
+    mean_of,
+    pairwise_agreement,
+    read_agreements,
+)
 from aps_components.evaluation.records import results_folder
 from aps_components.evaluation.trained import TrainedModel, load_trained
 from aps_components.files import replace_text
 from aps_components.inference import LabelMapd, inverted
-from aps_components.label_map import log_probabilities
+from aps_components.label_map import likeliest_class, log_probabilities
 from aps_components.models import ensure_writable, trained_cases, trained_setting
 from aps_components.models.decision import Decision
 from aps_components.plain_json import read_json
 
 ANSWER = "a"  # an ensemble has one answer; its offsets are held where Model A's are
-LABELS, MADE_BY = "labels", "made_by.json"
+LABELS, MADE_BY, AGREEMENT = "labels", "made_by.json", "agreement.csv"
+LEAST_AGREED = 5  # scans that are named
 
 
 def pseudo_label(
@@ -61,7 +69,8 @@ def pseudo_label(
 
     ``target`` receives ``labels``, a file for each of those scans on its own grid, and ``datalist.json``: the labelled
     scans first, then these, then validation and test scans as they are. Images, and labels by hand, stay where they
-    are. Killed, it goes on with the scans that are left.
+    are. Killed, it goes on with the scans that are left. Of several models it also receives ``agreement.csv``: how far
+    they agree on each scan, the worst first.
 
     Args:
         bundle: its folder.
@@ -102,13 +111,18 @@ def pseudo_label(
         for item in tqdm(datalist.unlabeled, desc="labelling", unit="scan"):
             mark = mark_of(scan=scan_hash(files_of(item["image"])), maker=maker)
             if not _is_labelled(file := _label_file(folder, item), mark):
-                _save(file, _label_map(models, item, decision), item=item, model=models[0], mark=mark)
+                label_map, agreement = _label_map(models, item, decision)
+                if len(models) > 1:
+                    _keep_agreement(folder / AGREEMENT, case_name(item), agreement, datalist)
+                _save(file, label_map, item=item, model=models[0], mark=mark)
         _write_datalist(folder, datalist)
+        doubtful = _least_agreed(folder / AGREEMENT)
     count = len(datalist.labeled) + len(datalist.unlabeled)
     return "\n".join(
         [
             f"{len(datalist.unlabeled)} scans labelled by {len(models)} model(s)",
             *volumes,
+            *doubtful,
             f"written: {folder / 'datalist.json'}",
             f"train on it with --dataset_dir {shlex.quote(str(folder))} --labeled_count {count} --labeled_batch 4 "
             "--unlabeled_batch 0",
@@ -193,24 +207,48 @@ def _unaware(models: Sequence[TrainedModel], item: Mapping[str, Any]) -> Sequenc
     return [model for model in models if not seen_items([dict(item)], trained_cases(model.checkpoint))] or models
 
 
-def _label_map(models: Sequence[TrainedModel], item: Mapping[str, Any], decision: Decision) -> np.ndarray:
-    scores = decision(_log_probabilities(models, item)[None], ANSWER)[0]
+def _label_map(
+    models: Sequence[TrainedModel], item: Mapping[str, Any], decision: Decision
+) -> tuple[np.ndarray, ByClass]:
+    """What the models say together, and how far they agree; of one alone nothing."""
+    answers: list[Tensor] = []
+    scores = decision(_log_probabilities(models, item, answers)[None], ANSWER)[0]
     to_label_map = LabelMapd("pred", largest_component=models[0].largest_component)
-    return to_label_map({"pred": scores})["pred"][0].numpy()
+    agreement = pairwise_agreement(answers, classes=len(scores)) if len(models) > 1 else []
+    return to_label_map({"pred": scores})["pred"][0].numpy(), agreement
 
 
 @torch.inference_mode()
-def _log_probabilities(models: Sequence[TrainedModel], item: Mapping[str, Any]) -> Tensor:
-    """Of the models' mean, [C, D, H, W] on the scan's own grid."""
+def _log_probabilities(
+    models: Sequence[TrainedModel], item: Mapping[str, Any], answers: list[Tensor] | None = None
+) -> Tensor:
+    """Of the models' mean, [C, D, H, W] on the scan's own grid; ``answers`` receives each model's label map."""
     total: Tensor | None = None
     for model in models:
         data = model.image_preprocessing({"image": item["image"]})
         answer = model.inferer(data["image"].as_tensor()[None].to(model.device), model.network)[0].cpu()
         to_own_grid = inverted(model.image_preprocessing, ("pred",))
         own = to_own_grid({"pred": answer, "image": data["image"]})["pred"].as_tensor()
+        if answers is not None:
+            answers.append(likeliest_class(own, dim=0)[0])
         total = own if total is None else total + own
     assert total is not None
     return log_probabilities(total / len(models))
+
+
+def _keep_agreement(file: Path, scan: str, agreement: ByClass, datalist: Datalist) -> None:
+    """After every scan, before its label: what was killed has lost none."""
+    known = read_agreements(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    classes = [name for index, name in sorted(datalist.labels.items()) if index]
+    replace_text(file, agreement_table({**known, scan: agreement}, classes))
+
+
+def _least_agreed(file: Path) -> list[str]:
+    if not file.is_file():
+        return []
+    means = {scan: mean_of(values) for scan, values in read_agreements(file.read_text(encoding="utf-8")).items()}
+    named = [f"{scan} ({mean:.2f})" for scan, mean in means.items() if mean is not None][:LEAST_AGREED]
+    return [f"least agreed on, and worth a look or a label by hand: {', '.join(named)} (all: {file})"] if named else []
 
 
 def _save(file: Path, label_map: np.ndarray, *, item: Mapping[str, Any], model: TrainedModel, mark: Mark) -> None:

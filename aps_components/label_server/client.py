@@ -55,7 +55,7 @@ class LabelClient:
         return self._ask("POST", f"/infer/{model}?{query}", body, "application/x-www-form-urlencoded")
 
     def put_label(self, image: str, label: str | Path, *, tag: str = "final") -> None:
-        """Hand in a label; the tag "final" counts as finished and is trained on."""
+        """Hand in a label; the tag "final" counts as finished; of "partial" only slices that hold something."""
         boundary = uuid.uuid4().hex
         name = "label" + "".join(Path(label).suffixes[-2:])
         head = (

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.tasks.train.bundle import BundleTrainTask
 
+from aps_components.data.errors import DataError
+from aps_components.data.nifti import read_scan
+from aps_components.data.partial import DRAWN, IGNORE, SLICES, drawn_slices, is_partial
 from aps_components.label_server.parameters import PARTIAL
-
-logger = logging.getLogger(__name__)
 
 
 class TrainTask(BundleTrainTask):
@@ -22,18 +22,36 @@ class TrainTask(BundleTrainTask):
         if fetch is not None:  # of an archive; unlabelled scans are trained on, too
             fetch()
         whole: list[dict[str, Any]] = super()._fetch_datalist(request, datastore)
-        return [*whole, *partly_labelled(datastore)]
+        return [*whole, *partly_labelled(datastore, ignore=self.bundle_config.get(IGNORE))]
+
+    def _partition_datalist(
+        self, datalist: list[dict[str, Any]], request: Mapping[str, Any], shuffle: bool = False
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
+        """Scans that validate have whole labels."""
+        whole = [item for item in datalist if not is_partial(item)]
+        training, validation = super()._partition_datalist(whole, request, shuffle)
+        return [*training, *(item for item in datalist if is_partial(item))], validation
 
 
-def partly_labelled(datastore: Datastore) -> list[dict[str, Any]]:
-    """Items of scans whose label is tagged ``partial``, and none ``final``: ``image``, ``label`` and what is labelled.
+def partly_labelled(datastore: Datastore, *, ignore: int | None = None) -> list[dict[str, Any]]:
+    """Items of scans whose label is tagged ``partial``, and none ``final``: slices that hold nothing are unlabelled.
 
-    Training on them is not there yet: they stay among the scans without a label, and the log says so. This is the one
-    place that then gives items such as ``{"image": FILE, "label": FILE, "labeled_slices": [...]}``: a slice without a
-    drawn voxel is one that nobody has labelled.
+    Args:
+        datastore: of MONAI Label.
+        ignore: the bundle's value of a voxel that nobody labelled.
     """
-    for image in datastore.list_images():
-        tags = datastore.get_labels_by_image_id(image)
-        if PARTIAL in tags and DefaultLabelTag.FINAL not in tags:
-            logger.warning(f"{image}: its label is tagged {PARTIAL!r}, so it is taken for a scan without a label")
-    return []
+    tags = {image: datastore.get_labels_by_image_id(image) for image in datastore.list_images()}
+    return [
+        _item(datastore.get_image_uri(image), datastore.get_label_uri(labels[PARTIAL], PARTIAL), ignore=ignore)
+        for image, labels in tags.items()
+        if PARTIAL in labels and DefaultLabelTag.FINAL not in labels
+    ]
+
+
+def _item(image: str, label: str, *, ignore: int | None) -> dict[str, Any]:
+    try:
+        voxels = read_scan(label).voxels
+        slices = drawn_slices((voxels != 0) & (voxels != ignore))
+    except DataError:  # training names it, and leaves it out
+        slices = DRAWN
+    return {"image": image, "label": label, SLICES: slices, **({} if ignore is None else {IGNORE: ignore})}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from aps_components.recipe.results import ChoiceRecord, HeldOut
@@ -85,18 +85,29 @@ def choose_predictor(
     return chosen, ChoiceRecord(name=PREDICTOR, chosen=chosen, figures=figures, note=note)
 
 
-def choose_round(held_out: Sequence[HeldOut], *, answer: Answer, possible: bool) -> tuple[bool, ChoiceRecord]:
+def choose_round(
+    held_out: Sequence[HeldOut], *, answer: Answer, possible: bool, least_teacher: float
+) -> tuple[bool, ChoiceRecord]:
     """Whether the last training learns from labels by models: scan by scan against the first round.
+
+    Where no second round was measured, the first one's models say whether their labels are good enough to learn from.
 
     Args:
         held_out: of both rounds; of the second one only as its models answer.
         answer: as first-round models answer.
         possible: there are scans without a label, and time.
+        least_teacher: Dice, in percent, that the first round must have on held-out scans.
     """
     if not possible:
         return False, ChoiceRecord(name=ROUND, chosen=NO, figures={}, note="no unlabelled scans, or no time for it")
     of_both = [e for e in held_out if _is(e, answer.predictor) and (e.round == 2 or e.calibrated == answer.calibrated)]
-    return _better(ROUND, of_both, lambda _: True, lambda entry: entry.round == 2, least=0.0, otherwise=True)
+    teacher = mean_dice(entry for entry in of_both if entry.round == 1)
+    good = not teacher < least_teacher  # also where nothing was held out
+    kept, record = _better(ROUND, of_both, lambda _: True, lambda entry: entry.round == 2, least=0.0, otherwise=good)
+    if record.figures or good:
+        return kept, record
+    reason = f"the first round has {teacher:.1f} on held-out scans, and below {least_teacher:g} its labels teach errors"
+    return kept, replace(record, note=f"{record.note}; {reason}")
 
 
 def mean_dice(entries: Iterable[HeldOut]) -> float:

@@ -402,7 +402,10 @@ def unknown(shape: Shape, facts: Facts, recipe: Recipe) -> list[str]:
     elif not shape.folds:
         lines.append("The time is too short for folds: nothing will be known of how good the model is on other scans.")
     if shape.folds and not shape.checked and shape.second:
-        lines.append("Whether the second round brings something is not measured in this time; it is kept.")
+        lines.append(
+            "Whether the second round brings something is not measured in this time; it is kept if the first has Dice "
+            f"{recipe.least_teacher:g} % or more on held-out scans."
+        )
     if shape.folds and shape.prompted and not shape.judged:
         lines.append("Whether Model B's answers, or the average of both, are better is not measured: Model A answers.")
     if not shape.prompted:

@@ -48,6 +48,8 @@ class Recipe:
         second_decision_interval: of the second round, as ``decision_interval`` of train.json; 0 for never.
         labelling_share: of the whole time, what models may take to label scans; others are left out by a draw.
         least_gain: Dice points that windows seen twice, or another extra, must bring on held-out scans.
+        least_teacher: Dice, in percent, that the first round must have on held-out scans for its labels to be learned
+            from where no second round is judged.
         calibrated_cases: labelled scans that offsets are set on.
         probe_iterations: of each phase of the short training that measures the pace.
     """
@@ -82,6 +84,7 @@ class Recipe:
     second_decision_interval: int = 0
     labelling_share: float = 0.15
     least_gain: float = 0.1
+    least_teacher: float = 70.0
     calibrated_cases: int = 20
     probe_iterations: int = 3
 
@@ -97,6 +100,7 @@ _KINDS: dict[str, Kind] = {
     "unlabeled_batch": whole(least=0),
     "second_decision_interval": whole(least=0),
     "warmup_share": number(least=0, most=1),
+    "least_teacher": number(least=0, most=100),
     "last_from": choice(FROM_SCRATCH, FROM_EARLIER),
 }
 _BY_TYPE: dict[type, Kind] = {int: whole(least=1), float: _SECONDS}

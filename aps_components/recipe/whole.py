@@ -104,7 +104,12 @@ class WholeTraining:
         answer, choices = choose_answer(self.evaluations.held_out(), least_gain=self.recipe.least_gain)
         self.choices = choices
         self._judge_second_round(answer)
-        second, choice = choose_round(self.evaluations.held_out(), answer=answer, possible=self.plan.shape.second)
+        second, choice = choose_round(
+            self.evaluations.held_out(),
+            answer=answer,
+            possible=self.plan.shape.second,
+            least_teacher=self.recipe.least_teacher,
+        )
         self.choices = [*choices, choice]
         last = replace(answer, calibrated=self._calibrated(answer, second=second))
         self._judge_model_b(last, second=second)

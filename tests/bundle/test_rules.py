@@ -58,27 +58,31 @@ def test_spacing(spacings, chosen):
     ],
 )
 def test_roi_size(shape, budget, size):
-    assert propose_roi_size(shape, spacing=[1, 1, 1], voxels=BUDGETS[budget]).value == size
+    assert propose_roi_size(shape, spacing=[1, 1, 1], budget=budget).value == size
     assert np.prod(size) <= BUDGETS[budget]
 
 
-def test_a_budget_that_nothing_fits_ends_at_the_smallest_patch():
-    assert propose_roi_size((64, 96, 64), spacing=[1, 1, 1], voxels=1).value == [16, 32, 16]
+def test_a_budget_that_nothing_fits_ends_at_the_smallest_patch(monkeypatch):
+    monkeypatch.setitem(BUDGETS, "cpu", 1)
+    assert propose_roi_size((64, 96, 64), spacing=[1, 1, 1], budget="cpu").value == [16, 32, 16]
 
 
 @pytest.mark.parametrize(
     ("shape", "budget", "size"),
     [
         ((216, 256, 9), "gpu", [224, 256, 8]),  # the slices are not padded
-        ((216, 256, 9), "cpu", [144, 160, 8]),  # cut in the plane alone: 184,320 voxels
+        ((216, 256, 9), "cpu", [192, 240, 4]),  # slices give way before the plane
+        ((96, 128, 12), "cpu", [96, 128, 12]),  # nothing needs to
+        ((512, 512, 12), "gpu", [288, 288, 12]),  # on a GPU the plane gives way
+        ((216, 256, 40), "cpu", [96, 112, 16]),  # so many slices are an organ's depth
         ((200, 200, 5), "gpu", [208, 208, 5]),  # too few to be halved
         ((64, 64, 13), "gpu", [64, 64, 12]),
         ((64, 64, 17), "gpu", [64, 64, 16]),
         ((20, 24, 1), "cpu", [16, 32, 1]),
     ],
 )
-def test_a_patch_has_all_of_few_thick_slices(shape, budget, size):
-    assert propose_roi_size(shape, spacing=[1.5, 1.5, 10], voxels=BUDGETS[budget]).value == size
+def test_a_patch_of_thick_slices_has_whole_planes_on_a_cpu_and_few_slices_on_a_gpu(shape, budget, size):
+    assert propose_roi_size(shape, spacing=[1.5, 1.5, 10], budget=budget).value == size
 
 
 def test_a_network_is_planned_for_thick_slices_alone():

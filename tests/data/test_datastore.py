@@ -18,6 +18,7 @@ from aps_components.data import (
     unlabeled_items,
     validation_dataset,
 )
+from aps_components.data.partial import NOT_LABELED
 
 TRANSFORMS = training_transforms(roi_size=(11, 11, 13), num_classes=3)
 QUIET = {"num_workers": 1, "progress": False}
@@ -52,6 +53,30 @@ def test_scans_without_a_finished_label_become_the_unlabelled_ones(store, caplog
     assert names(dataset.data) == ["a", "b", "c", "d", "e", "f"]
     assert ["label" in item for item in dataset.data] == [True, True, False, False, False, False]
     assert "training on 2 labelled and 4 unlabelled scans" in caplog.text
+
+
+def test_unfinished_labels_are_trained_on_where_they_were_drawn(store, caplog):
+    drawn = random_label()
+    drawn[..., 5:] = 0
+    unfinished = {
+        "image": str(store / "d.nii.gz"),
+        "label": write(store / "labels" / "partial" / "d.nii.gz", drawn),
+        "labeled_slices": "drawn",
+    }
+    nothing = {
+        "image": str(store / "e.nii.gz"),
+        "label": write(store / "labels" / "partial" / "e.nii.gz", 0 * drawn),
+        "labeled_slices": "drawn",
+    }
+    with caplog.at_level(logging.INFO):
+        dataset = training_dataset([*labelled(store), unfinished, nothing], TRANSFORMS, **QUIET)
+    assert names(dataset.data) == ["a", "b", "d", "c", "e", "f"]
+    assert ["label" in item for item in dataset.data] == [True, True, True, False, False, False]
+    assert "training on 3 labelled (1 of them partly) and 3 unlabelled scans" in caplog.text
+    assert "labels/partial/e.nii.gz: no voxel of it is labelled" in caplog.text
+    label = evaluation_transforms(num_classes=3)(dataset.data[2])["label"][0].numpy()
+    assert (label == NOT_LABELED).any(axis=(0, 1)).tolist() == (drawn == 0).all(axis=(0, 1)).tolist()
+    assert names(training_dataset([unfinished], TRANSFORMS, **QUIET).data) == ["d", "c", "e", "f"]
 
 
 def test_validation_items_are_kept_out(store):

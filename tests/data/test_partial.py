@@ -11,7 +11,7 @@ from pipelines import training_transforms as transforms
 from aps_components.data import DataError, LoadVolumed, SampleKey, SeededCacheDataset, check_cases, collate_two_stream
 from aps_components.data.datalist import load_datalist, relative_item
 from aps_components.data.identity import identity
-from aps_components.data.partial import NOT_LABELED, Partial, parsed_slices
+from aps_components.data.partial import NOT_LABELED, Partial, drawn_slices, parsed_slices
 
 SHAPE = (17, 24, 40)
 LABELS = {"0": "background", "1": "liver", "2": "spleen", "3": "kidney"}
@@ -61,6 +61,23 @@ def test_slices_of_the_file_are_labelled(write, slices, axis, numbers):
     where = tuple([*numbers] if other == axis else slice(None) for other in range(3))
     expected[where] = drawn()[where]
     np.testing.assert_array_equal(label, expected)
+
+
+@pytest.mark.parametrize(
+    ("axis", "numbers", "expected"),
+    [
+        (2, [10, 12, 20], "drawn"),
+        (2, range(10, 31), "drawn"),
+        (0, [4, 7, 11], {"axis": 0, "indices": "drawn"}),
+        (1, [6], {"axis": 1, "indices": "drawn"}),
+        (1, [6, 7], "drawn"),  # might be an organ two voxels wide
+        (1, [], "drawn"),
+    ],
+)
+def test_the_axis_of_a_drawing_is_that_along_which_its_slices_stand_alone(axis, numbers, expected):
+    kept = np.zeros(SHAPE, dtype=bool)
+    kept[tuple([*numbers] if other == axis else slice(None) for other in range(3))] = True
+    assert drawn_slices(kept & (drawn() > 0)) == expected
 
 
 @pytest.mark.parametrize("place", ["entry", "datalist", "option"])

@@ -1,3 +1,4 @@
+import csv
 import json
 
 import nibabel as nib
@@ -6,7 +7,8 @@ import pytest
 from workflows import LA
 
 from aps_components import cli
-from aps_components.data import case_identities, load_datalist
+from aps_components.data import case_identities, case_name, load_datalist
+from aps_components.evaluation.doubt.several_models import read_agreements
 from aps_components.evaluation.pseudo_labels import _unaware
 from aps_components.evaluation.trained import load_trained
 from aps_components.label_map import keep_largest_component
@@ -40,7 +42,14 @@ def label_maps(folder):
 def test_a_dataset_whose_unlabelled_scans_are_labelled(arguments, phantoms, tmp_path, capsys):
     cli.pseudo_label(**arguments)
     before, after = load_datalist(phantoms, labeled_count=2), load_datalist(tmp_path / "second_round")
-    assert "5 scans labelled by 2 model(s)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "5 scans labelled by 2 model(s)" in said
+    with (tmp_path / "second_round" / "agreement.csv").open() as file:
+        agreed = list(csv.DictReader(file))
+    assert sorted(row["scan"] for row in agreed) == sorted(case_name(item) for item in before.unlabeled)
+    assert all(0 <= float(row["left atrium"]) <= 1 for row in agreed)
+    assert [row["mean"] for row in agreed] == sorted(row["mean"] for row in agreed)
+    assert f"least agreed on, and worth a look or a label by hand: {agreed[0]['scan']} (" in said
     assert (after.name, after.labels, after.unlabeled) == (before.name, before.labels, [])
     assert (after.labeled[:2], after.validation, after.test) == (before.labeled, before.validation, before.test)
     assert [item["image"] for item in after.labeled[2:]] == [item["image"] for item in before.unlabeled]
@@ -87,6 +96,9 @@ def test_a_model_with_itself_is_that_model(arguments, tmp_path):
     once, twice = label_maps(tmp_path / "once"), label_maps(tmp_path / "twice")
     assert once.keys() == twice.keys()
     assert all(np.array_equal(once[name], twice[name]) for name in once)
+    assert not (tmp_path / "once" / "agreement.csv").exists()
+    agreed = read_agreements((tmp_path / "twice" / "agreement.csv").read_text())
+    assert {value for values in agreed.values() for value in values} <= {1.0, None}
 
 
 def test_goes_on_with_the_scans_that_are_left(arguments, tmp_path):
@@ -94,8 +106,10 @@ def test_goes_on_with_the_scans_that_are_left(arguments, tmp_path):
     files = sorted((tmp_path / "second_round" / "labels").iterdir())
     before = label_maps(tmp_path / "second_round")
     times = [file.stat().st_mtime_ns for file in files]
+    agreed = (tmp_path / "second_round" / "agreement.csv").read_text()
     files[1].unlink()
     cli.pseudo_label(**arguments)
+    assert (tmp_path / "second_round" / "agreement.csv").read_text() == agreed
     after = label_maps(tmp_path / "second_round")
     assert all(np.array_equal(before[name], after[name]) for name in before)
     stayed = [file.stat().st_mtime_ns == time for file, time in zip(files, times, strict=True)]

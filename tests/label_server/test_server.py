@@ -160,6 +160,20 @@ def test_training_again_with_another_label_starts_from_the_model(client, model, 
     assert torch.load(model / "models" / STATE_FILE)["epoch"] == 1
 
 
+def test_a_label_tagged_partial_is_trained_on_and_does_not_count_as_finished(
+    client, phantom_data, studies, log, tmp_path
+):
+    label = nib.load(sorted((phantom_data / "labels").iterdir())[4])
+    voxels_drawn = voxels(label).copy()
+    voxels_drawn[..., [z for z in range(label.shape[2]) if z % 4]] = 0
+    nib.save(nib.Nifti1Image(voxels_drawn, label.affine), tmp_path / "unfinished.nii.gz")
+    client.put_label("scan_4", tmp_path / "unfinished.nii.gz", tag="partial")
+    assert (studies / "labels" / "partial" / "scan_4.nii.gz").is_file()
+    assert client.info()["datastore"]["completed"] == 2
+    client.train("small", max_epochs=1, sync=True)
+    assert log.says("training on 3 labelled (1 of them partly) and 5 unlabelled scans")
+
+
 def test_training_that_was_stopped_goes_on(client, model, log):
     state = model / "models" / STATE_FILE
     client.train("small", max_epochs=4, wait=False)

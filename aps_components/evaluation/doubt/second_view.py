@@ -59,7 +59,7 @@ def second_view(image: Tensor, network: TwoModels, inferer: PromptedSlidingWindo
         return None
     once = copy.copy(inferer)
     once.mirror_axes = []
-    mirrored = once.predict_stored(image.flip([2 + axis for axis in axes]), _of_a(network))
+    mirrored = once.predict_stored(image.flip([2 + axis for axis in axes]), model_a_alone(network))
     return MirroredMaps(mirrored.probabilities, axes)
 
 
@@ -77,7 +77,8 @@ class _OfA(torch.nn.Module):
         return self.network.logits_of_a(image)
 
 
-def _of_a(network: TwoModels) -> _OfA:
+def model_a_alone(network: TwoModels) -> torch.nn.Module:
+    """Model A as a network of its own, in eval mode, which needs no prompts."""
     return _OfA(network).eval()
 
 

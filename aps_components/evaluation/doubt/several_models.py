@@ -1,0 +1,66 @@
+"""Models that learned from different scans, such as those of folds: where they disagree, their answer is poor.
+
+Disagreement of an ensemble as a measure of doubt: Lakshminarayanan et al. 2017 (arXiv:1612.01474); by Dice of pairs of
+answers: Roy et al. 2019 (arXiv:1811.09800). It sees mistakes of which every single model is sure.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from aps_components.csv_table import comma_separated
+from aps_components.evaluation.doubt.expected import worst_first
+
+SCAN, MEAN = "scan", "mean"  # columns
+ByClass = list[float | None]
+
+
+def pairwise_agreement(answers: Sequence[Tensor], *, classes: int) -> ByClass:
+    """Mean Dice of all pairs, of each foreground class from 1 on; None of a class that nobody answers.
+
+    Args:
+        answers: label maps of one scan, integers, all [D, H, W].
+        classes: background included.
+
+    Raises:
+        ValueError: fewer than two answers.
+    """
+    if len(answers) < 2:
+        raise ValueError(f"{len(answers)} answer(s) agree with nothing: give two or more")
+    dice = torch.stack([_dice(one.flatten(), other.flatten(), classes) for one, other in combinations(answers, 2)])
+    return [None if value != value else value for value in dice.nanmean(dim=0)[1:].tolist()]
+
+
+def _dice(one: Tensor, other: Tensor, classes: int) -> Tensor:
+    """Of every class, [C]; NaN where neither has it."""
+    first, second, both = (torch.bincount(each, minlength=classes) for each in (one, other, one[one == other]))
+    return 2 * both.double() / (first + second)
+
+
+def mean_of(agreement: ByClass) -> float | None:
+    """Over the classes that there are."""
+    known = [value for value in agreement if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def agreement_table(agreements: Mapping[str, ByClass], classes: Sequence[str]) -> str:
+    """As CSV: a row for each scan, the least agreed on first, its mean and each foreground class."""
+    names, means = list(agreements), [mean_of(values) for values in agreements.values()]
+    rows = [[names[place], *map(_cell, [means[place], *agreements[names[place]]])] for place in worst_first(means)]
+    return comma_separated([[SCAN, MEAN, *classes], *rows])
+
+
+def read_agreements(text: str) -> dict[str, ByClass]:
+    """By scan, what :func:`agreement_table` wrote."""
+    rows = list(csv.reader(io.StringIO(text)))[1:]
+    return {scan: [float(value) if value else None for value in values] for scan, _, *values in rows}
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
