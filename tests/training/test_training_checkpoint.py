@@ -128,6 +128,20 @@ def test_other_settings_are_refused_by_name(make_trainer, tmp_path, now, message
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"seed": 0, "labeled_count": 16}, r"rank 1 .*labeled_count 16 there, 8 now"),
+        ({"labeled_count": 8}, r"rank 1 .*seed None there, 0 now"),
+    ],
+)
+def test_ranks_that_were_given_different_things_do_not_begin(make_trainer, tmp_path, monkeypatch, other, message):
+    monkeypatch.setattr("aps_components.training.checkpoint.of_all_ranks", lambda own: [own, other])
+    with pytest.raises(CheckpointError, match=message):
+        make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path, settings={"seed": 0, "labeled_count": 8}).run()
+    assert contents(tmp_path) == {}
+
+
 def test_a_finished_run_has_nothing_to_do(make_trainer, tmp_path, caplog):
     make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path).run()
     before = contents(tmp_path)

@@ -14,7 +14,7 @@ from aps_components.data import dataset_name, load_datalist
 from aps_components.data.datalist import DATALIST
 from aps_components.data.identity import digest_of
 from aps_components.evaluation.trained import scans_of_split
-from aps_components.files import replace_text
+from aps_components.files import real, replace_text
 from aps_components.models import ensure_writable
 from aps_components.options import SEED, differences, refuse_unknown, whole
 from aps_components.plain_json import read_object
@@ -77,8 +77,8 @@ def compare(
     """
     jobs, epochs = whole(least=1)("jobs", jobs), whole(least=1)("epochs", epochs)
     seeds = [SEED("seeds", seed) for seed in seeds]
-    bundle, out = Path(bundle).resolve(), Path(out).resolve()
-    results = out if results is None else Path(results).resolve()
+    bundle, out = real(bundle), real(out)
+    results = out if results is None else real(results)
     if not (bundle / "configs" / "train.json").is_file():
         raise FileNotFoundError(f"no bundle at {bundle}: give its folder with --bundle")
     options = dict(options or {})
@@ -96,7 +96,7 @@ def compare(
         out=out,
         results=results,
         bundle=bundle,
-        options={"dataset_dir": str(Path(dataset_dir).resolve()), **options},
+        options={"dataset_dir": str(real(dataset_dir)), **options},
         epochs=epochs,
         split=split,
     )
