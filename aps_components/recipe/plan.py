@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from aps_components.recipe.settings import Recipe
+from aps_components.recipe.settings import FROM_EARLIER, Recipe
 
 FIRST_STEP, CHECK_STEP, JUDGE_STEP = "first round", "is a second round better?", "are Model B's answers better?"
 SLACK = 0.03  # of the time, for what no measurement foresaw
@@ -110,6 +110,7 @@ class TimePlan:
         shape: what there is.
         first, check, last: iterations of each first-round training, of each that judges the second round, and of the
             last training, which becomes the bundle's Model A.
+        complete: of each model of a fold once its answers are judged, on all labelled scans.
         judge, prompt: of each training that judges Model B, and of the bundle's Model B.
         unlabelled: scans that models label for the second round.
         steps: in their order, with their seconds.
@@ -123,6 +124,7 @@ class TimePlan:
     last: int
     prompt: int
     unlabelled: int
+    complete: int = 0
     steps: list[Step]
     overhead: float
 
@@ -244,6 +246,7 @@ def _filled(shape: Shape, facts: Facts, pace: Pace, *, left: float, whole: float
         "first": _first(shape, facts, pace, recipe=recipe),
         "check": _check(shape, facts, pace, unlabelled=unlabelled, recipe=recipe),
         "judge": _judge(shape, facts, pace, recipe=recipe),
+        "complete": _complete(shape, facts, pace, recipe=recipe),
         "label": _label(shape, facts, pace, unlabelled=unlabelled),
         "last": _last(shape, facts, pace, recipe=recipe),
         "prompt": _prompt(shape, facts, pace, recipe=recipe),
@@ -260,6 +263,7 @@ def _filled(shape: Shape, facts: Facts, pace: Pace, *, left: float, whole: float
         judge=counts.get("judge", 0),
         last=counts["last"],
         prompt=counts.get("prompt", 0),
+        complete=counts.get("complete", 0),
         unlabelled=unlabelled,
         steps=[part.step(usable) for part in there.values()],
         overhead=overhead,
@@ -317,6 +321,28 @@ def _judge(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> _Part |
         pace=pace.prompt,
         overhead=turns * (2 * pace.start + scans + _calibrating(facts, pace, recipe=recipe, with_b=True)),
     )
+
+
+def _complete(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> _Part | None:
+    """Of each fold, now that it is judged: a training on all labelled scans, and offsets."""
+    if not _is_completed(shape, recipe):
+        return None
+    turns = math.ceil(shape.folds / facts.jobs)
+    calibrating = _calibrating(facts, pace, recipe=recipe) if shape.calibrated else 0.0
+    return _Part(
+        name="the held-out scans, too",
+        what=f"{shape.folds} trainings go on with all labelled scans, {{iterations}} iterations each",
+        share=_shares(shape, recipe)["complete"],
+        most=recipe.most_iterations,
+        turns=turns,
+        pace=pace.first(recipe),
+        overhead=turns * (pace.start + calibrating),
+    )
+
+
+def _is_completed(shape: Shape, recipe: Recipe) -> bool:
+    """Whether the models of the folds learn from all labelled scans before they label others."""
+    return shape.second and shape.folds > 0 and recipe.last_from == FROM_EARLIER
 
 
 def _label(shape: Shape, facts: Facts, pace: Pace, *, unlabelled: int) -> _Part | None:
@@ -442,6 +468,7 @@ def _shares(shape: Shape, recipe: Recipe) -> dict[str, float]:
         "first": first if shape.folds or shape.seeds else 0.0,
         "check": recipe.check_share if shape.checked else 0.0,
         "judge": recipe.judge_share if shape.judged else 0.0,
+        "complete": recipe.complete_share if _is_completed(shape, recipe) else 0.0,
         "prompt": (recipe.prompt_share if shape.folds else recipe.single_prompt_share) if shape.prompted else 0.0,
     }
     return {**shares, "last": 1 - sum(shares.values())}

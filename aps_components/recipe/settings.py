@@ -29,6 +29,7 @@ class Recipe:
         first_share: of the time for iterations, that of the first round.
         check_share: that of judging the second round.
         quick_share: that of the first round where there is no second one.
+        complete_share: that of the folds' models on all labelled scans, before they label others.
         judge_share: that of judging Model B's answers.
         prompt_share: that of Model B beside the last Model A.
         single_prompt_share: the same where there are no folds.
@@ -42,6 +43,7 @@ class Recipe:
         prompt_batch: patches of an iteration of Model B.
         judged_folds: that Model B's answers are judged on.
         learning_rate: of the first round, falling to 0 over its iterations.
+        complete_learning_rate: of the folds' models on all labelled scans.
         second_learning_rate: of the second round.
         prompt_learning_rate: of Model B.
         last_from: ``scratch``, or ``earlier``: trainings after the first round begin with the weights of one before.
@@ -64,6 +66,7 @@ class Recipe:
     first_share: float = 0.4
     check_share: float = 0.15
     quick_share: float = 0.4
+    complete_share: float = 0.12
     judge_share: float = 0.08
     prompt_share: float = 0.12
     single_prompt_share: float = 0.25
@@ -78,6 +81,7 @@ class Recipe:
     prompt_batch: int = 1
     judged_folds: int = 2
     learning_rate: float = 1e-3
+    complete_learning_rate: float = 5e-4
     second_learning_rate: float = 1e-3
     prompt_learning_rate: float = 1e-3
     last_from: str = FROM_EARLIER
@@ -92,8 +96,10 @@ class Recipe:
 _SHARE, _SECONDS, _RATE = number(least=0, below=1), number(least=0), number(above=0)
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("first_share", "check_share", "quick_share", "judge_share", "prompt_share"), _SHARE),
+    "complete_share": _SHARE,
     **dict.fromkeys(("labelling_share", "most_overhead", "single_prompt_share"), _SHARE),
     **dict.fromkeys(("learning_rate", "second_learning_rate", "prompt_learning_rate"), _RATE),
+    "complete_learning_rate": _RATE,
     "folds": whole(least=2),
     "quick_folds": whole(least=2),
     "fewest_patients": whole(least=2),
@@ -129,7 +135,7 @@ def recipe_of(given: Mapping[str, Any] | None = None, *, on_gpu: bool = True) ->
             raise ValueError(f"no option --recipe#{name}; {meant(name, known, inside='recipe')}")
         values[name] = _KINDS.get(name, _BY_TYPE.get(types[name]))(f"recipe#{name}", value)  # type: ignore[misc]
     recipe = Recipe(**values)
-    others = {name: getattr(recipe, name) for name in ("check_share", "judge_share", "prompt_share")}
+    others = {name: getattr(recipe, name) for name in ("check_share", "complete_share", "judge_share", "prompt_share")}
     if max(recipe.first_share, recipe.quick_share) + sum(others.values()) >= 1:
         raise ValueError(
             f"recipe#first_share {recipe.first_share} or quick_share {recipe.quick_share}, with "

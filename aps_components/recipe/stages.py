@@ -71,6 +71,7 @@ class Commands:
         seed: int,
         second: bool = False,
         begins_with: Path | None = None,
+        learning_rate: float | None = None,
     ) -> Stage:
         """A training of Model A alone, of the first round or of the second one.
 
@@ -83,10 +84,11 @@ class Commands:
             seed: of the training.
             second: learns from labels by models, too, and from no scan without a label.
             begins_with: an earlier model that it goes on from, if the recipe says so.
+            learning_rate: of a training of the first kind; None for the recipe's.
         """
         options: dict[str, Any] = {
             **self._batches(scans, second=second),
-            **(self._of_second() if second else {"learning_rate": self.recipe.learning_rate}),
+            **(self._of_second() if second else {"learning_rate": learning_rate or self.recipe.learning_rate}),
             **self._start(begins_with if self.recipe.last_from == FROM_EARLIER else None),
             "objective#train_b": False,
             "predictor": "a",

@@ -119,6 +119,7 @@ class WholeTraining:
             )
             self.choices, last = [choice, *self.choices], replace(last, predictor=predictor)
         if second:
+            self._complete(answer)
             self._run([[self._labelling(answer)]], alone=True)
         self._run([[self._last(second=second)]], alone=True)
         self._run([self._prompted(last, second=second)], alone=True)
@@ -363,8 +364,39 @@ class WholeTraining:
 
     # Labels by models.
 
+    def _complete(self, answer: Answer) -> None:
+        """The models of the folds learn from the scans that they were judged on, too: better teachers."""
+        if self.plan.complete:
+            self._run([self._completed(index, answer) for index in range(len(self.folds))])
+
+    def _completed(self, index: int, answer: Answer) -> list[Stage]:
+        folder, name = self._complete_folder(index), f"all labelled scans, model {index + 1}"
+        training = self.commands.training(
+            name,
+            folder,
+            dataset=self.work / "all",
+            scans=_counts(self.learning),
+            iterations=self.plan.complete,
+            seed=self.asked.seed + len(self.folds) + index,
+            begins_with=self._fold_folder(index) / "models" / MODEL,
+            learning_rate=self.recipe.complete_learning_rate,
+        )
+        if self._model(folder, answer).name == MODEL:
+            return [training]
+        calibrating = self.commands.calibrating(
+            f"{name}, calibration",
+            dataset=self.work / "all",
+            checkpoint=folder / "models" / MODEL,
+            target=folder / "models" / CALIBRATED,
+        )
+        return [training, calibrating]
+
+    def _complete_folder(self, index: int) -> Path:
+        """Of a fold's latest model that labels scans."""
+        return self.work / f"complete_{index + 1}" if self.plan.complete else self._fold_folder(index)
+
     def _labelling(self, answer: Answer) -> Stage:
-        folders = [self._fold_folder(index) for index in range(len(self.folds))]
+        folders = [self._complete_folder(index) for index in range(len(self.folds))]
         folders = folders or [self.work / f"seed_{index + 1}" for index in range(self.plan.shape.seeds)]
         drawn = self._drawn(self.learning.unlabelled)
         return self.commands.labelling(
@@ -407,6 +439,8 @@ class WholeTraining:
         return self.work / "second", self._labelled_by_models(self.learning)
 
     def _earlier_model(self, *, second: bool) -> Path | None:
+        if second and self.folds and not self._is_checked(0, second=second):
+            return self._complete_folder(0) / "models" / MODEL
         if self.folds:
             return self._of_fold(0, second=second) / MODEL
         return self.work / "seed_1" / "models" / MODEL if self.plan.shape.seeds else None

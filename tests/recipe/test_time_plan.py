@@ -34,8 +34,8 @@ def test_an_evening_has_everything():
     assert plan.shape.mirrored
     assert plan.unlabelled == 62
     assert (plan.shape.prompted, plan.shape.judged) == (True, 2)
-    names = ["first round", "is a second round better?", "are Model B's answers better?", "labels by models"]
-    names += ["last training", "Model B beside it"]
+    names = ["first round", "is a second round better?", "are Model B's answers better?"]
+    names += ["the held-out scans, too", "labels by models", "last training", "Model B beside it"]
     assert [step.name for step in plan.steps] == names
 
 
@@ -133,11 +133,20 @@ def test_the_last_training_takes_what_is_left():
 
 
 def test_model_b_takes_its_share_of_what_is_left_and_then_the_rest():
-    """Model A's start, Model B's start and calibration by both: 15 + 15 + 15 + 8 x 6 s; Model B has 12 of 60 %."""
+    """Model A's start, Model B's start and calibration by both: 15 + 15 + 15 + 8 x 6 s; Model B has 12 of 48 %."""
     facts, shape = Facts(labelled=8, unlabelled=62, patients=8), Shape(folds=4, second=True, prompted=True)
     last = last_iterations(shape, facts, PACE, left=5000, recipe=Recipe())
-    assert last == int((5000 - 93) * 48 / 60 / 0.6)
+    assert last == int((5000 - 93) * 36 / 48 / 0.6)
     assert prompt_iterations(shape, facts, PACE, left=1000, recipe=Recipe()) == int((1000 - 78) / (1.5 * 0.6))
+
+
+def test_the_folds_models_learn_from_all_labelled_scans_before_they_label_others():
+    """12 % of what is left for iterations, two models at once, 1.2 s each; none where no model labels anything."""
+    plan, none = plan_of(4 * HOUR), plan_of(4 * HOUR, facts=Facts(labelled=8, unlabelled=0, patients=8, jobs=2))
+    usable = 0.97 * 4 * HOUR - plan.overhead
+    assert plan.complete == int(0.12 * usable / 2 / 1.2)
+    assert none.complete == 0
+    assert plan_of(4 * HOUR, recipe=Recipe(last_from="scratch")).complete == 0
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 7, 100, 1234])

@@ -63,8 +63,9 @@ def test_all_rounds_end_in_a_bundle(scans, tmp_path):
     judged = 3 * ["training", "evaluating", "calibrate", "evaluating", "evaluating"]
     checked = 2 * ["pseudo-label", "training", "calibrate", "evaluating"]
     beside = 2 * ["training", "calibrate", "evaluating"]
+    complete = 3 * ["training"]
     last = ["pseudo-label", "training", "training", "calibrate"]
-    assert commands.kinds == judged + checked + beside + last
+    assert commands.kinds == judged + checked + beside + complete + last
     model = tmp_path / "out" / "bundle" / "models" / "model.pt"
     assert model.is_file()
     assert read_settings(model)["inference_predictor"] == "a"
@@ -130,10 +131,20 @@ def test_rounds_train_model_a_alone_and_model_b_beside_it(scans, tmp_path):
     trainings = of_kind(commands, "training")
     alone = [options for options in trainings if options.get("objective#train_b") == "False"]
     beside = [options for options in trainings if options.get("train_a") == "False"]
-    assert (len(alone), len(beside)) == (3 + 2 + 1, 2 + 1)
+    assert (len(alone), len(beside)) == (3 + 2 + 3 + 1, 2 + 1)
     starts = [Path(options["pretrained"]).relative_to(tmp_path / "out" / "work").as_posix() for options in beside]
     assert starts == ["second_1/models/model.pt", "second_2/models/model.pt", "beside/start.pt"]
     assert alone[-1]["pretrained"] == str(tmp_path / "out" / "work" / "second_1" / "models" / "model.pt")
+
+
+def test_the_models_that_label_have_learned_from_every_labelled_scan(scans, tmp_path):
+    commands, _ = run(scans, tmp_path / "out", FakeCommands(better(round=2)))
+    work = tmp_path / "out" / "work"
+    completed = [o for o in of_kind(commands, "training") if Path(o["ckpt_dir"]).parent.name.startswith("complete_")]
+    assert [Path(o["pretrained"]).parents[1].name for o in completed] == ["fold_1", "fold_2", "fold_3"]
+    assert {o["dataset_dir"] for o in completed} == {str(work / "all")}
+    labelling = of_kind(commands, "pseudo-label")[-1]
+    assert all(f"complete_{index}/models" in labelling["checkpoints"] for index in (1, 2, 3))
 
 
 def test_the_last_model_b_goes_on_from_the_judged_one_beside_the_last_model_a(scans, tmp_path):
