@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from traceback import walk_tb
 from types import TracebackType
+from typing import TypeGuard
 
-from aps_components.terminal import brief, guard_terminal, log_handlers, shown
+from aps_components.terminal import brief, end_bars, guard_terminal, log_handlers, shown
 
 STORAGE_FAULTS = {
     errno.ENOSPC: "free some space there, or choose another folder",
@@ -33,6 +34,8 @@ MENDS = {
     errno.EROFS: "give a place that can be written to",
     errno.ELOOP: "its links lead back to themselves: mend them",
     errno.EIO: "the disk or the network behind it has a fault: copy it to another",
+    errno.EMFILE: "too many files are open at once: raise the limit (ulimit -n 4096)",
+    errno.ENFILE: "this machine has too many files open: end other programs",
 }
 CANNOT = "cannot write"  # how an error begins that says it already
 INTERRUPTED = 130  # as a shell reports Ctrl-C
@@ -97,6 +100,15 @@ def interrupted(error: BaseException) -> bool:
     return any(isinstance(found, KeyboardInterrupt) for found in chain(error))
 
 
+def system_fault(error: BaseException) -> str | None:
+    """What the system says, behind an error, of a file that it does not give, with the mend; None if nothing does.
+
+    Such a file is not damaged.
+    """
+    found = [one for one in chain(error) if isinstance(one, OSError) and one.errno in MENDS]
+    return None if not found else f"{found[0].strerror}; {MENDS[found[0].errno or 0]}"
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Raise the root cause in the place of the errors that MONAI's parser and engines wrap around it."""
@@ -141,14 +153,43 @@ def explain_errors() -> None:
 def plainly(error: BaseException) -> str:
     """What is wrong, by :func:`root_cause`: a line, or several where the message itself lists something."""
     cause = root_cause(error)
-    if isinstance(cause, OSError) and cause.filename and cause.errno in MENDS:
-        return f"{type(cause).__name__}: {brief(_named(cause))}: {cause.strerror}; {MENDS[cause.errno]}"
-    said = "\n".join(shown(line).rstrip() for line in str(cause).splitlines() if line.strip())
+    said = _said(cause)
     return f"{type(cause).__name__}: {said}" if said else type(cause).__name__
+
+
+def in_a_line(error: BaseException) -> str:
+    """What is wrong with one file among several, after its name."""
+    text = "; ".join(line.strip() for line in _said(error).splitlines())
+    return text if isinstance(error, ValueError | OSError) and text else f"{type(error).__name__}: {text}"
+
+
+def _said(error: BaseException) -> str:
+    if _is_of_the_system(error):
+        return f"{brief(_named(error))}: {system_fault(error)}"
+    return "\n".join(shown(line).rstrip() for line in _spelled(str(error)).splitlines() if line.strip())
+
+
+def is_meant_for_a_user(error: BaseException) -> bool:
+    """Whether this package says what is wrong, or the system does of a file; others' words need their traceback."""
+    cause = root_cause(error)
+    return _raised_here(cause) or _is_of_the_system(cause)
+
+
+def _is_of_the_system(error: BaseException) -> TypeGuard[OSError]:
+    """Whether it names a file, and there is a mend."""
+    return isinstance(error, OSError) and bool(error.filename) and error.errno in MENDS
 
 
 def _named(error: OSError) -> str:
     return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
+
+
+def _spelled(text: str) -> str:
+    """With the names that a user gave in one line each: they may hold line breaks."""
+    for word in sys.argv:
+        name = word.partition("=")[2] if word.startswith("--") else word
+        text = text.replace(name, shown(name)) if len(name.splitlines()) > 1 else text
+    return text
 
 
 def keep_traceback(error: BaseException, *, always: bool = True) -> None:
@@ -156,11 +197,13 @@ def keep_traceback(error: BaseException, *, always: bool = True) -> None:
 
     Args:
         error: the outermost.
-        always: also of an error that this package raised, whose message is meant for a user.
+        always: also of an error whose message is meant for a user: that this package raised, or of a file and its mend.
     """
+    end_bars()
     if _traceback_wanted():
         traceback.print_exception(error)
-    elif (always or not _raised_here(root_cause(error))) and (file := _write_traceback(error)):
+        return
+    if (always or not is_meant_for_a_user(error)) and (file := _write_traceback(error)):
         print(f"(traceback: {file}; {SHOW_TRACEBACK}=1 shows it here)", file=sys.stderr)
 
 

@@ -28,6 +28,11 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def real(path: str | os.PathLike[str]) -> Path:
+    """Absolute, with links followed. Links that lead back to themselves stay, for whoever opens it to say so."""
+    return Path(os.path.realpath(path))
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A hidden name beside ``path`` to write to; when the block ends well, that file takes the place of ``path``.
@@ -53,10 +58,35 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         fault = storage_fault(error) or _full_disk(path, error)
         if fault is not None and not str(fault.strerror).startswith(CANNOT):  # said already, of a file written within
             raise OSError(fault.errno, f"{CANNOT} {path}: {fault.strerror}") from error
+        if isinstance(error, OSError) and str(error.filename) == str(unfinished):  # a name that nobody gave
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def ensure_writable(directory: str | os.PathLike[str]) -> Path:
+    """Make the directory and try to write into it, before hours of work depend on it.
+
+    Raises:
+        PermissionError: naming the directory.
+    """
+    if "::" in str(directory):
+        raise ValueError(f"{directory}: MONAI puts :: in the place of # in a path; give a folder without it")
+    directory = Path(directory)
+    probe = directory / f".writable.{os.getpid()}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        is_file = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "it is a file or a broken link, or lies in one" if is_file else error.strerror
+        raise PermissionError(
+            f"cannot write into {directory}: {reason}; choose another folder or change its permissions"
+        ) from error
+    return directory
 
 
 def refuse_special(path: str | os.PathLike[str], *, ending: str = "") -> None:

@@ -107,7 +107,7 @@ def end_with_pipe(pipe: Any, *, seconds: float = 10.0) -> threading.Thread:
 
     def watch() -> None:
         with contextlib.suppress(OSError, ValueError):
-            while pipe.read(1):
+            while os.read(pipe.fileno(), 1):  # no buffer, whose lock a thread holds at the interpreter's end
                 pass
         end_group(seconds)
 

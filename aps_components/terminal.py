@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import os
 import sys
 import unicodedata
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
+
+from tqdm import tqdm
 
 KEPT = "\n\t\r"
 # What tqdm writes, and nothing else with it, to move to another bar's line.
 CURSOR_UP = "\x1b[A"
+UNREAD = 141  # the exit status of what SIGPIPE ended
 # Control codes, invisible ones that turn the direction of writing, halves of characters and line separators.
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
@@ -41,8 +44,10 @@ def guard_terminal() -> None:
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None or isinstance(stream, _Guarded):
+        if isinstance(stream, _Guarded):
             continue
+        if stream is None:  # closed by whoever started this
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # as long as the process
         guarded = _Guarded(stream)
         setattr(sys, name, guarded)
         for handler in log_handlers():
@@ -54,6 +59,12 @@ def log_handlers() -> list[Any]:
     """Those of all loggers that there are."""
     loggers = [logging.getLogger(), *(x for x in logging.Logger.manager.loggerDict.values())]
     return [handler for logger in loggers for handler in getattr(logger, "handlers", [])]
+
+
+def end_bars() -> None:
+    """End the line of every bar that is not at its end: what is printed next has a line of its own."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
 
 
 class _Guarded:
@@ -79,10 +90,23 @@ class _Guarded:
         except UnicodeEncodeError:
             encoding = self._stream.encoding or "ascii"
             self._stream.write(text.encode(encoding, errors="backslashreplace").decode(encoding))
+        except BrokenPipeError:
+            self._end()
 
     def flush(self) -> None:
-        with contextlib.suppress(ValueError):  # closed, at the interpreter's end
+        try:
             self._stream.flush()
+        except BrokenPipeError:
+            self._end()
+        except ValueError:  # closed, at the interpreter's end
+            pass
+
+    def _end(self) -> NoReturn:
+        """Whoever read this, such as ``head``, has ended: so does this process, as the system ends others then."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())  # for what is still to be flushed
+        os.close(nowhere)
+        sys.exit(UNREAD)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -79,7 +79,7 @@ def tiny_checkpoint(tmp_path):
         file.parent.mkdir(parents=True)
         torch.manual_seed(seed)
         network = build_auto_prompt_seg(
-            num_classes=2, roi_size=(32, 32, 32), filters=4, sam_variant="tiny", fusion=SETTINGS["fusion"]
+            num_classes=2, roi_size=(32, 32, 32), filters=2, sam_variant="tiny", fusion=SETTINGS["fusion"]
         )
         torch.save(network.state_dict(), file)
         save_settings(SETTINGS | settings, file)

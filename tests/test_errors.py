@@ -2,15 +2,32 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from tqdm import tqdm
 
-from aps_components.data import DataError
+from aps_components.data import DataError, nifti
 from aps_components.data.label_values import parsed_label_values
-from aps_components.errors import chain, interrupted, plain_errors, plainly, root_cause, storage_fault
+from aps_components.data.preparation import volumes
+from aps_components.errors import (
+    MENDS,
+    chain,
+    in_a_line,
+    interrupted,
+    keep_traceback,
+    plain_errors,
+    plainly,
+    root_cause,
+    storage_fault,
+)
+from aps_components.models import read_checkpoint
+from aps_components.segmentation import dicom_frames
 
 ROOT = Path(__file__).parents[1]
 
@@ -126,3 +143,57 @@ def test_ctrl_c_while_saving_is_no_failure_of_the_disk():
     done = run(INTERRUPTED)
     assert done.returncode == 130
     assert "unexpected pos" not in done.stderr
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EMFILE, errno.EIO])
+@pytest.mark.parametrize("reader", ["nifti", "checkpoint", "nrrd", "dicom"])
+def test_a_file_that_the_system_does_not_give_is_not_called_damaged(reader, code, tmp_path, monkeypatch):
+    file = tmp_path / f"scan.{reader}"
+    file.write_bytes(b"x" * 400)
+
+    def refuse(*_, **__):
+        raise OSError(code, os.strerror(code), str(file))
+
+    if reader == "nifti":
+        monkeypatch.setattr("aps_components.data.nifti._opened", refuse)
+        read = partial(nifti.read_header, file)
+    elif reader == "checkpoint":
+        monkeypatch.setattr(torch, "load", refuse)
+        read = partial(read_checkpoint, file)
+    elif reader == "nrrd":
+        monkeypatch.setattr(pytest.importorskip("nrrd"), "read", refuse)
+        read = partial(volumes.read_nrrd, str(file), default_spacing=1.0)
+    else:
+        monkeypatch.setattr(pytest.importorskip("pydicom"), "dcmread", refuse)
+        read = partial(dicom_frames.read_header, str(file))
+    with pytest.raises(ValueError, match=re.escape(f"{file}: {os.strerror(code)}; ")) as error:
+        read()
+    assert "damaged" not in str(error.value)
+    assert MENDS[code] in str(error.value)
+
+
+def test_a_name_with_a_line_break_leaves_one_line(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["aps", "train", "new\nline", "--out=other\rname"])
+    said = plainly(ValueError("/data/new\nline: no such folder, nor /data/other\rname"))
+    assert len(said.splitlines()) == 1
+    assert "new\\nline" in said
+    assert "other\\rname" in said
+    assert len(plainly(ValueError("2 faults:\none\nother")).splitlines()) == 3
+
+
+def test_what_is_meant_for_a_user_has_no_traceback(capsys):
+    denied = PermissionError(errno.EACCES, "Permission denied", "/data/scan.nii.gz")
+    keep_traceback(denied, always=False)
+    assert capsys.readouterr().err == ""
+    assert plainly(denied) == f"PermissionError: /data/scan.nii.gz: Permission denied; {MENDS[errno.EACCES]}"
+    assert in_a_line(denied) == plainly(denied).removeprefix("PermissionError: ")
+    assert in_a_line(KeyError("a")) == "KeyError: 'a'"
+    keep_traceback(KeyError("a"), always=False)
+    assert "traceback:" in capsys.readouterr().err
+
+
+def test_an_error_does_not_stand_behind_a_bar(capsys):
+    bar = tqdm(total=3, desc="loading", file=sys.stderr)
+    bar.update()
+    keep_traceback(ours(), always=False)
+    assert capsys.readouterr().err.endswith("\n")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from aps_components.errors import root_cause
-from aps_components.files import BLOCK, copy_folder, replace_text, replacing, sha256_of
+from aps_components.files import BLOCK, copy_folder, ensure_writable, real, replace_text, replacing, sha256_of
 from aps_components.models import save_atomically, save_model
 
 ENVIRON = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
@@ -170,3 +170,37 @@ def test_a_full_disk_that_no_writer_of_ours_met_names_its_file():
     except OSError as error:
         said = str(root_cause(error))
     assert "cannot write /data/out/a: No space left on device; free some space" in said
+
+
+def odd_place(kind, folder):
+    """A place into which nothing can be written."""
+    place = folder / kind
+    if kind == "loop":
+        place.symlink_to(place)
+    elif kind == "dangling":
+        place.symlink_to(folder / "nowhere")
+    elif kind == "file":
+        place.write_text("x")
+    else:
+        os.mkfifo(place)
+    return place
+
+
+@pytest.mark.parametrize("kind", ["loop", "dangling", "file", "pipe"])
+def test_a_folder_that_is_none_is_named(kind, tmp_path):
+    place = odd_place(kind, tmp_path)
+    for folder in (place, place / "inner"):
+        with pytest.raises(PermissionError, match=re.escape(str(folder))) as error:
+            ensure_writable(folder)
+        assert len(str(error.value).splitlines()) == 1
+    with pytest.raises(OSError, match=re.escape(str(place / "scores.json"))) as error:
+        replace_text(place / "scores.json", "{}")
+    assert error.value.filename == str(place / "scores.json")  # and not the hidden name that was tried
+    assert [path.name for path in tmp_path.iterdir()] == [kind]
+
+
+def test_links_that_lead_back_to_themselves_have_a_path(tmp_path):
+    loop = odd_place("loop", tmp_path)
+    assert real(loop) == loop
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert real(tmp_path / "link" / "scan") == tmp_path / "scan"

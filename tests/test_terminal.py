@@ -1,14 +1,19 @@
 import io
 import json
 import logging
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from aps_components.csv_table import comma_separated
 from aps_components.segmentation.statistics import class_statistics, read_statistics, write_statistics, write_table
-from aps_components.terminal import CURSOR_UP, guard_terminal, say, shown
+from aps_components.terminal import CURSOR_UP, UNREAD, guard_terminal, say, shown
+
+ENVIRON = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
 
 STRANGE = [
     "\x1b[2Jcleared",
@@ -116,3 +121,32 @@ def test_statistics_are_read_as_they_were_written(tmp_path):
     entries = class_statistics(np.zeros((2, 3, 5)), {"image": np.ones((2, 3, 5))}, voxel_ml=1.0, labels={1: "a"})
     write_statistics(tmp_path / "a.json", {"scan": "a", "classes": entries})
     assert read_statistics(tmp_path / "a.json") == json.loads((tmp_path / "a.json").read_text())
+
+
+PRINTING = """
+import sys
+from aps_components.terminal import guard_terminal
+guard_terminal()
+for number in range(100_000):
+    print("line", number, file=sys.stderr if "err" in sys.argv else sys.stdout)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signal, no such status")
+@pytest.mark.parametrize("stream", ["out", "err"])
+def test_a_reader_that_ends_ends_what_prints_without_a_word(stream):
+    read, write = os.pipe()
+    options = {"stdout": write, "stderr": subprocess.PIPE} if stream == "out" else {"stderr": write}
+    process = subprocess.Popen([sys.executable, "-c", PRINTING, stream], env=ENVIRON, **options)
+    os.close(write)
+    os.read(read, 10)
+    os.close(read)
+    said = process.communicate(timeout=60)[1] or b""
+    assert (process.returncode, said) == (UNREAD, b"")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell closes no stream there")
+def test_closed_streams_are_no_obstacle():
+    command = [sys.executable, "-c", f"{PRINTING}\nprint(sys.stderr.isatty(), file=sys.stderr)"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], env=ENVIRON, check=False)
+    assert done.returncode == 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,11 +22,12 @@ from aps_components.training import SemiSupervisedTrainer
 ROOT = Path(__file__).parents[1]
 BUNDLES = ROOT / "bundles"
 LA = BUNDLES / "la"
+DRAWN = ("aps_components.training.history.plot_progress", "aps_components.evaluation.scan_record._draw")
 OURS = ("amos", "brats", "la")  # a user may have made others beside them
 TINY = {
     "bundle_root": str(LA),
     "roi_size": [32, 32, 32],
-    "network_def#filters": 4,
+    "network_def#filters": 2,
     "network_def#sam_variant": "tiny",
     "precision": "fp32",
     "overlap": 0.25,
@@ -39,12 +42,14 @@ def untrained_copy(bundle: Path, folder: Path, *more: str) -> Path:
 
 
 def training_options(dataset: Path, folder: Path, **changes: Any) -> dict[str, Any]:
-    """Overrides of train.json: two epochs of two iterations, the first one labelled only; results in ``folder``."""
+    """Overrides of train.json: two epochs of two iterations on two patches, the first one labelled only."""
     options = {
         "dataset_dir": str(dataset),
         "ckpt_dir": str(folder / "models"),
         "output_dir": str(folder / "eval"),
         "labeled_count": 3,
+        "labeled_batch": 1,
+        "unlabeled_batch": 1,
         "validation_count": 1,
         "epochs": 2,
         "epoch_length": 2,
@@ -72,10 +77,13 @@ def make_workflow(*files: str, kind: str, options: Mapping[str, Any]) -> ConfigW
 
 
 def run_workflow(*files: str, kind: str, options: Mapping[str, Any]) -> ConfigWorkflow:
-    """Initialise, run and finalise."""
+    """Initialise, run and finalise; without pictures, which take most of the time and have tests of their own."""
     workflow = make_workflow(*files, kind=kind, options=options)
     # The bundles change how Python reports an uncaught error; pytest is not to be changed by it.
-    with patch.object(sys, "excepthook", sys.excepthook):
+    pictures = (patch(name) for name in DRAWN)
+    with ExitStack() as patched:
+        for each in (patch.object(sys, "excepthook", sys.excepthook), *pictures):
+            patched.enter_context(each)
         workflow.initialize()
         workflow.run()
         workflow.finalize()
@@ -111,6 +119,12 @@ def command(run_id: str, *files: str, options: Mapping[str, Any]) -> list[str]:
     paths = [str(LA / "configs" / file) for file in files]
     config = paths[0] if len(paths) == 1 else str(paths)
     return ["-m", "monai.bundle", "run", run_id, "--config_file", config, *flags(options)]
+
+
+def run_command(arguments: Sequence[str]) -> None:
+    """Run ``-m MODULE ...`` in this process, as its interpreter would."""
+    _, module, *sys.argv[1:] = arguments
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def flags(options: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from aps_components.bundle.metadata import TO_FILL_IN
 from aps_components.bundle.plan import Plan
 from aps_components.bundle.rules import by
 from aps_components.data.case_folder import CaseFolder
@@ -217,7 +216,7 @@ def data_license(name: str) -> str:
     """The new bundle's docs/data_license.txt."""
     return f"""Data of the bundle "{name}"
 
-{TO_FILL_IN}
+TO FILL IN:
 Where the scans and labels come from, who may use them and for what, whom to cite, and that the patients' consent or the
 ethics vote covers it.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aps_components
-from aps_components.files import expanded, sha256_of
+from aps_components.files import expanded, real, sha256_of
 from aps_components.plain_json import read_object
 from aps_components.terminal import shown
 from aps_components.unpacking import DAMAGES, archive_fault, tops, zip_members
@@ -147,16 +147,16 @@ def _is_path(bundle: str | os.PathLike[str]) -> bool:
 def _required(root: Path) -> Path:
     if not _is_bundle(root):
         raise ValueError(f"{root}: not a bundle, it has no {CONFIG}; give the folder that holds configs/")
-    return root.resolve()
+    return real(root)
 
 
 def _named(name: str, folders: Sequence[Path]) -> Path:
     for folder in folders:
         if _is_bundle(folder / name):
-            return (folder / name).resolve()
+            return real(folder / name)
     there = sorted({path.parents[1].name for folder in folders for path in folder.glob(f"*/{CONFIG.as_posix()}")})
     have = f"there are {', '.join(there)}" if there else "there are none"
-    places = ", ".join(dict.fromkeys(str(folder.resolve()) for folder in folders))
+    places = ", ".join(dict.fromkeys(str(real(folder)) for folder in folders))
     raise FileNotFoundError(f"no bundle {name!r}: {have} in {places}; give one of them, a bundle's folder, or its zip")
 
 

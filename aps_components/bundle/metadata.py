@@ -18,7 +18,8 @@ SCHEMA_FILE = "meta_schema_20240725.json"
 SCHEMA = f"https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/{SCHEMA_FILE}"
 # With which the template is tested.
 VERSIONS = {"monai_version": "1.6.1", "pytorch_version": "2.13.0", "numpy_version": "2.4.6"}
-TO_FILL_IN = "TO FILL IN:"  # a line of a page that nobody but the bundle's owner can write
+DATA_LICENSE = "docs/data_license.txt"
+TO_FILL_IN = "to_fill_in"  # key of metadata.json: pages that nobody but the bundle's owner can write
 PACKAGES = {
     "nibabel": "5.4.2",
     "pytorch-ignite": "0.5.5",
@@ -52,6 +53,7 @@ class BundleMetadata:
         version: of the bundle.
         changelog: version to what is new in it; must name `version`.
         segment_codes: class value, as text, to the codes of what it is; see ``segment_codes.read_segment_codes``.
+        to_fill_in: pages of the bundle that its owner has still to write; with one of them it is not packaged.
     """
 
     name: str
@@ -73,6 +75,7 @@ class BundleMetadata:
         default_factory=lambda: {"0.1.0": "first version: semi-supervised training, evaluation and inference"}
     )
     segment_codes: dict[str, dict[str, str]] = field(default_factory=dict)
+    to_fill_in: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if empty := [name for name in ("name", "task", "modality", "data_source") if not getattr(self, name)]:
@@ -92,8 +95,11 @@ class BundleMetadata:
         try:
             content = read_object(path)
             modality = content["network_data_format"]["inputs"]["image"]["modality"]
-            own = {entry.name: content[entry.name] for entry in fields(cls) if entry.name not in ("modality", KEY)}
-            return cls(modality=modality, segment_codes=content.get(KEY, {}), **own)
+            optional = {KEY: content.get(KEY, {}), TO_FILL_IN: content.get(TO_FILL_IN, [])}
+            own = {
+                entry.name: content[entry.name] for entry in fields(cls) if entry.name not in ("modality", *optional)
+            }
+            return cls(modality=modality, **optional, **own)
         except KeyError as error:
             raise ValueError(f"{path}: key {error} is missing; add it") from error
         except TypeError:
@@ -123,6 +129,7 @@ def render_metadata(metadata: BundleMetadata, block: DatasetBlock) -> str:
         "label_classes": "single channel: " + ", ".join(f"{value} {name}" for value, name in block.labels.items()),
         "pred_classes": f"{len(names)} channels: {', '.join(names)}",
         **({KEY: metadata.segment_codes} if metadata.segment_codes else {}),
+        **({TO_FILL_IN: metadata.to_fill_in} if metadata.to_fill_in else {}),
         "eval_metrics": {},
         "intended_use": metadata.intended_use,
         "references": metadata.references,

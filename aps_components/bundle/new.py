@@ -19,7 +19,7 @@ from aps_components.bundle.describe import (
     describe_scans,
     readme,
 )
-from aps_components.bundle.metadata import BundleMetadata
+from aps_components.bundle.metadata import DATA_LICENSE, BundleMetadata
 from aps_components.bundle.plan import Plan, make_plan
 from aps_components.bundle.writer import write_bundle
 from aps_components.configuration import DATASET_OPTIONS
@@ -258,7 +258,8 @@ def _metadata(name: str, plan: Plan) -> BundleMetadata:
         task=f"Semi-supervised segmentation of {', '.join(names)}",
         modality="CT" if is_ct else "n/a",
         image_classes=f"{plan.block.in_channels} channel(s)" + (", CT in Hounsfield units" if is_ct else ""),
-        data_source="your own scans: see docs/data_license.txt",
+        data_source=f"your own scans: see {DATA_LICENSE}",
+        to_fill_in=[DATA_LICENSE],
         references=["Isensee et al., nnU-Net, Nature Methods 2021 (doi:10.1038/s41592-020-01008-z): rules of planning"],
     )
 

@@ -6,13 +6,14 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from aps_components.bundle.block import DatasetBlock
-from aps_components.bundle.metadata import SCHEMA_FILE, TO_FILL_IN, BundleMetadata, render_metadata
+from aps_components.bundle.metadata import DATA_LICENSE, SCHEMA_FILE, BundleMetadata, render_metadata
 from aps_components.files import expanded
 
 MARKER = '    "dataset block": null,\n'
@@ -25,7 +26,7 @@ CONFIGS = (
     "logging.conf",
     SCHEMA_FILE,
 )
-README, DATA_LICENSE = "README.md", "data_license.txt"
+README, TERMS = "README.md", Path(DATA_LICENSE).name
 
 
 def template(name: str) -> str:
@@ -55,11 +56,13 @@ def render_bundle(
 ) -> dict[str, str]:
     """Every file of a bundle: path inside its folder to text; the arguments are those of :func:`write_bundle`."""
     files = {f"configs/{name}": text for name, text in render_configs(block).items()}
+    if TERMS not in (docs or {}):
+        metadata = replace(metadata, to_fill_in=[DATA_LICENSE])
     files["configs/metadata.json"] = render_metadata(metadata, block)
     if datalist is not None:
         files["configs/datalist.json"] = render_datalist(datalist)
     files["LICENSE"] = template("LICENSE")
-    pages = {README: _readme(block, metadata), DATA_LICENSE: _data_license(metadata), **(docs or {})}
+    pages = {README: _readme(block, metadata), TERMS: _data_license(metadata), **(docs or {})}
     files |= {f"docs/{_plain(name)}": text for name, text in pages.items()}
     files["models/README.md"] = template("models.md")
     return files
@@ -158,5 +161,4 @@ def _readme(block: DatasetBlock, metadata: BundleMetadata) -> str:
 
 
 def _data_license(metadata: BundleMetadata) -> str:
-    known = {"name": metadata.name, "data_source": metadata.data_source, "to_fill_in": TO_FILL_IN}
-    return Template(template(DATA_LICENSE)).substitute(known)
+    return Template(template(TERMS)).substitute(name=metadata.name, data_source=metadata.data_source)

@@ -35,8 +35,9 @@ def label(
         python: Python 3.10 to 3.12 to set it up with.
     """
     from aps_components.bundle import locate_bundle
-    from aps_components.label_server import LabelServer, ensure_environment, prepare_app
+    from aps_components.label_server import LabelServer, ensure_environment, prepare_app, studies_place
 
+    studies = studies_place(studies)  # before an environment is set up, for minutes
     folders = [locate_bundle(name) for name in _listed(bundles)]
     checkpoints = dict(_pair(entry) for entry in _listed(checkpoint or ()))
     place = ensure_environment(environment, python=str(python))

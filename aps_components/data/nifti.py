@@ -23,6 +23,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from aps_components.data.errors import DataError
 from aps_components.data.geometry import Geometry, geometry_of
+from aps_components.errors import system_fault
 from aps_components.files import replacing
 from aps_components.memory import NotEnoughMemoryError, require_memory
 
@@ -247,6 +248,8 @@ def write_nifti(path: File, voxels: NDArray[Any], affine: NDArray[np.float64], *
 
 def unreadable(file: File, error: Exception) -> str:
     """The fault of a file whose voxels cannot be read."""
+    if fault := system_fault(error):
+        return f"{os.fspath(file)}: {fault}"
     return (
         f"{os.fspath(file)}: cannot be read as NIfTI ({type(error).__name__}: {str(error).strip()[:200]}); "
         "it looks truncated, damaged or is another format: copy, download or convert it again"

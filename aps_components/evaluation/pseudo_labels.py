@@ -35,7 +35,6 @@ from aps_components.data.label_values import map_values, parsed_label_values
 from aps_components.data.marks import Mark, maker_hash, mark_of, read_mark, scan_hash
 from aps_components.data.nifti import read_header, read_scan, write_like
 from aps_components.data.partial import label_item
-from aps_components.evaluation.calibrate import MOST_VALUES, fit_offsets, label_and_undrawn, of_kept_pieces, thinned
 from aps_components.evaluation.doubt.several_models import (
     ByClass,
     agreement_table,
@@ -43,6 +42,7 @@ from aps_components.evaluation.doubt.several_models import (
     pairwise_agreement,
     read_agreements,
 )
+from aps_components.evaluation.offsets import MOST_VALUES, fit_offsets, label_and_undrawn, of_kept_pieces, thinned
 from aps_components.evaluation.records import results_folder
 from aps_components.evaluation.trained import TrainedModel, load_trained
 from aps_components.files import replace_text

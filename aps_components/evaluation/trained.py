@@ -18,7 +18,7 @@ from aps_components.data.label_values import LabelValues
 from aps_components.errors import plain_errors
 from aps_components.evaluation.metrics import foreground_regions, mean_dice
 from aps_components.evaluation.seen import unseen_items
-from aps_components.files import sha256_of
+from aps_components.files import real, sha256_of
 from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.models import TwoModels, read_settings, resolved_precision
 from aps_components.options import Pieces
@@ -80,12 +80,12 @@ def scans_of_split(
         ValueError: no such dataset, an unknown option or split, counts that the dataset does not have, or no such scan.
     """
     _refuse_split(split)
-    root, given = Path(bundle).resolve(), dict(options or {})
+    root, given = real(bundle), dict(options or {})
     config = BundleConfig.read(root, *CONFIGS)
     for key, value in _own_values(root).items():  # there is no model yet that would say them
         config.parser[key] = value
     config.parser["datalist#counts_at_most"] = False
-    places = {"bundle_root": str(root), "dataset_dir": str(Path(dataset_dir).resolve())}
+    places = {"bundle_root": str(root), "dataset_dir": str(real(dataset_dir))}
     _refuse_twice(given, places)
     config.lay_over(given | places)
     with plain_errors():
@@ -124,11 +124,11 @@ def load_trained(
     """
     _refuse_split(split)
     split = "training" if seen else split
-    root, checkpoint, given = Path(bundle).resolve(), Path(checkpoint), dict(options or {})
+    root, checkpoint, given = real(bundle), Path(checkpoint), dict(options or {})
     config = BundleConfig.read(root, *CONFIGS)
     if seen and "labeled_count" not in read_settings(checkpoint):
         config.parser["labeled_count"] = _own_values(root)["labeled_count"]
-    places = {"bundle_root": root, "dataset_dir": Path(dataset_dir).resolve(), "checkpoint": checkpoint.resolve()}
+    places = {"bundle_root": root, "dataset_dir": real(dataset_dir), "checkpoint": real(checkpoint)}
     own = {key: str(path) for key, path in places.items()} | {"split": split}
     _refuse_twice(given, own)
     config.lay_over(given | own)

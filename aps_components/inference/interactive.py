@@ -185,11 +185,11 @@ class InteractiveVolume:
         """What a user has named has that class."""
         answered = self.label_map[0, 0].cpu().numpy()
         self.probabilities = self.probabilities.clone()  # who keeps the former ones is not to see them change
-        for voxel in np.argwhere((self._named >= 0) & (self._named != answered)).tolist():
-            d, h, w = voxel
-            classes = self.probabilities.shape[1]
-            self.probabilities[0, :, d, h, w] = (1 - CERTAIN) / (classes - 1)
-            self.probabilities[0, int(self._named[d, h, w]), d, h, w] = CERTAIN
+        places = np.nonzero((self._named >= 0) & (self._named != answered))
+        d, h, w = (torch.from_numpy(axis).to(self.device) for axis in places)
+        named = torch.from_numpy(self._named[places].astype(np.int64)).to(self.device)
+        self.probabilities[0, :, d, h, w] = (1 - CERTAIN) / (self.probabilities.shape[1] - 1)
+        self.probabilities[0, named, d, h, w] = CERTAIN
 
     def _padded(self, maps: Tensor) -> Tensor:
         """To the padded volume; beyond it is background."""

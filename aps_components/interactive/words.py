@@ -14,6 +14,8 @@ from aps_components.prompts import Box, Click, Scribble
 Frame = Literal["voxel", "world"]
 Place = Sequence[float]
 Label = int | str
+MOST_MARKS = 1000  # tokens, of which attention takes pairs
+MOST_DRAWN = 20_000  # voxels
 HALF = 0.5 + 1e-6  # a voxel reaches half a voxel from its centre
 
 
@@ -140,7 +142,12 @@ class Listener:
 
 
 def without_contradictions(said: Words) -> Words:
-    """Of two words on one voxel the later one alone, and a note that says so."""
+    """Of two words on one voxel the later one alone, and a note that says so.
+
+    Raises:
+        ValueError: more than a person says, or than can be answered: every mark looks at every other one.
+    """
+    _refuse_many(said)
     named = said.named()
     for mark in said.clicks:
         if named[mark.voxel] != mark.label:
@@ -153,6 +160,17 @@ def without_contradictions(said: Words) -> Words:
         line._replace(voxels=[voxel for voxel in line.voxels if named[voxel] == line.label]) for line in said.scribbles
     ]
     return Words(list(dict.fromkeys(clicks)), said.boxes, [line for line in lines if line.voxels], said.notes)
+
+
+def _refuse_many(said: Words) -> None:
+    marks = len(said.clicks) + len(said.boxes) + len(said.scribbles)
+    if marks > MOST_MARKS:
+        raise ValueError(
+            f"{marks} clicks, boxes and scribbles, and {MOST_MARKS} at once are the most; leave some out, or draw one "
+            "scribble through clicks of a class"
+        )
+    if (voxels := sum(len(line.voxels) for line in said.scribbles)) > MOST_DRAWN:
+        raise ValueError(f"scribbles of {voxels} voxels, and {MOST_DRAWN} at once are the most; draw shorter ones")
 
 
 def _pair(entry: Any, name: str, wanted: str) -> tuple[Any, Any]:

@@ -3,7 +3,7 @@
 from aps_components.label_server.app import prepare_app
 from aps_components.label_server.client import LabelClient, LabelRequestError
 from aps_components.label_server.environment import LabelEnvironment, LabelEnvironmentError, ensure_environment
-from aps_components.label_server.server import LabelServer, LabelServerError
+from aps_components.label_server.server import LabelServer, LabelServerError, studies_place
 
 __all__ = [
     "LabelClient",
@@ -14,4 +14,5 @@ __all__ = [
     "LabelServerError",
     "ensure_environment",
     "prepare_app",
+    "studies_place",
 ]

@@ -19,7 +19,7 @@ import torch
 from aps_components.bundle.locate import WEIGHTS
 from aps_components.configuration import network_settings
 from aps_components.configuration.bundle_workflow import TRAINED_WITH
-from aps_components.files import copy_folder, copy_whole, expanded, replace_text, replacing
+from aps_components.files import copy_folder, copy_whole, ensure_writable, expanded, replace_text, replacing
 from aps_components.label_server.bundle_model import inference_config
 from aps_components.label_server.clicks import INTERACTIVE, SCRIBBLED
 from aps_components.models import (
@@ -31,6 +31,7 @@ from aps_components.models import (
     settings_file,
     trained_setting,
 )
+from aps_components.ownership import alone_in
 from aps_components.plain_json import read_object
 
 COPIED = ("LICENSE", "configs", "docs", "aps_components")
@@ -62,17 +63,20 @@ def prepare_app(
     Raises:
         ValueError: names that do not work, weights that do not fit.
         FileNotFoundError: a bundle without weights.
+        PermissionError: the folder cannot be written into.
+        FolderInUseError: a server runs in it.
     """
-    app, checkpoints = Path(app), dict(checkpoints or {})
+    app, checkpoints = expanded(app), dict(checkpoints or {})
     names = [bundle.name for bundle in bundles]
     _check_names(names, checkpoints)
     origins = {}
-    for bundle in bundles:
-        model = app / "model" / bundle.name
-        _copy_files(bundle, model)
-        origins[bundle.name] = _place_weights(bundle, model, checkpoints.get(bundle.name), untrained=untrained)
-        _take_over_settings(model)
-    copy_whole(Path(__file__).with_name(MAIN), app / MAIN)
+    with alone_in(ensure_writable(app)):  # a server that runs reads its files
+        for bundle in bundles:
+            model = app / "model" / bundle.name
+            _copy_files(bundle, model)
+            origins[bundle.name] = _place_weights(bundle, model, checkpoints.get(bundle.name), untrained=untrained)
+            _take_over_settings(model)
+        copy_whole(Path(__file__).with_name(MAIN), app / MAIN)
     return origins
 
 

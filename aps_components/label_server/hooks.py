@@ -6,6 +6,7 @@ Its functions are replaced by ones that look first and then call them. Nothing o
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import tarfile
 import zipfile
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from aps_components.errors import in_a_line, is_meant_for_a_user, root_cause
 from aps_components.label_server.label_check import check_label
 from aps_components.label_server.label_names import classes_of_app, renumbered
 from aps_components.label_server.parameters import (
@@ -28,7 +30,10 @@ from aps_components.plain_json import MOST_BYTES, parse_json, read_object
 from aps_components.terminal import shown
 from aps_components.unpacking import DAMAGES, Member, archive_fault, tar_member, zip_members
 
+logger = logging.getLogger(__name__)
+
 SUBMIT = "ohif_submit.js"
+UNUSABLE = 422  # HTTP: understood, and cannot be done with this scan
 MOST_FILES = 20_000
 MOST_UNPACKED = 8 << 30
 
@@ -50,7 +55,7 @@ def install() -> None:
 
 
 def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A refusal becomes an answer that says why."""
+    """A refusal becomes an answer that says why, and so does a scan that cannot be read."""
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -60,6 +65,13 @@ def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args, **kwargs)
         except RefusedRequestError as error:
             raise HTTPException(status_code=error.status, detail=str(error)) from error
+        except HTTPException:
+            raise
+        except Exception as error:
+            if not is_meant_for_a_user(error):
+                raise
+            logger.exception("refused")
+            raise HTTPException(status_code=UNUSABLE, detail=in_a_line(root_cause(error))) from error
 
     return call
 
@@ -171,6 +183,8 @@ def _inference(function: Callable[..., Any]) -> Callable[..., Any]:
 
         check_name(model, what="model")
         app = app_instance()
+        if model not in app._infers:
+            raise RefusedRequestError(f"there is no model {model!r}; there are: {', '.join(sorted(app._infers))}", 404)
         # Slicer's module names the classes of all models of the server in each request.
         check_inference(parsed_form(params), classes={name for task in app._infers.values() for name in task.labels})
         if image:

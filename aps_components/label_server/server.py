@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from aps_components.files import ensure_writable, expanded
 from aps_components.label_server.client import LabelClient, LabelRequestError
 from aps_components.label_server.environment import LabelEnvironment
 from aps_components.ownership import own, release
@@ -31,6 +32,19 @@ POLL_SECONDS = 0.3
 
 class LabelServerError(RuntimeError):
     """The server did not start; the message ends with what it said last."""
+
+
+def studies_place(studies: str | os.PathLike[str]) -> str:
+    """Where the scans are: an address as it stands, or a folder's whole path; the folder is made if it is missing.
+
+    Raises:
+        OSError: the folder cannot be read, or not be written into; labels and MONAI Label's list of them lie in it.
+    """
+    if str(studies).startswith(WEB):
+        return str(studies)
+    folder = ensure_writable(os.path.abspath(expanded(studies)))
+    os.scandir(folder).close()
+    return str(folder)
 
 
 class LabelServer:
@@ -61,8 +75,8 @@ class LabelServer:
         log: str | os.PathLike[str] | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        self.environment, self.app = environment, Path(os.path.abspath(app))
-        self.studies = str(studies) if str(studies).startswith(WEB) else os.path.abspath(studies)
+        self.environment, self.app = environment, Path(os.path.abspath(expanded(app)))
+        self.studies = studies_place(studies)
         self.token = token or uuid.uuid4().hex
         self.models, self.host = list(models), host
         self.port = _free_port(host, port)
@@ -96,6 +110,8 @@ class LabelServer:
         place = self.app / EMPTY
         place.mkdir(parents=True, exist_ok=True)
         own(self.app)  # two servers would train one model
+        if not self.studies.startswith(WEB):
+            own(self.studies)  # and each forget what the other has stored
         if self.log is not None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             self._log_stream = open(self.log, "ab")  # noqa: SIM115  # closed in stop()
@@ -162,7 +178,8 @@ class LabelServer:
                     self.process.wait(STOP_SECONDS)
             self._kill_group(self.process)
             self.process.wait()
-        release(self.app)
+        for place in (self.app, self.studies):
+            release(place)
         if self._log_stream is not None:
             self._log_stream.close()
             self._log_stream = None

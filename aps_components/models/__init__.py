@@ -1,5 +1,6 @@
 """Models A and B wired together."""
 
+from aps_components.files import ensure_writable
 from aps_components.models.auto_prompt_seg import AutoPromptSeg
 from aps_components.models.build import build_auto_prompt_seg, build_trained
 from aps_components.models.half import halve
@@ -10,7 +11,6 @@ from aps_components.models.model_file import (
     PREPROCESSING,
     TRAINED_KEYS,
     copy_settings,
-    ensure_writable,
     load_fitting,
     load_weights,
     numbers_fault,

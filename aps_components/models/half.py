@@ -6,10 +6,9 @@ from pathlib import Path
 
 import torch
 
-from aps_components.files import refuse_special
+from aps_components.files import ensure_writable, refuse_special
 from aps_components.models.model_file import (
     MODEL_ENDING,
-    ensure_writable,
     is_state_dict,
     read_checkpoint,
     save_model,

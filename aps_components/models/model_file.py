@@ -16,6 +16,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
+from aps_components.errors import system_fault
 from aps_components.files import replace_text, replacing
 from aps_components.models.decision import offsets_of_before
 from aps_components.models.settings import SETTINGS_OF_BEFORE, CheckpointError, read_settings, settings_file
@@ -67,29 +68,6 @@ def _deflate(source: IO[bytes], target: IO[bytes]) -> None:
             packed.writestr(name, whole.read(entry), zipfile.ZIP_DEFLATED, compresslevel=9)
 
 
-def ensure_writable(directory: str | Path) -> Path:
-    """Make the directory and try to write into it, before hours of work depend on it.
-
-    Raises:
-        PermissionError: naming the directory.
-    """
-    if "::" in str(directory):
-        raise ValueError(f"{directory}: MONAI puts :: in the place of # in a path; give a folder without it")
-    directory = Path(directory)
-    probe = directory / f".writable.{os.getpid()}"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        is_file = isinstance(error, FileExistsError | NotADirectoryError)
-        reason = "it is a file, or lies in one" if is_file else error.strerror
-        raise PermissionError(
-            f"cannot write into {directory}: {reason}; choose another folder or change its permissions"
-        ) from error
-    return directory
-
-
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint with ``weights_only=True``: nothing in the file is executed.
 
@@ -108,6 +86,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "run); replace it, or have its state dict alone saved anew"
         ) from None
     except Exception as error:  # a damaged file makes torch raise almost anything, also without a message
+        if fault := system_fault(error):
+            raise CheckpointError(f"{path}: {fault}") from None
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         reason = type(error).__name__ if "weights_only" in reason else reason
         raise CheckpointError(f"{path} is damaged or no checkpoint of weights alone ({reason}); replace it") from None
@@ -291,7 +271,11 @@ def trained_setting(path: str | Path, name: str, *default: Any) -> Any:
     if default:
         return default[0]
     _require_file(Path(path))
-    raise CheckpointError(f"{settings_file(path)}, written in training, does not say {name!r}: give it with --{name}")
+    if not (beside := settings_file(path)).is_file():
+        raise CheckpointError(
+            f"{beside} is missing, which training writes beside {path}: copy it there, too, or give --{name}"
+        )
+    raise CheckpointError(f"{beside}, written in training, does not say {name!r}: give it with --{name}")
 
 
 def trained_count(path: str | Path, default: int | None) -> int | None:

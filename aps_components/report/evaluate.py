@@ -13,7 +13,7 @@ from aps_components.bundle import locate_bundle, require_weights, workflow_comma
 from aps_components.bundle.locate import SHIPPED_BUNDLES
 from aps_components.data.datalist import DATALIST
 from aps_components.data.to_judge import dataset_to_judge
-from aps_components.files import expanded
+from aps_components.files import expanded, real
 from aps_components.models import ensure_writable, read_settings, trained_cases
 from aps_components.plain_json import read_object
 from aps_components.processes import start
@@ -63,15 +63,15 @@ def evaluate(
     if split is not None and split not in SPLITS:
         raise ValueError(f"split {split!r} must be one of {SPLITS}")
     whole = expanded(trained) / BUNDLE
-    root = locate_bundle(whole if whole.is_dir() else trained).resolve()
-    weights = require_weights(root) if checkpoint is None else expanded(checkpoint).resolve()
+    root = locate_bundle(whole if whole.is_dir() else trained)
+    weights = require_weights(root) if checkpoint is None else real(expanded(checkpoint))
     name = re.sub(r"\.json$", "", Path(os.path.abspath(data)).name)
     folder = expanded(out) if out else _results(root, whole=whole) / name
     known = root / "configs" / DATALIST
     labels = read_settings(weights).get("labels") or read_object(root / "configs" / FILES[0])["labels"]
-    dataset = dataset_to_judge(data, known=known, labels=labels, work=ensure_writable(folder).resolve(), split=split)
+    dataset = dataset_to_judge(data, known=known, labels=labels, work=real(ensure_writable(folder)), split=split)
     chosen = {} if split is None else {"split": split}
-    paths = {"dataset_dir": dataset, "checkpoint": weights, "output_dir": folder.resolve()}
+    paths = {"dataset_dir": dataset, "checkpoint": weights, "output_dir": real(folder)}
     command = workflow_command(root, "evaluating", FILES, {**paths, **chosen, **(options or {})})
     if not trained_cases(weights):
         print(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aps_components.evaluation.seen import TRAINING
+from aps_components.files import real
 from aps_components.models import read_settings
 from aps_components.report.blocks import Block, Commands, Facts, Page, Section
 from aps_components.report.evaluated import METRICS_FILE, Evaluated
@@ -53,7 +54,7 @@ def write_evaluation_report(
         Section("The command that repeats it", [Commands(list(commands))] if commands else []),
     ]
     page = Page(
-        title=f"Evaluation: {name or place.resolve().name}",
+        title=f"Evaluation: {name or real(place).name}",
         about=about(evaluated),
         headline=evaluated.headline(),
         sections=[section for section in sections if section.blocks],

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from aps_components import __version__
-from aps_components.files import replace_text
+from aps_components.files import real, replace_text
 from aps_components.pictures import figure_bytes
 from aps_components.report.blocks import Page, Picture
 from aps_components.terminal import shown
@@ -94,8 +94,8 @@ def picture_file(folder: Path, name: Any) -> Path | None:
     """A picture that a file names, if it lies in that file's folder."""
     if not isinstance(name, str) or not name:
         return None
-    file = (folder / name).resolve()
-    return file if file.is_relative_to(folder.resolve()) and file.is_file() else None
+    file = real(folder / name)
+    return file if file.is_relative_to(real(folder)) and file.is_file() else None
 
 
 def _address(kind: str, content: bytes) -> str:

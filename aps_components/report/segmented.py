@@ -12,6 +12,7 @@ import numpy as np
 
 from aps_components.data.nifti import channels_of, read_scan
 from aps_components.evaluation.preview import millilitres
+from aps_components.files import real
 from aps_components.report.blocks import Block, Facts, Page, Section, Table, Text
 from aps_components.report.page import REPORT_FILE, photograph, write_page
 from aps_components.report.reading import DASH, UNKNOWN, facts, mapping
@@ -52,7 +53,7 @@ def write_segmentation_report(result: Segmentation) -> Path:
         Section("Made by", _maker(scans)),
     ]
     page = Page(
-        title=f"Segmentations: {outputs.folder.resolve().name}",
+        title=f"Segmentations: {real(outputs.folder).name}",
         about=f"{len(scans)} scan(s) segmented, {len(result.failed)} not. {_order(scans, doubts)}",
         sections=[section for section in sections if section.blocks],
     )

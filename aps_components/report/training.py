@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from aps_components.files import real
 from aps_components.plain_json import read_object
 from aps_components.report.blocks import Block, Commands, Facts, Page, Section, Table, Text
 from aps_components.report.cases import by_case, by_class, matrices
@@ -150,7 +151,7 @@ def class_names(content: Mapping[str, Any]) -> dict[str, str]:
 
 def _name(content: Mapping[str, Any], folder: Path) -> str:
     data = mapping(mapping(content.get("plan")).get("data"))
-    return str(data.get("name") or folder.resolve().name)
+    return str(data.get("name") or real(folder).name)
 
 
 def _headline(

@@ -18,7 +18,7 @@ from aps_components.data.room import refuse_large_segmentation, refuse_large_vol
 from aps_components.errors import plain_errors
 from aps_components.evaluation.doubt.expected import Expectation, Expected
 from aps_components.evaluation.doubt.second_view import second_view
-from aps_components.files import expanded
+from aps_components.files import expanded, real
 from aps_components.interactive import LoadedModel, Predictor
 from aps_components.machine import chosen_device
 from aps_components.memory import return_freed_memory
@@ -62,7 +62,7 @@ class BundleInference:
     """
 
     def __init__(self, root: str | Path, *, configs: Sequence[str] = (), settings: Mapping[str, Any] | None = None):
-        self.root = Path(root).resolve()
+        self.root = real(root)
         base = self.root / "configs" / "inference.json"
         self.overrides = [_override_file(self.root, name) for name in configs]
         with quiet():
@@ -99,7 +99,7 @@ class BundleInference:
             CheckpointError: none lies where the settings say.
         """
         checkpoint = self.checkpoint
-        if checkpoint.resolve() == self.root / "models" / "model.pt":
+        if real(checkpoint) == self.root / "models" / "model.pt":
             return require_weights(self.root)
         if not checkpoint.is_file():
             raise CheckpointError(f"no checkpoint at {checkpoint}: give the file of a training, OUT/models/model.pt")
@@ -240,7 +240,7 @@ def _override_file(root: Path, name: str) -> Path:
     own = root / "configs" / (name if name.endswith(".json") else f"{name}.json")
     for file in (expanded(name), own):
         if file.is_file():
-            return file.resolve()
+            return real(file)
     there = sorted(file.name for file in (root / "configs").glob("*.json") if not file.name.startswith(NO_OVERRIDES))
     have = f"one of the bundle {root.name!r}: {', '.join(there)}" if there else f"the bundle {root.name!r} has none"
     raise FileNotFoundError(f"no config {name!r}: give a path, or {have}")

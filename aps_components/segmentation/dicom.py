@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aps_components.data import DataError, nifti
+from aps_components.errors import system_fault
 from aps_components.memory import NotEnoughMemoryError, require_memory
 from aps_components.segmentation.dicom_convert import converted
 from aps_components.segmentation.dicom_decoders import other_compression, unpacked
@@ -371,7 +372,8 @@ def _header(pydicom: ModuleType, file: str) -> Any:
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS, force=True)
             known = any(name in header for name in ("SeriesInstanceUID", "Rows", "SOPClassUID"))
         except Exception as error:  # a damaged header makes pydicom raise almost anything
-            return f"{file}: a damaged DICOM file ({_first_line(error)}); copy it again, or remove it"
+            damaged = f"a damaged DICOM file ({_first_line(error)}); copy it again, or remove it"
+            return f"{file}: {system_fault(error) or damaged}"
     return header if known else None
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aps_components.data import DataError
+from aps_components.errors import system_fault
 from aps_components.segmentation.quiet import quiet
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -49,7 +50,8 @@ def read_header(file: str) -> Any:
         try:
             return pydicom.dcmread(file, stop_before_pixels=True, force=True)
         except Exception as error:  # a damaged header makes pydicom raise almost anything
-            raise DataError(f"{file}: a damaged DICOM file ({type(error).__name__}); copy it again") from error
+            damaged = f"a damaged DICOM file ({type(error).__name__}); copy it again"
+            raise DataError(f"{file}: {system_fault(error) or damaged}") from error
 
 
 def frames_of(datasets: Sequence[Any]) -> Frames:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from aps_components.data import DataError
+from aps_components.errors import system_fault
 from aps_components.segmentation.quiet import quiet
 
 BITS = (8, 16, 32)
@@ -48,6 +49,8 @@ def check_pixels(file: str | os.PathLike[str]) -> None:
             swapped, compressed = _order(syntax)
             slope, intercept = (float(data.get(name, default)) for name, default in RESCALING)
         except Exception as error:  # a damaged file makes pydicom raise almost anything
+            if fault := system_fault(error):
+                raise DataError(f"{file}: {fault}") from error
             raise DataError(_unreadable(file, type(error).__name__)) from error
         rows, columns, bits, stored, samples, frames = declared
         if bits not in BITS or not 1 <= stored <= bits or min(rows, columns, samples, frames) < 1:

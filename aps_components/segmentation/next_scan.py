@@ -15,15 +15,17 @@ import torch
 from aps_components.bundle import locate_bundle
 from aps_components.data import DataError
 from aps_components.data.marks import scan_hash
+from aps_components.errors import in_a_line
 from aps_components.evaluation.doubt.measures import class_doubts
 from aps_components.evaluation.doubt.next_scan import ScanScore
-from aps_components.files import expanded, replace_text, sha256_of
+from aps_components.files import ensure_writable, expanded, refuse_special, replace_text, sha256_of
 from aps_components.plain_json import read_object
 from aps_components.segmentation.bundle_inference import BundleInference
 from aps_components.segmentation.inputs import Case, find_cases
 
 SCORES_FILE = "scores.json"
 FORMAT = 1
+SCORES_ENDING = ".json"
 
 
 def score_scans(
@@ -49,12 +51,14 @@ def score_scans(
         Name of each scan that could be answered, to its score.
 
     Raises:
-        ValueError, OSError: nothing could be started.
+        ValueError, OSError: nothing could be started, or no scan was scored.
     """
     changes = dict(settings or {}) | ({} if checkpoint is None else {"checkpoint": os.path.abspath(checkpoint)})
     inference = BundleInference(locate_bundle(bundle), settings={**changes, "save_maps": False})
     cases = dict(_cases(source, inference))
     weights, target = sha256_of(inference.require_checkpoint()), expanded(target)
+    refuse_special(target, ending=SCORES_ENDING)
+    ensure_writable(target.parent)
     known = read_scores(target, weights=weights)
     found: dict[str, Any] = {}
     with TemporaryDirectory() as work:
@@ -70,10 +74,12 @@ def score_scans(
                     loaded = True
                 score = _score(inference, case.nifti(Path(work)))
             except (ValueError, OSError) as error:  # one bad scan stops nothing
-                print(f"{name}: not scored: {error}", flush=True)
+                print(f"{name}: not scored: {in_a_line(error)}", flush=True)
                 continue
             found[name] = {"scan": scan, **score.as_json()}
             _write(target, weights, {**known, **found})
+    if not found:
+        raise DataError(f"{source}: no scan of it could be scored; mend what is named above")
     _write(target, weights, found)
     return {name: ScanScore.from_json(entry) for name, entry in found.items()}
 
@@ -112,7 +118,7 @@ def _cases(source: str | os.PathLike[str], inference: BundleInference) -> Iterat
             if len(cases) != 1:
                 raise DataError(f"{place}: {len(cases)} scans, where one is wanted")
         except (DataError, OSError) as error:
-            print(f"{name}: not scored: {error}", flush=True)
+            print(f"{name}: not scored: {in_a_line(error)}", flush=True)
             continue
         yield str(name), cases[0]
 

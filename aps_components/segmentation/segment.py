@@ -22,6 +22,7 @@ from aps_components.bundle.locate import CACHE_DIR
 from aps_components.data import DataError
 from aps_components.data.geometry import Geometry
 from aps_components.data.nifti import read_geometry, read_scan
+from aps_components.errors import in_a_line
 from aps_components.evaluation.doubt.expected import Expectation
 from aps_components.evaluation.preview import save_preview
 from aps_components.files import expanded, sha256_of
@@ -329,7 +330,7 @@ class _Run:
         try:
             self._one(job, work)
         except Exception as error:  # whatever is wrong with one scan, the others can be right
-            self.result.failed[job.case.name] = _in_a_line(error)
+            self.result.failed[job.case.name] = in_a_line(error)
             self.line.append(f"  failed: {self.result.failed[job.case.name]}")
             _empty(work)
         self.read = job.answer = None
@@ -464,7 +465,7 @@ class _Run:
                 note=f"{made_by['bundle']} {made_by['version'] or ''}. {RESEARCH_ONLY}",
             )
         except Exception as error:
-            self.line.append(f"  (no picture: {_in_a_line(error)})")
+            self.line.append(f"  (no picture: {in_a_line(error)})")
 
     def _write_table(self) -> None:
         """Of every scan in the folder, those of earlier calls and of other processes, too: the last one has all."""
@@ -472,11 +473,6 @@ class _Run:
             scans = folder_statistics(self.outputs, self.result.statistics)
             if scans:
                 write_table(self.outputs.table, scans)
-
-
-def _in_a_line(error: Exception) -> str:
-    text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    return text if isinstance(error, ValueError | OSError) and text else f"{type(error).__name__}: {text}"
 
 
 def _empty(folder: Path) -> None:

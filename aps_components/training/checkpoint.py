@@ -29,6 +29,7 @@ from aps_components.models import (
 )
 from aps_components.models.model_file import FREE, LISTED
 from aps_components.options import differences
+from aps_components.training.distributed import of_all_ranks
 from aps_components.training.trainer import SemiSupervisedTrainer
 
 STATE_FILE, MODEL_FILE, BEST_FILE = "checkpoint.pt", "model.pt", "model_best.pt"
@@ -96,8 +97,9 @@ class TrainingCheckpoint:
         """Restore the last epoch's state, if there is one.
 
         Raises:
-            CheckpointError: the file is damaged or belongs to other settings.
+            CheckpointError: the file is damaged or belongs to other settings, or the ranks were given different ones.
         """
+        self._refuse_ranks_apart()
         path = self.directory / STATE_FILE
         state = self._state(path, max_epochs=engine.state.max_epochs) if path.is_file() else None
         engine.ckpt_dir = str(self.directory)
@@ -187,19 +189,33 @@ class TrainingCheckpoint:
                 f"the model's into configs/train.json, or move {path.name} and {path.stem}.json away to start anew"
             )
 
+    def _refuse_ranks_apart(self) -> None:
+        """Each rank takes its share of what it was given: of different lists, some scans twice and others never."""
+        first, *others = of_all_ranks(self.settings)
+        for rank, found in enumerate(others, 1):
+            if different := self._different(found, first):
+                raise CheckpointError(
+                    f"rank {rank} was given other settings or scans than rank 0 ({different}): start every node with "
+                    "the same options and the same datalist"
+                )
+
     def _refuse_other_settings(self, found: Mapping[str, Any], path: Path) -> None:
-        of_before = {key: value for key, value in SETTINGS_OF_BEFORE.items() if key in self.settings}
-        unknown = [key for key in LISTED if key not in found]  # of before they were kept
-        compared = [
-            {key: value for key, value in settings.items() if key not in (CASES, *FOR_INFORMATION, *unknown)}
-            for settings in ({**of_before, **found}, self.settings)
-        ]
-        other_scans = changes(found.get(CASES) or {}, self.settings.get(CASES) or {})
-        if different := "; ".join(filter(None, (differences(*compared), other_scans))):
+        if different := self._different(found, self.settings):
             raise CheckpointError(
                 f"{path} belongs to a run with other settings ({different}). "
                 "Give the same settings and scans to go on with it, or another --ckpt_dir to start a new run"
             )
+
+    def _different(self, found: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+        """In words, what of one run is not as in another; empty where one can go on with the other's weights."""
+        of_before = {key: value for key, value in SETTINGS_OF_BEFORE.items() if key in self.settings}
+        unknown = [key for key in LISTED if key not in found]  # of before they were kept
+        compared = [
+            {key: value for key, value in settings.items() if key not in (CASES, *FOR_INFORMATION, *unknown)}
+            for settings in ({**of_before, **found}, own)
+        ]
+        other_scans = changes(found.get(CASES) or {}, own.get(CASES) or {})
+        return "; ".join(filter(None, (differences(*compared), other_scans)))
 
 
 def load_pretrained(

@@ -60,6 +60,15 @@ def enter_folder(folder: str | os.PathLike[str], environ: Mapping[str, str]) -> 
         own(ensure_writable(Path(folder)))
 
 
+def of_all_ranks(value: Item) -> list[Item]:
+    """What every rank has there, in their order; of a process alone, its own."""
+    if not dist.is_available() or not dist.is_initialized():
+        return [value]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
 def handlers_of_rank(handlers: Sequence[Handler]) -> list[Handler]:
     """All of them on rank 0; elsewhere those that neither draw curves nor show a bar."""
     shown = (TensorBoardHandler, ProgressBar)

@@ -9,7 +9,6 @@ from case_folders import box, label_map, save, write_cases
 from workflows import run_workflow
 
 from aps_components.bundle import DatasetBlock
-from aps_components.bundle.metadata import TO_FILL_IN
 from aps_components.bundle.new import make_datalist, new_bundle, parse_labels
 from aps_components.data import check_cases, load_datalist
 from aps_components.data.case_folder import find_cases
@@ -128,7 +127,7 @@ def test_documentation_repeats_what_was_found_and_chosen(make):
     assert "- `flip_axes`: `[1, 2]`: not x (left-right): left side before right side" in readme
     assert readme.count("\n```bash\n") == 4
     assert "your own" in (bundle / "configs" / "metadata.json").read_text()
-    assert TO_FILL_IN in (bundle / "docs" / "data_license.txt").read_text().splitlines()
+    assert json.loads((bundle / "configs" / "metadata.json").read_text())["to_fill_in"] == ["docs/data_license.txt"]
     fingerprint = json.loads((bundle / "configs" / "fingerprint.json").read_text())
     assert fingerprint["classes"]["7"]["cases"] == 5
     assert DatasetBlock.read(bundle / "configs" / "train.json").labels["2"] == "right side"

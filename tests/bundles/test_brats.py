@@ -1,6 +1,7 @@
 """The bundle of brain tumours: all workflows, one after the other, on tiny scans, and on a real case."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -44,10 +45,12 @@ class TestModalities:
         assert [Path(file).name.split("-")[-1] for file in items[0]["image"]] == [f"{m}.nii.gz" for m in MODALITIES]
 
     def test_a_folder_of_cases_gives_a_segmentation_each(self, data, tmp_path):
-        infer(inference("brats", tmp_path / "out", image=str(data), load_pretrain=False, overlap=0.0))
-        assert {file.name for file in (tmp_path / "out").iterdir()} == {
-            f"BraTS-GLI-{number:05d}-000_seg.nii.gz" for number in range(6)
-        }
+        cases = [f"BraTS-GLI-{number:05d}-000" for number in (1, 4)]
+        for case in cases:
+            shutil.copytree(data / case, tmp_path / "cases" / case)
+        image = str(tmp_path / "cases")
+        infer(inference("brats", tmp_path / "out", image=image, load_pretrain=False, overlap=0.0))
+        assert {file.name for file in (tmp_path / "out").iterdir()} == {f"{case}_seg.nii.gz" for case in cases}
 
     def test_a_four_channel_file_gives_the_same(self, data, tmp_path):
         case = data / "BraTS-GLI-00002-000"

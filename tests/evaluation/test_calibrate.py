@@ -7,7 +7,6 @@ from workflows import LA
 
 from aps_components import cli
 from aps_components.data import load_datalist
-from aps_components.evaluation.calibrate import of_kept_pieces
 from aps_components.evaluation.doubt.held_out import TEMPERATURES
 from aps_components.evaluation.trained import load_trained
 from aps_components.models import read_checkpoint, read_settings
@@ -106,14 +105,3 @@ def test_a_folder_of_other_scans_serves_too(arguments, phantoms, tmp_path):
     assert read_settings(arguments["target"])["doubt"]["scans"] == len(load_datalist(phantoms).test)
     with pytest.raises(ValueError, match="held_out 'nowhere' is no folder"):
         cli.calibrate(**arguments, cases=0, held_out="nowhere")
-
-
-def test_what_an_answer_does_not_show_has_no_volume():
-    """Of class 1 the larger piece counts, of class 2 all of it: the smaller piece is background for certain."""
-    label = torch.zeros(17, 24, 40, dtype=torch.long)
-    label[2:9, 3:9, 5:12], label[12:14, 20:22, 30:33], label[9:12, 3:9, 5:12] = 1, 1, 2
-    scores = (torch.nn.functional.one_hot(label, 3).movedim(-1, 0)[None] * 0.9 + 0.1 / 3).log()
-    kept = of_kept_pieces(scores, True)
-    assert torch.bincount(kept.argmax(dim=1).flatten()).tolist() == [label.numel() - 294 - 126, 294, 126]
-    assert (kept[0, 1:, 12:14, 20:22, 30:33] < -13).all()
-    assert torch.equal(kept[..., :20], scores[..., :20])

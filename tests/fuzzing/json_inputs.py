@@ -41,7 +41,7 @@ from aps_components.segmentation.statistics import read_statistics, write_table
 from aps_components.studies.comparison.compare import _keep_settings
 from aps_components.studies.comparison.methods import load_methods
 from aps_components.studies.comparison.runs import Run, _means, _minutes
-from aps_components.studies.comparison.table import lines_of, markdown
+from aps_components.studies.comparison.table import figures_of, markdown
 from aps_components.training.history import read_history
 from aps_components.training.progress import plot_progress
 
@@ -233,7 +233,7 @@ def _run(folder: Path) -> Run:
 
 def _table(folder: Path) -> str:
     run = _run(folder)
-    return markdown(lines_of([run.method], {("ours", 0): run}, variant="raw"))
+    return markdown(figures_of([run.method], {("ours", 0): run}, variant="raw"))
 
 
 def _history(folder: Path) -> Any:

@@ -74,11 +74,6 @@ def by_content(*endings: str) -> Callable[[Path], dict[str, Any]]:
     return same
 
 
-def by_name(*endings: str) -> Callable[[Path], dict[str, Any]]:
-    """There are the same files of these endings; what is in them names the moment."""
-    return lambda folder: {str(file.relative_to(folder)): "" for file in _final(folder) if file.name.endswith(endings)}
-
-
 def weights(folder: Path) -> dict[str, Any]:
     """Of models, each tensor."""
     found = {}
@@ -92,6 +87,27 @@ def dice(folder: Path) -> dict[str, Any]:
     """Of a comparison's table, which also says how long it took."""
     rows = list(csv.DictReader((folder / "table.csv").open()))
     return {"table": [{key: value for key, value in row.items() if key != "minutes"} for row in rows]}
+
+
+def exported(folder: Path) -> dict[str, Any]:
+    """Of TorchScript files, all parts but those that say from which lines of Python it was made."""
+    found = {}
+    for file in sorted(folder.rglob("*.ts")):
+        with zipfile.ZipFile(file) as archive:
+            parts = {part.filename: part.CRC for part in archive.infolist()}
+        found[file.name] = {name: crc for name, crc in parts.items() if not name.endswith((".debug_pkl", "_id"))}
+    return found
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """Of a measurement with clicks, all that it says but how long it took."""
+    rows = list(csv.DictReader((folder / "clicks.csv").open()))
+    summary = json.loads((folder / "clicks.json").read_text())
+    return {"rows": [_without_times(row) for row in rows], "summary": _without_times(summary)}
+
+
+def _without_times(found: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in found.items() if not key.endswith("_ms")}
 
 
 def commands(place: Path) -> dict[str, Command]:
@@ -188,8 +204,17 @@ def commands(place: Path) -> dict[str, Command]:
             lambda folder: ["aps_components", "halve", str(model), str(folder / "model.pt")], weights, kills=4
         ),
         "clicks": Command(
-            lambda folder: ["aps_components", "clicks", *of_model, f"--out={folder}", "--clicks=2"],
-            by_name("clicks.csv", "clicks.json", "clicks.md"),  # they say how long it took
+            lambda folder: [
+                *(
+                    "aps_components",
+                    "clicks",
+                    f"--checkpoint={model}",
+                    f"--images={few}",
+                    f"--labels={data / 'labels'}",
+                ),
+                *(f"--out={folder}", "--clicks=2", "--device=cpu"),
+            ],
+            figures,
             kills=4,
         ),
         "uncertainty": Command(
@@ -202,7 +227,7 @@ def commands(place: Path) -> dict[str, Command]:
                 *("aps_components", "export", str(bundle), f"--out={folder / 'm.ts'}", "--format=torchscript"),
                 *(f"--checkpoint={model}", "--predictor=a"),
             ],
-            by_name(".ts"),
+            exported,
             kills=4,
         ),
     }

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from tiny_model import AFFINE, SHAPE
 
-from aps_components.interactive.words import Listener
+from aps_components.interactive.words import MOST_DRAWN, MOST_MARKS, Listener
 from aps_components.prompts import Box, Click, Scribble
 
 NAMES = {"background": 0, "kidney": 1}
@@ -64,3 +64,12 @@ def test_of_two_words_on_a_voxel_the_later_counts_and_it_is_said(listener):
     (note,) = said.notes
     assert "[1, 2, 3]" in note
     assert said.named() == {(4, 5, 7): 0, (4, 5, 6): 1, (1, 2, 3): 0}
+
+
+def test_more_than_a_person_says_is_refused_with_the_number(listener):
+    places = list(np.ndindex(SHAPE))
+    with pytest.raises(ValueError, match=f"{MOST_MARKS + 1} clicks"):
+        listener.words(points=[(place, 1) for place in places[:MOST_MARKS]], scribbles=[([places[-1]], 0)])
+    with pytest.raises(ValueError, match=f"{MOST_DRAWN + 1} voxels"):
+        listener.words(scribbles=[(places[:MOST_DRAWN], 1), ([places[-1]], 0)])
+    assert len(listener.words(points=[(place, 1) for place in places[:MOST_MARKS]]).clicks) == MOST_MARKS

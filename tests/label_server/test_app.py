@@ -1,8 +1,11 @@
 """What `aps label` does before a server starts."""
 
 import json
+import os
+import re
 import shutil
 import socket
+import subprocess
 import sys
 
 import pytest
@@ -18,8 +21,10 @@ from aps_components.label_server import (
     LabelServerError,
     ensure_environment,
     prepare_app,
+    studies_place,
 )
 from aps_components.models import CheckpointError, build_auto_prompt_seg
+from aps_components.ownership import FolderInUseError
 
 
 @pytest.fixture
@@ -173,3 +178,34 @@ def test_checkpoints_on_the_command_line():
     assert _listed(("la", "amos")) == _listed("la, amos") == ["la", "amos"]
     with pytest.raises(ValueError, match="write NAME=FILE"):
         _pair("model.pt")
+
+
+@pytest.mark.parametrize("kind", ["file", "loop", "inside a file", "a new folder"])
+def test_the_scans_lie_in_a_folder_that_can_be_written(kind, environment, tmp_path):
+    place = tmp_path / "studies"
+    if kind == "loop":
+        place.symlink_to(place)
+    elif kind != "a new folder":
+        place.write_text("x")
+    studies = place / "inner" if kind == "inside a file" else place
+    if kind == "a new folder":
+        assert studies_place(studies) == str(studies)
+        assert studies.is_dir()
+    else:
+        with pytest.raises(PermissionError, match=re.escape(str(studies))):
+            LabelServer(environment=environment, app=tmp_path / "app", studies=studies, models=["small"], port=0)
+    assert studies_place("http://pacs:8042/dicom-web") == "http://pacs:8042/dicom-web"
+
+
+def test_the_files_of_a_server_that_runs_stay_as_they_are(prepare, tmp_path):
+    (tmp_path / "app").mkdir()
+    code = "import sys; from aps_components.ownership import own; own(sys.argv[1]); print(1, flush=True); input()"
+    command = [sys.executable, "-c", code, str(tmp_path / "app")]
+    environ = {**os.environ, "PYTHONPATH": str(BUNDLES.parent)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ) as server:
+        assert server.stdout.readline() == b"1\n"
+        with pytest.raises(FolderInUseError, match=re.escape(str(tmp_path / "app"))):
+            prepare(untrained=True)
+        assert not list((tmp_path / "app").iterdir())
+        server.communicate(b"\n")
+    assert prepare(untrained=True)

@@ -99,10 +99,17 @@ def test_answer_equals_that_of_the_command_line_in_four_orientations(client, mod
 def test_broken_scan_gives_an_error_that_names_it_and_the_server_lives_on(client, log, tmp_path):
     with pytest.raises(LabelRequestError) as error:
         client.infer("small", "broken")
-    assert error.value.status == 500
-    assert log.says("broken.nii.gz: cannot be read as NIfTI")
-    assert log.says("copy, download or convert it again")
+    assert error.value.status == 422
+    for said in ("broken.nii.gz: cannot be read as NIfTI", "copy, download or convert it again"):
+        assert said in str(error.value)
+        assert log.says(said)
     assert voxels(answer(client, "RAS", tmp_path)).any()
+
+
+def test_a_model_that_there_is_not_is_named_with_those_that_are_there(client):
+    with pytest.raises(LabelRequestError, match=r"no model 'smal'; there are: .*small") as error:
+        client.infer("smal", "RAS")
+    assert error.value.status == 404
 
 
 def test_training_without_a_label_says_so(client):

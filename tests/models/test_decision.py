@@ -47,6 +47,32 @@ def test_an_update_by_hand():
     assert decision.offsets[1, 1].item() == pytest.approx(2 * 0.5 * math.log(0.5) - 0.5, abs=1e-3)
 
 
+def called_as(classes):
+    """Logits of ten voxels that are certain of these classes."""
+    return 9 * torch.nn.functional.one_hot(torch.tensor(classes), C).T.view(1, C, 1, 1, 10).float()
+
+
+def test_former_volumes_fade_at_each_update():
+    """First 4 voxels are called class 1 and 2 are; then 2 are both. 0.5 * 4 + 2 to 0.5 * 2 + 2."""
+    label = torch.tensor([1, 1, 0, 0, 0, 0, 0, 0, 0, 0])
+    decision = Decision(C, step=0.5, memory=0.5)
+    for called in ([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], label.tolist()):
+        decision.update(called_as(called), label.view(1, 1, 1, 1, 10), "a")
+    expected = 0.5 * math.log(2 / 4) + 0.5 * math.log(3 / 4)
+    assert decision.offsets[0, 1].item() == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_class_that_is_absent_from_a_few_patches_does_not_run_away():
+    """Ten patches hold it as it is found; then three do not, and one voxel of ten is still called so."""
+    label = torch.tensor([1, 1, 1, 0, 0, 0, 0, 0, 0, 0])
+    decision = Decision(C)
+    for _ in range(10):
+        decision.update(called_as(label.tolist()), label.view(1, 1, 1, 1, 10), "a")
+    for _ in range(3):
+        decision.update(called_as([1] + [0] * 9), torch.zeros(1, 1, 1, 1, 10, dtype=torch.long), "a")
+    assert -0.5 < decision.offsets[0, 1] < 0  # without a memory -1.5
+
+
 def test_voxels_without_a_label_do_not_count():
     """As of the ten voxels above, with five more that nobody labelled, and a patch of those alone."""
     called = torch.tensor([[1, 1, 1, 1, 2, 0, 0, 0, 0, 0, 1, 2, 1, 0, 2], [1] * 15])

@@ -252,6 +252,9 @@ def test_a_trained_setting_comes_from_beside_the_file(path):
         trained_setting(path, "spacing")
     assert trained_setting(path, "spacing", [1, 1, 1]) == [1, 1, 1]
     save_atomically(Pair().state_dict(), path)
+    with pytest.raises(CheckpointError, match=r"model\.json is missing.*give --spacing"):
+        trained_setting(path, "spacing")
+    path.with_suffix(".json").write_text('{"seed": 0}')
     with pytest.raises(CheckpointError, match=r"model\.json.* does not say 'spacing': give it with --spacing"):
         trained_setting(path, "spacing")
     save_settings(SETTINGS, path)

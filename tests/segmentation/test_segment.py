@@ -135,6 +135,17 @@ def test_scores_of_the_next_scan_are_made_once_for_each_weights(calibrated, scan
         next_scan(tmp_path / "list.json")
 
 
+def test_where_no_scan_is_scored_no_scores_are_written(calibrated, tmp_path, capsys):
+    listed = tmp_path / "list.json"
+    listed.write_text(json.dumps({"gone": str(tmp_path / "gone.nii.gz")}))
+    for out in ("scores.json", "listed.txt", "list.json/scores.json"):
+        options = ["--bundle", str(calibrated), "--out", str(tmp_path / out), "--device", "cpu"]
+        with patch.object(sys, "argv", ["aps", "next-scan", str(listed), *options]), pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert str(listed if out == "scores.json" else tmp_path / out).split("/scores")[0] in ended.value.code
+    assert [file.name for file in tmp_path.iterdir()] == ["list.json"]
+
+
 def test_every_file_is_there_and_no_other(results):
     each = ("aleatoric.nii.gz", "epistemic.nii.gz", "preview.png", "probabilities.nii.gz", "prompts.json")
     each += ("seg.nii.gz", "statistics.json")

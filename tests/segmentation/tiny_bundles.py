@@ -12,7 +12,7 @@ from workflows import BUNDLES, untrained_copy
 from aps_components.models import build_auto_prompt_seg, save_settings
 
 ROI_SIZE = [32, 32, 32]
-NETWORK = {"filters": 4, "sam_variant": "tiny"}
+NETWORK = {"filters": 2, "sam_variant": "tiny"}
 
 
 def tiny_bundle(folder: Path, name: str, *, weights: bool = True, **changes: Any) -> Path:

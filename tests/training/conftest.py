@@ -52,7 +52,7 @@ def make_trainer(dataset):
         **options,
     ):
         torch.manual_seed(seed)
-        tiny = {"filters": 4, "sam_variant": "tiny", "prompts": {"points_per_class": 4, "min_probability": 0.5}}
+        tiny = {"filters": 2, "sam_variant": "tiny", "prompts": {"points_per_class": 4, "min_probability": 0.5}}
         network = build_auto_prompt_seg(num_classes=2, roi_size=ROI, **tiny | (network or {})).to(device)
         optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate)
         handlers = list(handlers)

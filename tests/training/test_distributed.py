@@ -1,16 +1,18 @@
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from forked import own_process
+from two_ranks import train_as_rank
 from workflows import command, run_python, training_options
 
 from aps_components.data import load_datalist
 
-HERE = Path(__file__).parent
 TWO_RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
@@ -25,20 +27,18 @@ def test_two_ranks_hold_the_same_weights_and_split_the_cases(phantoms, tmp_path)
         phantoms,
         tmp_path,
         labeled_count=4,
-        labeled_batch=1,
-        unlabeled_batch=1,
-        epoch_length=3,
         cache_dir=str(tmp_path / "cache"),
         **{"train#trainer#gradient_clip": 1e-2},
     )
-    (tmp_path / "options.json").write_text(json.dumps(options))
-    run = run_python(
-        [*TWO_RANKS, str(HERE / "two_ranks.py"), str(tmp_path / "options.json"), str(tmp_path)],
-        cwd=tmp_path,
-    )
-    assert run.returncode == 0, run.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = [own_process(train_as_rank, rank, port, options, tmp_path) for rank in (0, 1)]
+    for process in ranks:
+        process.join(300)
+        assert process.exitcode == 0
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
-    assert first["iterations"] == second["iterations"] == 6
+    assert first["iterations"] == second["iterations"] == 4
     assert first["losses"] != second["losses"]
     assert first["teacher_moved"] > 0
     datalist = load_datalist(phantoms, labeled_count=4)

@@ -9,6 +9,12 @@ from aps_components.training import TrainingHistory, read_history
 LOSSES = [{"loss": 3.0, "iou": 1.0}, {"loss": 5.0}, {"loss": 2.0, "iou": 0.5}, {"loss": 1.0, "iou": 0.25}]
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Without the picture, which takes half a second an epoch."""
+    monkeypatch.setattr("aps_components.training.history.plot_progress", lambda *_: None)
+
+
 def make_engine(*, rank=0, outputs=LOSSES):
     """Two iterations an epoch, whose outputs are given."""
     engine = Engine(lambda engine, _: outputs[engine.state.iteration - 1])
@@ -27,6 +33,7 @@ def make_evaluator(*, metrics):
     return evaluator
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_line_an_epoch_with_the_mean_of_each_loss(tmp_path):
     engine = make_engine()
     TrainingHistory(tmp_path / "new" / "folder").attach(engine)
@@ -40,6 +47,7 @@ def test_one_line_an_epoch_with_the_mean_of_each_loss(tmp_path):
     assert "validation" not in first
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_validation_is_written_in_the_epochs_that_it_ran_in(tmp_path):
     engine, evaluator = make_engine(), make_evaluator(metrics={"dice": 0.25})
 
@@ -54,6 +62,7 @@ def test_validation_is_written_in_the_epochs_that_it_ran_in(tmp_path):
     assert second["validation"] == {"dice": 0.25}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_undefined_figure_is_null(tmp_path):
     """A validation without prompts has no prompt precision, and JSON has no NaN."""
     engine, evaluator = make_engine(), make_evaluator(metrics={"dice": 0.25, "prompt_precision": float("nan")})
@@ -105,6 +114,7 @@ def run_in(folder, ckpt_dir, *, epochs=2, after=0):
     run(engine)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_with_other_checkpoints_keeps_the_lines_of_the_one_before(tmp_path):
     out = tmp_path / "out"
     for models in ("a", "b", "c"):
@@ -116,6 +126,7 @@ def test_a_run_with_other_checkpoints_keeps_the_lines_of_the_one_before(tmp_path
     assert [(line["ckpt_dir"], line["epoch"]) for line in lines] == [("../a", 1), ("../a", 2), ("../a", 3)]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_same_run_goes_on_in_its_file_wherever_both_folders_lie(tmp_path):
     run_in(tmp_path / "x" / "out", tmp_path / "x" / "models")
     (tmp_path / "x").rename(tmp_path / "y")

@@ -95,6 +95,7 @@ EvaluationCache(list(range(40)), Lambda(load), num_workers=4, progress=False)
 """
 
 
+@pytest.mark.slow
 def test_an_error_while_loading_ends_the_process_and_does_not_kill_it():
     done = subprocess.run([sys.executable, "-c", CRASH], env=ENVIRON, capture_output=True, text=True, check=False)
     assert done.returncode == 1

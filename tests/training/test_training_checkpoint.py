@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from forked import own_process
 from ignite.engine import Events
-from workflows import command, run_python, start, train, training_options
+from workflows import command, run_command, train, training_options
 
 from aps_components.models import CheckpointError, build_auto_prompt_seg, load_weights, save_settings
 from aps_components.training import TrainingCheckpoint, load_pretrained, read_history
@@ -47,10 +48,11 @@ def kill_in(trainer, *, iteration):
 
 def test_goes_on_to_the_bit(make_trainer, tmp_path):
     """Killed in the middle of epoch 2, it repeats that epoch."""
-    make_trainer(ckpt_dir=tmp_path / "whole").run()
-    kill_in(make_trainer(ckpt_dir=tmp_path / "killed"), iteration=4)
+    small = {"batch": (1, 1)}
+    make_trainer(ckpt_dir=tmp_path / "whole", **small).run()
+    kill_in(make_trainer(ckpt_dir=tmp_path / "killed", **small), iteration=4)
     assert read(tmp_path / "killed" / "checkpoint.pt")["epoch"] == 1
-    resumed = make_trainer(ckpt_dir=tmp_path / "killed")
+    resumed = make_trainer(ckpt_dir=tmp_path / "killed", **small)
     iterations = []
     resumed.add_event_handler(Events.ITERATION_STARTED, lambda engine: iterations.append(engine.state.iteration))
     resumed.run()
@@ -59,31 +61,29 @@ def test_goes_on_to_the_bit(make_trainer, tmp_path):
         assert same(read(tmp_path / "killed" / file), read(tmp_path / "whole" / file)), file
 
 
-def test_killed_process_goes_on_to_the_bit(phantoms, tmp_path):
-    """The same command line again after SIGKILL ends where an uninterrupted training does."""
-    changes = {"epochs": 3, "epoch_length": 4, "labeled_batch": 1, "unlabeled_batch": 1}
-    train(training_options(phantoms, tmp_path / "whole", **changes))
+def test_killed_process_goes_on_to_the_bit(phantoms, tmp_path, caplog):
+    """The same options again after SIGKILL end where an uninterrupted training does."""
+    train(training_options(phantoms, tmp_path / "whole"))
     killed = tmp_path / "killed"
-    arguments = command("training", "train.json", options=training_options(phantoms, killed, **changes))
-    process = start(arguments, cwd=tmp_path)
+    options = training_options(phantoms, killed)
+    process = own_process(run_command, command("training", "train.json", options=options))
     deadline = time.monotonic() + 240
     while not (killed / "models" / "checkpoint.pt").is_file():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.is_alive(), process.exitcode
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    time.sleep(0.1)
     process.kill()
-    process.communicate()
-    assert process.returncode == -9
+    process.join()
+    assert process.exitcode == -9
     done = read(killed / "models" / "checkpoint.pt")["epoch"]
-    assert done < 3
-    again = run_python(arguments, cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert f"going on after epoch {done} of 3" in again.stdout + again.stderr
+    assert done < 2
+    with caplog.at_level(logging.INFO):
+        train(options)
+    assert f"going on after epoch {done} of 2" in caplog.text
     for file in ("model.pt", "model_best.pt"):
         assert same(read(killed / "models" / file), read(tmp_path / "whole" / "models" / file)), file
     lines, whole_lines = (read_history(tmp_path / run / "eval" / "history.jsonl") for run in ("killed", "whole"))
-    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert [line["epoch"] for line in lines] == [1, 2]
     for line in (*lines, *whole_lines):
         del line["seconds_per_iteration"]
     assert lines == whole_lines
@@ -105,7 +105,7 @@ def test_what_the_files_hold(make_trainer, tmp_path):
     assert (state["epoch"], state["iteration"]) == (1, 1)
     assert state["settings"] == json.loads((tmp_path / "model.json").read_text())
     assert same(state["student"], dict(trainer.network.state_dict()))
-    network = build_auto_prompt_seg(num_classes=2, roi_size=(32, 32, 32), filters=4, sam_variant="tiny")
+    network = build_auto_prompt_seg(num_classes=2, roi_size=(32, 32, 32), filters=2, sam_variant="tiny")
     load_weights(network, tmp_path / "model.pt")
 
 
@@ -126,6 +126,20 @@ def test_other_settings_are_refused_by_name(make_trainer, tmp_path, now, message
     with pytest.raises(CheckpointError, match=message):
         make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path, settings=now).run()
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"seed": 0, "labeled_count": 16}, r"rank 1 .*labeled_count 16 there, 8 now"),
+        ({"labeled_count": 8}, r"rank 1 .*seed None there, 0 now"),
+    ],
+)
+def test_ranks_that_were_given_different_things_do_not_begin(make_trainer, tmp_path, monkeypatch, other, message):
+    monkeypatch.setattr("aps_components.training.checkpoint.of_all_ranks", lambda own: [own, other])
+    with pytest.raises(CheckpointError, match=message):
+        make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path, settings={"seed": 0, "labeled_count": 8}).run()
+    assert contents(tmp_path) == {}
 
 
 def test_a_finished_run_has_nothing_to_do(make_trainer, tmp_path, caplog):
@@ -170,6 +184,28 @@ def test_best_weights_are_those_of_the_best_validation(make_trainer, tmp_path):
     assert (state["best_metric"], state["best_epoch"]) == (0.7, 2)
 
 
+def test_a_resumed_training_remembers_its_best_validation(make_trainer, tmp_path):
+    metrics = {1: 0.7, 2: 0.6}
+
+    def make():
+        evaluator = SimpleNamespace(state=SimpleNamespace(epoch=0, metrics={}, key_metric_name="dice"))
+        trainer = make_trainer(epochs=2, epoch_length=1, batch=(1, 0), objective={"train_b": False})
+
+        def validate(engine):
+            evaluator.state.epoch, evaluator.state.metrics = engine.state.epoch, {"dice": metrics[engine.state.epoch]}
+
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, validate)
+        TrainingCheckpoint(tmp_path, settings={}, evaluator=evaluator).attach(trainer)
+        return trainer
+
+    kill_in(make(), iteration=2)
+    best = (tmp_path / "model_best.pt").read_bytes()
+    make().run()
+    assert (tmp_path / "model_best.pt").read_bytes() == best
+    state = read(tmp_path / "checkpoint.pt")
+    assert (state["epoch"], state["best_metric"], state["best_epoch"]) == (2, 0.7, 1)
+
+
 def test_folder_that_cannot_be_written_is_refused_at_once(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(PermissionError, match=r"cannot write into .*file/models"):
@@ -180,7 +216,7 @@ def test_pretrained_gives_model_a_alone(make_trainer, tmp_path):
     trainer = make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path)
     trainer.run()
     torch.manual_seed(9)
-    network = build_auto_prompt_seg(num_classes=2, roi_size=(32, 32, 32), filters=4, sam_variant="tiny")
+    network = build_auto_prompt_seg(num_classes=2, roi_size=(32, 32, 32), filters=2, sam_variant="tiny")
     before = {key: value.clone() for key, value in network.state_dict().items()}
     assert load_pretrained(network, None) is network
     assert same(dict(network.state_dict()), before)
@@ -193,7 +229,7 @@ def test_pretrained_gives_model_a_alone(make_trainer, tmp_path):
 def test_all_of_a_pretrained_model(make_trainer, tmp_path):
     trainer = make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path)
     trainer.run()
-    network = build_auto_prompt_seg(num_classes=2, roi_size=(32, 32, 32), filters=4, sam_variant="tiny")
+    network = build_auto_prompt_seg(num_classes=2, roi_size=(32, 32, 32), filters=2, sam_variant="tiny")
     load_pretrained(network, tmp_path / "model.pt", part="all")
     assert same(dict(network.state_dict()), dict(trainer.teacher.module.state_dict()))
     with pytest.raises(ValueError, match="pretrained_part 'b' must be one of"):
@@ -213,7 +249,7 @@ def test_a_pretrained_model_goes_on_with_patches_of_another_size(make_trainer, t
     fine = build_auto_prompt_seg(
         num_classes=2,
         roi_size=(48, 32, 64),
-        filters=4,
+        filters=2,
         sam_variant="tiny",
         prompts={"points_per_class": 4, "min_probability": 0.5},
     ).eval()
@@ -287,7 +323,7 @@ def test_what_fits_of_a_model_of_other_classes_and_channels(make_trainer, tmp_pa
     trainer.run()
     taught = trainer.teacher.module.state_dict()
     torch.manual_seed(9)
-    network = build_auto_prompt_seg(num_classes=3, in_channels=2, roi_size=(32, 32, 32), filters=4, sam_variant="tiny")
+    network = build_auto_prompt_seg(num_classes=3, in_channels=2, roi_size=(32, 32, 32), filters=2, sam_variant="tiny")
     before = {key: value.clone() for key, value in network.state_dict().items()}
     with caplog.at_level(logging.INFO):
         load_pretrained(network, tmp_path / "model.pt", part="fitting", settings={"fusion": "other"})
@@ -297,7 +333,7 @@ def test_what_fits_of_a_model_of_other_classes_and_channels(make_trainer, tmp_pa
     for key, value in after.items():
         assert torch.equal(value, taught[key] if key in fits else before[key]), key
     assert (
-        "left as they are: model_a.encoder.0.layers.0.weight: (4, 1, 3, 3, 3) in the file, (4, 2, 3, 3, 3)"
+        "left as they are: model_a.encoder.0.layers.0.weight: (2, 1, 3, 3, 3) in the file, (2, 2, 3, 3, 3)"
         in caplog.text
     )
     torch.save({"x": torch.zeros(1)}, tmp_path / "other.pt")

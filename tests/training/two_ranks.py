@@ -1,10 +1,7 @@
-"""One rank of a distributed training of the bundle; test_distributed.py starts two under torchrun.
-
-Arguments: a JSON file of overrides of train.json, and a folder that receives what each rank saw.
-"""
+"""One rank of a distributed training of the bundle; test_distributed.py starts two, as torchrun does."""
 
 import json
-import sys
+import os
 from pathlib import Path
 
 import torch
@@ -17,9 +14,11 @@ def flat(module):
     return torch.cat([value.detach().double().flatten() for value in module.state_dict().values()])
 
 
-def main(options_file, folder):
+def train_as_rank(rank, port, options, folder):
+    """Train with overrides of train.json; ``folder`` receives what the rank saw."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {key: str(value) for key, value in place.items()}
     torch.set_num_threads(1)
-    options = json.loads(Path(options_file).read_text())
     workflow = make_workflow("train.json", "multi_gpu_train.json", kind="train", options=options)
     workflow.initialize()
     trainer = workflow.parser.get_parsed_content("train#trainer")
@@ -45,7 +44,3 @@ def main(options_file, folder):
     text = json.dumps(seen, default=sorted)
     (Path(folder) / f"rank{dist.get_rank()}.json").write_text(text)
     workflow.finalize()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -32,5 +32,5 @@ def test_it_is_packaged_as_untrained_alone(bundle, tmp_path):
         f"{bundle.name}/models/README.md"
     ]
     said = "Untrained: no weights come with it; train first."
-    assert metadata["description"].endswith(said)
+    assert metadata["untrained"] is True
     assert said in page

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,13 +13,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from monai.bundle import verify_net_in_out
+from monai.bundle import verify_metadata, verify_net_in_out
 
 from aps_components.bundle.block import DatasetBlock
+from aps_components.bundle.metadata import SCHEMA_FILE
+from aps_components.bundle.writer import template
 from aps_components.configuration import BundleWorkflow
 from aps_components.data.datalist import DATALIST
 from aps_components.data.nifti import write_nifti
 from aps_components.errors import root_cause
+from aps_components.files import sha256_of
+from aps_components.terminal import brief
 
 SIDE = 32  # voxels; the least that every network of this project takes
 WORKFLOWS = {"train": "train.json", "infer": "inference.json"}
@@ -43,6 +47,27 @@ def run_faults(bundle: Path, block: DatasetBlock) -> list[str]:
         with _quiet_logging():
             faults = [fault for where, check in checks.items() for fault in _tried(check, where)]
     return [fault.replace(f"{bundle}{os.sep}", "") for fault in faults]
+
+
+def schema_faults(metadata: Mapping[str, Any]) -> Iterator[str]:
+    """What MONAI's comparison of ``metadata.json`` with its schema finds first; nothing is fetched.
+
+    Raises:
+        RuntimeError: jsonschema, which MONAI needs for it, is not installed.
+    """
+    with TemporaryDirectory() as folder, _quiet_logging():
+        file, schema = Path(folder) / "metadata.json", Path(folder) / SCHEMA_FILE
+        file.write_text(json.dumps(metadata), encoding="utf-8")
+        schema.write_text(template(SCHEMA_FILE), encoding="utf-8")
+        known = {"filepath": str(schema), "hash_val": sha256_of(schema), "hash_type": "sha256"}
+        try:
+            verify_metadata(meta_file=str(file), **known)
+        except ImportError as error:
+            raise RuntimeError(f"{error}: metadata.json is checked by it; run: pip install jsonschema") from error
+        except ValueError as error:
+            where = "#".join(str(step) for step in getattr(error.__cause__, "absolute_path", ()))
+            said = brief(getattr(error.__cause__, "message", str(error)), most=500)
+            yield f"{where}: {said}" if where else said
 
 
 @contextmanager

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from types import ModuleType
 from typing import Any
 
 from aps_components.bundle.block import DatasetBlock
-from aps_components.bundle.metadata import PACKAGES, SCHEMA_FILE, TO_FILL_IN, BundleMetadata, render_metadata
+from aps_components.bundle.metadata import (
+    DATA_LICENSE,
+    PACKAGES,
+    SCHEMA_FILE,
+    TO_FILL_IN,
+    BundleMetadata,
+    render_metadata,
+)
+from aps_components.bundle.packaging.checks import schema_faults
 from aps_components.bundle.packaging.docs import headings
-from aps_components.bundle.writer import template
 from aps_components.plain_json import parse_json
-from aps_components.terminal import brief
 
 # Plain, because MONAI takes what stands before the first "." of NAME.zip for the folder in it.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -30,7 +34,7 @@ SECTIONS = (
     "References",
     "License",
 )
-METADATA, PAGE, DATA_LICENSE = "configs/metadata.json", "docs/README.md", "docs/data_license.txt"
+METADATA, PAGE = "configs/metadata.json", "docs/README.md"
 PAPERS = {
     "LICENSE": "copy the project's LICENSE there, or write the bundle's own",
     PAGE: f"write one with the sections {', '.join(SECTIONS)}",
@@ -59,8 +63,6 @@ def paper_faults(name: str, files: Mapping[str, bytes]) -> Iterator[str]:
     if not NAME.fullmatch(name):
         yield f'{name}: no name for a bundle; rename the folder with letters, digits, "_" and "-" alone'
     yield from _missing(files, PAPERS)
-    if TO_FILL_IN in files.get(DATA_LICENSE, b"").decode(errors="replace").splitlines():
-        yield f'{DATA_LICENSE}: not filled in yet; do it, and take the line "{TO_FILL_IN}" out'
     if PAGE in files:
         yield from _page_faults(files[PAGE].decode(errors="replace"))
 
@@ -88,12 +90,10 @@ def _metadata_faults(metadata: Any) -> Iterator[str]:
     if not isinstance(metadata, dict):
         yield f"{METADATA}: holds a {type(metadata).__name__}; write a JSON object"
         return
-    schema = json.loads(template(SCHEMA_FILE))
-    validator = _jsonschema().validators.validator_for(schema)(schema)
-    for error in sorted(validator.iter_errors(metadata), key=lambda error: error.json_path):
-        where = "#".join(str(step) for step in error.absolute_path)
-        said = brief(error.message, most=500)
-        yield f"{METADATA}: {f'{where}: ' if where else ''}{said}; mend it as configs/{SCHEMA_FILE} wants it"
+    for fault in schema_faults(metadata):
+        yield f"{METADATA}: {fault}; mend it as configs/{SCHEMA_FILE} wants it"
+    for page in metadata.get(TO_FILL_IN) or ():
+        yield f"{page}: not filled in yet; do it, and take it out of {TO_FILL_IN} in {METADATA}"
     yield from _version_faults(metadata.get("version"), metadata.get("changelog"))
     required = metadata.get("required_packages_version")
     for name, version in PACKAGES.items():
@@ -147,12 +147,3 @@ def _at(content: Any, path: tuple[str, ...]) -> Any:
     for key in path:
         content = content.get(key) if isinstance(content, dict) else None
     return content
-
-
-def _jsonschema() -> ModuleType:
-    try:
-        return importlib.import_module("jsonschema")
-    except ImportError as error:
-        raise RuntimeError(
-            "jsonschema, which checks metadata.json, is not installed; run: pip install jsonschema"
-        ) from error

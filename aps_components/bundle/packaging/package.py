@@ -26,7 +26,7 @@ from aps_components.bundle.packaging.weights import (
     with_weights,
     without_weights,
 )
-from aps_components.files import expanded
+from aps_components.files import expanded, real
 from aps_components.models import TRAINED_KEYS, ensure_writable
 from aps_components.options import number
 
@@ -92,7 +92,7 @@ def package_bundle(
         ValueError: the other arguments do not fit each other.
     """
     limit_mb = number(least=0)("limit_mb", limit_mb)
-    folder = expanded(bundle).resolve()
+    folder = real(expanded(bundle))
     if not (folder / "configs").is_dir():
         raise FileNotFoundError(f"no bundle at {bundle}: give its folder, such as bundles/NAME")
     if untrained and checkpoint is not None:

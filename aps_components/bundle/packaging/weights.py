@@ -24,7 +24,8 @@ from aps_components.models import (
 
 MODEL, SETTINGS, LARGE_FILES = "models/model.pt", "models/model.json", "large_files.yml"
 PAGE, MODELS_PAGE, METADATA = "docs/README.md", "models/README.md", "configs/metadata.json"
-UNTRAINED = "Untrained: no weights come with it; train first."
+UNTRAINED_KEY = "untrained"  # of metadata.json
+UNTRAINED = "Untrained: no weights come with it; train first."  # on the pages
 FETCH = "python -m monai.bundle download_large_files --bundle_path ."
 MEGABYTE = 1_000_000
 NAMED = 3
@@ -113,13 +114,13 @@ def without_weights(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def _described(files: dict[str, bytes], *, untrained: bool) -> dict[str, bytes]:
-    """``metadata.json``, whose description says that there are no weights where there are none."""
+    """``metadata.json``, which says by a key of its own where there are no weights."""
     metadata = json.loads(files[METADATA])
-    description = str(metadata["description"])
-    if untrained == (UNTRAINED in description):
+    if metadata.get(UNTRAINED_KEY, False) == untrained:
         return {METADATA: files[METADATA]}
-    said = f"{description.rstrip('. ')}. {UNTRAINED}" if untrained else description.replace(UNTRAINED, "").rstrip(". ")
-    return {METADATA: (json.dumps(metadata | {"description": said}, indent=4, ensure_ascii=False) + "\n").encode()}
+    others = {key: value for key, value in metadata.items() if key != UNTRAINED_KEY}
+    said = {**others, UNTRAINED_KEY: True} if untrained else others
+    return {METADATA: (json.dumps(said, indent=4, ensure_ascii=False) + "\n").encode()}
 
 
 def _with_notices(files: dict[str, bytes], *, models: str, page: str = "") -> dict[str, bytes]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from aps_components.data.datalist import DATALIST
 from aps_components.data.errors import DataError
-from aps_components.files import expanded, replace_text
+from aps_components.files import ensure_writable, expanded, replace_text
 
 SUMMARY = "preparation.json"
 PARTS = ("training", "unlabeled", "validation", "test")
@@ -76,16 +76,7 @@ def write_json(path: Path, content: object) -> None:
 
 def output_folder(out: str | os.PathLike[str]) -> Path:
     """Make the output folder; refuse one that cannot be written to or has a datalist of someone else's."""
-    folder = Path(os.path.abspath(expanded(out)))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".unfinished-probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be written to ({error.strerror or error}); give another folder with --out"
-        ) from error
+    folder = ensure_writable(os.path.abspath(expanded(out)))
     if (folder / DATALIST).is_file() and not (folder / SUMMARY).is_file():
         raise DataError(
             f"{folder / DATALIST}: was not written by a preparation and would be lost; give another folder with --out"

@@ -17,6 +17,7 @@ from aps_components.data.errors import DataError
 from aps_components.data.nifti import Scan, read_scan
 from aps_components.data.nifti import write_nifti as write_volume
 from aps_components.data.preparation.cases import Outcome, RawCase
+from aps_components.errors import system_fault
 
 # NRRD names its directions; NIfTI's are right, anterior, superior.
 TO_RAS = {
@@ -220,6 +221,8 @@ def _relative(entry: str | list[str], out: Path) -> str | list[str]:
 
 
 def _broken(file: str, kind: str, error: Exception) -> str:
+    if fault := system_fault(error):
+        return f"{file}: {fault}"
     return (
         f"{file}: cannot be read as {kind} ({type(error).__name__}: {str(error).strip()[:200]}); "
         "it looks truncated or is another format: copy or download it again"

@@ -14,7 +14,7 @@ from aps_components.data import dataset_name, load_datalist
 from aps_components.data.datalist import DATALIST
 from aps_components.data.identity import digest_of
 from aps_components.evaluation.trained import scans_of_split
-from aps_components.files import replace_text
+from aps_components.files import real, replace_text
 from aps_components.models import ensure_writable
 from aps_components.options import SEED, differences, refuse_unknown, whole
 from aps_components.plain_json import read_object
@@ -27,7 +27,7 @@ from aps_components.studies.comparison.methods import (
 )
 from aps_components.studies.comparison.runs import Run, RunError
 from aps_components.studies.comparison.schedule import every_run, execute, unfinished
-from aps_components.studies.comparison.table import comma_separated, lines_of, markdown, plot
+from aps_components.studies.comparison.table import comma_separated, figures_of, markdown, plot
 
 SETTINGS_FILE = "comparison.json"
 LOCK_FILE = ".lock"
@@ -77,8 +77,8 @@ def compare(
     """
     jobs, epochs = whole(least=1)("jobs", jobs), whole(least=1)("epochs", epochs)
     seeds = [SEED("seeds", seed) for seed in seeds]
-    bundle, out = Path(bundle).resolve(), Path(out).resolve()
-    results = out if results is None else Path(results).resolve()
+    bundle, out = real(bundle), real(out)
+    results = out if results is None else real(results)
     if not (bundle / "configs" / "train.json").is_file():
         raise FileNotFoundError(f"no bundle at {bundle}: give its folder with --bundle")
     options = dict(options or {})
@@ -96,7 +96,7 @@ def compare(
         out=out,
         results=results,
         bundle=bundle,
-        options={"dataset_dir": str(Path(dataset_dir).resolve()), **options},
+        options={"dataset_dir": str(real(dataset_dir)), **options},
         epochs=epochs,
         split=split,
     )
@@ -186,10 +186,10 @@ def _with_effect(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write(chosen: Sequence[Method], runs: dict[tuple[str, int], Run], results: Path, variant: str) -> Path:
-    lines = lines_of(chosen, runs, variant=variant)
+    figures = figures_of(chosen, runs, variant=variant)
     table = results / "table.md"
-    replace_text(table, markdown(lines))
-    replace_text(table.with_suffix(".csv"), comma_separated(lines))
-    if lines:
-        plot(lines, table.with_suffix(".png"))
+    replace_text(table, markdown(figures))
+    replace_text(table.with_suffix(".csv"), comma_separated(figures))
+    if len(figures):
+        plot(figures, table.with_suffix(".png"))
     return table

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from threading import Event
 from typing import Any
 
@@ -22,6 +21,7 @@ from aps_components.models import copy_settings, read_checkpoint, save_atomicall
 from aps_components.plain_json import are_numbers, is_number, read_object
 from aps_components.processes import CommandFailedError, CommandStopped, run_logged
 from aps_components.studies.comparison.methods import GROUP, Method, in_equal_budget
+from aps_components.studies.frames import pandas as pd
 from aps_components.training.history import HISTORY_FILE, read_history
 
 # The averaged weights, the same after `aps calibrate` where training has a decision, and the last ones.
@@ -282,12 +282,9 @@ class Run:
 
 
 def _minutes(history: Sequence[Mapping[str, Any]]) -> float:
-    iterations = [0, *(entry["iteration"] for entry in history)]
-    seconds = (
-        entry["seconds_per_iteration"] * (entry["iteration"] - before)
-        for entry, before in zip(history, iterations, strict=False)
-    )
-    return sum(seconds) / 60
+    epochs = pd.DataFrame(history)
+    iterations = epochs["iteration"].diff().fillna(epochs["iteration"])
+    return float((epochs["seconds_per_iteration"] * iterations).sum()) / 60
 
 
 def of_all_classes(entries: Sequence[dict[str, Any]], predictor: str, variant: str) -> dict[str, Any]:
@@ -355,8 +352,7 @@ def _are_cases(rows: Any) -> bool:
 
 def _dice_by_scan(cases: Sequence[Mapping[str, Any]], predictor: str, variant: str) -> dict[str, float]:
     """Of each scan the mean over its classes."""
-    by_scan: dict[str, list[float]] = {}
-    for row in cases:
-        if (row["predictor"], row["variant"]) == (predictor, variant) and row["dice"] is not None:
-            by_scan.setdefault(row["case"], []).append(row["dice"])
-    return {case: round(fmean(values), 6) for case, values in by_scan.items()}
+    rows = pd.DataFrame(cases, columns=["predictor", "variant", "case", "dice"]).astype({"dice": float})
+    own = rows[(rows["predictor"] == predictor) & (rows["variant"] == variant)].dropna(subset="dice")
+    means = own.groupby("case", sort=False)["dice"].mean()
+    return {str(case): round(float(dice), 6) for case, dice in means.items()}

@@ -246,7 +246,7 @@ class TestUntrained:
         assert untrained.archive.name == f"small_v{VERSION}_untrained.zip"
         files = content(untrained.archive)
         said = "Untrained: no weights come with it; train first."
-        assert json.loads(files["small/configs/metadata.json"])["description"].endswith(f" scans. {said}")
+        assert json.loads(files["small/configs/metadata.json"])["untrained"] is True
         for page in ("docs", "models"):
             lines = files[f"small/{page}/README.md"].decode().splitlines()
             assert (lines[0][:2], lines[4]) == ("# ", f"**{said}**")
@@ -261,6 +261,7 @@ class TestUntrained:
     def test_a_trained_package_says_nothing_of_the_kind(self, files):
         for name in ("docs/README.md", "models/README.md", "configs/metadata.json"):
             assert b"Untrained:" not in files[f"small/{name}"]
+        assert "untrained" not in json.loads(files["small/configs/metadata.json"])
 
 
 class TestLargeWeights:

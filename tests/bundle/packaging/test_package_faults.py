@@ -85,8 +85,8 @@ def test_the_bundle_that_these_tests_spoil_fits(bundle, tmp_path):
         (written("LICENSE", " \n"), "LICENSE: empty; copy"),
         (removed("docs/data_license.txt"), "docs/data_license.txt: missing; say there where the data come from"),
         (
-            written("docs/data_license.txt", "Data of mine\n\nTO FILL IN:\nwhere they come from\n"),
-            'docs/data_license.txt: not filled in yet; do it, and take the line "TO FILL IN:" out',
+            in_metadata(to_fill_in=["docs/data_license.txt"]),
+            "docs/data_license.txt: not filled in yet; do it, and take it out of to_fill_in in configs/metadata.json",
         ),
         (removed("docs/README.md"), "docs/README.md: missing; write one with the sections Model Overview, Data"),
         (edited("docs/README.md", "\n## Output\n", "\n### Output\n"), 'no section "Output"; add "## Output"'),

@@ -181,7 +181,7 @@ def test_wrong_arguments_are_refused(tmp_path, run):
 
 def test_an_output_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(DataError, match=r"file/out: cannot be written to \(.*\); give another folder with --out"):
+    with pytest.raises(PermissionError, match=r"cannot write into .*file/out: .*choose another folder"):
         prepare("amos", raw=write_amos(tmp_path / "raw", ["amos_0001"]), out=tmp_path / "file" / "out")
 
 

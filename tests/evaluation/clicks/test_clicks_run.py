@@ -15,7 +15,7 @@ from aps_components.evaluation.metrics import Region
 from aps_components.interactive import Predictor, load_model
 
 CORRECT = "aps_components.evaluation.clicks.scan.Annotator.correct"
-STORED = {"network_def": {"filters": 4, "sam_variant": "tiny"}, "simulated_user": {}, "spacing": [1.5, 1.5, 1.5]}
+STORED = {"network_def": {"filters": 2, "sam_variant": "tiny"}, "simulated_user": {}, "spacing": [1.5, 1.5, 1.5]}
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 import json
-import math
 from pathlib import Path
 
 import pytest
 
 from aps_components.studies.comparison.methods import load_methods
 from aps_components.studies.comparison.runs import Run
-from aps_components.studies.comparison.table import comma_separated, lines_of, markdown, plot
+from aps_components.studies.comparison.table import DIFFERENCE, comma_separated, figures_of, markdown, plot
 
 METHODS = load_methods()
 
@@ -54,12 +53,13 @@ def runs(tmp_path):
 
 
 def test_mean_and_spread_over_the_seeds_by_hand(runs):
-    (ema, plain) = lines_of([METHODS["bcp"]], runs, variant="raw")
-    assert ema.seeds == (0, 1)
-    assert ema.values["dice"] == (0.80, 0.84)
-    assert math.isnan(ema.values["hd95_mm"][1])
-    assert ema.minutes == (3.0, 3.0)
-    text = markdown([ema, plain])
+    figures = figures_of([METHODS["bcp"]], runs, variant="raw")
+    ema = figures[figures["checkpoint"] == "ema"]
+    assert ema["seed"].tolist() == [0, 1]
+    assert ema["dice"].tolist() == [0.80, 0.84]
+    assert ema["hd95_mm"].isna().tolist() == [False, True]
+    assert ema["minutes"].tolist() == [3.0, 3.0]
+    text = markdown(figures)
     # sqrt(((80 - 82)^2 + (84 - 82)^2) / 1) = 2.83
     row = "| ema | a | 82.00 ± 2.83 | -5.00 | 92.00 ± 2.83 | 72.00 ± 2.83 | 41.00 ± 1.41 | 4.00 |"
     assert "| method | weights | model | Dice % | to Ours | median scan % | worst scan % | Jaccard % |" in text
@@ -71,38 +71,37 @@ def test_a_checkpoint_that_only_some_results_have(runs, tmp_path):
     """An earlier version wrote no calibrated ones."""
     runs["bcp", 2] = finished_run(tmp_path, "bcp", 2, {"ema": 0.82, "calibrated": 0.86, "plain": 0.70})
     runs["ours", 2] = finished_run(tmp_path, "ours", 2, {"ema": 0.90, "calibrated": 0.88, "plain": 0.85})
-    lines = lines_of([METHODS["bcp"]], runs, variant="raw")
-    assert [(line.checkpoint, line.seeds) for line in lines] == [
-        ("ema", (0, 1, 2)),
-        ("calibrated", (2,)),
-        ("plain", (0, 1, 2)),
-    ]
-    assert lines[1].differences == pytest.approx((0.03,))  # ours is its average, 0.05 below its dice of a
-    plot(lines, tmp_path / "table.png")
+    figures = figures_of([METHODS["bcp"]], runs, variant="raw")
+    seeds = figures.groupby("checkpoint", sort=False)["seed"].apply(list).to_dict()
+    assert list(seeds.items()) == [("ema", [0, 1, 2]), ("calibrated", [2]), ("plain", [0, 1, 2])]
+    # ours is its average, 0.05 below its dice of a
+    assert figures[figures["checkpoint"] == "calibrated"][DIFFERENCE].tolist() == pytest.approx([0.03])
+    plot(figures, tmp_path / "table.png")
 
 
 def test_an_ablation_reads_the_training_that_it_shares(runs):
-    lines = lines_of([METHODS["model/a"], METHODS["model/b"]], runs, variant="raw")
-    assert [(line.method, line.checkpoint, line.values["dice"][0]) for line in lines] == [
-        ("model/a", "ema", 0.90),
-        ("model/a", "plain", 0.85),
-        ("model/b", "ema", pytest.approx(0.80)),
-        ("model/b", "plain", pytest.approx(0.75)),
+    figures = figures_of([METHODS["model/a"], METHODS["model/b"]], runs, variant="raw")
+    assert figures[["method", "checkpoint", "dice"]].values.tolist() == [
+        ["model/a", "ema", 0.90],
+        ["model/a", "plain", 0.85],
+        ["model/b", "ema", pytest.approx(0.80)],
+        ["model/b", "plain", pytest.approx(0.75)],
     ]
     assert "| Model B | ema | b | 80.00 | -5.00 | 90.00 | 70.00 | 40.00 | 4.00 | 1.00 | 125.00 | 3.0 | 1 |" in markdown(
-        lines
+        figures
     )
 
 
 def test_differences_are_those_to_ours_with_the_same_seed(runs):
     """Ours is measured as the average of A and B; with seed 0 it has a figure, with seed 1 none."""
     methods = [METHODS[name] for name in ("bcp", "model/a", "ours", "model/average")]
-    lines = {(line.method, line.checkpoint): line for line in lines_of(methods, runs, variant="raw")}
-    assert lines["bcp", "ema"].differences == pytest.approx((0.80 - 0.85,))
-    assert lines["bcp", "plain"].differences == pytest.approx((0.70 - 0.80,))
-    assert lines["model/a", "ema"].differences == pytest.approx((0.90 - 0.85,))
-    assert lines["ours", "ema"].differences == lines["model/average", "ema"].differences == ()
-    text = markdown(list(lines.values()))
+    figures = figures_of(methods, runs, variant="raw")
+    found = {key: rows[DIFFERENCE].dropna().tolist() for key, rows in figures.groupby(["method", "checkpoint"])}
+    assert found["bcp", "ema"] == pytest.approx([0.80 - 0.85])
+    assert found["bcp", "plain"] == pytest.approx([0.70 - 0.80])
+    assert found["model/a", "ema"] == pytest.approx([0.90 - 0.85])
+    assert found["ours", "ema"] == found["model/average", "ema"] == []
+    text = markdown(figures)
     assert "| Bidirectional copy-paste | ema | a | 82.00 ± 2.83 | -5.00 |" in text
     assert "| Model A | ema | a | 90.00 | +5.00 |" in text
 
@@ -114,25 +113,29 @@ def test_a_result_without_the_scans_own_dice_has_a_table_all_the_same(runs):
         for means in entries:
             means.pop("dice_by_scan", None)
     file.write_text(json.dumps(result))
-    (ema, _) = lines_of([METHODS["bcp"]], {("bcp", 0): runs["bcp", 0]}, variant="raw")
-    assert math.isnan(ema.values["dice_worst"][0])
-    assert "| 80.00 | - | - | - | 40.00 | 4.00 |" in markdown([ema])
+    figures = figures_of([METHODS["bcp"]], {("bcp", 0): runs["bcp", 0]}, variant="raw")
+    assert figures["dice_worst"].isna().all()
+    assert "| 80.00 | - | - | - | 40.00 | 4.00 |" in markdown(figures)
 
 
 def test_what_is_not_done_is_not_in_the_table(runs):
     runs["ours", 0].result_file.unlink()
-    assert lines_of([METHODS["ours"]], runs, variant="raw") == []
+    figures = figures_of([METHODS["ours"]], runs, variant="raw")
+    assert figures.empty
+    assert len(markdown(figures).splitlines()) == 2  # the head
+    assert len(comma_separated(figures).splitlines()) == 1
 
 
 def test_csv_has_a_row_for_each_figure_and_the_plot_is_drawn(runs, tmp_path):
-    lines = lines_of([METHODS["bcp"], METHODS["ours"]], {k: r for k, r in runs.items() if k[0] == "bcp"}, variant="raw")
-    rows = comma_separated(lines).splitlines()
+    of_bcp = {key: run for key, run in runs.items() if key[0] == "bcp"}
+    figures = figures_of([METHODS["bcp"], METHODS["ours"]], of_bcp, variant="raw")
+    rows = comma_separated(figures).splitlines()
     metrics = "dice,dice_median,dice_worst,jaccard,hd95_mm,asd_mm,volume_ratio"
     assert rows[0] == f"method,title,checkpoint,predictor,seed,{metrics},minutes"
     values = "0.800000,0.900000,0.700000,0.400000,4.000000,1.000000,1.250000"
     assert rows[1] == f"bcp,Bidirectional copy-paste,ema,a,0,{values},3.00"
     assert len(rows) == 1 + 2 * 2
-    plot(lines, tmp_path / "table.png")
+    plot(figures, tmp_path / "table.png")
     assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -154,5 +157,5 @@ def test_a_result_that_is_none_is_named(runs, change):
     file = runs["bcp", 1].result_file
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(ValueError, match="delete it to make it anew") as error:
-        lines_of([METHODS["bcp"]], runs, variant="raw")
+        figures_of([METHODS["bcp"]], runs, variant="raw")
     assert str(file) in str(error.value)
