@@ -81,6 +81,9 @@ def require_memory(wanted: float, *, what: str, mend: str = "take a machine with
     """
     free = free_memory()
     if free is not None and wanted > free:
+        return_freed_memory()  # what this process keeps on its heap is free, too
+        free = free_memory()
+    if free is not None and wanted > free:
         raise NotEnoughMemoryError(
             f"{what}: needs about {_gigabytes(wanted)} of memory, and {_gigabytes(free)} are free; {mend}"
         )

@@ -32,6 +32,11 @@ def brief(value: object, *, most: int = 200) -> str:
     return shown(text if len(text) <= most else f"{text[: most - 3]}...")
 
 
+def say(line: str) -> None:
+    """Print a line at once and in one piece: processes that torchrun starts write to one terminal, without a buffer."""
+    print(f"{line}\n", end="", flush=True)
+
+
 def guard_terminal() -> None:
     """From now on what this process prints to standard output and error passes :func:`shown`, its lines aside.
 

@@ -3,8 +3,9 @@
     python benchmarks/large_scan.py --sizes 256,256,400 512,512,400 512,512,800
 
 The network is a stand-in that knows a voxel's class from its brightness, so that what is around a network is seen
-alone; everything else is the bundle's own. Each size is a process. ``--maps`` has the maps written, too; ``--network
-average`` runs a small AutoPromptSeg with random weights, so that the passes of both models and the points are there.
+alone; everything else is the bundle's own. Each size is a process. ``--network average`` runs a small AutoPromptSeg
+with random weights, so that the passes of both models and the points are there; with it ``--maps`` has the maps
+written, too.
 ``--whole`` takes the bundle's own network. With ``--every 40`` a network computes on each 40th window alone, so that
 its memory is there and a window's seconds are known, and what it says is what the stand-in says: random weights give
 noise, on which points, inverting and pieces take what they never take. ``--clock cpu`` counts the seconds of the
@@ -178,7 +179,8 @@ def watch_stages(watch: Stopwatch) -> None:
     watch.wrap(inferer.PromptedSlidingWindowInferer, "predict_stored", "windows and blending")
     watch.wrap(own_grid.OwnGrid, "label_map", "invert")
     watch.wrap(own_grid.OwnGrid, "channel", "invert maps")
-    watch.wrap(postprocessing, "keep_largest_component", "largest components")
+    watch.wrap(own_grid.OwnGrid, "label_map_and_confidence", "invert")
+    watch.wrap(postprocessing, "kept_pieces", "largest components")
     watch.wrap(saving.SaveOnScansGridd, "__call__", "write", opaque=False)
     watch.wrap(segment, "sign", "write")
     watch.wrap(segment._Run, "_measure", "statistics")
@@ -266,6 +268,8 @@ def main() -> None:
     parser.add_argument("--folder", help="where scans and results lie for a while")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.maps and arguments.network == "brightness":
+        parser.error("--maps needs a network that is unsure: give --network average, a or b, too")
     if arguments.one:
         print(json.dumps(measure([int(side) for side in arguments.sizes[0].split(",")], arguments)))
         return

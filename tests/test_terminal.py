@@ -11,7 +11,7 @@ import pytest
 
 from aps_components.csv_table import comma_separated
 from aps_components.segmentation.statistics import class_statistics, read_statistics, write_statistics, write_table
-from aps_components.terminal import CURSOR_UP, UNREAD, guard_terminal, shown
+from aps_components.terminal import CURSOR_UP, UNREAD, guard_terminal, say, shown
 
 ENVIRON = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
 
@@ -39,6 +39,19 @@ def test_what_a_terminal_obeys_is_spelled_out_in_one_line(text):
 @pytest.mark.parametrize("text", ["scan 1.nii.gz", "Vorhof, größer", "左心房", "a\\x1b", "é"])
 def test_letters_stay(text):
     assert shown(text) == text
+
+
+def test_a_line_is_one_write_so_that_processes_do_not_mix_theirs(monkeypatch):
+    class Terminal(io.StringIO):
+        def write(self, text):
+            written.append(text)
+            return len(text)
+
+    written = []
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    guard_terminal()
+    say("[1/4] Vorhof, größer  3 s")
+    assert [text for text in written if text] == ["[1/4] Vorhof, größer  3 s\n"]
 
 
 def test_all_that_is_printed_passes(monkeypatch):

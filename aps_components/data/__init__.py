@@ -17,6 +17,7 @@ from aps_components.data.errors import DataError, data_error_behind
 from aps_components.data.identity import case_identities
 from aps_components.data.inference import ScansToSegment
 from aps_components.data.modalities import select_modalities
+from aps_components.data.room import segmentation_room
 from aps_components.data.sampling import (
     EvaluationCache,
     SampleKey,
@@ -70,6 +71,7 @@ __all__ = [
     "load_datalist",
     "loader_workers",
     "most_turn",
+    "segmentation_room",
     "select_modalities",
     "studies_folder",
     "training_dataset",

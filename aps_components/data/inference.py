@@ -7,8 +7,9 @@ from typing import Any
 
 from monai.data import Dataset
 
-from aps_components.data.datalist import FAULT
+from aps_components.data.datalist import FAULT, files_of
 from aps_components.data.errors import DataError
+from aps_components.data.room import refuse_large_segmentation
 
 PREPARED = "prepared"  # the key of an item that is a sample already
 
@@ -21,10 +22,18 @@ class ScansToSegment(Dataset):
     Args:
         data: items with "image", with a "fault" already, or with what `sample` gave as "prepared".
         transform: what turns an item into a sample.
+        room: of `segmentation_room`: a scan whose segmentation the memory does not hold is a fault before it is read.
     """
 
-    def __init__(self, data: Sequence[Mapping[str, Any]], transform: Sequence[Callable] | Callable) -> None:
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        transform: Sequence[Callable] | Callable,
+        *,
+        room: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(data, transform)
+        self.room = room
 
     def __getitem__(self, index: Any) -> Any:
         """The sample, or its fault; a Subset for a slice or a list."""
@@ -33,6 +42,8 @@ class ScansToSegment(Dataset):
         if isinstance(index, int) and PREPARED in self.data[index]:
             return self.data[index][PREPARED]
         try:
+            if isinstance(index, int) and self.room is not None:
+                refuse_large_segmentation(files_of(self.data[index]["image"]), **self.room)
             return super().__getitem__(index)
         except DataError as error:
             return {FAULT: str(error)}

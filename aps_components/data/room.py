@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from monai.data import MetaTensor
 
 from aps_components.data.datalist import files_of
@@ -44,6 +45,22 @@ def refuse_large_grid(volumes: Mapping[Any, Any], spacing: Sequence[float]) -> N
             size = np.asarray(volume.shape[1:], dtype=float) * volume.pixdim.numpy() / np.asarray(spacing, dtype=float)
             name = str(volume.meta.get("filename_or_obj", "a scan"))
             _require(FLOAT * LOADED * volume.shape[0] * float(np.prod(np.maximum(size, 1))), name)
+
+
+def segmentation_room(
+    *, spacing: Sequence[float] | None, classes: int, roi_size: Sequence[int], sw_batch_size: int, device: Any
+) -> dict[str, Any]:
+    """What the memory of a segmentation depends on beside the scan: arguments of `refuse_large_segmentation`.
+
+    Args:
+        spacing: of the network's grid, mm; None for the scan's own.
+        classes: background included.
+        roi_size: of a window, voxels.
+        sw_batch_size: windows at once.
+        device: of the networks; a GPU has a memory of its own for them.
+    """
+    on_gpu = torch.device(device).type == "cuda"
+    return {"spacing": spacing, "classes": classes, "window": 0 if on_gpu else sw_batch_size * math.prod(roi_size)}
 
 
 def refuse_large_segmentation(

@@ -58,6 +58,7 @@ class _Wanted:
     of_training: dict[str, Any]
     device: str | None
     pretrained: Path | None
+    cache_dir: Path | None
     slices: Any
     asked: Asked
 
@@ -178,6 +179,7 @@ def _checked(
     numbers = recipe_of(recipe, on_gpu=on_gpu)
     sizes = {key: value for key, value in (("spacing", spacing), ("roi_size", roi_size)) if value is not None}
     of_dataset, of_training = checked_options({**(options or {}), **sizes})
+    cache_dir = of_training.pop("cache_dir", None)  # a place of this machine, of which the bundle knows nothing
     at_once = _jobs(numbers, on_gpu=on_gpu) if jobs is None else whole(least=1)("jobs", jobs)
     slices = None if labeled_slices is None else parsed_slices(labeled_slices)
     names, scans = parse_labels(labels), find_scans(data, images=images, labels_dir=labels_dir)
@@ -193,6 +195,7 @@ def _checked(
         of_training=of_training,
         device=None if device is None else str(where),
         pretrained=_weights(pretrained),
+        cache_dir=None if cache_dir is None else Path(os.path.abspath(expanded(cache_dir))),
         slices=slices,
         asked=Asked(
             seconds=seconds,
@@ -307,7 +310,13 @@ def _name(root: Path) -> str:
 
 
 def _parts(wanted: _Wanted, bundle: Path) -> tuple[Commands, Learning]:
-    commands = Commands(bundle=bundle, recipe=wanted.asked.recipe, device=wanted.device, pretrained=wanted.pretrained)
+    commands = Commands(
+        bundle=bundle,
+        recipe=wanted.asked.recipe,
+        device=wanted.device,
+        pretrained=wanted.pretrained,
+        cache_dir=wanted.cache_dir,
+    )
     root, file = wanted.scans.folder.root, bundle / "configs" / DATALIST
     return commands, Learning.read(root, file, wanted.scans.patients)
 

@@ -53,12 +53,14 @@ class Commands:
         recipe: of the whole.
         device: for all; None for the bundle's own choice.
         pretrained: a model, also of other classes or channels, that every training begins with as far as it fits.
+        cache_dir: where all trainings keep preprocessed scans; None for their memory.
     """
 
     bundle: Path
     recipe: Recipe
     device: str | None = None
     pretrained: Path | None = None
+    cache_dir: Path | None = None
 
     def training(
         self,
@@ -149,6 +151,7 @@ class Commands:
             "epoch_length": length,
             "warmup_epochs": warmup_epochs if warmup else 0,
             "val_interval": epochs + 1,
+            **({"cache_dir": self.cache_dir} if self.cache_dir else {}),
             **options,
             **self._shared(),
         }

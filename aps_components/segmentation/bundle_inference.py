@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from aps_components.configuration import BundleWorkflow
 from aps_components.data import DataError
 from aps_components.data.geometry import Geometry
 from aps_components.data.inference import PREPARED
-from aps_components.data.room import refuse_large_segmentation, refuse_large_volume
+from aps_components.data.room import refuse_large_segmentation, refuse_large_volume, segmentation_room
 from aps_components.errors import plain_errors
 from aps_components.evaluation.doubt.expected import Expectation, Expected
 from aps_components.evaluation.doubt.second_view import second_view
@@ -157,9 +156,14 @@ class BundleInference:
 
     def _room(self) -> dict[str, Any]:
         """What a scan's memory depends on."""
-        inferer, on_gpu = self._built("inferer"), torch.device(self._value("device")).type == "cuda"
-        window = 0 if on_gpu else inferer.sw_batch_size * math.prod(inferer.roi_size)
-        return {"spacing": self._value("spacing"), "classes": len(self.labels), "window": window}
+        inferer = self._built("inferer")
+        return segmentation_room(
+            spacing=self._value("spacing"),
+            classes=len(self.labels),
+            roi_size=inferer.roi_size,
+            sw_batch_size=inferer.sw_batch_size,
+            device=self._value("device"),
+        )
 
     def prepare(self, files: Sequence[str]) -> Any:
         """Read and preprocess a scan; in any thread. Arguments and errors are those of `segment`."""

@@ -57,6 +57,7 @@ from aps_components.segmentation.statistics import (
     write_table,
 )
 from aps_components.segmentation.workspace import one_at_a_time, work_folder
+from aps_components.terminal import say
 
 RESEARCH_ONLY = "For research only. Not a medical device; not for diagnosis or treatment."
 FEW_VALUES = 16  # a scan has more different ones
@@ -254,7 +255,7 @@ class _Run:
         with work_folder(folder) as work, work_folder(folder) as ahead, _Threads() as threads:
             if waiting:
                 where = self.inference.load(work, device=device, progress=sys.stderr.isatty())
-                print(f"{len(waiting)} scan(s) to segment with {self.made_by['bundle']} on {where}", flush=True)
+                say(f"{len(waiting)} scan(s) to segment with {self.made_by['bundle']} on {where}")
             jobs = [_Job(f"[{number}/{len(cases)}]", case, found[case.name]) for number, case in enumerate(cases, 1)]
             for job, following in zip_longest(jobs, jobs[1:]):
                 if job.read is None:
@@ -315,7 +316,7 @@ class _Run:
         job.started = job.started or time.monotonic()
         if job.failure is None and job.sample is not None:
             if sys.stderr.isatty():
-                print(f"{job.number} {job.case.name}", flush=True)  # the bar of the windows has a line of its own
+                say(f"{job.number} {job.case.name}")  # the bar of the windows has a line of its own
             try:
                 job.answer = self.inference.answer(job.sample)
                 job.expectation = self.inference.expect(job.answer) if self.said is None else None
@@ -333,7 +334,7 @@ class _Run:
             self.line.append(f"  failed: {self.result.failed[job.case.name]}")
             _empty(work)
         self.read = job.answer = None
-        print("".join(self.line), flush=True)
+        say("".join(self.line))
 
     def _found(self, case: Case) -> Found | Exception:
         """What there is of a scan, or why it cannot be used."""

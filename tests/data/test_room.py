@@ -10,7 +10,7 @@ import torch
 from monai.data import MetaTensor
 
 from aps_components import memory
-from aps_components.data import DataError, LoadVolumed, Resampled
+from aps_components.data import DataError, LoadVolumed, Resampled, ScansToSegment, segmentation_room
 from aps_components.data.room import refuse_large_segmentation, refuse_unloadable
 from aps_components.memory import NotEnoughMemoryError, free_memory, require_memory
 
@@ -96,6 +96,30 @@ def test_a_segmentation_counts_its_largest_stage(tmp_path, machine):
     machine(1)
     with pytest.raises(DataError, match=r"thick\.nii: needs about 1\.\d GB"):  # its probabilities, on the finer grid
         refuse_large_segmentation([thick], spacing=(1.5, 1.5, 2.0), classes=16)
+
+
+def test_a_scan_that_is_read_but_not_segmented_in_this_memory_is_a_fault_before_it_is_read(tmp_path, machine):
+    """The windows of a GPU lie in the GPU's memory."""
+    fits, large = (sparse(tmp_path / f"{name}.nii", (n, n, n), np.int16) for name, n in (("fits", 60), ("large", 500)))
+    read = []
+    options = {"spacing": None, "classes": 16, "roi_size": (160, 160, 80), "sw_batch_size": 1}
+    dataset = ScansToSegment(
+        [{"image": fits}, {"image": [large]}],
+        lambda item: read.append(item["image"]) or item,
+        room=segmentation_room(**options, device="cpu"),
+    )
+    machine(2.5)
+    assert [set(dataset[0]), set(dataset[1])] == [{"image"}, {"fault"}]
+    assert re.search(r"large\.nii: needs about 2\.9 GB of memory, and 2\.5 GB are free; crop", dataset[1]["fault"])
+    assert read == [fits]
+    dataset.room = segmentation_room(**options, device="cuda:1")
+    assert set(dataset[1]) == {"image"}
+
+
+def test_what_the_process_keeps_on_its_heap_is_free(machine, monkeypatch):
+    machine(1)
+    monkeypatch.setattr(memory, "return_freed_memory", lambda: machine(3))
+    require_memory(2 * GB, what="a scan")
 
 
 @pytest.mark.parametrize(

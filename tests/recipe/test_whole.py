@@ -308,3 +308,10 @@ def test_every_training_begins_with_what_fits_of_another_model(scans, tmp_path):
         run(scans, tmp_path / "other", pretrained=tmp_path / "nowhere.pt")
     with pytest.raises(ValueError, match=r"pretrained '.*' there, None now"):
         run(scans, tmp_path / "out")
+
+
+def test_preprocessed_scans_lie_where_one_stands_and_the_bundle_knows_nothing_of_it(scans, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    commands, _ = run(scans, tmp_path / "out", options={"cache_dir": "cache"})
+    assert {found["cache_dir"] for found in of_kind(commands, "training")} == {str(tmp_path / "cache")}
+    assert json.loads((tmp_path / "out" / "bundle" / "configs" / "train.json").read_text())["cache_dir"] is None
