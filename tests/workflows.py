@@ -76,13 +76,13 @@ def make_workflow(*files: str, kind: str, options: Mapping[str, Any]) -> ConfigW
     )
 
 
-def run_workflow(*files: str, kind: str, options: Mapping[str, Any]) -> ConfigWorkflow:
-    """Initialise, run and finalise; without pictures, which take most of the time and have tests of their own."""
+def run_workflow(*files: str, kind: str, options: Mapping[str, Any], pictures: bool = False) -> ConfigWorkflow:
+    """Initialise, run and finalise; as a rule without pictures, which take most of the time."""
     workflow = make_workflow(*files, kind=kind, options=options)
     # The bundles change how Python reports an uncaught error; pytest is not to be changed by it.
-    pictures = (patch(name) for name in DRAWN)
+    undrawn = [] if pictures else [patch(name) for name in DRAWN]
     with ExitStack() as patched:
-        for each in (patch.object(sys, "excepthook", sys.excepthook), *pictures):
+        for each in (patch.object(sys, "excepthook", sys.excepthook), *undrawn):
             patched.enter_context(each)
         workflow.initialize()
         workflow.run()

@@ -209,7 +209,7 @@ def test_another_list_does_not_go_on(trained, phantoms):
 def test_a_model_is_used_with_its_own_preprocessing(bundle, trained, phantoms, tmp_path):
     model = {"checkpoint": str(trained / "models" / "model.pt"), "device": "cpu", "overlap": 0.0}
     scan = str(next((phantoms / "images").glob("*.nii.gz")))
-    kinds = {"network_def#filters": 4, "network_def#sam_variant": "tiny"}
+    kinds = {"network_def#filters": 2, "network_def#sam_variant": "tiny"}
     given = {**model, **kinds, "output_dir": str(tmp_path / "maps"), "image": scan}
     said = refusal("inference.json", kind="infer", options={"bundle_root": str(bundle), **given})
     assert "preprocessed otherwise: this configuration's list is now without MedianSmoothd(radius=1)" in said

@@ -149,7 +149,7 @@ class TestEvaluation:
             ({"intensity": "zscore_nonzero"}, "intensity 'zscore' there"),
             ({"fusion": "none"}, "fusion 'cafa' there"),
             ({"network_def#norm": "instance"}, "norm 'batch' there, 'instance' now"),
-            ({"network_def#filters": 8}, "filters 4 there, 8 now"),
+            ({"network_def#filters": 8}, "filters 2 there, 8 now"),
             ({"in_channels": 2}, "in_channels"),
         ],
     )

@@ -42,7 +42,7 @@ def here(monkeypatch):
         files = [file.rpartition("/")[2] for file in literal(flags.pop("--config_file"))]
         options = {key.removeprefix("--"): literal(value) for key, value in flags.items()}
         try:
-            run_workflow(*files, kind="train", options=options)
+            run_workflow(*files, kind="train", options=options, pictures=True)
         except Exception as error:
             said.append(str(root_cause(error)))
         return ended(len(said))

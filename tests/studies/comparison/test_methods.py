@@ -28,7 +28,7 @@ def test_every_method_has_the_same_budget_and_builds(method, phantoms, tmp_path)
     if "datalist#unlabeled_count" in method.overrides:
         method.overrides["datalist#unlabeled_count"] = 2  # of the three phantoms
     parser = parsed(method, phantoms, tmp_path)
-    assert parser.get_parsed_content("labeled_batch") + parser.get_parsed_content("unlabeled_batch") == 4
+    assert parser.get_parsed_content("labeled_batch") + parser.get_parsed_content("unlabeled_batch") == 2
     assert parser.get_parsed_content("epochs") * parser.get_parsed_content("epoch_length") == 4
     objective = parser.get_parsed_content("objective")
     assert objective.train_b or method.predictor == "a"
