@@ -200,8 +200,9 @@ def processes_of(group):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_a_killed_command_leaves_neither_server_nor_training(environment, server, studies, tmp_path):
-    """The app is a copy, since one server at a time owns it."""
+    """App and scans are copies, since one server at a time owns them."""
     app = shutil.copytree(server.app, tmp_path / "app", ignore=shutil.ignore_patterns("la", "amos", "brats"))
+    studies = shutil.copytree(studies, tmp_path / "studies")
     with open(tmp_path / "log", "wb") as log:
         command = subprocess.Popen(
             [sys.executable, "-c", APS_LABEL, str(environment.folder), str(app), str(studies)],
