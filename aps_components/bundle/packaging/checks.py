@@ -68,6 +68,8 @@ def schema_faults(metadata: Mapping[str, Any]) -> Iterator[str]:
             where = "#".join(str(step) for step in getattr(error.__cause__, "absolute_path", ()))
             said = brief(getattr(error.__cause__, "message", str(error)), most=500)
             yield f"{where}: {said}" if where else said
+        except (LookupError, TypeError) as error:  # "a#b" and "a::b" are paths to MONAI
+            yield f"MONAI cannot read one of its keys ({error})"
 
 
 @contextmanager

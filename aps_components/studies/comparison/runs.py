@@ -323,7 +323,7 @@ def _are_metrics(metrics: Any) -> bool:
 
 
 def _is_entry(entry: Any) -> bool:
-    if not isinstance(entry, dict) or not {"predictor", "variant"} <= entry.keys():
+    if not isinstance(entry, dict) or not _has_words(entry, "predictor", "variant"):
         return False
     means = {name: entry[name] for name in KEPT_MEANS if name in entry}
     by_scan = entry.get("dice_by_scan", {})
@@ -333,7 +333,7 @@ def _is_entry(entry: Any) -> bool:
 def _is_summary(entries: Any) -> bool:
     return isinstance(entries, list) and all(
         isinstance(entry, dict)
-        and {"predictor", "variant"} <= entry.keys()
+        and _has_words(entry, "predictor", "variant")
         and all(isinstance(entry.get(name, {}), dict) for name in KEPT_MEANS)
         and all("mean" in entry[name] and are_numbers(entry[name]) for name in KEPT_MEANS if name in entry)
         for entry in entries
@@ -343,11 +343,15 @@ def _is_summary(entries: Any) -> bool:
 def _are_cases(rows: Any) -> bool:
     return isinstance(rows, list) and all(
         isinstance(row, dict)
-        and {"predictor", "variant", "case", "dice"} <= row.keys()
-        and isinstance(row["case"], str)
+        and _has_words(row, "predictor", "variant", "case")
+        and "dice" in row
         and are_numbers({"dice": row["dice"]})
         for row in rows
     )
+
+
+def _has_words(entry: Mapping[str, Any], *keys: str) -> bool:
+    return all(isinstance(entry.get(key), str) for key in keys)
 
 
 def _dice_by_scan(cases: Sequence[Mapping[str, Any]], predictor: str, variant: str) -> dict[str, float]:

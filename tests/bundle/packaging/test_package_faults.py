@@ -144,6 +144,8 @@ def test_a_name_that_monai_cannot_unpack(bundle, name):
             in_metadata(required_packages_version={"nibabel": "5.4.2"}),
             f"{METADATA}: required_packages_version lacks pytorch-ignite, which the bundle imports; add '0.5.5'",
         ),
+        (in_metadata(**{"a::b": 1}), f"{METADATA}: MONAI cannot read one of its keys"),
+        (in_metadata(**{"a#b": 1}), f"{METADATA}: MONAI cannot read one of its keys"),
         (removed("configs/inference.json"), "configs/inference.json: missing; copy it from another bundle"),
         (written("configs/evaluate.json", "{"), "configs/evaluate.json: not valid JSON"),
     ],
