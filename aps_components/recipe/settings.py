@@ -88,7 +88,7 @@ class Recipe:
     second_decision_interval: int = 0
     labelling_share: float = 0.15
     least_gain: float = 0.1
-    least_teacher: float = 70.0
+    least_teacher: float = 86.0
     calibrated_cases: int = 20
     probe_iterations: int = 3
 
