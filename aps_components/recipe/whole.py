@@ -212,12 +212,7 @@ class WholeTraining:
             iterations=self.plan.first,
             seed=self.asked.seed + index,
         )
-        calibrating = self.commands.calibrating(
-            f"{name}, calibration",
-            dataset=folder / "scans",
-            checkpoint=folder / "models" / MODEL,
-            target=folder / "models" / CALIBRATED,
-        )
+        calibrating = self._calibrating(folder, name, dataset=folder / "scans")
         shape = self.plan.shape
         views = [PLAIN, *([WITH_OFFSETS] if shape.calibrated else []), *([TURNED] if shape.mirrored else [])]
         stages = {view: self.evaluations.of_fold(view, folder, name=name, fold=index, round=1) for view in views}
@@ -268,13 +263,14 @@ class WholeTraining:
         answers = self.evaluations.of_fold(view, folder, name=name, fold=fold, round=round, scans=scans, b=b)
         if not calibrated:
             return [answers]
-        calibrating = self.commands.calibrating(
-            f"{name}, calibration",
-            dataset=self._fold_folder(fold) / "scans",
-            checkpoint=folder / "models" / MODEL,
-            target=folder / "models" / CALIBRATED,
+        return [self._calibrating(folder, name, dataset=self._fold_folder(fold) / "scans"), answers]
+
+    def _calibrating(self, folder: Path, name: str, *, dataset: Path) -> Stage:
+        """Offsets of a training's model, on the scans that it learned from."""
+        models = folder / "models"
+        return self.commands.calibrating(
+            f"{name}, calibration", dataset=dataset, checkpoint=models / MODEL, target=models / CALIBRATED
         )
-        return [calibrating, answers]
 
     def _labelled_by_models(self, learning: Learning) -> tuple[int, int]:
         """Labelled and unlabelled scans of a dataset in which models have labelled those that were drawn."""
@@ -383,13 +379,7 @@ class WholeTraining:
         )
         if self._model(folder, answer).name == MODEL:
             return [training]
-        calibrating = self.commands.calibrating(
-            f"{name}, calibration",
-            dataset=self.work / "all",
-            checkpoint=folder / "models" / MODEL,
-            target=folder / "models" / CALIBRATED,
-        )
-        return [training, calibrating]
+        return [training, self._calibrating(folder, name, dataset=self.work / "all")]
 
     def _complete_folder(self, index: int) -> Path:
         """Of a fold's latest model that labels scans."""
@@ -439,11 +429,11 @@ class WholeTraining:
         return self.work / "second", self._labelled_by_models(self.learning)
 
     def _earlier_model(self, *, second: bool) -> Path | None:
-        if second and self.folds and not self._is_checked(0, second=second):
+        if not self.folds:
+            return self.work / "seed_1" / "models" / MODEL if self.plan.shape.seeds else None
+        if second and not self._is_checked(0, second=second):
             return self._complete_folder(0) / "models" / MODEL
-        if self.folds:
-            return self._of_fold(0, second=second) / MODEL
-        return self.work / "seed_1" / "models" / MODEL if self.plan.shape.seeds else None
+        return self._of_fold(0, second=second) / MODEL
 
     def _last_iterations(self, *, second: bool) -> int:
         """In the time that is left, by the pace that trainings had; kept, as a training cannot be made longer."""
