@@ -211,10 +211,10 @@ def _label_map(
     models: Sequence[TrainedModel], item: Mapping[str, Any], decision: Decision
 ) -> tuple[np.ndarray, ByClass]:
     """What the models say together, and how far they agree; of one alone nothing."""
-    answers: list[Tensor] = []
+    answers: list[Tensor] | None = [] if len(models) > 1 else None
     scores = decision(_log_probabilities(models, item, answers)[None], ANSWER)[0]
     to_label_map = LabelMapd("pred", largest_component=models[0].largest_component)
-    agreement = pairwise_agreement(answers, classes=len(scores)) if len(models) > 1 else []
+    agreement = pairwise_agreement(answers, classes=len(scores)) if answers else []
     return to_label_map({"pred": scores})["pred"][0].numpy(), agreement
 
 
