@@ -34,7 +34,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"models", "configuration", "inference", "training", "interactive", "evaluation", "bundle"},
     "report": LEAVES | PARTS | {"__init__", "models", "inference", "training", "evaluation", "bundle", "segmentation"},
     "label_server": LEAVES | PARTS | {"models", "configuration", "bundle", "interactive", "evaluation", "segmentation"},
-    "studies": LEAVES | PARTS | {"models", "configuration", "inference", "training", "evaluation", "bundle"},
+    "studies": LEAVES
+    | PARTS
+    | {"models", "configuration", "inference", "training", "interactive", "evaluation", "bundle"},
     "cli": LEAVES
     | PARTS
     | {"models", "training", "evaluation", "demo", "bundle", "studies", "recipe", "segmentation", "report"}

@@ -95,10 +95,12 @@ class InteractiveVolume:
         Returns:
             the new probabilities, [1, C, D, H, W].
         """
+        earlier = list(self.said.clicks)
         self._remember(clicks, boxes, scribbles)
         marks = [*clicks, *(Click(line.label, voxel) for line in scribbles for voxel in line.voxels)]
         spacing = cast(AutoPromptSeg, self.network).model_b.relative_spacing  # no other takes prompts
-        moved = with_moved_borders(self.probabilities[0], clicks, spacing=spacing)[None]
+        image = self.volume.image[self.volume.inside][0]
+        moved = with_moved_borders(self.probabilities[0], clicks, image=image, said=earlier, spacing=spacing)[None]
         proposed = self._ask(moved, marks, boxes)
         former = self.label_map[0, 0].cpu().numpy()
         wanted = likeliest_class(proposed, dim=1)[0, 0].cpu().numpy()

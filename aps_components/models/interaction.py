@@ -155,7 +155,7 @@ class InteractiveRounds:
         chosen = embedding.of(index)
         current = self._start_of_corrections(rounds[0].logits.detach().float()[index], rows)
         for _ in range(1, self.user.rounds):
-            current = self._moved(current, self._correct(current, rows))
+            current = self._moved(current, self._correct(current, rows), rows, chosen.image)
             rounds.append(self._answer(chosen, image_size, rows, current))
             current = rounds[-1].logits.detach().float()
         return rounds
@@ -237,15 +237,24 @@ class InteractiveRounds:
         mean = log_probabilities((logits.softmax(dim=1) + weaker.softmax(dim=1)) / 2)
         return torch.where(drawn < share, weaker, torch.where(drawn < (1 + share) / 2, mean, logits))
 
-    def _moved(self, logits: Tensor, clicks: Sequence[Sequence[Click]]) -> Tensor:
+    def _moved(
+        self, logits: Tensor, clicks: Sequence[Sequence[Click]], rows: Sequence[int], images: Tensor | None
+    ) -> Tensor:
         """Log probabilities of answers whose borders are moved past the new clicks; Model B then corrects them."""
-        spacing = self.model_b.relative_spacing
-        return torch.stack(
-            [
-                log_probabilities(with_moved_borders(row.softmax(dim=0), new, spacing=spacing)) if new else row
-                for row, new in zip(logits, clicks, strict=True)
-            ]
-        )
+        moved = []
+        for index, (row, new) in enumerate(zip(rows, clicks, strict=True)):
+            if not new:
+                moved.append(logits[index])
+                continue
+            told = with_moved_borders(
+                logits[index].softmax(dim=0),
+                new,
+                image=None if images is None else images[index],
+                said=self.given[row].clicks[: -len(new)],
+                spacing=self.model_b.relative_spacing,
+            )
+            moved.append(log_probabilities(told))
+        return torch.stack(moved)
 
     def _correct(self, logits: Tensor, rows: Sequence[int]) -> list[list[Click]]:
         """The user looks at every second voxel, or so; the new clicks of each row."""

@@ -1,6 +1,8 @@
 """Prompts from a model's own predictions, and prompts as a person would give them."""
 
 from aps_components.prompts.altered_targets import AlteredTargets, exchanged_classes
+from aps_components.prompts.border_network import BorderNetwork, border_network, learned_border
+from aps_components.prompts.corrected import with_moved_borders
 from aps_components.prompts.generator import (
     PAD_LABEL,
     PointPrompts,
@@ -11,13 +13,14 @@ from aps_components.prompts.generator import (
     prompt_precision,
     window_maximum,
 )
-from aps_components.prompts.moved_border import MovedBorder, moved_border, with_moved_borders
+from aps_components.prompts.moved_border import MovedBorder, moved_border
 from aps_components.prompts.simulated import Box, Click, Scribble, deepest_error
 from aps_components.prompts.user import SimulatedUser, UserPrompts
 
 __all__ = [
     "PAD_LABEL",
     "AlteredTargets",
+    "BorderNetwork",
     "Box",
     "Click",
     "MovedBorder",
@@ -27,8 +30,10 @@ __all__ = [
     "Scribble",
     "SimulatedUser",
     "UserPrompts",
+    "border_network",
     "deepest_error",
     "exchanged_classes",
+    "learned_border",
     "local_maxima",
     "moved_border",
     "normalise_per_case",

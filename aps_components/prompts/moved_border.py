@@ -16,19 +16,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor
 
-from aps_components.label_map import likeliest_class
 from aps_components.prompts.simulated import Click
 
 DEEPEST = 4.0  # voxels: a click further from its class may belong to another piece of it, of which it says no more
 PASSED = 1.35  # of the click's distance: short of twice, as too far is worse than not far enough
 NARROWEST = 2.0  # voxels
 BROADENED = 0.75  # by so many voxels for each of the click's distance
-LIKELY = 0.75  # probability of the click's class in there: Model B may still think otherwise
 BREADTHS = 3.0  # of the bump, beyond which it is nothing
 
 
@@ -72,26 +68,3 @@ def moved_border(answer: NDArray[np.integer], click: Click, *, spacing: Sequence
         depth = min(float(distance[tuple(centre)]), DEEPEST)
         inside = distance <= PASSED * depth * np.exp(-0.5 * (away / (NARROWEST + BROADENED * depth)) ** 2)
     return MovedBorder(box, np.asarray(own | inside | (away <= max(depth - 0.5, 0.5))))
-
-
-def with_moved_borders(
-    probabilities: Tensor, clicks: Sequence[Click], *, spacing: Sequence[float] = (1, 1, 1)
-) -> Tensor:
-    """The same answer with the border moved past every click, one after the other.
-
-    Args:
-        probabilities: [C, D, H, W], of the classes.
-        clicks: inside the volume.
-        spacing: size of a voxel along each axis, in units of the finest.
-    """
-    moved = probabilities.clone()
-    answer = likeliest_class(moved, dim=0)[0].cpu().numpy()
-    for click in clicks:
-        box, inside = moved_border(answer, click, spacing=spacing)
-        new = inside & (answer[box] != click.label)
-        answer[box][new] = click.label
-        part = moved[(slice(None), *box)]
-        told = part * ((1 - LIKELY) / (1 - part[click.label]).clamp_min(1e-6))
-        told[click.label] = LIKELY
-        part.copy_(torch.where(torch.from_numpy(new).to(part.device), told, part))
-    return moved

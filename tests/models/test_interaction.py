@@ -10,7 +10,7 @@ from aps_components.models import as_tensors, build_auto_prompt_seg, together
 from aps_components.models.interaction import InteractiveRounds, own_prompts
 from aps_components.networks.sam3d import Prompts, build_sam3d
 from aps_components.prompts import AlteredTargets, Box, Click, PointPrompts, Scribble, SimulatedUser, UserPrompts
-from aps_components.prompts.moved_border import LIKELY
+from aps_components.prompts.corrected import LIKELY
 
 B, C, SIZE = 4, 3, (32, 16, 48)
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from aps_components.prompts import Click, moved_border, with_moved_borders
-from aps_components.prompts.moved_border import BREADTHS, BROADENED, DEEPEST, LIKELY, NARROWEST, PASSED
+from aps_components.prompts.corrected import LIKELY
+from aps_components.prompts.moved_border import BREADTHS, BROADENED, DEEPEST, NARROWEST, PASSED
 
 SIZE = (40, 24, 17)
 

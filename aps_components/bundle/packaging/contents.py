@@ -18,6 +18,7 @@ PACKAGE_DATA = (
     "data/preparation/*.txt",
     "label_server/*.txt",
     "label_server/*.js",
+    "prompts/*.pt",
     "report/*.html",
 )
 STUDIES = "studies"
