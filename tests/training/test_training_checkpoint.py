@@ -101,9 +101,10 @@ def test_killed_between_its_files_a_training_has_one_line_for_each_epoch(phantom
         save(handler, engine)
 
     save = TrainingCheckpoint.save
-    with monkeypatch.context() as patched, pytest.raises(RuntimeError) as error:
+    with monkeypatch.context() as patched:
         patched.setattr(TrainingCheckpoint, "save", killed_in_epoch_2)
-        train(options)
+        with pytest.raises(RuntimeError) as error:
+            train(options)
     assert isinstance(root_cause(error.value), Killed)
     first, second = read_history(history)
     assert read(checkpoint)["epoch"] == 1
