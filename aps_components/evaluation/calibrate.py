@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from aps_components.evaluation.doubt.calibrate import NONE, calibrate_doubt, refuse_unknown_scans
@@ -66,9 +67,12 @@ def calibrate(
         weights = model.network.state_dict()
     answering = {f"inference_{key}": value for key, value in options.items() if key in ANSWERS}
     kept = {key: value for key, value in settings.items() if key not in (KEY, TEMPERATURE)}
-    save_model(weights, kept | answering, target)
-    if held_out != NONE:
-        lines += calibrate_doubt(bundle, Path(target), dataset_dir=dataset_dir, held_out=held_out, options=options)
+    with TemporaryDirectory() as work:
+        copy = Path(work) / Path(target).name
+        save_model(weights, kept | answering, copy)
+        if held_out != NONE:
+            lines += calibrate_doubt(bundle, copy, dataset_dir=dataset_dir, held_out=held_out, options=options)
+        save_model(weights, read_settings(copy), target)
     return "\n".join([*lines, f"written: {target}"])
 
 

@@ -85,6 +85,7 @@ class TrainingHistory:
             self._sums[name] = self._sums.get(name, 0.0) + value
 
     def _write(self, engine: SemiSupervisedTrainer) -> None:
+        self._keep_others(engine)  # of a run that began meanwhile
         line: dict[str, Any] = {
             **({"ckpt_dir": own} if (own := self._run_of(engine)) else {}),
             "epoch": engine.state.epoch,

@@ -16,6 +16,7 @@ from workflows import BUNDLES, run_workflow
 
 from aps_components import cli
 from aps_components.segmentation import segment
+from aps_components.segmentation.bundle_inference import BundleInference
 from aps_components.segmentation.segment import RESEARCH_ONLY
 
 SHAPE = (17, 24, 40)
@@ -168,6 +169,26 @@ def test_where_no_scan_is_scored_no_scores_are_written(calibrated, tmp_path, cap
             cli.main()
         assert str(listed if out == "scores.json" else tmp_path / out).split("/scores")[0] in ended.value.code
     assert [file.name for file in tmp_path.iterdir()] == ["list.json"]
+
+
+def test_another_model_that_segments_the_same_scan_meanwhile_is_not_mixed_with(la, scans, tmp_path, capsys):
+    """Whoever comes second is refused, and the first one's files stay as they are."""
+    scan, first = scans / "a.nii.gz", tmp_path / "first"
+    aps(scan, first, "--bundle", la, "--device=cpu", "--maps")
+    out = tmp_path / "out"
+
+    def meanwhile(self, answer):
+        shutil.copytree(first, out, dirs_exist_ok=True)
+        return write(self, answer)
+
+    write = BundleInference.write
+    command = ["--bundle", la, "--device=cpu", "--predictor", "a"]
+    with patch.object(BundleInference, "write", meanwhile):
+        assert "1 of 1 scan(s) failed: a" in refusal(scan, out, *command)
+    assert "another model or other settings" in capsys.readouterr().out
+    for file in first.iterdir():
+        if file.name.startswith("a_"):
+            assert (out / file.name).read_bytes() == file.read_bytes(), file.name
 
 
 def test_every_file_is_there_and_no_other(results):

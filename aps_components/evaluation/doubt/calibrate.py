@@ -73,7 +73,7 @@ def calibrate_doubt(
     source = f"held out, {split}" if known else f"{split}, taken for held out"
     stored = calibration_of(answers, labels=model.labels, source=source)
     save_settings({**settings, **stored}, target)
-    note = f"nothing beside {target} says which scans it learned from: whether these are new to it is unknown"
+    note = "nothing beside the checkpoint says which scans it learned from: whether these are new to it is unknown"
     return said(stored) + ([] if known else [f"Note: {note}"])
 
 
