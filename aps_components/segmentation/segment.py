@@ -57,7 +57,7 @@ from aps_components.segmentation.statistics import (
     write_table,
 )
 from aps_components.segmentation.workspace import one_at_a_time, work_folder
-from aps_components.terminal import say
+from aps_components.terminal import say, shown
 
 RESEARCH_ONLY = "For research only. Not a medical device; not for diagnosis or treatment."
 FEW_VALUES = 16  # a scan has more different ones
@@ -326,7 +326,7 @@ class _Run:
 
     def _finish(self, job: _Job, work: Path) -> None:
         """In a thread of its own: everything after the network, and a line that says so."""
-        self.line = [f"{job.number} {job.case.name}"]
+        self.line = [f"{job.number} {shown(job.case.name)}"]
         try:
             self._one(job, work)
         except Exception as error:  # whatever is wrong with one scan, the others can be right
