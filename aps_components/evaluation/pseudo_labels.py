@@ -45,10 +45,10 @@ from aps_components.evaluation.doubt.several_models import (
 from aps_components.evaluation.offsets import MOST_VALUES, fit_offsets, label_and_undrawn, of_kept_pieces, thinned
 from aps_components.evaluation.records import Records, results_folder
 from aps_components.evaluation.trained import TrainedModel, load_trained
-from aps_components.files import replace_text
+from aps_components.files import ensure_writable, replace_text
 from aps_components.inference import LabelMapd, inverted
 from aps_components.label_map import likeliest_class, log_probabilities
-from aps_components.models import ensure_writable, trained_cases, trained_setting
+from aps_components.models import trained_cases, trained_setting
 from aps_components.models.decision import Decision
 from aps_components.plain_json import read_json
 

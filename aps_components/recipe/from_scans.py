@@ -19,10 +19,9 @@ from aps_components.bundle.rules import Choice
 from aps_components.data.datalist import DATALIST, Item, relative_item
 from aps_components.data.errors import DataError
 from aps_components.data.partial import SLICES, parsed_slices
-from aps_components.files import expanded, sha256_of
+from aps_components.files import ensure_writable, expanded, sha256_of
 from aps_components.machine import chosen_device
 from aps_components.memory import free_memory
-from aps_components.models import ensure_writable
 from aps_components.options import SEED, whole
 from aps_components.ownership import alone_in
 from aps_components.processes import cores
