@@ -26,14 +26,12 @@ from aps_components.recipe.choices import Answer, choose_answer, choose_predicto
 from aps_components.recipe.datasets import Learning
 from aps_components.recipe.display import Display
 from aps_components.recipe.evaluations import PLAIN, TURNED, WITH_OFFSETS, Evaluations
+from aps_components.recipe.facts import Facts, Pace, TimePlan
 from aps_components.recipe.folds import make_folds
 from aps_components.recipe.journal import Journal
 from aps_components.recipe.measure import measure_pace
 from aps_components.recipe.plan import (
     SLACK,
-    Facts,
-    Pace,
-    TimePlan,
     last_iterations,
     make_time_plan,
     prompt_iterations,
