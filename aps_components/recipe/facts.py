@@ -1,4 +1,4 @@
-"""What a plan is made from, and what it says: plain numbers."""
+"""What is asked of a whole training, what its plan is made from, and what the plan says: plain numbers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,25 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from aps_components.recipe.settings import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """How a whole training is to be done.
+
+    Attributes:
+        seconds: that it may take.
+        seed: of its draws.
+        recipe: its numbers.
+        jobs, threads, cores: trainings at once, threads of each, and those of one alone.
+    """
+
+    seconds: float
+    seed: int
+    recipe: Recipe
+    jobs: int
+    threads: int
+    cores: int
 
 
 @dataclass(frozen=True, kw_only=True)

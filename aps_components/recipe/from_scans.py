@@ -27,13 +27,14 @@ from aps_components.ownership import alone_in
 from aps_components.processes import cores
 from aps_components.recipe.asked import checked_options, parse_time, set_options
 from aps_components.recipe.datasets import Learning
+from aps_components.recipe.facts import Asked
 from aps_components.recipe.journal import Journal
 from aps_components.recipe.plan import duration, make_time_plan
 from aps_components.recipe.results import PrintedPlan, TrainingResults, write_results
 from aps_components.recipe.scans import Scans, find_scans
 from aps_components.recipe.settings import Recipe, recipe_of
 from aps_components.recipe.stages import Commands
-from aps_components.recipe.whole import Asked, WholeTraining, facts_of, measured_pace, printed_plan
+from aps_components.recipe.whole import WholeTraining, facts_of, measured_pace, printed_plan
 from aps_components.report import write_training_report
 
 BUNDLE = "bundle"
