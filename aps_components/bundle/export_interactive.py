@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from aps_components.bundle.export import checked_tolerance, seconds, trained_network, trial_images, write_onnx
 from aps_components.bundle.locate import locate_bundle, require_weights
-from aps_components.files import expanded
+from aps_components.files import ensure_writable, expanded
 from aps_components.interactive.model import taught_prompts, untaught
-from aps_components.models import AutoPromptSeg, Seen, ensure_writable, read_settings
+from aps_components.models import AutoPromptSeg, Seen, read_settings
 from aps_components.models.interaction import own_prompts
 from aps_components.networks.sam3d import ImageEmbedding
 from aps_components.ownership import replacing_together

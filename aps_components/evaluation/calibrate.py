@@ -11,8 +11,8 @@ from aps_components.evaluation.doubt.calibrate import NONE, calibrate_doubt, ref
 from aps_components.evaluation.doubt.held_out import KEY, TEMPERATURE
 from aps_components.evaluation.offsets import set_offsets
 from aps_components.evaluation.trained import SPLITS, load_trained
-from aps_components.files import refuse_special
-from aps_components.models import MODEL_ENDING, ensure_writable, read_checkpoint, read_settings, save_model
+from aps_components.files import ensure_writable, refuse_special
+from aps_components.models import MODEL_ENDING, read_checkpoint, read_settings, save_model
 from aps_components.models.decision import Decision
 from aps_components.models.settings import trained_b
 from aps_components.options import whole

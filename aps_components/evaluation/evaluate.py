@@ -24,9 +24,10 @@ from aps_components.evaluation.predictors import PREDICTORS, prompt_precision
 from aps_components.evaluation.report import VARIANTS, EvaluationReport
 from aps_components.evaluation.scan_record import Answered, WorstCases, band_of, doubt, scan_record
 from aps_components.evaluation.truth import Truth
+from aps_components.files import ensure_writable
 from aps_components.inference import InvertToLabelMapd, PromptedSlidingWindowInferer, PromptPoint
 from aps_components.inference.temperature import calibrated
-from aps_components.models import TwoModels, ensure_writable
+from aps_components.models import TwoModels
 from aps_components.options import Pieces
 from aps_components.ownership import alone_in
 

@@ -14,7 +14,7 @@ from monai.data import CacheDataset
 from monai.handlers.tensorboard_handlers import TensorBoardHandler
 
 from aps_components.data import validation_dataset
-from aps_components.models import ensure_writable
+from aps_components.files import ensure_writable
 from aps_components.ownership import own
 from aps_components.ranks import TRAIN_ON, together
 

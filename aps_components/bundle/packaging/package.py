@@ -26,8 +26,8 @@ from aps_components.bundle.packaging.weights import (
     with_weights,
     without_weights,
 )
-from aps_components.files import expanded, real
-from aps_components.models import TRAINED_KEYS, ensure_writable
+from aps_components.files import ensure_writable, expanded, real
+from aps_components.models import TRAINED_KEYS
 from aps_components.options import number
 from aps_components.ownership import PATIENCE, alone_in
 

@@ -16,8 +16,8 @@ from aps_components.evaluation.doubt.evaluated import calibration_of, read_answe
 from aps_components.evaluation.doubt.held_out import said
 from aps_components.evaluation.evaluate import Evaluation
 from aps_components.evaluation.trained import SPLITS, NoScansError, TrainedModel, load_trained
-from aps_components.files import expanded
-from aps_components.models import ensure_writable, read_settings, save_settings, trained_cases
+from aps_components.files import ensure_writable, expanded
+from aps_components.models import read_settings, save_settings, trained_cases
 
 NONE = "none"
 
