@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from aps_components.bundle import workflow_command
-from aps_components.data.datalist import DATALIST
+from aps_components.data.datalist import DATALIST, load_datalist
 from aps_components.data.phantoms import write_phantoms
 from aps_components.evaluation import overview_from_files
 from aps_components.plain_json import read_object
@@ -53,13 +53,15 @@ def run_demo(output_dir: str | Path, *, bundle: str | Path, epochs: int = 12, se
     evaluation = {**scans, "ckpt_dir": models, "output_dir": results / "evaluation"}
     _run(workflow_command(bundle, "evaluating", ["train.json", "evaluate.json"], evaluation))
     _say("5/6  segmenting one of them, with its uncertainty maps and prompts")
-    case = read_object(data / DATALIST, keys=("test",))["test"][0]
-    image, truth = data / case["image"], data / case["label"]
+    datalist = load_datalist(data)
+    case = datalist.test[0]
+    image, truth = case["image"], case["label"]
     inference = {"checkpoint": models / "model.pt", "image": image, "save_maps": True}
     inference["output_dir"] = results / "inference"
     _run(workflow_command(bundle, "inference", ["inference.json"], inference))
     _say("6/6  drawing it")
-    picture = overview_from_files(out / "overview.png", image=image, truth=truth, output_dir=results / "inference")
+    folder, labels = results / "inference", datalist.labels
+    picture = overview_from_files(out / "overview.png", image=image, truth=truth, output_dir=folder, labels=labels)
     _summary(out, picture, time.time() - started)
     print("\nNext, on your own scans (how to lay them out: docs/how-to/train-on-your-scans.md):\n")
     print(

@@ -90,10 +90,10 @@ def ensure_writable(directory: str | os.PathLike[str]) -> Path:
 
 
 def refuse_special(path: str | os.PathLike[str], *, ending: str = "") -> None:
-    """Refuse to write a file where a folder, a pipe or a device lies, whose place it would take.
+    """Refuse what is a folder, a pipe or a device where a file is read or written.
 
     Args:
-        path: of the file that is to be written.
+        path: of the file.
         ending: that its name must have.
 
     Raises:
@@ -154,7 +154,12 @@ def copy_folder(source: str | os.PathLike[str], target: str | os.PathLike[str], 
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file's content, in hexadecimal digits, read in small parts."""
+    """The SHA-256 of a file's content, in hexadecimal digits, read in small parts.
+
+    Raises:
+        FileExistsError: there lies a folder, or a pipe, for which one would wait for ever.
+    """
+    refuse_special(path)
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while block := stream.read(BLOCK):

@@ -1,16 +1,19 @@
-"""A folder that one process alone may write into at a time."""
+"""A folder that one process alone may write into at a time, and files that belong together."""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+from aps_components.files import replacing
 
 try:
     import fcntl
@@ -19,6 +22,8 @@ except ImportError:  # Windows
 
 LOCK_FILE = ".in_use.lock"  # where a folder itself cannot be locked
 LOCKS = Path("/proc/locks")
+PATIENCE = 60.0  # seconds, for what another process is done with soon
+PAUSE = 0.05  # seconds, between two tries
 
 
 class FolderInUseError(RuntimeError):
@@ -28,17 +33,26 @@ class FolderInUseError(RuntimeError):
 _held: dict[str, Any] = {}
 
 
-def own(folder: str | os.PathLike[str]) -> None:
+def own(folder: str | os.PathLike[str], *, patience: float = 0.0) -> None:
     """Keep every other process from owning a folder, until :func:`release` or this process's end.
 
     The system drops what a killed process held. A folder that this process owns already is no obstacle.
 
+    Args:
+        folder: that is there.
+        patience: seconds to wait for another process that owns it.
+
     Raises:
         FolderInUseError: another process owns it.
     """
-    place = os.path.realpath(folder)
-    if place not in _held:
-        _held[place] = _lock(place)
+    place, deadline = os.path.realpath(folder), time.monotonic() + patience
+    while place not in _held:
+        try:
+            _held[place] = _lock(place)
+        except FolderInUseError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(PAUSE)
 
 
 def release(folder: str | os.PathLike[str]) -> None:
@@ -51,13 +65,32 @@ def release(folder: str | os.PathLike[str]) -> None:
 
 
 @contextmanager
-def alone_in(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Own a folder for a while; errors as of :func:`own`."""
-    own(folder)
+def alone_in(folder: str | os.PathLike[str], *, patience: float = 0.0) -> Iterator[None]:
+    """Own a folder for a while, or go on owning it; arguments and errors as of :func:`own`."""
+    owned = os.path.realpath(folder) in _held
+    own(folder, patience=patience)
     try:
         yield
     finally:
-        release(folder)
+        if not owned:
+            release(folder)
+
+
+@contextmanager
+def replacing_together(*paths: str | os.PathLike[str]) -> Iterator[list[Path]]:
+    """``replacing`` of files that belong together: where two processes write them at once, one wins all of them.
+
+    Args:
+        paths: of the files; the last one takes its place first.
+
+    Raises:
+        FolderInUseError: another process owns a folder of theirs for long; none of the files was replaced.
+        OSError: as of ``replacing``.
+    """
+    with ExitStack() as held, ExitStack() as files:
+        yield [files.enter_context(replacing(path)) for path in paths]
+        for folder in sorted({os.path.realpath(Path(path).parent) for path in paths}):
+            held.enter_context(alone_in(folder, patience=PATIENCE))
 
 
 def _lock(place: str) -> Any:

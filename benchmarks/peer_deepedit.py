@@ -34,7 +34,8 @@ from aps_components.data import SeededCacheDataset, check_cases
 from aps_components.evaluation.clicks import Annotator, report_clicks
 from aps_components.evaluation.markdown import markdown_table
 from aps_components.evaluation.metrics import foreground_regions
-from aps_components.models import ensure_writable, read_settings, resolved_precision
+from aps_components.files import ensure_writable
+from aps_components.models import read_settings, resolved_precision
 from aps_components.options import pieces, refuse_unknown
 
 SHARED = (  # with our model: what a training stores of its data

@@ -39,8 +39,7 @@ from aps_components.evaluation import EvaluationReport, case_metrics
 from aps_components.evaluation.machine import machine
 from aps_components.evaluation.records import Records
 from aps_components.evaluation.report import ALL_CLASSES
-from aps_components.files import replace_text
-from aps_components.models import ensure_writable
+from aps_components.files import ensure_writable, replace_text
 from aps_components.options import truth
 from aps_components.ownership import alone_in
 from aps_components.processes import run_logged

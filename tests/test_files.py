@@ -56,6 +56,13 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     assert names(tmp_path) == ["a.json"]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_of_a_pipe_there_is_no_hash_to_wait_for(tmp_path):
+    os.mkfifo(tmp_path / "a.nii.gz")
+    with pytest.raises(FileExistsError, match=r"a\.nii\.gz is no regular file"):
+        sha256_of(tmp_path / "a.nii.gz")
+
+
 @pytest.mark.parametrize("size", [0, 1, BLOCK, 2 * BLOCK + 7])
 def test_sha256_of_a_file(tmp_path, size):
     content = bytes(range(256)) * (size // 256 + 1)

@@ -86,7 +86,7 @@ def commands(
     training = f"--config_file {configs}/train.json{root} --dataset_dir {folder}" + (f" {batch}" if batch else "")
     several = f"{{}}{root} --dataset_dir {folder}"
     size = "".join(f" --{key} {_option(value)}" for key, value in plan.cpu.items())
-    coarse = ", smaller: give the other commands the same options" if size else ""
+    coarse = ", at a smaller size" if size else ""
     judged = "Evaluate on the validation scans" if validation else "Evaluate, once the datalist has validation cases"
     run = "python -m monai.bundle run"
     steps = {
@@ -135,8 +135,8 @@ def readme(
 ## Model Overview
 
 Segments {_enumerated(list(block.labels.values())[1:])}.
-Trained semi-supervised, on scans with and without a label: a V-Net (Model A) prompts a volume-native Segment Anything
-model (Model B) at the places where it is certain; the answer is the mean of both models' probabilities.
+It learns from scans with and without a label. A V-Net (Model A) prompts a volume-native Segment Anything model (Model
+B) at the places where it is certain. The answer is the mean of both models' probabilities.
 
 For research only; not for diagnosis or treatment. Weights: see [models](../models/README.md).
 
@@ -144,15 +144,15 @@ For research only; not for diagnosis or treatment. Weights: see [models](../mode
 
 Your own, in the folder `DIR`: images in `{folder.images}/`, labels in `{folder.labels}/`. Terms:
 [data_license.txt](data_license.txt). `configs/datalist.json` names {training} labelled and {unlabelled} unlabelled
-cases for training and {validation} for validation; a `DIR/datalist.json` would take its place. What the tables show is
-also in [fingerprint.json](../configs/fingerprint.json).
+cases for training and {validation} for validation. A `DIR/datalist.json` is used instead if there is one.
+[fingerprint.json](../configs/fingerprint.json) holds the figures of these tables.
 
 {describe_scans(fingerprint, plan)}
 {_code(faults)}
 ## Training configuration
 
-These values stand in `configs/train.json` and `configs/inference.json`. They were chosen by rules: proposals, which you
-may change there, in both files alike.
+Rules chose these values of `configs/train.json` and `configs/inference.json`. You may change them; change both files
+alike.
 
 {chr(10).join(choices)}
 
@@ -160,13 +160,13 @@ may change there, in both files alike.
 
 ## Input
 
-{block.in_channels} channel(s). Any size; windows of {by(block.roi_size)} voxels run over the scan, which is turned to
-RAS, brought to the voxel size of the training ({spacing}) and normalised.
+{block.in_channels} channel(s). Scans may have any size. Each is turned to RAS, resampled to the voxel size of the
+training ({spacing}) and normalised. Windows of {by(block.roi_size)} voxels then run over it.
 
 ## Output
 
-{block.num_classes} channels, one per class, as logits of the network; a label map in the file, 0 to
-{block.num_classes - 1}, on the scan's own grid. With `--save_maps true` also probabilities, epistemic and aleatoric
+The network gives {block.num_classes} channels of logits, one for each class. The file holds a label map, 0 to
+{block.num_classes - 1}, on the scan's own grid. `--save_maps true` also writes probabilities, epistemic and aleatoric
 uncertainty, and the prompt points.
 
 {PERFORMANCE}
@@ -175,8 +175,8 @@ uncertainty, and the prompt points.
 
 ## MONAI Bundle Commands
 
-From the bundle's folder; `DIR` is the dataset. A downloaded package brings its own `aps_components`, and `aps` is
-`python -m aps_components` there; a clone of the repository needs it installed.
+Run these commands in the bundle's folder. `DIR` is the dataset. A downloaded package contains `aps_components`: write
+`python -m aps_components` there instead of `aps`. In a clone of the repository, install it first.
 
 {_steps(steps)}
 

@@ -24,8 +24,8 @@ from aps_components.bundle.locate import CONFIG, bundle_metadata, locate_bundle,
 from aps_components.configuration import BundleConfig, needed_by
 from aps_components.configuration.bundle_workflow import TRAINED_WITH
 from aps_components.errors import root_cause
-from aps_components.files import expanded, refuse_special, replacing
-from aps_components.models import TRAINED_KEYS, Predictor, ensure_writable
+from aps_components.files import ensure_writable, expanded, refuse_special, replacing
+from aps_components.models import TRAINED_KEYS, Predictor
 from aps_components.options import number
 
 Format = Literal["torchscript", "onnx"]

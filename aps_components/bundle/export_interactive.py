@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from aps_components.bundle.export import checked_tolerance, seconds, trained_network, trial_images, write_onnx
 from aps_components.bundle.locate import locate_bundle, require_weights
-from aps_components.files import expanded, replacing
+from aps_components.files import ensure_writable, expanded
 from aps_components.interactive.model import taught_prompts, untaught
-from aps_components.models import AutoPromptSeg, Seen, ensure_writable, read_settings
+from aps_components.models import AutoPromptSeg, Seen, read_settings
 from aps_components.models.interaction import own_prompts
 from aps_components.networks.sam3d import ImageEmbedding
+from aps_components.ownership import replacing_together
 from aps_components.prompts import PAD_LABEL, PointPrompts
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
@@ -145,7 +146,7 @@ def export_interactive(
     assert isinstance(network, AutoPromptSeg)
     image = next(trial_images((settings["in_channels"], *settings["roi_size"])))[:1]
     ensure_writable(folder)
-    with replacing(folder / ENCODER) as encoder_file, replacing(folder / DECODER) as decoder_file:
+    with replacing_together(folder / ENCODER, folder / DECODER) as (encoder_file, decoder_file):
         pair = OnnxPair.written(network, image, (encoder_file, decoder_file), settings=settings)
         difference = max(
             pair.difference(window[:1]) for window in trial_images((settings["in_channels"], *settings["roi_size"]))

@@ -105,6 +105,10 @@ def write_bundle(
         if folder.is_dir():
             folder.rmdir()
         os.replace(unfinished, folder)
+    except OSError as error:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise FileExistsError(f"{folder}: another process has just made it; name another folder") from error
+        raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder

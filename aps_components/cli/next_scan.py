@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from fire.decorators import SetParseFns
@@ -39,11 +40,14 @@ def next_scan(
 
     order = {"seed": whole(least=0)("seed", seed), "round": whole(least=0)("round", round)}
     next_scans(strategy, {}, **order)  # refuses an unknown one before scans are answered
-    scores = score_scans(scans, bundle=bundle, target=out, checkpoint=checkpoint, device=device, settings=settings)
-    for name in next_scans(strategy, scores, **order):
-        score = scores[name]
+    result = score_scans(scans, bundle=bundle, target=out, checkpoint=checkpoint, device=device, settings=settings)
+    for name in next_scans(strategy, result.scores, **order):
+        score = result.scores[name]
         predicted = "" if score.predicted_dice is None else f"  predicted Dice {score.predicted_dice:.2f}"
         unlike = "  unlike the scans of the training" if score.unlike_training else ""
         entropies = ", ".join(f"{label} {value:.3f}" for label, value in score.entropy.items())
         print(f"{name}  entropy: {entropies}{predicted}{unlike}")
     print(f"written: {out}")
+    if result.failed:
+        scans_in_all = len(result.failed) + len(result.scores)
+        sys.exit(f"{len(result.failed)} of {scans_in_all} scan(s) failed: {', '.join(result.failed)}")

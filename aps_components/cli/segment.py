@@ -66,6 +66,7 @@ def segment(
     ranks, wanted = Ranks(os.environ), optional(truth)("report", report)
     if shard is not None and ranks.several:
         raise ValueError("--shard and torchrun both share the scans: take one of them")
+    ranks.join()
     given = {"predictor": predictor, "overlap": overlap}
     result = segment_scans(
         _path("INPUT", input),

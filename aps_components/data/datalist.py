@@ -16,9 +16,10 @@ A dataset is a folder and a datalist, a JSON file whose paths are relative to th
 Only file names are looked at here, never a scan.
 """
 
+import difflib
 import glob
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ File = str | os.PathLike[str]
 DATALIST = "datalist.json"
 PARTS = ("training", "unlabeled", "validation", "test")
 FAULT = "fault"  # of an item that cannot be used: why
+TOP_KEYS, CASE_KEYS = ("name", "labels"), ("image", "label", "label_by")
+COUNT = "num"  # how the Medical Segmentation Decathlon's counts begin, such as numTraining
+ALIKE = 0.75  # of letters, from which on a key is another one mistyped
 LABEL_BY, HAND, MODELS = "label_by", "hand", "models"
 
 
@@ -346,10 +350,20 @@ def _datalist_file(root: Path, default: str | os.PathLike[str] | None) -> Path:
 def read_datalist(source: Path, *, keys: Sequence[str] = ("name", "labels", "training")) -> dict[str, Any]:
     """The content of a datalist as it stands, with nothing in its name and labels that a configuration would run."""
     content = read_object(source, keys=keys, error=DataError)
+    _refuse_mistyped(content, (*TOP_KEYS, *PARTS, *KEYS), where=source)
     # These two go on into settings and configurations; a path of a scan does not, as it stands.
     for key in sorted({"name", "labels"} & content.keys()):
         refuse_config_syntax(content[key], where=f"{source}: {key}", error=DataError)
     return content
+
+
+def _refuse_mistyped(entry: Mapping[str, Any], known: Collection[str], *, where: str | Path) -> None:
+    """Others' datalists say more than is asked here; but a "validaton" or "lable" would be passed over in silence."""
+    for key in sorted(entry.keys() - set(known)):
+        if key.startswith(COUNT):
+            continue
+        if near := difflib.get_close_matches(key.lower(), known, n=1, cutoff=ALIKE):
+            raise DataError(f"{where}: no key {brief(repr(key))} is known; did you mean {near[0]!r}?")
 
 
 def _name(content: dict[str, Any], source: Path) -> str:
@@ -385,6 +399,7 @@ def _items(content: dict[str, Any], part: str, root: Path, source: Path, *, labe
 def _item(entry: object, root: Path, where: str, *, labels: dict[int, str]) -> Item:
     if not isinstance(entry, dict) or not entry.get("image"):
         raise DataError(f'{where} is {brief(entry)}; it needs an "image", a path relative to {root}')
+    _refuse_mistyped(entry, (*CASE_KEYS, *KEYS), where=where)
     files = entry["image"]
     several = isinstance(files, list)
     label = entry.get("label")

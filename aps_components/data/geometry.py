@@ -23,6 +23,7 @@ from aps_components.data.errors import DataError
 Affine = NDArray[np.float64]
 
 SMALLEST, LARGEST = 0.07, 25.0  # mm, of a voxel's sides: what lies outside is microscopy, or a wrong unit
+FARTHEST = 1e6  # mm, of the first voxel from the origin: beyond, a header's float32 tell no neighbours apart
 COARSEST = 10.0  # mm, of its shortest side: SPECT has up to 9.6
 MAGNIFIED = (10, 100)  # times, by which the sizes of a microscopy may be stated to be those of a scan
 CODES = range(6)  # of qform_code and sform_code
@@ -75,7 +76,7 @@ def geometry_of(header: Any, file: str) -> Geometry:
     shape, channels = _shape(header, file)
     unit = UNITS.get(_unit(header), 1.0)
     affine, states = _affine(header, shape, file)
-    affine = np.diag([unit, unit, unit, 1.0]) @ affine
+    affine[:3] *= unit
     _refuse_affine(affine, states, _unit(header), file)
     notes = tuple(f"{file}: {note}" for note in _notes(header, shape, affine, states))
     return Geometry(shape, channels, affine, notes)
@@ -178,6 +179,8 @@ def _refuse_affine(affine: Affine, states: str, unit: int, file: str) -> None:
             f"{file}: its voxels are {_by(sizes)} mm{said}; a scan has {SMALLEST:g} to {LARGEST:g}, and "
             f"{COARSEST:g} at most along its finest axis: mend the voxel sizes or xyzt_units in the header{true}"
         )
+    if (far := float(np.linalg.norm(affine[:3, 3]))) > FARTHEST:
+        raise DataError(f"{file}: its {states} puts it {far:.3g} mm from the origin; set its place anew")
 
 
 def _fit(sizes: Affine) -> bool:
@@ -214,8 +217,11 @@ def _sform_notes(header: Any, shape: tuple[int, int, int], affine: Affine, sizes
     if not int(header["qform_code"]):
         return
     try:
-        qform = np.diag([scale, scale, scale, 1.0]) @ _qform(header, "")
+        qform = _qform(header, "")
+        qform[:3] *= scale
     except DataError:
+        qform = np.full((4, 4), np.nan)
+    if not np.isfinite(qform).all():
         yield "its qform means nothing: the sform counts"
         return
     corners = np.array([*product(*((0, size - 1) for size in shape))], dtype=float)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from aps_components.evaluation.doubt.calibrate import NONE, calibrate_doubt, refuse_unknown_scans
 from aps_components.evaluation.doubt.held_out import KEY, TEMPERATURE
 from aps_components.evaluation.offsets import set_offsets
 from aps_components.evaluation.trained import SPLITS, load_trained
-from aps_components.files import refuse_special
-from aps_components.models import MODEL_ENDING, ensure_writable, read_checkpoint, read_settings, save_model
+from aps_components.files import ensure_writable, refuse_special
+from aps_components.models import MODEL_ENDING, read_checkpoint, read_settings, save_model
 from aps_components.models.decision import Decision
 from aps_components.models.settings import trained_b
 from aps_components.options import whole
@@ -66,9 +67,12 @@ def calibrate(
         weights = model.network.state_dict()
     answering = {f"inference_{key}": value for key, value in options.items() if key in ANSWERS}
     kept = {key: value for key, value in settings.items() if key not in (KEY, TEMPERATURE)}
-    save_model(weights, kept | answering, target)
-    if held_out != NONE:
-        lines += calibrate_doubt(bundle, Path(target), dataset_dir=dataset_dir, held_out=held_out, options=options)
+    with TemporaryDirectory() as work:
+        copy = Path(work) / Path(target).name
+        save_model(weights, kept | answering, copy)
+        if held_out != NONE:
+            lines += calibrate_doubt(bundle, copy, dataset_dir=dataset_dir, held_out=held_out, options=options)
+        save_model(weights, read_settings(copy), target)
     return "\n".join([*lines, f"written: {target}"])
 
 

@@ -24,10 +24,12 @@ from aps_components.evaluation.predictors import PREDICTORS, prompt_precision
 from aps_components.evaluation.report import VARIANTS, EvaluationReport
 from aps_components.evaluation.scan_record import Answered, WorstCases, band_of, doubt, scan_record
 from aps_components.evaluation.truth import Truth
+from aps_components.files import ensure_writable
 from aps_components.inference import InvertToLabelMapd, PromptedSlidingWindowInferer, PromptPoint
 from aps_components.inference.temperature import calibrated
-from aps_components.models import TwoModels, ensure_writable
+from aps_components.models import TwoModels
 from aps_components.options import Pieces
+from aps_components.ownership import alone_in
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +95,15 @@ class Evaluation:
         self.scans: list[dict[str, Any]] = []
 
     def run(self) -> EvaluationReport:
-        """Evaluate every case, write the report and print its table."""
+        """Evaluate every case, write the report and print its table.
+
+        Raises:
+            FolderInUseError: another process writes into ``output_dir``.
+        """
+        with alone_in(self.output_dir):
+            return self._run()
+
+    def _run(self) -> EvaluationReport:
         report, self.scans = EvaluationReport(), []
         self.network.to(self.device).eval()
         for item in tqdm(self.items, desc=f"evaluating {self.split}", unit="scan"):

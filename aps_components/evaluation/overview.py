@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def overview_from_files(
     image: str | Path,
     output_dir: str | Path,
     truth: str | Path | None = None,
+    labels: Mapping[int, str] | None = None,
 ) -> Path:
     """Draw image, truth, prediction, both uncertainty maps and the prompt points of one scan.
 
@@ -32,6 +34,7 @@ def overview_from_files(
         image: the scan.
         output_dir: where inference wrote ``NAME_seg.nii.gz`` and, with ``--save_maps true``, the maps and the prompts.
         truth: label map of the scan, if there is one.
+        labels: class to name, for the legend; without one a class has the name that the files beside its label map say.
 
     Raises:
         FileNotFoundError: the scan has not been segmented into ``output_dir``.
@@ -55,6 +58,7 @@ def overview_from_files(
         points=_points(prompts) if prompts.is_file() else None,
         spacing=list(read_geometry(image).spacing),
         title=name,
+        class_names={**_names(folder, name), **(labels or {})},
     )
 
 
@@ -79,6 +83,22 @@ def _maps(folder: Path, name: str) -> dict[str, Any]:
             if given[which] is None and file.is_file():
                 given |= {which: _array(file), f"{which}_title": called.title, f"{which}_unit": called.unit}
     return given
+
+
+def _names(folder: Path, name: str) -> dict[int, str]:
+    """Class to name, as the prompts and the statistics of ``aps segment`` have them."""
+    return {
+        entry["label"]: entry["name"]
+        for entry in _entries(folder, name)
+        if isinstance(entry, dict) and isinstance(entry.get("label"), int) and isinstance(entry.get("name"), str)
+    }
+
+
+def _entries(folder: Path, name: str) -> Iterator[Any]:
+    for file, key in (("prompts", "points"), ("statistics", "classes")):
+        path = folder / f"{name}_{file}.json"
+        found = read_object(path).get(key) if path.is_file() else None
+        yield from found if isinstance(found, list) else []
 
 
 def _points(file: Path) -> list[tuple[int, float, float, float]]:

@@ -38,22 +38,23 @@ from aps_components.data.partial import label_item
 from aps_components.evaluation.doubt.several_models import (
     ByClass,
     agreement_table,
+    least_agreed_first,
     mean_of,
     pairwise_agreement,
-    read_agreements,
 )
 from aps_components.evaluation.offsets import MOST_VALUES, fit_offsets, label_and_undrawn, of_kept_pieces, thinned
-from aps_components.evaluation.records import results_folder
+from aps_components.evaluation.records import Records, results_folder
 from aps_components.evaluation.trained import TrainedModel, load_trained
-from aps_components.files import replace_text
+from aps_components.files import ensure_writable, replace_text
 from aps_components.inference import LabelMapd, inverted
 from aps_components.label_map import likeliest_class, log_probabilities
-from aps_components.models import ensure_writable, trained_cases, trained_setting
+from aps_components.models import trained_cases, trained_setting
 from aps_components.models.decision import Decision
 from aps_components.plain_json import read_json
 
 ANSWER = "a"  # an ensemble has one answer; its offsets are held where Model A's are
 LABELS, MADE_BY, AGREEMENT = "labels", "made_by.json", "agreement.csv"
+AGREED = "agreement.jsonl"  # what the table is made of in the end
 LEAST_AGREED = 5  # scans that are named
 
 
@@ -108,15 +109,16 @@ def pseudo_label(
         ensure_writable(folder / LABELS)
         maker = maker_hash(_refuse_labels_of_others(folder, models))
         decision, volumes = _decision(models, datalist)
+        agreements = Records(folder / AGREED, settings={"maker": maker}) if len(models) > 1 else None
         for item in tqdm(datalist.unlabeled, desc="labelling", unit="scan"):
             mark = mark_of(scan=scan_hash(files_of(item["image"])), maker=maker)
             if not _is_labelled(file := _label_file(folder, item), mark):
                 label_map, agreement = _label_map(models, item, decision)
-                if len(models) > 1:
-                    _keep_agreement(folder / AGREEMENT, case_name(item), agreement, datalist)
+                if agreements is not None:  # before the label: what was killed has lost none
+                    agreements.add({"dice": agreement}, scan=case_name(item))
                 _save(file, label_map, item=item, model=models[0], mark=mark)
         _write_datalist(folder, datalist)
-        doubtful = _least_agreed(folder / AGREEMENT)
+        doubtful = [] if agreements is None else _rank(agreements, folder / AGREEMENT, datalist)
     count = len(datalist.labeled) + len(datalist.unlabeled)
     return "\n".join(
         [
@@ -236,17 +238,13 @@ def _log_probabilities(
     return log_probabilities(total / len(models))
 
 
-def _keep_agreement(file: Path, scan: str, agreement: ByClass, datalist: Datalist) -> None:
-    """After every scan, before its label: what was killed has lost none."""
-    known = read_agreements(file.read_text(encoding="utf-8")) if file.is_file() else {}
+def _rank(agreements: Records, file: Path, datalist: Datalist) -> list[str]:
+    """Write the table of all scans, and name the first ones of it."""
+    by_scan = {key["scan"]: record["dice"] for key, record in agreements.all()}
+    ranked = least_agreed_first(by_scan)
     classes = [name for index, name in sorted(datalist.labels.items()) if index]
-    replace_text(file, agreement_table({**known, scan: agreement}, classes))
-
-
-def _least_agreed(file: Path) -> list[str]:
-    if not file.is_file():
-        return []
-    means = {scan: mean_of(values) for scan, values in read_agreements(file.read_text(encoding="utf-8")).items()}
+    replace_text(file, agreement_table(ranked, classes))
+    means = {scan: mean_of(values) for scan, values in ranked.items()}
     named = [f"{scan} ({mean:.2f})" for scan, mean in means.items() if mean is not None][:LEAST_AGREED]
     return [f"least agreed on, and worth a look or a label by hand: {', '.join(named)} (all: {file})"] if named else []
 

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aps_components.files import expanded
+from aps_components.files import ensure_writable, expanded
 from aps_components.line_file import LineFile
-from aps_components.models import ensure_writable
 from aps_components.options import differences
 from aps_components.ownership import alone_in
 

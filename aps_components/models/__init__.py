@@ -1,6 +1,6 @@
 """Models A and B wired together."""
 
-from aps_components.files import ensure_writable
+from aps_components.files import ensure_writable  # bundles made by version 0.2.0 import it from here
 from aps_components.models.auto_prompt_seg import AutoPromptSeg
 from aps_components.models.build import build_auto_prompt_seg, build_trained
 from aps_components.models.half import halve

@@ -22,6 +22,7 @@ from aps_components.models.decision import offsets_of_before
 from aps_components.models.settings import SETTINGS_OF_BEFORE, CheckpointError, read_settings, settings_file
 from aps_components.networks.sam3d import resized_position_tables
 from aps_components.options import list_differences
+from aps_components.ownership import replacing_together
 from aps_components.unpacking import damaged_member
 
 MAX_NAMED_KEYS = 8
@@ -49,7 +50,12 @@ def save_atomically(content: Any, path: str | Path, *, compressed: bool = False)
         path: of the file.
         compressed: deflate it, for publishing: ``torch.load`` reads it as it reads any other, but cannot map it.
     """
-    with replacing(path) as unfinished, open(unfinished, "wb") as stream:
+    with replacing(path) as unfinished:
+        _save(content, unfinished, compressed=compressed)
+
+
+def _save(content: Any, path: Path, *, compressed: bool) -> None:
+    with open(path, "wb") as stream:
         if compressed:
             whole = io.BytesIO()
             torch.save(content, whole)
@@ -217,11 +223,15 @@ def is_state_dict(weights: Any) -> bool:
 def save_model(weights: Any, settings: Mapping[str, Any], path: str | Path, *, compressed: bool = False) -> None:
     """Weights and their settings, both or, where the disk is full or the process is killed while writing, none.
 
-    What was at ``path`` before stays whole until both are written; only two renamings are left then.
+    What was at ``path`` before stays whole until both are written; only two renamings are left then. Of two processes
+    that write to ``path`` at once one wins both.
+
+    Raises:
+        FolderInUseError: another process, such as a training, owns the folder.
     """
-    with replacing(settings_file(path)) as beside:
+    with replacing_together(settings_file(path), path) as (beside, file):
         beside.write_text(_settings_text(settings), encoding="utf-8")
-        save_atomically(weights, path, compressed=compressed)
+        _save(weights, file, compressed=compressed)
 
 
 def _settings_text(settings: Mapping[str, Any]) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, pstdev
 
 from aps_components.recipe.choices import Answer, answered_so
-from aps_components.recipe.plan import CHECK_STEP, FIRST_STEP, JUDGE_STEP, duration
+from aps_components.recipe.parts import CHECK_STEP, FIRST_STEP, JUDGE_STEP
+from aps_components.recipe.plan import duration
 from aps_components.recipe.results import HeldOut, TrainingResults
 
 JUDGED = (FIRST_STEP, CHECK_STEP, JUDGE_STEP)  # steps of a plan that were done as planned

@@ -19,22 +19,22 @@ from aps_components.bundle.rules import Choice
 from aps_components.data.datalist import DATALIST, Item, relative_item
 from aps_components.data.errors import DataError
 from aps_components.data.partial import SLICES, parsed_slices
-from aps_components.files import expanded, sha256_of
+from aps_components.files import ensure_writable, expanded, sha256_of
 from aps_components.machine import chosen_device
 from aps_components.memory import free_memory
-from aps_components.models import ensure_writable
 from aps_components.options import SEED, whole
 from aps_components.ownership import alone_in
 from aps_components.processes import cores
 from aps_components.recipe.asked import checked_options, parse_time, set_options
 from aps_components.recipe.datasets import Learning
+from aps_components.recipe.facts import Asked
 from aps_components.recipe.journal import Journal
 from aps_components.recipe.plan import duration, make_time_plan
 from aps_components.recipe.results import PrintedPlan, TrainingResults, write_results
 from aps_components.recipe.scans import Scans, find_scans
 from aps_components.recipe.settings import Recipe, recipe_of
 from aps_components.recipe.stages import Commands
-from aps_components.recipe.whole import Asked, WholeTraining, facts_of, measured_pace, printed_plan
+from aps_components.recipe.whole import WholeTraining, facts_of, measured_pace, printed_plan
 from aps_components.report import write_training_report
 
 BUNDLE = "bundle"

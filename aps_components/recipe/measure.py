@@ -13,7 +13,7 @@ from threading import Event
 
 from aps_components.processes import CommandFailedError, run_logged
 from aps_components.recipe.datasets import Learning
-from aps_components.recipe.plan import Pace
+from aps_components.recipe.facts import Pace
 from aps_components.recipe.stages import MODEL, Commands, Stage, StageFailedError
 from aps_components.training.history import HISTORY_FILE, read_history
 

@@ -13,8 +13,8 @@ from aps_components.bundle import locate_bundle, require_weights, workflow_comma
 from aps_components.bundle.locate import SHIPPED_BUNDLES
 from aps_components.data.datalist import DATALIST
 from aps_components.data.to_judge import dataset_to_judge
-from aps_components.files import expanded, real
-from aps_components.models import ensure_writable, read_settings, trained_cases
+from aps_components.files import ensure_writable, expanded, real
+from aps_components.models import read_settings, trained_cases
 from aps_components.plain_json import read_object
 from aps_components.processes import start
 from aps_components.report.evaluated import METRICS_FILE

@@ -18,11 +18,11 @@ from aps_components.data.room import refuse_large_segmentation, refuse_large_vol
 from aps_components.errors import plain_errors
 from aps_components.evaluation.doubt.expected import Expectation, Expected
 from aps_components.evaluation.doubt.second_view import second_view
-from aps_components.files import expanded, real
+from aps_components.files import ensure_writable, expanded, real
 from aps_components.interactive import LoadedModel, Predictor
 from aps_components.machine import chosen_device
 from aps_components.memory import return_freed_memory
-from aps_components.models import CheckpointError, TwoModels, ensure_writable, read_settings, settings_file
+from aps_components.models import CheckpointError, TwoModels, read_settings, settings_file
 from aps_components.options import pieces
 from aps_components.segmentation.quiet import quiet
 

@@ -34,6 +34,7 @@ from aps_components.segmentation.quiet import quiet
 TAGS = [
     *["SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "NumberOfFrames", "SamplesPerPixel"],
     *["SOPClassUID", "Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"],
+    *["PatientID", "RescaleSlope"],
 ]
 ORIENTATION_TOLERANCE = 1e-3  # of a direction cosine
 EVENNESS = 0.02, 0.01  # share of the spacing, and mm, by which the distance of two slices may differ from it
@@ -72,6 +73,8 @@ class Slice:
     spacing: tuple[float, float] | None  # mm, along a row and along a column
     position: tuple[float, ...] | None  # mm, LPS
     orientation: tuple[float, ...] | None  # direction of a row, then of a column
+    patient: str = ""  # for comparison alone
+    rescaled: bool = False  # whether it says how its values are to be rescaled
     fault: str = ""  # why its header cannot be used
 
 
@@ -289,6 +292,10 @@ def geometry(series: Series) -> tuple[list[Slice], NDArray[np.float64]]:
         raise DataError(f"{_said(series)}: slices without position, orientation or pixel spacing; export it again")
     if len({(part.size, part.spacing) for part in parts}) > 1 or _directions(parts) > 1:
         raise DataError(f"{_said(series)}: slices of several sizes, pixel spacings or directions; {CONVERT}")
+    if len({part.patient for part in parts}) > 1:
+        raise DataError(f"{_said(series)}: slices of several patients, by their PatientID; keep those of one")
+    if len({part.rescaled for part in parts}) > 1:
+        raise DataError(f"{_said(series)}: only some of its slices have a RescaleSlope; export it again")
     row, column = np.reshape(np.asarray(parts[0].orientation, dtype=float), (2, 3))
     if np.abs([row @ row - 1, column @ column - 1, row @ column]).max() > ORIENTATION_TOLERANCE:
         raise DataError(
@@ -402,6 +409,8 @@ def _slice(file: str, header: Any) -> Slice:
                 spacing=None if spacing is None else (spacing[1], spacing[0]),
                 position=_floats(header.get("ImagePositionPatient"), 3),
                 orientation=_floats(header.get("ImageOrientationPatient"), 6),
+                patient=str(header.get("PatientID") or ""),
+                rescaled=header.get("RescaleSlope") not in (None, ""),
             )
     except Exception as error:  # of pydicom's, almost any
         fault = f"{file}: a DICOM header that cannot be understood ({_first_line(error)}); export it again"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,6 +29,24 @@ FORMAT = 1
 SCORES_ENDING = ".json"
 
 
+@dataclass
+class Scored:
+    """What became of the scans.
+
+    Args:
+        scores: by the name of each scan that could be answered.
+        failed: name to reason of those that could not be.
+    """
+
+    scores: dict[str, ScanScore] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def fail(self, name: str, error: Exception) -> None:
+        """One bad scan stops nothing."""
+        self.failed[name] = in_a_line(error)
+        print(f"{name}: not scored: {self.failed[name]}", flush=True)
+
+
 def score_scans(
     source: str | os.PathLike[str],
     *,
@@ -36,7 +55,7 @@ def score_scans(
     checkpoint: str | os.PathLike[str] | None = None,
     device: str | None = None,
     settings: Mapping[str, Any] | None = None,
-) -> dict[str, ScanScore]:
+) -> Scored:
     """Answer every scan, and write after each of them what was found; those scored by these weights stay.
 
     Args:
@@ -48,14 +67,15 @@ def score_scans(
         settings: further keys of the bundle's inference to other values.
 
     Returns:
-        Name of each scan that could be answered, to its score.
+        The scores, and which scans have none.
 
     Raises:
         ValueError, OSError: nothing could be started, or no scan was scored.
     """
     changes = dict(settings or {}) | ({} if checkpoint is None else {"checkpoint": os.path.abspath(checkpoint)})
     inference = BundleInference(locate_bundle(bundle), settings={**changes, "save_maps": False})
-    cases = dict(_cases(source, inference))
+    result = Scored()
+    cases = _cases(source, inference, result)
     weights, target = sha256_of(inference.require_checkpoint()), expanded(target)
     refuse_special(target, ending=SCORES_ENDING)
     ensure_writable(target.parent)
@@ -65,6 +85,8 @@ def score_scans(
         loaded = False
         for name, case in cases.items():
             try:
+                if case.fault:
+                    raise DataError(case.fault)
                 scan = scan_hash(case.sources)
                 if name in known and known[name]["scan"] == scan:
                     found[name] = known[name]
@@ -73,15 +95,16 @@ def score_scans(
                     inference.load(work, device=device)
                     loaded = True
                 score = _score(inference, case.nifti(Path(work)))
-            except (ValueError, OSError) as error:  # one bad scan stops nothing
-                print(f"{name}: not scored: {in_a_line(error)}", flush=True)
+            except Exception as error:
+                result.fail(name, error)
                 continue
             found[name] = {"scan": scan, **score.as_json()}
             _write(target, weights, {**known, **found})
     if not found:
         raise DataError(f"{source}: no scan of it could be scored; mend what is named above")
     _write(target, weights, found)
-    return {name: ScanScore.from_json(entry) for name, entry in found.items()}
+    result.scores = {name: ScanScore.from_json(entry) for name, entry in found.items()}
+    return result
 
 
 def read_scores(file: str | os.PathLike[str], *, weights: str | None = None) -> dict[str, dict[str, Any]]:
@@ -106,21 +129,24 @@ def read_scores(file: str | os.PathLike[str], *, weights: str | None = None) -> 
     return dict(scans)
 
 
-def _cases(source: str | os.PathLike[str], inference: BundleInference) -> Iterator[tuple[str, Case]]:
+def _cases(source: str | os.PathLike[str], inference: BundleInference, result: Scored) -> dict[str, Case]:
+    """The scans by name; what lies beside them and is none is printed."""
     path = expanded(source)
-    if path.suffix != ".json":
-        for case in find_cases(path, modalities=inference.modalities).cases:
-            yield case.name, case
-        return
+    if path.suffix != SCORES_ENDING or path.is_dir():
+        inputs = find_cases(path, modalities=inference.modalities)
+        for line in inputs.left_out:
+            print(f"Left out {line}")
+        return {case.name: case for case in inputs.cases}
+    listed = {}
     for name, place in read_object(path).items():
         try:
             cases = find_cases(str(place), modalities=inference.modalities).cases
             if len(cases) != 1:
                 raise DataError(f"{place}: {len(cases)} scans, where one is wanted")
+            listed[name] = cases[0]
         except (DataError, OSError) as error:
-            print(f"{name}: not scored: {in_a_line(error)}", flush=True)
-            continue
-        yield str(name), cases[0]
+            result.fail(name, error)
+    return listed
 
 
 def _score(inference: BundleInference, files: list[str]) -> ScanScore:

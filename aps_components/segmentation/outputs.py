@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aps_components.data import DataError
-from aps_components.files import expanded
-from aps_components.models import ensure_writable
+from aps_components.files import ensure_writable, expanded
 from aps_components.segmentation.inputs import LABEL_MAP, PROBABILITIES, Case
 from aps_components.uncertainty import MAP_NAMES
 

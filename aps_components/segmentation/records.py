@@ -10,7 +10,7 @@ from typing import Any
 from aps_components.data import DataError
 from aps_components.data.marks import Mark, maker_hash, mark_of, read_mark, scan_hash
 from aps_components.data.nifti import read_header, read_scan, write_like
-from aps_components.files import sha256_of
+from aps_components.files import refuse_special, sha256_of
 from aps_components.pictures import MADE_HERE
 from aps_components.plain_json import read_json
 from aps_components.segmentation.inputs import Case
@@ -156,6 +156,7 @@ def _difference(record: Mapping[str, Any], claim: Claim) -> str:
 
 def _refuse_foreign(outputs: Outputs, case: Case) -> None:
     for file in (*outputs.wanted(case, maps=True), statistics_file(outputs, case), preview_file(outputs, case)):
+        refuse_special(file)
         converted = file == outputs.scan(case) and read_statistics(statistics_file(outputs, case)) is not None
         if file.is_file() and file.stat().st_size and not (converted or _is_own(file)):
             raise DataError(f"{file} lies there, and aps segment did not make it; {ANOTHER}")

@@ -57,7 +57,7 @@ from aps_components.segmentation.statistics import (
     write_table,
 )
 from aps_components.segmentation.workspace import one_at_a_time, work_folder
-from aps_components.terminal import say
+from aps_components.terminal import say, shown
 
 RESEARCH_ONLY = "For research only. Not a medical device; not for diagnosis or treatment."
 FEW_VALUES = 16  # a scan has more different ones
@@ -326,7 +326,7 @@ class _Run:
 
     def _finish(self, job: _Job, work: Path) -> None:
         """In a thread of its own: everything after the network, and a line that says so."""
-        self.line = [f"{job.number} {job.case.name}"]
+        self.line = [f"{job.number} {shown(job.case.name)}"]
         try:
             self._one(job, work)
         except Exception as error:  # whatever is wrong with one scan, the others can be right
@@ -404,17 +404,24 @@ class _Run:
         label_map = self.outputs.label_map_in(work, case)
         sign(label_map, claim)
         statistics = with_expectation(self._measure(case, label_map, files, claim), job.expectation)
-        earlier = (preview_file(self.outputs, case), *self.outputs.wanted(case, maps=True)[1:])
-        for stale in (self.outputs.label_map(case), *(file for file in earlier if file != words)):
-            stale.unlink(missing_ok=True)
-        remove_own(self.outputs, case)
-        if self.said is None and not self.maps:
-            words.unlink(missing_ok=True)
-        write_statistics(statistics_file(self.outputs, case), statistics)
-        for file in [] if case.series is None else files:
-            os.replace(file, work / Path(file).name)
-        self.outputs.take(case, work)
+        with one_at_a_time(self.outputs.folder):
+            self._refuse_what_came_meanwhile(case, claim)
+            earlier = (preview_file(self.outputs, case), *self.outputs.wanted(case, maps=True)[1:])
+            for stale in (self.outputs.label_map(case), *(file for file in earlier if file != words)):
+                stale.unlink(missing_ok=True)
+            remove_own(self.outputs, case)
+            if self.said is None and not self.maps:
+                words.unlink(missing_ok=True)
+            write_statistics(statistics_file(self.outputs, case), statistics)
+            for file in [] if case.series is None else files:
+                os.replace(file, work / Path(file).name)
+            self.outputs.take(case, work)
         return statistics
+
+    def _refuse_what_came_meanwhile(self, case: Case, claim: Claim) -> None:
+        """Another call, with another model, may have written the same scan since this one looked."""
+        if not self.overwrite and self.said is None:
+            look(self.outputs, case, lambda: claim, maps=self.maps)
 
     def _files(self, case: Case) -> list[str]:
         """The scan as NIfTI."""

@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
+from aps_components.ranks import SEGMENT_AGAIN, together
 from aps_components.segmentation.inputs import Case
 
-FOREVER = timedelta(days=365)  # that a rank waits for the others at the end
+FOREVER = timedelta(days=365)  # that a rank waits for the others at the end, as long as they live
+JOINING = timedelta(minutes=10)  # and at the start
 Result = TypeVar("Result")
 
 
@@ -62,6 +64,7 @@ class Ranks:
         if "RANK" in environ and "LOCAL_RANK" in environ:
             self.share = Share(int(environ["RANK"]), int(environ.get("WORLD_SIZE", "1")))
             self.local = int(environ["LOCAL_RANK"])
+        self._group: Any = None
 
     @property
     def several(self) -> bool:
@@ -80,16 +83,34 @@ class Ranks:
         gpus = torch.cuda.device_count() if self.several and torch.cuda.is_available() else 0
         return f"cuda:{self.local % gpus}" if gpus else None
 
+    def join(self) -> None:
+        """Connect with the others, before the work: whoever waits at the end then sees when one is gone.
+
+        Raises:
+            RankLostError: not all of them came.
+        """
+        if not self.several:
+            return
+        import torch.distributed as dist
+
+        with together(SEGMENT_AGAIN):
+            dist.init_process_group("gloo", timeout=JOINING)
+            self._group = dist.new_group(timeout=FOREVER)
+
     def gathered(self, result: Result) -> list[Result]:
-        """Of every rank, when all have come here; on the first one alone, an empty list on the others."""
+        """Of every rank that joined, when all have come here; on the first one alone, an empty list on the others.
+
+        Raises:
+            RankLostError: one of them has ended before.
+        """
         if not self.several:
             return [result]
         import torch.distributed as dist
 
-        dist.init_process_group("gloo", timeout=FOREVER)
         results: list[Any] | None = [None] * self.share.of if self.first else None
-        dist.gather_object(result, results)
-        dist.barrier()
+        with together(SEGMENT_AGAIN):
+            dist.gather_object(result, results, group=self._group)
+            dist.barrier(group=self._group)
         dist.destroy_process_group()
         return results or []
 

@@ -13,7 +13,8 @@ from aps_components.training.distributed import (
 )
 from aps_components.training.history import TrainingHistory, read_history
 from aps_components.training.mean_teacher import MeanTeacher
-from aps_components.training.objective import SemiSupervisedObjective, TrainingPatches, build_objective
+from aps_components.training.objective import SemiSupervisedObjective, build_objective
+from aps_components.training.patches import TrainingPatches
 from aps_components.training.trainer import NonFiniteLossError, SemiSupervisedTrainer
 
 __all__ = [

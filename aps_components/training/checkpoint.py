@@ -12,13 +12,13 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from aps_components.data.identity import changes
+from aps_components.files import ensure_writable
 from aps_components.models import (
     NETWORK,
     SETTINGS_OF_BEFORE,
     TRAINED_KEYS,
     CheckpointError,
     Predictor,
-    ensure_writable,
     load_fitting,
     load_weights,
     read_checkpoint,

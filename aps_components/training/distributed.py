@@ -14,8 +14,9 @@ from monai.data import CacheDataset
 from monai.handlers.tensorboard_handlers import TensorBoardHandler
 
 from aps_components.data import validation_dataset
-from aps_components.models import ensure_writable
+from aps_components.files import ensure_writable
 from aps_components.ownership import own
+from aps_components.ranks import TRAIN_ON, together
 
 Item = TypeVar("Item")
 Handler = TypeVar("Handler")
@@ -26,13 +27,15 @@ def start_process_group(device: torch.device | str) -> None:
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    with together(TRAIN_ON):
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
 def stop_process_group() -> None:
     """Leave the group when all have come here: until then rank 0 may write, and the others are still asked."""
     if dist.is_initialized():
-        dist.barrier()
+        with together(TRAIN_ON):
+            dist.barrier()
         dist.destroy_process_group()
 
 

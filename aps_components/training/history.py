@@ -13,8 +13,8 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
+from aps_components.files import ensure_writable
 from aps_components.line_file import LineFile
-from aps_components.models import ensure_writable
 from aps_components.plain_json import are_numbers, is_number, read_lines
 from aps_components.training.progress import PROGRESS_FILE, plot_progress
 from aps_components.training.trainer import SemiSupervisedTrainer
@@ -85,6 +85,7 @@ class TrainingHistory:
             self._sums[name] = self._sums.get(name, 0.0) + value
 
     def _write(self, engine: SemiSupervisedTrainer) -> None:
+        self._keep_others(engine)  # of a run that began meanwhile
         line: dict[str, Any] = {
             **({"ckpt_dir": own} if (own := self._run_of(engine)) else {}),
             "epoch": engine.state.epoch,

@@ -7,9 +7,9 @@ whole leaves out is the teacher's to label, as an unlabelled scan is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,7 +31,8 @@ from aps_components.losses import (
 from aps_components.models import Round, TrainingOutput
 from aps_components.options import Pieces
 from aps_components.prompts import AlteredTargets, SimulatedUser
-from aps_components.training.teacher_consistency import SamplingTeacher, TeacherConsistency, TeacherTarget
+from aps_components.training.patches import TrainingPatches, as_told, at_size, by_row, judged, told_to_b
+from aps_components.training.teacher_consistency import SamplingTeacher, TeacherConsistency
 
 Forward = Callable[..., TrainingOutput]
 ConsistencyTarget = Literal["a", "b", "both"]
@@ -44,44 +45,6 @@ WEIGHTS = (
     "interaction_weight",
     "click_weight",
 )
-
-
-class TrainingPatches(NamedTuple):
-    """A batch as the losses see it; N patches."""
-
-    image: Tensor
-    """[N, in_channels, D, H, W]."""
-    label: Tensor
-    """Integers, [N, 1, D, H, W]: a person's where ``labeled``, the teacher's elsewhere, and where the person's is
-    "background, or a class that nobody drew"."""
-    labeled: Tensor
-    """bool, [N, 1, D, H, W]."""
-    all_labeled: bool
-    """Whether nothing but a person's labels is learned from, known without looking."""
-    target: TeacherTarget | None = None
-    """What the teacher sees there, where the objective compares the student with it."""
-    within: Tensor | None = None
-    """bool, [N, 1, D, H, W]: the voxels that count; all where None."""
-    undrawn: Tensor | None = None
-    """bool, [N, 256] by class: those that nobody drew, in a patch's labelled voxels; none where None."""
-
-    @property
-    def undecided(self) -> Tensor:
-        """bool, [N, 1, D, H, W]: whose class no person said: without a label, or with one of several classes."""
-        if self.undrawn is None:
-            return ~self.labeled
-        several = self.undrawn.clone()
-        several[:, 0] = self.undrawn.any(dim=1)
-        return ~self.labeled | _looked_up(several, self.label)
-
-    @property
-    def merged_label(self) -> Tensor:
-        """The label with the background in the place of classes that nobody drew."""
-        return self.label if self.undrawn is None else self.label.masked_fill(_looked_up(self.undrawn, self.label), 0)
-
-    def undrawn_of(self, classes: int) -> Tensor | None:
-        """bool, [N, C]; None where all of them are drawn everywhere."""
-        return None if self.undrawn is None else self.undrawn[:, :classes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +166,7 @@ class SemiSupervisedObjective:
         several = (label == 0) & spread(undrawn[:, : logits.shape[1]])
         possible = (label == NOT_LABELED) | (label == classes) | several
         guess = pseudo_label(logits.masked_fill(~possible, -torch.inf), largest_component=self.largest_component)
-        said = (label != NOT_LABELED) & ((label != 0) | ~_rows(undrawn.any(dim=1)))
+        said = (label != NOT_LABELED) & ((label != 0) | ~by_row(undrawn.any(dim=1)))
         return torch.where(said, label, guess)
 
     def _joined(self, given: TrainingPatches, unlabeled: Tensor, teacher: SamplingTeacher) -> TrainingPatches:
@@ -264,7 +227,7 @@ class SemiSupervisedObjective:
             # Where classes are exchanged, Model B's answer is neither Model A's nor the teacher's.
             alike = patches.undecided
             if output.rounds:
-                alike = alike & ~_rows(output.rounds[0].changed)
+                alike = alike & ~by_row(output.rounds[0].changed)
             terms |= self._consistency_term(output, alike, rampup)
             terms |= self._cross_pseudo_terms(output, alike, rampup)
             terms |= self._teacher_terms(output, patches, rampup, alike=alike)
@@ -273,7 +236,7 @@ class SemiSupervisedObjective:
 
     def _label_terms(self, output: TrainingOutput, patches: TrainingPatches, rampup: float) -> dict[str, Tensor]:
         """Dice and cross entropy of A and B, against a person's labels and against the teacher's."""
-        of_b = _told_to_b(patches, output)
+        of_b = told_to_b(patches, output)
         terms: dict[str, Tensor] = {}
         if self.train_a:
             terms |= {f"{name}_a": loss for name, loss in self._losses(output.logits_a, patches, rampup).items()}
@@ -291,7 +254,7 @@ class SemiSupervisedObjective:
             return told
         corrected, clicked = [], []
         for each in rounds:
-            terms = self._losses(each.logits, _as_told(patches, each, within=each.within), rampup)
+            terms = self._losses(each.logits, as_told(patches, each, within=each.within), rampup)
             corrected.append(torch.stack(list(terms.values())).sum())
             losses = F.cross_entropy(each.logits.float(), each.target[:, 0], reduction="none")
             near = each.nearness if patches.within is None else each.nearness * patches.within[each.rows]
@@ -365,13 +328,13 @@ class SemiSupervisedObjective:
             )
             terms["heteroscedastic"] = self.heteroscedastic_weight * noise
         if self.iou_weight and output.logits_b is not None and output.iou_predictions is not None:
-            told = _told_to_b(patches, output)
+            told = told_to_b(patches, output)
             iou = iou_loss(
                 output.iou_predictions,
                 output.logits_b.detach(),
                 told.label,
                 told.labeled,
-                known=_judged(told, output.logits_b.shape[1]),
+                known=judged(told, output.logits_b.shape[1]),
             )
             terms["iou"] = self.iou_weight * iou
         return terms
@@ -411,46 +374,6 @@ class SemiSupervisedObjective:
         return terms
 
 
-def _rows(chosen: Tensor) -> Tensor:
-    """[B] to [B, 1, 1, 1, 1]."""
-    return chosen[:, None, None, None, None]
-
-
-def _looked_up(table: Tensor, label: Tensor) -> Tensor:
-    """What a table [N, 256] of each patch says of its label's classes [N, 1, D, H, W]."""
-    return table.gather(1, label.flatten(1)).view_as(label)
-
-
-def _judged(patches: TrainingPatches, classes: int) -> Tensor | None:
-    """bool, [N, C]: masks whose truth a person's label tells; None where it tells all of them."""
-    undrawn = patches.undrawn_of(classes)
-    if undrawn is None:
-        return None
-    told = ~undrawn & patches.labeled.flatten(1).any(dim=1, keepdim=True)
-    told[:, 0] &= ~undrawn.any(dim=1)
-    return told
-
-
-def _as_told(patches: TrainingPatches, answer: Round, *, within: Tensor | None = None) -> TrainingPatches:
-    """The patches of one of Model B's answers, with its target: where that was altered, it is true by definition.
-
-    Args:
-        patches: all of them.
-        answer: to some of them.
-        within: bool, [R, 1, D, H, W]: the voxels that count; all where None.
-    """
-    outer = None if patches.within is None else patches.within[answer.rows]
-    counted = [mask for mask in (within, outer) if mask is not None]
-    undrawn = patches.undrawn
-    return patches._replace(
-        image=patches.image[answer.rows],
-        label=answer.target,
-        labeled=patches.labeled[answer.rows] | _rows(answer.changed),
-        within=torch.stack(counted).all(dim=0) if counted else None,
-        undrawn=None if undrawn is None else undrawn[answer.rows] & ~answer.changed[:, None],
-    )
-
-
 def deep_shares(count: int) -> list[float]:
     """What each level weighs in deep supervision, the finest first: halved from level to level, 1 in all.
 
@@ -459,21 +382,6 @@ def deep_shares(count: int) -> list[float]:
     """
     weights = [0.5**level for level in range(count + 1)]
     return [weight / sum(weights) for weight in weights]
-
-
-def at_size(volume: Tensor, size: Sequence[int]) -> Tensor:
-    """Labels or a mask [N, 1, D, H, W] seen on a coarser grid: of each of its cells the voxel in the middle."""
-    for dim, extent in enumerate(size, start=2):
-        step = volume.shape[dim] // extent
-        if step > 1:
-            middles = torch.arange(extent, device=volume.device) * step + step // 2
-            volume = volume.index_select(dim, middles)
-    return volume
-
-
-def _told_to_b(patches: TrainingPatches, output: TrainingOutput) -> TrainingPatches:
-    """The patches of Model B's automatic answer."""
-    return _as_told(patches, output.rounds[0]) if output.rounds else patches
 
 
 def build_objective(

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from aps_components.data.partial import UNDRAWN
 from aps_components.models import Precision, TrainingOutput, TwoModels, autocast
 from aps_components.ownership import own, release
+from aps_components.ranks import TRAIN_ON, together
 from aps_components.training.cuda_graphs import GraphedStudent, GraphedTeacher
 from aps_components.training.mean_teacher import MeanTeacher
 from aps_components.training.objective import Forward, SemiSupervisedObjective
@@ -121,7 +122,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         try:
             for folder in folders:
                 own(folder)
-            super().run()
+            with together(TRAIN_ON):
+                super().run()
         finally:
             for folder in folders:
                 release(folder)

@@ -69,11 +69,11 @@ class TestModalities:
         }
 
     def test_the_setting_of_the_published_tables(self, data, tmp_path):
-        """FLAIR alone and the whole tumour, by one override for all commands."""
+        """FLAIR alone and the whole tumour, by an override of the training: the model tells the other commands."""
         override = "flair_whole_tumour.json"
         options = training("brats", data, tmp_path)
         train(options, override)
-        evaluate(options | {"output_dir": str(tmp_path / "evaluation")}, override)
+        evaluate(options | {"output_dir": str(tmp_path / "evaluation")})
         with open(tmp_path / "evaluation" / "metrics.csv", newline="") as stream:
             rows = list(csv.DictReader(stream))
         assert {(row["class"], row["truth_voxels"]) for row in rows} == {("whole tumour", str(3 * 512))}
@@ -82,7 +82,6 @@ class TestModalities:
         infer(inference("brats", tmp_path / "out", image=str(case), checkpoint=model), override)
         (written,) = (tmp_path / "out").iterdir()
         assert set(np.unique(np.asarray(nib.load(written).dataobj))) <= {0, 1}
-        # Without the override the model says by itself which modality and classes it knows.
         infer(inference("brats", tmp_path / "alone", image=str(case), checkpoint=model))
         (again,) = (tmp_path / "alone").iterdir()
         assert np.array_equal(np.asarray(nib.load(again).dataobj), np.asarray(nib.load(written).dataobj))

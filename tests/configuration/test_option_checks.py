@@ -54,7 +54,7 @@ def test_what_the_bundles_say_is_all_right(run):
         ("training", "train#dataloader#sed", "train#dataloader#seed"),
         ("training", "train#preprocess", "train#preprocessing"),
         ("training", "validate#evaluator#networks", "validate#evaluator#network"),
-        ("training", "train#handlers#1#ckpt_dirs", "train#handlers#1#ckpt_dir"),
+        ("training", "train#handlers#2#ckpt_dirs", "train#handlers#2#ckpt_dir"),
         ("training", "datalist#unlabelled_count", "datalist#unlabeled_count"),
         ("training", "inferer#sw_batch", "inferer#sw_batch_size"),
         ("pretraining", "objective#trainb", "objective#train_b"),

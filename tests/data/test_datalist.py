@@ -108,6 +108,9 @@ def test_own_datalist_comes_before_the_default(tmp_path):
         (content(labels={"1": "heart"}), {}, r"labels is .*without a gap"),
         (content(labels=["heart"]), {}, r"labels is .*without a gap"),
         (content(name=""), {}, r"name is ''"),
+        (content(validaton=[]), {}, r"datalist.json: no key 'validaton' is known; did you mean 'validation'"),
+        (content(unlabelled=[]), {}, r"did you mean 'unlabeled'"),
+        (content(training=[{"image": "a.nii.gz", "lable": "a.nii.gz"}]), {}, r"training\[0\]: .*'lable'.*'label'"),
         (content(training=[]), {}, r"datalist.json: empty label list"),
         (content(training=[{"image": "a.nii.gz"}]), {}, r"datalist.json: empty label list"),
         (content(training=[{"label": "a.nii.gz"}]), {}, r"training\[0\] is .* needs an \"image\""),
@@ -130,6 +133,14 @@ def test_own_datalist_comes_before_the_default(tmp_path):
 def test_faulty_datalists_are_refused_by_name(tmp_path, listing, options, message):
     with pytest.raises(DataError, match=message):
         load(tmp_path, listing, **options)
+
+
+def test_what_others_say_besides_is_no_fault(tmp_path):
+    """As the Medical Segmentation Decathlon does, and a case of one's own."""
+    said = {"numTraining": 5, "numTest": 0, "licence": "x", "modality": {"0": "MRI"}, "tensorImageSize": "3D"}
+    listing = content(**said)
+    listing["training"][0] |= {"patient": 7, "fold": 1, "weight": 0.5}
+    assert len(load(tmp_path, listing).labeled) == 5
 
 
 def test_unparsable_json_is_refused_with_its_line(tmp_path):

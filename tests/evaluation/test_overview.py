@@ -64,6 +64,15 @@ def test_maps_prompts_and_truth_may_be_missing(folder):
     assert given["truth"] is given["epistemic"] is given["aleatoric"] is given["points"] is None
 
 
+def test_classes_have_the_names_that_were_given_or_that_the_files_say(folder):
+    points = [{"label": 3, "name": "vein", "voxel": [1.0, 2.0, 3.0]}, {"label": 0, "voxel": [0.0, 0.0, 1.0]}]
+    (folder / "out" / "scan_prompts.json").write_text(json.dumps({"points": points}))
+    statistics = {"classes": [{"label": 1, "name": "atrium"}, {"label": 2, "name": "wall"}]}
+    (folder / "out" / "scan_statistics.json").write_text(json.dumps(statistics))
+    assert draw(folder)["class_names"] == {1: "atrium", 2: "wall", 3: "vein"}
+    assert draw(folder, labels={1: "left atrium"})["class_names"] == {1: "left atrium", 2: "wall", 3: "vein"}
+
+
 def test_first_channel_of_a_scan_with_several(folder):
     write(folder / "images" / "scan.nii.gz", np.stack([IMAGE, IMAGE + 1], axis=-1))
     np.testing.assert_array_equal(draw(folder)["image"], IMAGE)

@@ -8,7 +8,6 @@ from workflows import LA
 
 from aps_components import cli
 from aps_components.data import case_identities, case_name, load_datalist
-from aps_components.evaluation.doubt.several_models import read_agreements
 from aps_components.evaluation.pseudo_labels import _unaware
 from aps_components.evaluation.trained import load_trained
 from aps_components.label_map import keep_largest_component
@@ -39,13 +38,17 @@ def label_maps(folder):
     return {file.name: np.asarray(nib.load(file).dataobj) for file in sorted((folder / "labels").iterdir())}
 
 
+def agreements(folder):
+    with (folder / "agreement.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
 def test_a_dataset_whose_unlabelled_scans_are_labelled(arguments, phantoms, tmp_path, capsys):
     cli.pseudo_label(**arguments)
     before, after = load_datalist(phantoms, labeled_count=2), load_datalist(tmp_path / "second_round")
     said = capsys.readouterr().out
     assert "5 scans labelled by 2 model(s)" in said
-    with (tmp_path / "second_round" / "agreement.csv").open() as file:
-        agreed = list(csv.DictReader(file))
+    agreed = agreements(tmp_path / "second_round")
     assert sorted(row["scan"] for row in agreed) == sorted(case_name(item) for item in before.unlabeled)
     assert all(0 <= float(row["left atrium"]) <= 1 for row in agreed)
     assert [row["mean"] for row in agreed] == sorted(row["mean"] for row in agreed)
@@ -97,23 +100,26 @@ def test_a_model_with_itself_is_that_model(arguments, tmp_path):
     assert once.keys() == twice.keys()
     assert all(np.array_equal(once[name], twice[name]) for name in once)
     assert not (tmp_path / "once" / "agreement.csv").exists()
-    agreed = read_agreements((tmp_path / "twice" / "agreement.csv").read_text())
-    assert {value for values in agreed.values() for value in values} <= {1.0, None}
+    agreed = agreements(tmp_path / "twice")
+    assert {row["left atrium"] for row in agreed} <= {"1.0000", ""}
 
 
 def test_goes_on_with_the_scans_that_are_left(arguments, tmp_path):
+    folder = tmp_path / "second_round"
     cli.pseudo_label(**arguments)
-    files = sorted((tmp_path / "second_round" / "labels").iterdir())
-    before = label_maps(tmp_path / "second_round")
-    times = [file.stat().st_mtime_ns for file in files]
-    agreed = (tmp_path / "second_round" / "agreement.csv").read_text()
-    files[1].unlink()
+    files = sorted((folder / "labels").iterdir())
+    before, times = label_maps(folder), [file.stat().st_mtime_ns for file in files]
+    table, kept = (folder / "agreement.csv").read_text(), folder / "agreement.jsonl"
+    files[-1].unlink()  # as a kill while the last scan was answered leaves it
+    (folder / "agreement.csv").unlink()
+    kept.write_bytes(kept.read_bytes()[:-7])
     cli.pseudo_label(**arguments)
-    assert (tmp_path / "second_round" / "agreement.csv").read_text() == agreed
-    after = label_maps(tmp_path / "second_round")
+    assert (folder / "agreement.csv").read_text() == table
+    after = label_maps(folder)
     assert all(np.array_equal(before[name], after[name]) for name in before)
     stayed = [file.stat().st_mtime_ns == time for file, time in zip(files, times, strict=True)]
-    assert stayed == [True, False, True, True, True]
+    assert stayed == [True, True, True, True, False]
+    assert len(kept.read_text().splitlines()) == 1 + len(files)  # the models, and each scan once
 
 
 def test_a_target_behind_a_link(arguments, tmp_path):

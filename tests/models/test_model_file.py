@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from aps_components.files import ensure_writable
 from aps_components.models import (
     CheckpointError,
-    ensure_writable,
     load_weights,
     read_checkpoint,
     read_settings,

@@ -14,7 +14,7 @@ import torch
 from aps_components.data import case_name, load_datalist
 from aps_components.evaluation.doubt.held_out import TEMPERATURES
 from aps_components.models import save_model
-from aps_components.recipe.plan import Pace
+from aps_components.recipe.facts import Pace
 
 PACE = Pace(start=1, labeled=1, joint=1.2, alone=0.8, prompt=1.5, scan=0.5, scan_b=1)
 ANSWER = {"soft_dice": [len(TEMPERATURES) * [0.8]], "surprise": None, "calibration_error": None}

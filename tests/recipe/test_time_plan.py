@@ -2,11 +2,8 @@ import math
 
 import pytest
 
+from aps_components.recipe.facts import Facts, Pace, Shape, TimePlan
 from aps_components.recipe.plan import (
-    Facts,
-    Pace,
-    Shape,
-    TimePlan,
     duration,
     epochs_of,
     last_iterations,

@@ -125,6 +125,8 @@ def test_a_slice_twice_is_refused(folder, copy):
     [
         ({"ImagePositionPatient": list(lps(0, 0, 1.2))}, "uneven slices, 2.400 to 3.600 mm apart"),
         ({"PixelSpacing": [0.9, 0.8]}, "several sizes, pixel spacings or directions"),
+        ({"PatientID": "4712"}, "slices of several patients, by their PatientID; keep those of one"),
+        ({"RescaleSlope": None}, "only some of its slices have a RescaleSlope"),
         ({"ImageOrientationPatient": None}, "without position, orientation or pixel spacing"),
         ({"NumberOfFrames": 2}, "several files, and several frames in one of them; convert it to NIfTI"),
     ],

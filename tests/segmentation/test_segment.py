@@ -16,6 +16,7 @@ from workflows import BUNDLES, run_workflow
 
 from aps_components import cli
 from aps_components.segmentation import segment
+from aps_components.segmentation.bundle_inference import BundleInference
 from aps_components.segmentation.segment import RESEARCH_ONLY
 
 SHAPE = (17, 24, 40)
@@ -130,9 +131,33 @@ def test_scores_of_the_next_scan_are_made_once_for_each_weights(calibrated, scan
     assert first.splitlines()[0][0] == min(scores, key=lambda name: scores[name]["predicted_dice"])
     listed = tmp_path / "list.json"
     listed.write_text(json.dumps({"one": str(scans / "a.nii.gz"), "gone": str(tmp_path / "gone.nii.gz")}))
-    assert "gone: not scored" in next_scan(listed)
+    with pytest.raises(SystemExit, match=r"^1 of 2 scan\(s\) failed: gone$"):
+        next_scan(listed)
+    said = capsys.readouterr().out
+    assert "gone: not scored" in said
+    assert "one  entropy" in said
+    listed.write_text(json.dumps({"one": str(scans / "a.nii.gz")}))
     with patch("aps_components.segmentation.next_scan.BundleInference.load", side_effect=AssertionError):
-        next_scan(tmp_path / "list.json")
+        next_scan(listed)
+
+
+def test_scans_that_cannot_be_scored_are_named_and_the_others_are(calibrated, scans, tmp_path, capsys):
+    """As with aps segment: a file cut short, one without content, and what lies there and is no scan."""
+    shutil.copytree(scans, tmp_path / "scans")
+    whole = (scans / "a.nii.gz").read_bytes()
+    (tmp_path / "scans" / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "scans" / "a_seg.nii.gz").write_bytes(whole)
+    (tmp_path / "scans" / "empty.nii").touch()
+    out = tmp_path / "scores.json"
+    options = ["--bundle", str(calibrated), "--out", str(out), "--device", "cpu"]
+    command = ["aps", "next-scan", str(tmp_path / "scans"), *options]
+    with patch.object(sys, "argv", command), pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().out
+    assert ended.value.code == "2 of 4 scan(s) failed: cut, empty"
+    assert set(json.loads(out.read_text())["scans"]) == {"a", "b"}
+    assert {line.split(":")[0] for line in said.splitlines() if "not scored" in line} == {"cut", "empty"}
+    assert "Left out a_seg: " in said
 
 
 def test_where_no_scan_is_scored_no_scores_are_written(calibrated, tmp_path, capsys):
@@ -144,6 +169,26 @@ def test_where_no_scan_is_scored_no_scores_are_written(calibrated, tmp_path, cap
             cli.main()
         assert str(listed if out == "scores.json" else tmp_path / out).split("/scores")[0] in ended.value.code
     assert [file.name for file in tmp_path.iterdir()] == ["list.json"]
+
+
+def test_another_model_that_segments_the_same_scan_meanwhile_is_not_mixed_with(la, scans, tmp_path, capsys):
+    """Whoever comes second is refused, and the first one's files stay as they are."""
+    scan, first = scans / "a.nii.gz", tmp_path / "first"
+    aps(scan, first, "--bundle", la, "--device=cpu", "--maps")
+    out = tmp_path / "out"
+
+    def meanwhile(self, answer):
+        shutil.copytree(first, out, dirs_exist_ok=True)
+        return write(self, answer)
+
+    write = BundleInference.write
+    command = ["--bundle", la, "--device=cpu", "--predictor", "a"]
+    with patch.object(BundleInference, "write", meanwhile):
+        assert "1 of 1 scan(s) failed: a" in refusal(scan, out, *command)
+    assert "another model or other settings" in capsys.readouterr().out
+    for file in first.iterdir():
+        if file.name.startswith("a_"):
+            assert (out / file.name).read_bytes() == file.read_bytes(), file.name
 
 
 def test_every_file_is_there_and_no_other(results):

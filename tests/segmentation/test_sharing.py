@@ -1,14 +1,18 @@
 """Several processes segment what one would: each scan once, by size, into one table."""
 
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from forked import own_process
 from test_segment import aps, names, refusal, voxels, write_scan
 from tiny_bundles import tiny_bundle
 
+from aps_components.ranks import RankLostError
 from aps_components.segmentation.inputs import Case
 from aps_components.segmentation.sharing import Ranks, Share
 
@@ -93,6 +97,38 @@ def test_what_one_job_left_is_done_by_the_next_call(folder, tmp_path, capsys):
 
 def test_a_shard_that_is_none(folder, tmp_path):
     assert "--shard 5/4 must be" in refusal(folder / "scans", tmp_path, "--bundle", folder / "la", "--shard", "5/4")
+
+
+def wait_as_rank(rank, port, folder):
+    """Come to the end of a call with nothing done; rank 1 never does."""
+    place = {"RANK": rank, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {key: str(value) for key, value in place.items()}
+    ranks = Ranks(os.environ)
+    ranks.join()
+    (folder / f"joined{rank}").touch()
+    if rank == 1:
+        time.sleep(300)
+    try:
+        ranks.gathered([])
+    except RankLostError as error:
+        (folder / "said").write_text(str(error))
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_ends_those_that_wait_for_it(tmp_path):
+    """Also where no torchrun looks after them, as on another node."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    first, second = (own_process(wait_as_rank, rank, port, tmp_path) for rank in (0, 1))
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("joined?"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    second.kill()
+    first.join(20)
+    assert first.exitcode == 0
+    assert "another process of this call has ended" in (tmp_path / "said").read_text()
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 import json
 import shutil
 import socket
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from forked import own_process
-from two_ranks import train_as_rank
+from two_ranks import fail_as_rank, train_as_rank
 from workflows import command, run_python, training_options
 
 from aps_components.data import load_datalist
@@ -51,6 +52,26 @@ def test_two_ranks_hold_the_same_weights_and_split_the_cases(phantoms, tmp_path)
     assert first["validation"] == second["validation"]
     assert {file.name for file in (tmp_path / "models").glob("*.pt")} == {"checkpoint.pt", "model.pt", "model_best.pt"}
     assert len((tmp_path / "eval" / "history.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_ends_the_other_with_a_line_that_says_so(phantoms, tmp_path):
+    """Also where no torchrun looks after them; the checkpoint is whole."""
+    options = training_options(phantoms, tmp_path, labeled_count=4, epochs=1000, val_interval=1000)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = [own_process(fail_as_rank, rank, port, options, tmp_path) for rank in (0, 1)]
+    checkpoint, deadline = tmp_path / "models" / "checkpoint.pt", time.monotonic() + 120
+    while not checkpoint.is_file():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    ranks[0].kill()
+    ranks[1].join(30)
+    assert ranks[1].exitcode == 1
+    (line,) = (tmp_path / "said1").read_text().splitlines()
+    assert line.startswith("RankLostError: another process of this call has ended")
+    assert torch.load(checkpoint, weights_only=True)["epoch"] >= 1
 
 
 @pytest.mark.slow

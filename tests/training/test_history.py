@@ -127,6 +127,19 @@ def test_a_run_with_other_checkpoints_keeps_the_lines_of_the_one_before(tmp_path
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_two_runs_at_once_keep_their_lines_apart(tmp_path):
+    out = tmp_path / "out"
+    engine = make_engine(outputs=[{"loss": 1.0}] * 6)
+    engine.ckpt_dir = str(tmp_path / "a")
+    TrainingHistory(out).attach(engine)
+    engine.add_event_handler(Events.ITERATION_COMPLETED(once=3), lambda: run_in(out, tmp_path / "b"))
+    run(engine)
+    found = {(line["ckpt_dir"], line["epoch"]) for file in out.glob("*.jsonl") for line in read_history(file)}
+    assert found == {("../a", 1), ("../a", 2), ("../a", 3), ("../b", 1), ("../b", 2)}
+    assert all(len({line["ckpt_dir"] for line in read_history(file)}) == 1 for file in out.glob("*.jsonl"))
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_the_same_run_goes_on_in_its_file_wherever_both_folders_lie(tmp_path):
     run_in(tmp_path / "x" / "out", tmp_path / "x" / "models")
     (tmp_path / "x").rename(tmp_path / "y")

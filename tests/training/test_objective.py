@@ -8,7 +8,8 @@ from aps_components.losses.supervised import DiceCrossEntropy
 from aps_components.models import Round, TrainingOutput
 from aps_components.prompts import AlteredTargets, SimulatedUser
 from aps_components.training import TrainingPatches, build_objective
-from aps_components.training.objective import at_size, deep_shares
+from aps_components.training.objective import deep_shares
+from aps_components.training.patches import at_size
 from aps_components.uncertainty import MonteCarloSamples
 
 C, D, H, W = 3, 5, 7, 11  # sizes that cannot be confused

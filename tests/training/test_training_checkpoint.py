@@ -9,6 +9,7 @@ from forked import own_process
 from ignite.engine import Events
 from workflows import command, run_command, train, training_options
 
+from aps_components.errors import root_cause
 from aps_components.models import CheckpointError, build_auto_prompt_seg, load_weights, save_settings
 from aps_components.training import TrainingCheckpoint, load_pretrained, read_history
 
@@ -87,6 +88,32 @@ def test_killed_process_goes_on_to_the_bit(phantoms, tmp_path, caplog):
     for line in (*lines, *whole_lines):
         del line["seconds_per_iteration"]
     assert lines == whole_lines
+
+
+def test_killed_between_its_files_a_training_has_one_line_for_each_epoch(phantoms, tmp_path, monkeypatch):
+    """A checkpoint that says that an epoch is done comes after everything else of it."""
+    options = training_options(phantoms, tmp_path)
+    history, checkpoint = tmp_path / "eval" / "history.jsonl", tmp_path / "models" / "checkpoint.pt"
+
+    def killed_in_epoch_2(handler, engine):
+        if engine.state.epoch == 2:
+            raise Killed
+        save(handler, engine)
+
+    save = TrainingCheckpoint.save
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingCheckpoint, "save", killed_in_epoch_2)
+        with pytest.raises(RuntimeError) as error:
+            train(options)
+    assert isinstance(root_cause(error.value), Killed)
+    first, second = read_history(history)
+    assert read(checkpoint)["epoch"] == 1
+    train(options)
+    assert read(checkpoint)["epoch"] == 2
+    kept, repeated = read_history(history)
+    assert kept == first
+    same_pace = {"seconds_per_iteration": second["seconds_per_iteration"]}
+    assert repeated | same_pace == second
 
 
 def test_what_the_files_hold(make_trainer, tmp_path):

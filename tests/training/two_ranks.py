@@ -9,18 +9,36 @@ import torch.distributed as dist
 from ignite.engine import Events
 from workflows import make_workflow
 
+from aps_components.errors import plainly
+
 
 def flat(module):
     return torch.cat([value.detach().double().flatten() for value in module.state_dict().values()])
 
 
-def train_as_rank(rank, port, options, folder):
-    """Train with overrides of train.json; ``folder`` receives what the rank saw."""
+def started(rank, port, options):
+    """The workflow of one rank of two, initialised."""
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {key: str(value) for key, value in place.items()}
     torch.set_num_threads(1)
     workflow = make_workflow("train.json", "multi_gpu_train.json", kind="train", options=options)
     workflow.initialize()
+    return workflow
+
+
+def fail_as_rank(rank, port, options, folder):
+    """Train until something is wrong; ``folder`` receives the line that a user would read."""
+    workflow = started(rank, port, options)
+    try:
+        workflow.run()
+    except Exception as error:
+        (Path(folder) / f"said{rank}").write_text(plainly(error))
+        os._exit(1)
+
+
+def train_as_rank(rank, port, options, folder):
+    """Train with overrides of train.json; ``folder`` receives what the rank saw."""
+    workflow = started(rank, port, options)
     trainer = workflow.parser.get_parsed_content("train#trainer")
     seen = {"labeled": set(), "unlabeled": set(), "losses": [], "teacher_moved": 0.0, "iterations": 0}
     at_first = flat(trainer.teacher.module)

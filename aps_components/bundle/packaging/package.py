@@ -26,9 +26,10 @@ from aps_components.bundle.packaging.weights import (
     with_weights,
     without_weights,
 )
-from aps_components.files import expanded, real
-from aps_components.models import TRAINED_KEYS, ensure_writable
+from aps_components.files import ensure_writable, expanded, real
+from aps_components.models import TRAINED_KEYS
 from aps_components.options import number
+from aps_components.ownership import PATIENCE, alone_in
 
 LIMIT_MB = 25.0  # of one file, in the model zoo
 ADDRESS = re.compile(r"https?://\S+")
@@ -113,16 +114,16 @@ def package_bundle(
     files = without_weights(files) if weights is None else with_weights(files, weights, url=url)
     place = ensure_writable(expanded(out))
     suffix = "_untrained" if untrained else ""
-    archive = write_archive(
-        place / f"{stem}{suffix}.zip", {f"{folder.name}/{name}": content for name, content in files.items()}
-    )
-    return Package(
-        archive=archive,
-        sha256=write_checksum(archive),
-        weights=copy_file(weights.path, place / f"{stem}_model.pt") if weights is not None and url else None,
-        url=url,
-        adapted=adapted,
-    )
+    contents = {f"{folder.name}/{name}": content for name, content in files.items()}
+    with alone_in(place, patience=PATIENCE):  # the checksum is that of this archive, whoever else writes one
+        archive = write_archive(place / f"{stem}{suffix}.zip", contents)
+        return Package(
+            archive=archive,
+            sha256=write_checksum(archive),
+            weights=copy_file(weights.path, place / f"{stem}_model.pt") if weights is not None and url else None,
+            url=url,
+            adapted=adapted,
+        )
 
 
 def _large_fault(weights: Weights, limit_mb: float) -> str:

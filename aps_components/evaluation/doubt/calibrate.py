@@ -16,8 +16,8 @@ from aps_components.evaluation.doubt.evaluated import calibration_of, read_answe
 from aps_components.evaluation.doubt.held_out import said
 from aps_components.evaluation.evaluate import Evaluation
 from aps_components.evaluation.trained import SPLITS, NoScansError, TrainedModel, load_trained
-from aps_components.files import expanded
-from aps_components.models import ensure_writable, read_settings, save_settings, trained_cases
+from aps_components.files import ensure_writable, expanded
+from aps_components.models import read_settings, save_settings, trained_cases
 
 NONE = "none"
 
@@ -73,7 +73,7 @@ def calibrate_doubt(
     source = f"held out, {split}" if known else f"{split}, taken for held out"
     stored = calibration_of(answers, labels=model.labels, source=source)
     save_settings({**settings, **stored}, target)
-    note = f"nothing beside {target} says which scans it learned from: whether these are new to it is unknown"
+    note = "nothing beside the checkpoint says which scans it learned from: whether these are new to it is unknown"
     return said(stored) + ([] if known else [f"Note: {note}"])
 
 

@@ -6,8 +6,6 @@ answers: Roy et al. 2019 (arXiv:1811.09800). It sees mistakes of which every sin
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
@@ -49,17 +47,16 @@ def mean_of(agreement: ByClass) -> float | None:
     return sum(known) / len(known) if known else None
 
 
+def least_agreed_first(agreements: Mapping[str, ByClass]) -> dict[str, ByClass]:
+    """By scan, in the order of their means; those without one come last."""
+    names = list(agreements)
+    return {names[place]: agreements[names[place]] for place in worst_first([mean_of(agreements[n]) for n in names])}
+
+
 def agreement_table(agreements: Mapping[str, ByClass], classes: Sequence[str]) -> str:
-    """As CSV: a row for each scan, the least agreed on first, its mean and each foreground class."""
-    names, means = list(agreements), [mean_of(values) for values in agreements.values()]
-    rows = [[names[place], *map(_cell, [means[place], *agreements[names[place]]])] for place in worst_first(means)]
+    """As CSV: a row for each scan, with its mean and each foreground class."""
+    rows = [[scan, *map(_cell, [mean_of(values), *values])] for scan, values in agreements.items()]
     return comma_separated([[SCAN, MEAN, *classes], *rows])
-
-
-def read_agreements(text: str) -> dict[str, ByClass]:
-    """By scan, what :func:`agreement_table` wrote."""
-    rows = list(csv.reader(io.StringIO(text)))[1:]
-    return {scan: [float(value) if value else None for value in values] for scan, _, *values in rows}
 
 
 def _cell(value: float | None) -> str:

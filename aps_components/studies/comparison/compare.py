@@ -14,8 +14,7 @@ from aps_components.data import dataset_name, load_datalist
 from aps_components.data.datalist import DATALIST
 from aps_components.data.identity import digest_of
 from aps_components.evaluation.trained import scans_of_split
-from aps_components.files import real, replace_text
-from aps_components.models import ensure_writable
+from aps_components.files import ensure_writable, real, replace_text
 from aps_components.options import SEED, differences, refuse_unknown, whole
 from aps_components.plain_json import read_object
 from aps_components.studies.comparison.methods import (

@@ -1,9 +1,16 @@
 """Agreement of several models' answers."""
 
+import csv
+
 import pytest
 import torch
 
-from aps_components.evaluation.doubt.several_models import agreement_table, mean_of, pairwise_agreement, read_agreements
+from aps_components.evaluation.doubt.several_models import (
+    agreement_table,
+    least_agreed_first,
+    mean_of,
+    pairwise_agreement,
+)
 
 D, H, W = 17, 24, 40
 
@@ -33,10 +40,18 @@ def test_one_answer_agrees_with_nothing():
         pairwise_agreement([box(0, 20)], classes=2)
 
 
-def test_the_table_has_the_least_agreed_on_first_and_can_be_read_again():
+def test_the_least_agreed_on_come_first_and_those_without_an_answer_last():
     agreements = {"a, b": [0.9, 0.5], "nothing": [None, None], "worst": [0.25, None], "002": [1.0, 0.75]}
-    text = agreement_table(agreements, ["liver", "spleen"])
-    assert [line.split(",")[0] for line in text.splitlines()] == ["scan", "worst", '"a', "002", "nothing"]
-    assert text.splitlines()[1] == "worst,0.2500,0.2500,"
-    assert read_agreements(text) == agreements
     assert [mean_of(values) for values in agreements.values()] == [pytest.approx(0.7), None, 0.25, 0.875]
+    ranked = least_agreed_first(agreements)
+    assert ranked == agreements
+    assert list(ranked) == ["worst", "a, b", "002", "nothing"]
+
+
+def test_the_table_can_be_read_again():
+    text = agreement_table({"a, b": [0.9, 0.5], "nothing": [None, None], "c": [0.25, None]}, ["liver", "spleen"])
+    assert list(csv.DictReader(text.splitlines())) == [
+        {"scan": "a, b", "mean": "0.7000", "liver": "0.9000", "spleen": "0.5000"},
+        {"scan": "nothing", "mean": "", "liver": "", "spleen": ""},
+        {"scan": "c", "mean": "0.2500", "liver": "0.2500", "spleen": ""},
+    ]
