@@ -29,6 +29,7 @@ WEIGHTS = Path(__file__).with_name("border_network.pt")
 CHANNELS = 16
 GEOMETRY = 4  # which of the maps geometry makes
 TRUSTED = 3.0  # logit of what geometry says, before the network speaks
+SURE = 1.5  # logit that a voxel needs: too far is worse than not far enough
 FARTHEST = 10.0  # finest voxels from the click that may change
 SLOPE = 0.1  # of the leaky ReLUs
 
@@ -52,10 +53,10 @@ class BorderNetwork(nn.Module):
             *_layer(2 * channels, 2 * channels, dilation=2),
             nn.Conv3d(2 * channels, channels, kernel_size=1),
         )
-        self.joined = nn.Sequential(*_layers(2 * channels, channels, channels), nn.Conv3d(channels, 1, kernel_size=1))
-        last = self.joined[-1]
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        last = nn.Conv3d(channels, 1, kernel_size=1)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+        self.joined = nn.Sequential(*_layers(2 * channels, channels, channels), last)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Logits of the clicked class; those of geometry before any training."""
@@ -112,7 +113,7 @@ def learned_border(
     device = next(network.parameters()).device
     with torch.autocast(device.type, enabled=False):
         logits = network(torch.from_numpy(seen.maps).to(device)).mean(dim=0)[0].cpu().numpy()
-    inside = ((logits > 0) & (seen.away <= FARTHEST) | (seen.away < 1))[seen.shown]
+    inside = ((logits > SURE) & (seen.away <= FARTHEST) | (seen.away < 1))[seen.shown]
     own = answer[seen.inside] == click.label
     pieces, _ = ndimage.label(inside & ~own, structure=TOUCHING)
     place = tuple(index - side.start for index, side in zip(click.voxel, seen.inside, strict=True))

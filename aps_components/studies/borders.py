@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from aps_components.data import evaluation_transforms
 from aps_components.data.datalist import load_datalist
 from aps_components.interactive import LoadedModel, load_model
 from aps_components.label_map import likeliest_class
-from aps_components.models import read_settings
+from aps_components.models import AutoPromptSeg, read_settings
 from aps_components.prompts import BorderNetwork, Click, deepest_error, with_moved_borders
 from aps_components.prompts.border_maps import BorderMaps, border_maps
 from aps_components.prompts.border_network import FARTHEST
@@ -123,7 +123,7 @@ def _corrected(
     image: Tensor, probabilities: Tensor, truth: NDArray[np.integer], model: LoadedModel, *, clicks: int
 ) -> list[Sample]:
     """A sample for each click; between them the border moves by geometry."""
-    spacing = model.network.model_b.relative_spacing
+    spacing = cast(AutoPromptSeg, model.network).model_b.relative_spacing
     said: list[Click] = []
     found: list[Sample] = []
     while len(said) < clicks:
