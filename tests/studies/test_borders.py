@@ -14,7 +14,7 @@ SIZE = (36, 38, 40)
 
 
 def scene(rng):
-    """A noisy ball, its truth, and an answer that lacks some voxels on one side; foreground is twice as likely there."""
+    """A noisy ball, its truth, and an answer that lacks some voxels on one side."""
     centre, radius = np.array(SIZE) / 2 + rng.uniform(-2, 2, 3), rng.uniform(8, 11)
     truth = ((np.indices(SIZE) - centre[:, None, None, None]) ** 2).sum(axis=0) <= radius**2
     image = (truth + 0.1 * rng.standard_normal(SIZE)).astype(np.float32)[None]
