@@ -34,7 +34,7 @@ from aps_components.segmentation.quiet import quiet
 TAGS = [
     *["SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "NumberOfFrames", "SamplesPerPixel"],
     *["SOPClassUID", "Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"],
-    *["PatientID", "RescaleSlope"],
+    *["PatientID", "RescaleSlope", "SpacingBetweenSlices", "SliceThickness"],
 ]
 ORIENTATION_TOLERANCE = 1e-3  # of a direction cosine
 EVENNESS = 0.02, 0.01  # share of the spacing, and mm, by which the distance of two slices may differ from it
@@ -75,6 +75,7 @@ class Slice:
     orientation: tuple[float, ...] | None  # direction of a row, then of a column
     patient: str = ""  # for comparison alone
     rescaled: bool = False  # whether it says how its values are to be rescaled
+    declared_step: float | None = None  # mm from the middle of a slice to that of the next; None where it says none
     fault: str = ""  # why its header cannot be used
 
 
@@ -306,6 +307,7 @@ def geometry(series: Series) -> tuple[list[Slice], NDArray[np.float64]]:
     order = np.argsort(places @ normal, kind="stable")
     ordered, positions = [parts[index] for index in order], places[order]
     _refuse_uneven(series, positions, normal)
+    _refuse_every_other(series, positions @ normal)
     affine = np.eye(4)
     along_row, along_column = parts[0].spacing or (1.0, 1.0)
     affine[:3, 0], affine[:3, 1] = row * along_row, column * along_column
@@ -348,6 +350,21 @@ def _refuse_uneven(series: Series, positions: NDArray[np.float64], normal: NDArr
     sideways = float(np.linalg.norm(positions[-1] - positions[0] - length * normal))
     if sideways > STEEPEST * length:
         raise DataError(f"{_said(series)}: its slices move further to the side than along the stack; export it again")
+
+
+def _refuse_every_other(series: Series, heights: NDArray[np.float64]) -> None:
+    """Even slices that lie twice, three times ... as far apart as all their headers say, [slices] mm in their order."""
+    declared = {part.declared_step for part in series.slices}
+    said = next(iter(declared))
+    if len(declared) > 1 or said is None:
+        return
+    step = float(np.median(np.diff(heights)))
+    times = round(step / said)
+    if times > 1 and abs(step - times * said) <= EVENNESS[0] * said:
+        raise DataError(
+            f"{_said(series)}: its slices lie {step:g} mm apart, and by their SpacingBetweenSlices {said:g} mm, as "
+            f"where one in {times} was copied; copy all its files"
+        )
 
 
 def _headers(folder: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
@@ -411,6 +428,7 @@ def _slice(file: str, header: Any) -> Slice:
                 orientation=_floats(header.get("ImageOrientationPatient"), 6),
                 patient=str(header.get("PatientID") or ""),
                 rescaled=header.get("RescaleSlope") not in (None, ""),
+                declared_step=_declared_step(header),
             )
     except Exception as error:  # of pydicom's, almost any
         fault = f"{file}: a DICOM header that cannot be understood ({_first_line(error)}); export it again"
@@ -424,6 +442,21 @@ def _slice(file: str, header: Any) -> Slice:
     if part.orientation is not None and min(np.linalg.norm(np.reshape(part.orientation, (2, 3)), axis=1)) < SHORTEST:
         return replace(part, fault=f"{file}: its orientation is {part.orientation}, no directions; export it again")
     return part
+
+
+def _declared_step(header: Any) -> float | None:
+    """SpacingBetweenSlices, unless it is the gap from rim to rim, as some devices write: less than a slice is thick."""
+    step, thickness = (_number_of(header, name) for name in ("SpacingBetweenSlices", "SliceThickness"))
+    return None if step <= 0 or step < (1 - EVENNESS[0]) * thickness else step
+
+
+def _number_of(header: Any, name: str) -> float:
+    """A number that nothing depends on; 0 where there is none, or none that can be understood."""
+    try:
+        value = float(_asked(header, name) or 0)
+    except (TypeError, ValueError):
+        return 0.0
+    return value if math.isfinite(value) else 0.0
 
 
 def _pixels(file: str) -> NDArray[np.float32]:

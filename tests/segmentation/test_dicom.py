@@ -115,6 +115,26 @@ def test_missing_slices_are_refused(folder, copy):
     assert f"{low:.1f} and {high:.1f}" in message
 
 
+@pytest.mark.parametrize(
+    ("declared", "missing"),
+    [
+        ({"SpacingBetweenSlices": SPACING[2]}, True),
+        ({"SpacingBetweenSlices": SPACING[2], "SliceThickness": 0.5 * SPACING[2]}, True),
+        ({"SpacingBetweenSlices": 2 * SPACING[2]}, False),
+        ({"SpacingBetweenSlices": SPACING[2], "SliceThickness": 2 * SPACING[2]}, False),  # from rim to rim
+        ({"SpacingBetweenSlices": 0.7 * SPACING[2]}, False),
+        ({"SliceThickness": SPACING[2]}, False),  # slices with gaps between them
+    ],
+)
+def test_of_every_second_slice_the_headers_tell(tmp_path, declared, missing):
+    for z in range(0, 10, 2):
+        slice_of(stored()[..., z], z, **declared).save_as(tmp_path / str(z), enforce_file_format=True)
+    if missing:
+        assert "as where one in 2 was copied; copy all its files" in refusal(tmp_path)
+    else:
+        assert read_series(only(tmp_path))[0].shape[2] == 5
+
+
 def test_a_slice_twice_is_refused(folder, copy):
     shutil.copy(file_of(folder, 4), copy / "again")
     assert "1 slices lie where another one does" in refusal(copy)
