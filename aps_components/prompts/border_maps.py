@@ -96,6 +96,19 @@ def border_maps(
     return BorderMaps(maps, away, around.inside, around.shown)
 
 
+def needed_part(voxel: Sequence[int], *, extent: Sequence[int], spacing: Sequence[float]) -> Side3d:
+    """The part of a volume of a size that the maps around a voxel depend on."""
+    return _Around(voxel, _further(spacing), extent).inside
+
+
+def _reach(spacing: Sequence[float]) -> list[int]:
+    return [max(1, round(REACH / step)) for step in spacing]
+
+
+def _further(spacing: Sequence[float]) -> list[int]:
+    return [reach + math.ceil(BEYOND / step) for reach, step in zip(_reach(spacing), spacing, strict=True)]
+
+
 class _Around:
     """A box around a voxel, part of which may lie beyond the volume."""
 

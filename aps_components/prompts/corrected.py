@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from aps_components.label_map import likeliest_class
+from aps_components.prompts.border_maps import needed_part
 from aps_components.prompts.border_network import border_network, learned_border
 from aps_components.prompts.moved_border import MovedBorder, moved_border
 from aps_components.prompts.simulated import Click
@@ -34,15 +37,12 @@ def with_moved_borders(
     """
     moved = probabilities.clone()
     answer = likeliest_class(moved, dim=0)[0].cpu().numpy()
-    seen = None if image is None else image.float().cpu().numpy()
     earlier = list(said)
 
     def border(click: Click) -> MovedBorder:
-        if seen is None:
+        if image is None:
             return moved_border(answer, click, spacing=spacing)
-        network = border_network(str(probabilities.device))
-        present = moved.float().cpu().numpy()
-        return learned_border(seen, present, answer, click, said=earlier, spacing=spacing, network=network)
+        return _learned(image, moved, answer, click, said=earlier, spacing=spacing)
 
     for click in clicks:
         box, inside = border(click)
@@ -54,3 +54,33 @@ def with_moved_borders(
         part.copy_(torch.where(torch.from_numpy(new).to(part.device), told, part))
         earlier.append(click)
     return moved
+
+
+def _learned(
+    image: Tensor,
+    probabilities: Tensor,
+    answer: NDArray[np.integer],
+    click: Click,
+    *,
+    said: Sequence[Click],
+    spacing: Sequence[float],
+) -> MovedBorder:
+    """``learned_border`` of the part of the volume that it depends on, which alone leaves a GPU."""
+    part = needed_part(click.voxel, extent=answer.shape, spacing=spacing)
+
+    def there(one: Click) -> Click:
+        d, h, w = (index - side.start for index, side in zip(one.voxel, part, strict=True))
+        return Click(one.label, (d, h, w))
+
+    here = (slice(None), *part)
+    box, inside = learned_border(
+        image[here].float().cpu().numpy(),
+        probabilities[here].float().cpu().numpy(),
+        answer[part],
+        there(click),
+        said=[there(one) for one in said],
+        spacing=spacing,
+        network=border_network(str(probabilities.device)),
+    )
+    d, h, w = (slice(side.start + inner.start, side.start + inner.stop) for side, inner in zip(part, box, strict=True))
+    return MovedBorder((d, h, w), inside)

@@ -161,3 +161,21 @@ def test_an_answer_keeps_its_probabilities_where_nothing_moves():
     changed = (after != probabilities).any(dim=0).numpy()
     np.testing.assert_array_equal(changed, applied(learned(image, answer, click), answer, 1) & (answer != 1))
     torch.testing.assert_close(after.sum(dim=0), torch.ones(answer.shape))
+
+
+def test_the_part_around_a_click_is_all_that_counts():
+    """Several clicks in a large volume, one in its corner, are as in the whole."""
+    image, truth, answer = scene(size=(60, 64, 90))
+    probabilities = torch.from_numpy(as_probabilities(answer))
+    clicks = [deepest_error(answer, truth), Click(1, (0, 0, 0)), Click(0, (30, 32, 41))]
+    after = with_moved_borders(probabilities, clicks, image=torch.from_numpy(image))
+    expected, said, current = answer.copy(), [], probabilities
+    for click in clicks:
+        border = learned_border(
+            image, current.numpy(), expected, click, said=said, spacing=(1, 1, 1), network=border_network()
+        )
+        expected[border.box][border.inside] = click.label
+        current = with_moved_borders(current, [click], image=torch.from_numpy(image), said=said)
+        said.append(click)
+    np.testing.assert_array_equal(after.argmax(dim=0).numpy(), expected)
+    torch.testing.assert_close(after, current)
