@@ -77,9 +77,10 @@ def _layers(*widths: int) -> list[nn.Module]:
 @lru_cache(maxsize=4)
 def border_network(device: str = "cpu") -> BorderNetwork:
     """The trained one that comes with the package, in eval mode."""
-    network = BorderNetwork()
+    with torch.device("meta"):  # which draws no random numbers: a training that goes on would miss them
+        network = BorderNetwork()
     weights = torch.load(WEIGHTS, map_location="cpu", weights_only=True)
-    network.load_state_dict({name: value.float() for name, value in weights.items()})
+    network.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
     return network.requires_grad_(False).to(device).eval()
 
 

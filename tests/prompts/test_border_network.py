@@ -124,6 +124,15 @@ def test_the_trained_one_corrects_an_organ_that_it_never_saw():
         assert after > of_geometry - 0.001
 
 
+def test_to_load_it_draws_no_random_numbers():
+    """A training that was killed loads it again, and an uninterrupted one does not."""
+    border_network.cache_clear()
+    before = torch.get_rng_state()
+    network = border_network()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(parameter.device.type == "cpu" for parameter in network.parameters())
+
+
 def test_only_the_clicked_class_gains_and_only_near_the_click():
     image, truth, answer = scene()
     click = deepest_error(answer, truth)
