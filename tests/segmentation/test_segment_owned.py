@@ -148,7 +148,7 @@ def test_files_of_others_are_never_replaced(run, tmp_path, name):
     if name.endswith(".nii.gz"):
         write(tmp_path / name, sform=affine_of(), scode=1)
     else:
-        Image.new("RGB", (4, 3)).save(tmp_path / name)
+        Image.new("RGB", (4, 3)).save(tmp_path / name, format="PNG")
     before = contents(tmp_path)
     assert run(scan, tmp_path, preview=True).failed.keys() == {"T1"}
     assert {key: value for key, value in contents(tmp_path).items() if key in before} == before
