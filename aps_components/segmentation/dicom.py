@@ -441,6 +441,8 @@ def _slice(file: str, header: Any) -> Slice:
         return replace(part, fault=f"{file}: its pixel spacing is {part.spacing} mm; export it again")
     if part.orientation is not None and min(np.linalg.norm(np.reshape(part.orientation, (2, 3)), axis=1)) < SHORTEST:
         return replace(part, fault=f"{file}: its orientation is {part.orientation}, no directions; export it again")
+    if str(_asked(header, "SpacingBetweenSlices")) in ("0", "0.0"):  # ITK reads no such file
+        return replace(part, fault=f"{file}: its SpacingBetweenSlices is 0 mm; export it again")
     return part
 
 
