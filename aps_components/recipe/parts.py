@@ -60,7 +60,7 @@ def check(shape: Shape, facts: Facts, pace: Pace, *, unlabelled: int, recipe: Re
     if not shape.checked:
         return None
     turns, labelling = math.ceil(shape.checked / facts.jobs), _labelling(facts, pace, 1, unlabelled)
-    scans = math.ceil(facts.labelled / shape.folds) * pace.scan
+    scans = _held_out(shape, facts) * pace.scan
     return Part(
         name=CHECK_STEP,
         what=f"the same for a second round on {shape.checked} folds, {{iterations}} iterations each",
@@ -77,7 +77,7 @@ def judge(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> Part | N
     if not shape.judged:
         return None
     turns = math.ceil(shape.judged / facts.jobs)
-    scans = math.ceil(facts.labelled / shape.folds) * pace.scan_b
+    scans = _held_out(shape, facts) * pace.scan_b
     return Part(
         name=JUDGE_STEP,
         what=f"Model B beside Model A on {shape.judged} folds, {{iterations}} iterations each; A, B and their average",
@@ -179,9 +179,14 @@ def last_pace(shape: Shape, facts: Facts, pace: Pace, recipe: Recipe) -> float:
     return pace.alone if shape.second or not facts.unlabelled else pace.first_alone(recipe)
 
 
+def _held_out(shape: Shape, facts: Facts) -> int:
+    """Labelled scans that a fold does not learn from, at most."""
+    return math.ceil(facts.labelled / shape.folds)
+
+
 def _judging(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> float:
     """Of one fold: answers plain, calibrated and with turned windows, each in a command of its own."""
-    scans = math.ceil(facts.labelled / shape.folds) * pace.scan
+    scans = _held_out(shape, facts) * pace.scan
     plain = pace.start + scans
     calibrated = _calibrating(facts, pace, recipe=recipe) + plain if shape.calibrated else 0.0
     return plain + calibrated + (pace.start + 2 * scans if shape.mirrored else 0.0)

@@ -441,24 +441,24 @@ def _slice(file: str, header: Any) -> Slice:
         return replace(part, fault=f"{file}: its pixel spacing is {part.spacing} mm; export it again")
     if part.orientation is not None and min(np.linalg.norm(np.reshape(part.orientation, (2, 3)), axis=1)) < SHORTEST:
         return replace(part, fault=f"{file}: its orientation is {part.orientation}, no directions; export it again")
-    if str(_asked(header, "SpacingBetweenSlices")) in ("0", "0.0"):  # ITK reads no such file
+    if _number_of(header, "SpacingBetweenSlices") == 0:  # ITK reads no such file
         return replace(part, fault=f"{file}: its SpacingBetweenSlices is 0 mm; export it again")
     return part
 
 
 def _declared_step(header: Any) -> float | None:
     """SpacingBetweenSlices, unless it is the gap from rim to rim, as some devices write: less than a slice is thick."""
-    step, thickness = (_number_of(header, name) for name in ("SpacingBetweenSlices", "SliceThickness"))
+    step, thickness = (_number_of(header, name) or 0.0 for name in ("SpacingBetweenSlices", "SliceThickness"))
     return None if step <= 0 or step < (1 - EVENNESS[0]) * thickness else step
 
 
-def _number_of(header: Any, name: str) -> float:
-    """A number that nothing depends on; 0 where there is none, or none that can be understood."""
+def _number_of(header: Any, name: str) -> float | None:
+    """A number that nothing depends on; None where there is none, or none that can be understood."""
     try:
-        value = float(_asked(header, name) or 0)
+        value = float(_asked(header, name))
     except (TypeError, ValueError):
-        return 0.0
-    return value if math.isfinite(value) else 0.0
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _pixels(file: str) -> NDArray[np.float32]:

@@ -148,6 +148,7 @@ def test_a_slice_twice_is_refused(folder, copy):
         ({"PatientID": "4712"}, "slices of several patients, by their PatientID; keep those of one"),
         ({"RescaleSlope": None}, "only some of its slices have a RescaleSlope"),
         ({"SpacingBetweenSlices": 0}, "1: its SpacingBetweenSlices is 0 mm; export it again"),
+        ({"SpacingBetweenSlices": "0.00"}, "1: its SpacingBetweenSlices is 0 mm; export it again"),
         ({"ImageOrientationPatient": None}, "without position, orientation or pixel spacing"),
         ({"NumberOfFrames": 2}, "several files, and several frames in one of them; convert it to NIfTI"),
     ],
