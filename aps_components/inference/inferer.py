@@ -219,6 +219,7 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         *,
         own: Sequence[PromptPoint] = (),
         given: Callable[[Window], Prompts] | None = None,
+        asked: Callable[[Window], Prompts] | None = None,
         previous: Tensor | None = None,
         windows: Sequence[int] | None = None,
         mirrored: bool = True,
@@ -230,6 +231,7 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
             network: whose Model B answers.
             own: Model A's points, in voxels of the volume.
             given: a user's prompts that lie in a window of the volume, in voxels of that window.
+            asked: those around which the earlier answer may change; all by default.
             previous: probabilities of the earlier answer, [1, C, D, H, W] of the padded volume.
             windows: which ones to ask; all by default.
             mirrored: ask the mirror images of a window, too, as they were seen.
@@ -239,6 +241,7 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
             frame = volume.windows[index]
             window = moved(frame, volume.padding)
             prompts = Prompts.none(1, device=volume.image.device) if given is None else given(frame)
+            new = None if asked is None else asked(frame)
             prompts = together(prompts, *prompts_in(own, frame, slots=network.own_slots, device=volume.image.device))
             earlier = None if previous is None else log_probabilities(previous[(slice(None), slice(None), *window)])
             size = [side.stop - side.start for side in window]
@@ -247,7 +250,12 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
                 dims = [2 + axis for axis in flip]
                 mask = None if earlier is None else earlier.flip(dims)
                 with autocast(volume.image.device, self.precision):
-                    logits = network.answer(seen, mirrored_prompts(prompts, flip, size), mask_inputs=mask).logits
+                    logits = network.answer(
+                        seen,
+                        mirrored_prompts(prompts, flip, size),
+                        mask_inputs=mask,
+                        asked=None if new is None else mirrored_prompts(new, flip, size),
+                    ).logits
                 blend.add(logits.float().softmax(dim=1).flip(dims), window, share=1 / len(views))
         return blend.mean()
 

@@ -97,16 +97,16 @@ class InteractiveVolume:
         """
         earlier = list(self.said.clicks)
         self._remember(clicks, boxes, scribbles)
-        marks = [*clicks, *(Click(line.label, voxel) for line in scribbles for voxel in line.voxels)]
+        new = UserPrompts(list(clicks), list(boxes), list(scribbles))
         spacing = cast(AutoPromptSeg, self.network).model_b.relative_spacing  # no other takes prompts
         image = self.volume.image[self.volume.inside][0]
         moved = with_moved_borders(self.probabilities[0], clicks, image=image, said=earlier, spacing=spacing)[None]
-        proposed = self._ask(moved, marks, boxes)
+        proposed = self._ask(moved, new)
         former = self.label_map[0, 0].cpu().numpy()
         wanted = likeliest_class(proposed, dim=1)[0, 0].cpu().numpy()
         free = self._named < 0
-        for label in sorted({mark.label for mark in marks}):
-            voxels = [mark.voxel for mark in marks if mark.label == label]
+        for label in sorted({mark.label for mark in new.marks}):
+            voxels = [mark.voxel for mark in new.marks if mark.label == label]
             turned = (wanted == label) & (former != label) & free
             self._take(_pieces_at(turned, voxels), proposed)
         for box in boxes:
@@ -130,18 +130,21 @@ class InteractiveVolume:
         ]
         self.said = UserPrompts(list(dict.fromkeys(held)), [*self.said.boxes, *boxes], lines)
 
-    def _ask(self, moved: Tensor, marks: Sequence[Click], boxes: Sequence[Box]) -> Tensor:
-        """Model B's correction of an answer in the windows that the new prompts touch, that answer elsewhere.
+    def _ask(self, moved: Tensor, new: UserPrompts) -> Tensor:
+        """Model B's correction of an answer around the new prompts, that answer elsewhere.
 
         Model A's own points are left out: the present answer holds what they say, and a person knows better.
         """
-        of_marks = {index for mark in marks for index in self._windows_at(mark.voxel)}
-        of_boxes = {index for index, window in enumerate(self.volume.windows) for box in boxes if _meets(window, box)}
+        of_marks = {index for mark in new.marks for index in self._windows_at(mark.voxel)}
+        of_boxes = {
+            index for index, window in enumerate(self.volume.windows) for box in new.boxes if _meets(window, box)
+        }
         windows = sorted(of_marks | of_boxes)
         answer = self.inferer.answer(
             self.volume,
             self.network,
-            given=self._said_in,
+            given=lambda window: self._part(self.said, window),
+            asked=lambda window: self._part(new, window),
             previous=self._padded(moved),
             windows=windows,
             mirrored=self.thorough,
@@ -155,7 +158,7 @@ class InteractiveVolume:
         held = [index for index, window in enumerate(windows) if _holds(window, place)]
         return held if self.thorough else [max(held, key=lambda index: _depth(windows[index], place, self.volume.size))]
 
-    def _said_in(self, window: Window) -> Prompts:
+    def _part(self, said: UserPrompts, window: Window) -> Prompts:
         """What was said within a window, in its voxels; a box counts with its part there."""
         start = [side.start for side in window]
 
@@ -163,13 +166,13 @@ class InteractiveVolume:
             d, h, w = (index - first for index, first in zip(voxel, start, strict=True))
             return d, h, w
 
-        clicks = [Click(c.label, moved(c.voxel)) for c in self.said.clicks if _holds(window, c.voxel)]
+        clicks = [Click(c.label, moved(c.voxel)) for c in said.clicks if _holds(window, c.voxel)]
         scribbles = [
             Scribble(line.label, [moved(voxel) for voxel in line.voxels if _holds(window, voxel)])
-            for line in self.said.scribbles
+            for line in said.scribbles
         ]
         boxes = []
-        for box in self.said.boxes:
+        for box in said.boxes:
             low = [max(index, side.start) for index, side in zip(box.least, window, strict=True)]
             high = [min(index, side.stop - 1) for index, side in zip(box.greatest, window, strict=True)]
             if all(a <= b for a, b in zip(low, high, strict=True)):

@@ -81,10 +81,12 @@ class AutoPromptSeg(TwoModels):
         """Not where points or the fusion draw numbers."""
         return self.prompt_generator.strategy != "random" and not (self.fusion is not None and self.fusion_dropped)
 
-    def answer(self, seen: Seen, prompts: Prompts, *, mask_inputs: Tensor | None = None) -> Sam3dOutput:
+    def answer(
+        self, seen: Seen, prompts: Prompts, *, mask_inputs: Tensor | None = None, asked: Prompts | None = None
+    ) -> Sam3dOutput:
         """Model B on what was seen and any prompts; see :meth:`TwoModels.answer`."""
         output = self.model_b.decode(
-            seen.embedding, image_size=seen.image_size, prompts=prompts, mask_inputs=mask_inputs
+            seen.embedding, image_size=seen.image_size, prompts=prompts, mask_inputs=mask_inputs, asked=asked
         )
         return output._replace(logits=self.decision(output.logits, "b"))
 

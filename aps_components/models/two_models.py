@@ -203,13 +203,16 @@ class TwoModels(nn.Module, ABC):
         """
 
     @abstractmethod
-    def answer(self, seen: Seen, prompts: Prompts, *, mask_inputs: Tensor | None = None) -> Sam3dOutput:
+    def answer(
+        self, seen: Seen, prompts: Prompts, *, mask_inputs: Tensor | None = None, asked: Prompts | None = None
+    ) -> Sam3dOutput:
         """Model B on what was seen and any prompts, with the decision's offsets.
 
         Args:
             seen: of B images.
             prompts: for each of them.
             mask_inputs: logits of an earlier answer, [B, C, D, H, W]; see ``Sam3d.decode``.
+            asked: those of the prompts around which it may change; all by default.
         """
 
     @property

@@ -65,7 +65,9 @@ class VNetPair(TwoModels):
         none = seen.logits_a.new_zeros(len(seen.logits_a), 0)
         return PointPrompts(none[..., None].expand(-1, -1, 3), none.long(), none)
 
-    def answer(self, seen: Seen, prompts: Prompts, *, mask_inputs: Tensor | None = None) -> Sam3dOutput:
+    def answer(
+        self, seen: Seen, prompts: Prompts, *, mask_inputs: Tensor | None = None, asked: Prompts | None = None
+    ) -> Sam3dOutput:
         """The second V-Net's logits [B, C, D, H, W]; it has no opinion of its masks."""
         logits = self.decision(seen.embedding.tokens, "b")
         return Sam3dOutput(logits, torch.full_like(logits[:, :, 0, 0, 0], torch.nan))

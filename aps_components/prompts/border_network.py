@@ -21,6 +21,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aps_components.networks.convolution import Conv3d
 from aps_components.prompts.border_maps import MAPS, Map, border_maps
 from aps_components.prompts.moved_border import MovedBorder
 from aps_components.prompts.simulated import TOUCHING, Click
@@ -67,7 +68,7 @@ class BorderNetwork(nn.Module):
 
 
 def _layer(inputs: int, outputs: int, *, dilation: int = 1) -> list[nn.Module]:
-    return [nn.Conv3d(inputs, outputs, kernel_size=3, padding=dilation, dilation=dilation), nn.LeakyReLU(SLOPE)]
+    return [Conv3d(inputs, outputs, kernel_size=3, padding=dilation, dilation=dilation), nn.LeakyReLU(SLOPE)]
 
 
 def _layers(*widths: int) -> list[nn.Module]:
@@ -113,14 +114,9 @@ def learned_border(
     seen = border_maps(image, probabilities, answer, click, said=said, spacing=spacing)
     device = next(network.parameters()).device
     with torch.autocast(device.type, enabled=False):
-        logits = network(_as_pair(torch.from_numpy(seen.maps).to(device))).mean(dim=0)[0].cpu().numpy()
+        logits = network(torch.from_numpy(seen.maps).to(device)).mean(dim=0)[0].cpu().numpy()
     inside = ((logits > SURE) & (seen.away <= FARTHEST) | (seen.away < 1))[seen.shown]
     own = answer[seen.inside] == click.label
     pieces, _ = ndimage.label(inside & ~own, structure=TOUCHING)
     place = tuple(index - side.start for index, side in zip(click.voxel, seen.inside, strict=True))
     return MovedBorder(seen.inside, own | ((pieces == pieces[place]) & (pieces > 0)))
-
-
-def _as_pair(maps: Tensor) -> Tensor:
-    """One small volume twice: alone, torch keeps it away from oneDNN on a CPU, and takes four times as long."""
-    return maps.expand(2, -1, -1, -1, -1).contiguous() if len(maps) == 1 and maps.device.type == "cpu" else maps

@@ -37,6 +37,11 @@ class UserPrompts(NamedTuple):
         """Nothing yet."""
         return cls([], [], [])
 
+    @property
+    def marks(self) -> list[Click]:
+        """Every voxel that was named: clicks, and those of scribbles."""
+        return [*self.clicks, *(Click(line.label, voxel) for line in self.scribbles for voxel in line.voxels)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SimulatedUser:

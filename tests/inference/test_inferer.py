@@ -50,7 +50,7 @@ class Pointwise(nn.Module):
         uncertainty = DecoupledUncertainty(1 * patch, -3 * patch)
         return Seen(tuple(patch.shape[2:]), logits, samples, uncertainty, ImageEmbedding(logits))
 
-    def answer(self, seen, prompts, *, mask_inputs=None):
+    def answer(self, seen, prompts, *, mask_inputs=None, asked=None):
         self.asked.append(prompts)
         return Sam3dOutput(2 * seen.embedding.tokens, torch.zeros(1, 2))
 

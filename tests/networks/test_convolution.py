@@ -49,3 +49,22 @@ def test_one_volume_in_float32_is_torchs_convolution_too() -> None:
     found = torch.autograd.grad(result, (features, convolution.weight, convolution.bias), gradient)
     for ours, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (3, 3, 1), (1, 1, 1)])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_a_small_volume_in_inference_is_torchs_convolution_too(kernel, dilation) -> None:
+    """It goes to oneDNN by name; memory of either layout."""
+    torch.manual_seed(0)
+    padding = tuple(dilation * (size // 2) for size in kernel)
+    convolution = Conv3d(6, 5, kernel_size=kernel, dilation=dilation, padding=padding)
+    features = torch.randn(1, 6, 17, 7, 5)
+    with torch.no_grad():
+        expected = F.conv3d(features, convolution.weight, convolution.bias, padding=padding, dilation=dilation)
+        for layout in (torch.contiguous_format, torch.channels_last_3d):
+            torch.testing.assert_close(convolution(features.to(memory_format=layout)), expected)
+
+
+def test_float64_stays_float64() -> None:
+    with torch.no_grad():
+        assert Conv3d(2, 4, kernel_size=3).double()(torch.randn(1, 2, 5, 5, 7).double()).dtype is torch.float64

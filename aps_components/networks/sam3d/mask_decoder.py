@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -26,15 +27,14 @@ from .image_encoder import ImageEmbedding
 from .layer_norm import LayerNorm3d
 
 DILATION = 2
-# Cells at 1/2 that a correction looks at beside its own: two convolutions of the corrector, upsampling of the
-# correction and of the reach, and two convolutions at full size.
-MARGIN = 1 + DILATION + 2 + 2
+FINE_MARGIN = 2  # cells at 1/2 that two convolutions at full size look at, at most
+MARGIN = 1 + DILATION + 1 + FINE_MARGIN  # and two convolutions of the corrector, and upsampling
 GAIN = 4.0  # what a click adds to the logit of its class before anything is learned
 MAPS = 4  # of each class: a person's points, the model's own, boxes, the earlier answer
 
 
 class PromptMaps(NamedTuple):
-    """Prompts on the grid of the image; all [B, C, D, H, W] but for ``far``."""
+    """Prompts on the grid of the image; all [B, C, D, H, W] but for ``far`` and ``reach``."""
 
     points: Tensor
     """Balls around a person's points and scribbles, in [0, 1]."""
@@ -46,6 +46,16 @@ class PromptMaps(NamedTuple):
     """Log probabilities of the earlier answer, which is corrected; None where there is none."""
     far: Tensor
     """Wide balls around a person's points and scribbles at 1/2, [B, C, D/2, H/2, W/2], in [0, 1]."""
+    reach: Tensor
+    """Where an earlier answer may change, at 1/2, [B, 1, D/2, H/2, W/2], in [0, 1]; see :func:`reach`."""
+
+    def at(self, size: Sequence[int]) -> Tensor:
+        """All maps on a coarser grid, [B, MAPS * C, ...]: the highest of points and boxes, the mean of the answer."""
+        marks = [highest(each, size) for each in (self.points, self.own, self.boxes)]
+        if self.previous is None:
+            return torch.cat([*marks, torch.zeros_like(marks[0])], dim=1)
+        cell = [extent // coarse for extent, coarse in zip(self.previous.shape[2:], size, strict=True)]
+        return torch.cat([*marks, F.avg_pool3d(self.previous.exp(), cell)], dim=1)  # adaptive, ONNX would not know it
 
 
 class ClassMlps(nn.Module):
@@ -131,12 +141,14 @@ class FinePath(nn.Module):
         x = x + self.from_quarter(quarter)
         return x + self.quarter_block(x)
 
-    def at_half(self, x: Tensor, half: Tensor, maps: PromptMaps) -> Tensor:
-        """Upscaled tokens, features and prompts at 1/2; shape of ``x`` [B, half, ...]."""
-        x = x + self.from_half(half) + self.from_maps(_at(maps, x.shape[2:]))
+    def at_half(self, x: Tensor, half: Tensor, maps: Tensor) -> Tensor:
+        """Upscaled tokens, features and prompts, all at 1/2; shape of ``x`` [B, half, ...]."""
+        x = x + self.from_half(half) + self.from_maps(maps)
         return x + self.half_block(x)
 
-    def at_full(self, x: Tensor, low_res_logits: Tensor, image: Tensor, maps: PromptMaps) -> Tensor:
+    def at_full(
+        self, x: Tensor, low_res_logits: Tensor, image: Tensor, maps: PromptMaps, maps_at_half: Tensor
+    ) -> Tensor:
         """Logits of the image's size, [B, C, D, H, W], float32.
 
         Without an earlier answer these are the masks, upsampled and refined. An earlier answer is corrected, and only
@@ -147,19 +159,31 @@ class FinePath(nn.Module):
             low_res_logits: masks at 1/2.
             image: the volume.
             maps: of the prompts.
+            maps_at_half: the same on the grid of ``x``.
         """
         if maps.previous is None:
             logits = _upsampled(low_res_logits, image.shape[2:])
             return logits + self.refine(image, logits, maps.points)
-        at_half = [x, low_res_logits.detach().float().softmax(dim=1), _at(maps, x.shape[2:]), maps.far]
-        features, reached = torch.cat([each.to(x.dtype) for each in at_half], dim=1), reach(maps)
-        box = _reached_box(reached) if self._may_crop() else None
-        if box is None:
-            return maps.previous + self._correction(features, reached, image, maps.previous, maps.points)
-        fine = box.scaled(image.shape[2:], reached.shape[2:])
-        part = self._correction(
-            *(box.of(features), box.of(reached)), *map(fine.of, (image, maps.previous, maps.points))
-        )
+        at_half = [x, low_res_logits.detach().float().softmax(dim=1), maps_at_half, maps.far]
+        features = torch.cat([each.to(x.dtype) for each in at_half], dim=1)
+        if self._may_crop():
+            return self._corrected_part(features, image, maps)
+        correction, share = (_upsampled(each, image.shape[2:]) for each in (self.corrector(features), maps.reach))
+        return maps.previous + self._refined(correction, share, image, maps.previous, maps.points)
+
+    def _corrected_part(self, features: Tensor, image: Tensor, maps: PromptMaps) -> Tensor:
+        """The earlier answer, corrected in the reach alone; the same as if all of it were computed."""
+        assert maps.previous is not None
+        reached, extent = _reached_box(maps.reach), maps.reach.shape[2:]
+        if reached is None:
+            return maps.previous.float()
+        wide, close = (reached.grown(by, extent) for by in (MARGIN, FINE_MARGIN))
+        inner = close.within(wide).scaled(image.shape[2:], extent)
+        fine = close.scaled(image.shape[2:], extent)
+        size = wide.scaled(image.shape[2:], extent).size
+        correction = inner.of(_upsampled(self.corrector(wide.of(features)), size))
+        share = inner.of(_upsampled(wide.of(maps.reach), size))
+        part = self._refined(correction, share, *map(fine.of, (image, maps.previous, maps.points)))
         answer = maps.previous.float().clone()
         fine.of(answer).add_(part)
         return answer
@@ -168,11 +192,10 @@ class FinePath(nn.Module):
         """A box that depends on the prompts is none that an export could keep."""
         return not (self.training or exporting())
 
-    def _correction(self, features: Tensor, reached: Tensor, image: Tensor, previous: Tensor, points: Tensor) -> Tensor:
-        """What to add to the earlier answer; the first two at 1/2, the others at full size."""
-        correction = _upsampled(self.corrector(features), image.shape[2:]) + self.gain * points
-        correction = correction + self.refine_correction(image, previous + correction, points)
-        return _upsampled(reached, image.shape[2:]) * correction
+    def _refined(self, correction: Tensor, share: Tensor, image: Tensor, previous: Tensor, points: Tensor) -> Tensor:
+        """What to add to the earlier answer, all at full size; ``share`` of it counts."""
+        correction = correction + self.gain * points
+        return share * (correction + self.refine_correction(image, previous + correction, points))
 
 
 class _Box(NamedTuple):
@@ -180,9 +203,31 @@ class _Box(NamedTuple):
 
     sides: tuple[slice, slice, slice]
 
+    @property
+    def size(self) -> Size3d:
+        """Its cells along each axis."""
+        d, h, w = (side.stop - side.start for side in self.sides)
+        return d, h, w
+
     def of(self, maps: Tensor) -> Tensor:
         """A view of the part, [B, ..., d, h, w]."""
         return maps[(..., *self.sides)]
+
+    def grown(self, by: int, extent: Sequence[int]) -> _Box:
+        """With some cells more on every side, as far as the grid goes."""
+        d, h, w = (
+            slice(max(side.start - by, 0), min(side.stop + by, size))
+            for side, size in zip(self.sides, extent, strict=True)
+        )
+        return _Box((d, h, w))
+
+    def within(self, other: _Box) -> _Box:
+        """The same part, counted from the first cell of a larger one."""
+        d, h, w = (
+            slice(side.start - outer.start, side.stop - outer.start)
+            for side, outer in zip(self.sides, other.sides, strict=True)
+        )
+        return _Box((d, h, w))
 
     def scaled(self, fine: Sequence[int], coarse: Sequence[int]) -> _Box:
         """The same part of a finer grid, whose sizes are multiples."""
@@ -194,7 +239,8 @@ class _Box(NamedTuple):
 
 
 def _reached_box(reached: Tensor) -> _Box | None:
-    """The cells that a correction may change, and as many beside them as it looks at; None for all cells.
+    """The box of the cells from which a correction changes something, those that interpolation reaches included; None
+    where there are none.
 
     Args:
         reached: of :func:`reach`, [B, 1, d, h, w].
@@ -203,16 +249,32 @@ def _reached_box(reached: Tensor) -> _Box | None:
     if not len(lines[0]):
         return None
     sides = [
-        slice(max(int(line[0]) - MARGIN, 0), min(int(line[-1]) + MARGIN + 1, extent))
+        slice(max(int(line[0]) - 1, 0), min(int(line[-1]) + 2, extent))
         for line, extent in zip(lines, reached.shape[2:], strict=True)
     ]
     return _Box((sides[0], sides[1], sides[2]))
 
 
-def reach(maps: PromptMaps) -> Tensor:
-    """Where a person's prompts may change an earlier answer, at 1/2: [B, 1, ...] in [0, 1], all of it in a box."""
-    boxes = F.adaptive_max_pool3d(maps.boxes, (maps.far.shape[2], maps.far.shape[3], maps.far.shape[4]))
-    return torch.maximum((2 * maps.far).clamp(max=1.0), boxes).amax(dim=1, keepdim=True)
+def reach(far: Tensor, boxes: Tensor) -> Tensor:
+    """Where a person's prompts may change an earlier answer, at 1/2: [B, 1, ...] in [0, 1], all of it in a box.
+
+    Args:
+        far: wide balls around points and scribbles at 1/2, [B, C, D/2, H/2, W/2].
+        boxes: 0 or 1, [B, C, D, H, W].
+    """
+    return torch.maximum((2 * far).clamp(max=1.0), highest(boxes, far.shape[2:])).amax(dim=1, keepdim=True)
+
+
+def highest(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """The highest value within each cell of a coarser grid, whose sizes divide those of the maps.
+
+    Axis by axis over strided views; ``max_pool3d`` takes ten times as long on a CPU.
+    """
+    for axis, coarse in enumerate(size, start=2):
+        factor = maps.shape[axis] // coarse
+        views = [maps[(slice(None),) * axis + (slice(first, None, factor),)] for first in range(factor)]
+        maps = reduce(torch.maximum, views)
+    return maps
 
 
 class Refinement(nn.Module):
@@ -244,15 +306,6 @@ class Refinement(nn.Module):
 
 def _upsampled(logits: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(logits.float(), size=tuple(size), mode="trilinear", align_corners=False)
-
-
-def _at(maps: PromptMaps, size: Sequence[int]) -> Tensor:
-    """All maps on a coarser grid, [B, MAPS * C, ...]: the highest of the points and boxes, the mean of the answer."""
-    marks = [F.adaptive_max_pool3d(each, tuple(size)) for each in (maps.points, maps.own, maps.boxes)]
-    if maps.previous is None:
-        return torch.cat([*marks, torch.zeros_like(marks[0])], dim=1)
-    cell = [extent // coarse for extent, coarse in zip(maps.previous.shape[2:], size, strict=True)]
-    return torch.cat([*marks, F.avg_pool3d(maps.previous.exp(), cell)], dim=1)  # adaptive, ONNX would not know it
 
 
 class MaskDecoder3d(nn.Module):
@@ -340,15 +393,16 @@ class MaskDecoder3d(nn.Module):
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(batch, -1, -1)
         tokens = torch.cat([tokens, sparse_prompt_embeddings], dim=1)
         tokens, voxels = self.transformer(embedding.tokens + dense_prompt_embeddings, image_pe, tokens)
-        upscaled = self._upscale(voxels.transpose(1, 2).view(batch, channels, d, h, w), embedding, maps)
+        at_half = None if maps is None or embedding.half is None else maps.at(embedding.half.shape[2:])
+        upscaled = self._upscale(voxels.transpose(1, 2).view(batch, channels, d, h, w), embedding, at_half)
         hyper = self.output_hypernetworks_mlps(tokens[:, 1 : 1 + self.num_classes])  # [B, C, E/8]
         # Channels last, as LayerNorm3d leaves them: the product and its gradient then need no transposed copy.
         logits = (upscaled.movedim(1, -1).flatten(1, 3) @ hyper.mT).mT.unflatten(2, upscaled.shape[2:])
-        if self.fine_path is not None and embedding.image is not None and maps is not None:
-            logits = self.fine_path.at_full(upscaled, logits, embedding.image, maps)
+        if self.fine_path is not None and embedding.image is not None and maps is not None and at_half is not None:
+            logits = self.fine_path.at_full(upscaled, logits, embedding.image, maps, at_half)
         return logits, self.iou_prediction_head(tokens[:, 0]).sigmoid()
 
-    def _upscale(self, x: Tensor, embedding: ImageEmbedding, maps: PromptMaps | None) -> Tensor:
+    def _upscale(self, x: Tensor, embedding: ImageEmbedding, maps: Tensor | None) -> Tensor:
         """[B, E, d, h, w] -> [B, E/8, 4d, 4h, 4w]."""
         if self.fine_path is None or embedding.quarter is None or embedding.half is None or maps is None:
             return self.output_upscaling(x)

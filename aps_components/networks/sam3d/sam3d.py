@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .grid import Size3d, embedding_grid
 from .image_encoder import ImageEmbedding, ImageEncoder3d
-from .mask_decoder import MaskDecoder3d, PromptMaps
+from .mask_decoder import MaskDecoder3d, PromptMaps, reach
 from .prompt_encoder import PromptEncoder3d
 from .prompt_maps import Prompts, box_maps, point_maps
 from .sam_weights import InflationReport
@@ -85,6 +86,7 @@ class Sam3d(nn.Module):
         image_size: Sequence[int],
         prompts: Prompts | None = None,
         mask_inputs: Tensor | None = None,
+        asked: Prompts | None = None,
     ) -> Sam3dOutput:
         """Predict masks from an image embedding and any prompts, or none.
 
@@ -93,6 +95,7 @@ class Sam3d(nn.Module):
             image_size: (D, H, W) of the volume, voxels.
             prompts: points, boxes and scribbles.
             mask_inputs: logits of an earlier answer, [B, C, D, H, W], which is corrected where the prompts are.
+            asked: those of the prompts around which it may change; all by default.
 
         Raises:
             ValueError: image_size is not divisible by the stride or is not the embedding's, mask_inputs are not of
@@ -122,29 +125,38 @@ class Sam3d(nn.Module):
             self.prompt_encoder.get_dense_pe(grid),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
-            maps=None if self.mask_decoder.fine_path is None else self.maps(given, previous, size=size),
+            maps=None if self.mask_decoder.fine_path is None else self.maps(given, previous, size=size, asked=asked),
         )
         if tuple(logits.shape[2:]) != size:
             logits = F.interpolate(logits.float(), size=size, mode="trilinear", align_corners=False)
         return Sam3dOutput(logits.float(), iou_predictions.float())
 
-    def maps(self, prompts: Prompts, previous: Tensor | None, *, size: Size3d) -> PromptMaps:
+    def maps(
+        self, prompts: Prompts, previous: Tensor | None, *, size: Size3d, asked: Prompts | None = None
+    ) -> PromptMaps:
         """The prompts on the grid of the image.
 
         Args:
             prompts: of B volumes.
             previous: log probabilities of the earlier answer, [B, C, D, H, W].
             size: (D, H, W), voxels.
+            asked: those around which an earlier answer may change; all by default.
         """
         coords, labels = prompts.marks
         balls = partial(point_maps, num_classes=self.num_classes, size=size, radius=self.ball)
         points = balls(coords, labels)
-        if prompts.boxes is None or prompts.box_labels is None:
-            boxes = torch.zeros_like(points)
-        else:
-            boxes = box_maps(prompts.boxes, prompts.box_labels, num_classes=self.num_classes, size=size)
         own = balls(prompts.own_coords, prompts.own_labels, prompts.own_weights)
-        return PromptMaps(points, own, boxes, previous, self.far(coords, labels, size=size))
+        far, boxes = self.far(coords, labels, size=size), self._boxes(prompts, like=points)
+        if asked is None:
+            reached = reach(far, boxes)
+        else:
+            reached = reach(self.far(*asked.marks, size=size), self._boxes(asked, like=points))
+        return PromptMaps(points, own, boxes, previous, far, reached)
+
+    def _boxes(self, prompts: Prompts, *, like: Tensor) -> Tensor:
+        if prompts.boxes is None or prompts.box_labels is None:
+            return torch.zeros_like(like)
+        return box_maps(prompts.boxes, prompts.box_labels, num_classes=self.num_classes, size=like.shape[2:])
 
     def far(self, coords: Tensor, labels: Tensor, *, size: Sequence[int]) -> Tensor:
         """Wide balls around points at 1/2: as far as a click may change an earlier answer.
@@ -157,7 +169,7 @@ class Sam3d(nn.Module):
         Returns:
             [B, C, D/2, H/2, W/2] in [0, 1].
         """
-        step = torch.tensor(self.mask_stride, device=coords.device)
+        step = torch.from_numpy(np.array(self.mask_stride)).type_as(coords)  # names no device: a trace would keep it
         return point_maps(
             torch.div(coords, step, rounding_mode="floor"),
             labels,

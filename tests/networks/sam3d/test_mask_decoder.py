@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from aps_components.networks.sam3d import ImageEmbedding, MaskDecoder3d, TwoWayTransformer3d
 from aps_components.networks.sam3d.grid import ISOTROPIC_KERNELS
-from aps_components.networks.sam3d.mask_decoder import GAIN, ClassMlps, FinePath, PromptMaps, reach
+from aps_components.networks.sam3d.mask_decoder import GAIN, ClassMlps, FinePath, PromptMaps, highest, reach
 
 B, C, E, GRID = 2, 3, 16, (3, 5, 2)
 QUARTER, HALF, SIZE = (6, 10, 4), (12, 20, 8), (24, 40, 16)
@@ -42,8 +42,15 @@ def _fine_inputs(*, grid=GRID, earlier=False) -> dict:
     points, own = torch.rand(2, B, C, *size)
     boxes = (torch.rand(B, C, *size) > 0.5).float()
     previous = torch.randn(B, C, *size).log_softmax(dim=1) if earlier else None
-    maps = PromptMaps(points, own, boxes, previous, torch.rand(B, C, *half))
+    maps = _with_marks(PromptMaps(points, own, boxes, previous, torch.rand(B, C, *half), points), boxes=boxes)
     return inputs | {"embedding": ImageEmbedding(inputs["embedding"].tokens, *fine), "maps": maps}
+
+
+def _with_marks(maps: PromptMaps, *, far=None, boxes=None) -> PromptMaps:
+    """The same maps with other balls and boxes, 0 by default for the boxes, and the reach that these have."""
+    far = maps.far if far is None else far
+    boxes = torch.zeros_like(maps.boxes) if boxes is None else boxes
+    return maps._replace(far=far, boxes=boxes, reach=reach(far, boxes))
 
 
 def test_shapes_and_range():
@@ -97,7 +104,7 @@ def test_shapes_with_a_fine_path(earlier):
     + [("maps", part) for part in PromptMaps._fields],
 )
 def test_every_fine_input_matters(holder, part, earlier):
-    if part in ("previous", "far") and not earlier:
+    if part in ("previous", "far", "reach") and not earlier:
         pytest.skip("an earlier answer and how far it may change come together")
     decoder, inputs = _decoder(fine=True), _fine_inputs(earlier=earlier)
     logits, _ = decoder(**inputs)
@@ -132,7 +139,7 @@ def test_a_click_raises_the_logit_of_its_class_by_the_gain(near, share):
     decoder, inputs = _without_weight(_decoder(fine=True)), _fine_inputs(earlier=True)
     torch.nn.init.constant_(decoder.fine_path.gain, GAIN)
     maps = inputs["maps"]
-    maps = maps._replace(far=torch.full_like(maps.far, near), boxes=torch.zeros_like(maps.boxes))
+    maps = _with_marks(maps, far=torch.full_like(maps.far, near))
     logits, _ = decoder(**inputs | {"maps": maps})
     torch.testing.assert_close(logits, maps.previous + share * GAIN * maps.points)
 
@@ -144,8 +151,14 @@ def test_a_correction_reaches_as_far_as_points_and_boxes_do():
     expected = torch.zeros(1, 1, *HALF)
     expected[0, 0, 3, 4, 5:8] = torch.tensor([0.6, 1, 1])
     expected[0, 0, 4:6, 10, 7] = 1
-    nothing = torch.zeros(1, C, *SIZE)
-    torch.testing.assert_close(reach(PromptMaps(nothing, nothing, boxes, None, far)), expected)
+    torch.testing.assert_close(reach(far, boxes), expected)
+
+
+@pytest.mark.parametrize("cell", [(1, 1, 1), (2, 2, 2), (2, 2, 1), (3, 1, 4)])
+def test_the_highest_of_each_cell(cell):
+    maps = torch.randn(2, 3, 12, 6, 8)
+    size = [extent // side for extent, side in zip(maps.shape[2:], cell, strict=True)]
+    assert torch.equal(highest(maps, size), F.adaptive_max_pool3d(maps, size))
 
 
 def test_nothing_changes_beyond_the_reach():
@@ -153,7 +166,7 @@ def test_nothing_changes_beyond_the_reach():
     decoder, inputs = _decoder(fine=True), _fine_inputs(earlier=True)
     maps, far = inputs["maps"], torch.zeros(B, C, *HALF)
     far[0, 1, 4:7, 10:12, 3:5] = 0.6
-    logits, _ = decoder(**inputs | {"maps": maps._replace(far=far, boxes=torch.zeros_like(maps.boxes))})
+    logits, _ = decoder(**inputs | {"maps": _with_marks(maps, far=far)})
     moved = (logits != maps.previous).any(dim=1)
     near = torch.zeros_like(moved)
     near[0, 7:15, 19:25, 5:11] = True
@@ -211,7 +224,7 @@ def test_a_correction_of_a_part_is_that_of_the_whole(marked):
     far = torch.zeros_like(maps.far)
     far[(1, 2, *marked)] = 0.4
     points = torch.zeros_like(maps.points)
-    inputs["maps"] = maps._replace(far=far, points=points, boxes=torch.zeros_like(maps.boxes))
+    inputs["maps"] = _with_marks(maps._replace(points=points), far=far)
     with torch.no_grad():
         whole, part = (decoder.train(training)(**inputs)[0] for training in (True, False))
     assert not torch.equal(whole[1], maps.previous[1])
@@ -223,8 +236,8 @@ def test_a_box_is_corrected_as_a_part_too():
     maps = inputs["maps"]
     boxes = torch.zeros_like(maps.boxes)
     boxes[0, 1, 40:52, 3:9, 70:80] = 1
-    nothing = {"far": torch.zeros_like(maps.far), "points": torch.zeros_like(maps.points)}
-    inputs["maps"] = maps._replace(boxes=boxes, **nothing)
+    points = torch.zeros_like(maps.points)
+    inputs["maps"] = _with_marks(maps._replace(points=points), far=torch.zeros_like(maps.far), boxes=boxes)
     with torch.no_grad():
         whole, part = (decoder.train(training)(**inputs)[0] for training in (True, False))
     torch.testing.assert_close(part, whole, rtol=0, atol=1e-5)

@@ -141,6 +141,29 @@ class TestEarlierAnswer:
         assert (distance > 16 + 3).sum() > 24 * 16 * 16
         assert moved[distance <= 8].all()  # which a token away has full weight
 
+    def test_it_changes_around_what_is_asked_alone(self, sam3d, image, answer):
+        """Two points are known, one of them is new; around that one all is as if both were new."""
+        old, new = (5, 3, 3), (19, 36, 12)
+        both = one_point(old, 1)._replace(
+            point_coords=torch.tensor([[old, new]]).float(), point_labels=torch.tensor([[1, 0]])
+        )
+        size = image.shape[2:]
+        embedding, sam3d = sam3d.encode(image[:1]), sam3d.eval()
+
+        def decode(asked):
+            return sam3d.decode(
+                embedding, image_size=size, prompts=both, mask_inputs=answer[:1], asked=asked
+            ).logits.detach()[0]
+
+        every, latest = decode(None), decode(one_point(new, 0))
+        before = as_earlier(answer)[0]
+        moved = (latest != before).any(dim=0)
+        assert moved[distance_to(new) <= 8].all()
+        assert not moved[distance_to(new) > 16 + 3].any()
+        assert (every != before).any(dim=0)[distance_to(old) <= 8].all()
+        near = (distance_to(new) <= 8) & (distance_to(old) > 16 + 3)
+        torch.testing.assert_close(latest[:, near], every[:, near], rtol=0, atol=1e-5)
+
     @pytest.mark.parametrize("sureness", [1.0, 20.0])
     @pytest.mark.parametrize("label", range(CLASSES))
     def test_a_click_raises_its_class_at_once(self, sam3d, image, label, sureness):
