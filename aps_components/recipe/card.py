@@ -64,9 +64,11 @@ def _of_folds(folds: Sequence[HeldOut], answer: Answer, *, round: int) -> str:
         return "No labelled scan was held out, so no figure is known of other scans."
     measured = answered_so(folds, answer, round=1)
     trainings = len({entry.fold for entry in measured})
+    which = "each answered by the one of {} trainings that did not learn from it, or from another scan of its patient"
+    if trainings == 1:
+        which = "answered by a training that did not learn from them, or from another scan of their patients"
     lines = [
-        f"Labelled scans, each answered by the one of {trainings} trainings that did not learn from it, or from "
-        f"another scan of its patient: **{summary_line(measured)}**.",
+        f"Labelled scans, {which.format(trainings)}: **{summary_line(measured)}**.",
         "The model of the bundle learned from all of them and for longer. These figures say what its kind is worth on "
         "other scans; they are not of its own weights.",
     ]

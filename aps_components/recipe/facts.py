@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from aps_components.recipe.settings import Recipe
+from aps_components.recipe.settings import FROM_EARLIER, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +79,11 @@ class Pace:
         return self.first(recipe) * self.alone / self.labeled
 
     @property
+    def joint_alone(self) -> float:
+        """Of an iteration on labelled and unlabelled patches in a training that has the machine for itself."""
+        return self.joint * self.alone / self.labeled
+
+    @property
     def prompt_alone(self) -> float:
         """Of an iteration of Model B in a training that has the machine for itself."""
         return self.prompt * self.alone / self.labeled
@@ -90,6 +95,7 @@ class Shape:
 
     Attributes:
         folds: trainings of the first round, each without some labelled scans.
+        parts: that the labelled scans are divided into, if it is not one for each fold.
         checked: folds on which a second round is judged.
         second: whether there is one.
         calibrated, mirrored: whether offsets and turned windows are judged.
@@ -106,6 +112,21 @@ class Shape:
     seeds: int = 0
     prompted: bool = False
     judged: int = 0
+    parts: int = 0
+
+    @property
+    def divided(self) -> int:
+        """Parts that the labelled scans are divided into."""
+        return self.parts or self.folds
+
+    @property
+    def single(self) -> bool:
+        """Whether the first round is a single training, without a part of the labelled scans."""
+        return self.folds == 1
+
+    def goes_on(self, recipe: Recipe) -> bool:
+        """Whether the last training begins with an earlier model."""
+        return recipe.last_from == FROM_EARLIER and bool(self.folds or self.seeds)
 
 
 @dataclass(frozen=True, kw_only=True)

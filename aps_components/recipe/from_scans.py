@@ -345,7 +345,9 @@ def describe(plan: PrintedPlan, asked: Asked) -> str:
     data = plan.data
     kept = f", {data['validation']} kept apart for validation" if data["validation"] else ""
     beside = (
-        f"{asked.jobs} trainings at once with {asked.threads} thread(s) each" if asked.jobs > 1 else "one at a time"
+        f"up to {asked.jobs} trainings at once with {asked.threads} thread(s) each"
+        if asked.jobs > 1
+        else "one at a time"
     )
     width = max(len(step.name) for step in plan.stages)
     steps = [f"  {step.name:{width}}  {duration(step.seconds):>10}  {step.what}" for step in plan.stages]

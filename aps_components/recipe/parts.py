@@ -44,13 +44,16 @@ def first(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> Part | N
     judging = _judging(shape, facts, pace, recipe=recipe) if shape.folds else 0.0
     views = ["plain", *(["calibrated"] if shape.calibrated else []), *(["turned"] if shape.mirrored else [])]
     judged = f"; each answers the scans that it did not see: {', '.join(views)}"
+    what = f"{trainings} trainings of {{iterations}} iterations{judged if shape.folds else ' on all labelled scans'}"
+    if shape.single:
+        what = f"{{iterations}} iterations without a part of the labelled scans, which it answers: {', '.join(views)}"
     return Part(
         name=FIRST_STEP,
-        what=f"{trainings} trainings of {{iterations}} iterations{judged if shape.folds else ' on all labelled scans'}",
+        what=what,
         share=shares(shape, recipe)["first"],
         most=recipe.most_iterations,
         turns=turns,
-        pace=pace.first(recipe) if facts.unlabelled else pace.labeled,
+        pace=first_pace(shape, facts, pace, recipe),
         overhead=turns * (pace.start + judging),
     )
 
@@ -101,7 +104,7 @@ def complete(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> Part 
         share=shares(shape, recipe)["complete"],
         most=recipe.most_iterations,
         turns=turns,
-        pace=pace.first(recipe),
+        pace=pace.joint if facts.unlabelled else pace.labeled,
         overhead=turns * (pace.start + calibrating),
     )
 
@@ -163,7 +166,8 @@ def overhead(parts: Iterable[Part | None]) -> float:
 
 def shares(shape: Shape, recipe: Recipe) -> dict[str, float]:
     """Of the time for iterations, by part; what others do not take is the last training's."""
-    first = recipe.first_share if shape.second else recipe.quick_share
+    quick = recipe.quick_share if shape.folds > 1 else recipe.one_fold_share
+    first = recipe.first_share if shape.second else quick
     taken = {
         "first": first if shape.folds or shape.seeds else 0.0,
         "check": recipe.check_share if shape.checked else 0.0,
@@ -174,14 +178,23 @@ def shares(shape: Shape, recipe: Recipe) -> dict[str, float]:
     return {**taken, "last": 1 - sum(taken.values())}
 
 
+def first_pace(shape: Shape, facts: Facts, pace: Pace, recipe: Recipe) -> float:
+    """Seconds of an iteration of the first round; a single training has the machine for itself."""
+    if shape.single:
+        return pace.first_alone(recipe) if facts.unlabelled else pace.alone
+    return pace.first(recipe) if facts.unlabelled else pace.labeled
+
+
 def last_pace(shape: Shape, facts: Facts, pace: Pace, recipe: Recipe) -> float:
     """Seconds of an iteration of the last training."""
-    return pace.alone if shape.second or not facts.unlabelled else pace.first_alone(recipe)
+    if shape.second or not facts.unlabelled:
+        return pace.alone
+    return pace.joint_alone if shape.goes_on(recipe) else pace.first_alone(recipe)
 
 
 def _held_out(shape: Shape, facts: Facts) -> int:
     """Labelled scans that a fold does not learn from, at most."""
-    return math.ceil(facts.labelled / shape.folds)
+    return math.ceil(facts.labelled / shape.divided)
 
 
 def _judging(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> float:

@@ -43,14 +43,15 @@ def make_time_plan(facts: Facts, pace: Pace, *, seconds: float, recipe: Recipe, 
 
 
 def _enough(plan: TimePlan, recipe: Recipe) -> bool:
-    """Whether each training has the iterations that it needs."""
-    shape, least, enough = plan.shape, recipe.least_iterations, recipe.enough_iterations
+    """Whether each training has the iterations that it needs: folds are paid for by the last training."""
+    shape, least = plan.shape, recipe.least_iterations
+    enough = recipe.enough_of_one if shape.single else recipe.enough_iterations
     wanted = [
         (shape.folds or shape.seeds, plan.first, enough),
-        (shape.checked, plan.check, enough),
+        (shape.checked, plan.check, recipe.enough_iterations // 2),
         (shape.judged, plan.judge, least),
         (shape.prompted, plan.prompt, least),
-        (1, plan.last, enough if shape.folds else least),
+        (1, plan.last, 2 * enough if shape.folds or shape.seeds else least),
     ]
     return all(count >= needed for there, count, needed in wanted if there)
 
@@ -70,8 +71,10 @@ def shapes(facts: Facts, *, seconds: float, recipe: Recipe) -> Iterator[Shape]:
             yield from _with_folds(folds, facts, second=second, seconds=seconds, recipe=recipe)
     quick = Shape(folds=min(recipe.quick_folds, most), calibrated=True, prompted=True)
     yield quick
-    yield replace(quick, calibrated=False)
-    yield replace(quick, calibrated=False, prompted=False)
+    one = Shape(folds=1, parts=most, calibrated=True, prompted=True)
+    yield one
+    yield replace(one, calibrated=False)
+    yield replace(one, calibrated=False, prompted=False)
     yield from single
 
 
@@ -155,6 +158,12 @@ def unknown(shape: Shape, facts: Facts, recipe: Recipe) -> list[str]:
         )
     elif not shape.folds:
         lines.append("The time is too short for folds: nothing will be known of how good the model is on other scans.")
+    if shape.folds < shape.divided:
+        answered = math.ceil(facts.labelled * shape.folds / shape.divided)
+        lines.append(
+            f"The time is too short to hold out every labelled scan once: about {answered} of {facts.labelled} are "
+            "answered by a model that did not learn from them, and choices rest on these few."
+        )
     if shape.folds and not shape.checked and shape.second:
         lines.append(
             "Whether the second round brings something is not measured in this time; it is kept if the first has Dice "

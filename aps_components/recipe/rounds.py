@@ -52,8 +52,8 @@ class Rounds:
     def folds(self) -> list[list[str]]:
         """Names of the labelled scans that are held out together."""
         patients = {case_name(item): self.learning.patient(case_name(item)) for item in self.learning.labelled}
-        count = self.plan.shape.folds
-        return make_folds(patients, count, seed=self.seed) if count else []
+        shape = self.plan.shape
+        return make_folds(patients, shape.divided, seed=self.seed)[: shape.folds] if shape.folds else []
 
     def seeded(self, index: int) -> Stage:
         """A training of the first round on all labelled scans."""

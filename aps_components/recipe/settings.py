@@ -20,7 +20,8 @@ class Recipe:
 
     Attributes:
         folds: of the labelled scans in the first round, a training each; at most one for each patient.
-        quick_folds: the same where there is time for one round alone.
+        quick_folds: the same where there is time for one round alone. Where even these would take too much of it, one
+            training is without one of ``folds`` parts, answers it, and the last training goes on from there.
         seeds: first-round trainings on all labelled scans where there are too few for folds.
         fewest_patients: that folds are made of.
         short: seconds below which there is one round alone.
@@ -29,12 +30,15 @@ class Recipe:
         first_share: of the time for iterations, that of the first round.
         check_share: that of judging the second round.
         quick_share: that of the first round where there is no second one.
+        one_fold_share: that of the first round where it is a single training.
         complete_share: that of the folds' models on all labelled scans, before they label others.
         judge_share: that of judging Model B's answers.
         prompt_share: that of Model B beside the last Model A.
         single_prompt_share: the same where there are no folds.
         least_iterations: of any training; with fewer the time is too short.
-        enough_iterations: of a Model A on a fold; a plan that has fewer for each is made simpler.
+        enough_iterations: of a Model A on each of several folds, and half of those of the last one; a plan that has
+            fewer is made simpler.
+        enough_of_one: of a Model A on a single fold.
         most_iterations: of a training, however long the time.
         most_overhead: of the time, what starting, judging and labelling may take; a plan with more is made simpler.
         epochs: of every training; after each it can go on if it was killed.
@@ -66,12 +70,14 @@ class Recipe:
     first_share: float = 0.4
     check_share: float = 0.15
     quick_share: float = 0.4
+    one_fold_share: float = 0.35
     complete_share: float = 0.12
     judge_share: float = 0.08
     prompt_share: float = 0.12
     single_prompt_share: float = 0.25
     least_iterations: int = 100
-    enough_iterations: int = 400
+    enough_iterations: int = 1000
+    enough_of_one: int = 200
     most_iterations: int = 50_000
     most_overhead: float = 0.45
     epochs: int = 30
@@ -96,7 +102,7 @@ class Recipe:
 _SHARE, _SECONDS, _RATE = number(least=0, below=1), number(least=0), number(above=0)
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("first_share", "check_share", "quick_share", "judge_share", "prompt_share"), _SHARE),
-    "complete_share": _SHARE,
+    **dict.fromkeys(("complete_share", "one_fold_share"), _SHARE),
     **dict.fromkeys(("labelling_share", "most_overhead", "single_prompt_share"), _SHARE),
     **dict.fromkeys(("learning_rate", "second_learning_rate", "prompt_learning_rate"), _RATE),
     "complete_learning_rate": _RATE,
@@ -136,7 +142,7 @@ def recipe_of(given: Mapping[str, Any] | None = None, *, on_gpu: bool = True) ->
         values[name] = _KINDS.get(name, _BY_TYPE.get(types[name]))(f"recipe#{name}", value)  # type: ignore[misc]
     recipe = Recipe(**values)
     others = {name: getattr(recipe, name) for name in ("check_share", "complete_share", "judge_share", "prompt_share")}
-    if max(recipe.first_share, recipe.quick_share) + sum(others.values()) >= 1:
+    if max(recipe.first_share, recipe.quick_share, recipe.one_fold_share) + sum(others.values()) >= 1:
         raise ValueError(
             f"recipe#first_share {recipe.first_share} or quick_share {recipe.quick_share}, with "
             f"{' and '.join(f'{name} {value}' for name, value in others.items())}, leave nothing for the last "

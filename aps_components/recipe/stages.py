@@ -85,17 +85,19 @@ class Commands:
             iterations: about this number.
             seed: of the training.
             second: learns from labels by models, too, and from no scan without a label.
-            begins_with: an earlier model that it goes on from, if the recipe says so.
+            begins_with: an earlier model that it goes on from, if the recipe says so; it teaches from the beginning.
             learning_rate: of a training of the first kind; None for the recipe's.
         """
+        earlier = begins_with if self.recipe.last_from == FROM_EARLIER else None
         options: dict[str, Any] = {
             **self._batches(scans, second=second),
             **(self._of_second() if second else {"learning_rate": learning_rate or self.recipe.learning_rate}),
-            **self._start(begins_with if self.recipe.last_from == FROM_EARLIER else None),
+            **self._start(earlier),
             "objective#train_b": False,
             "predictor": "a",
         }
-        return self._training(name, folder, options, dataset=dataset, iterations=iterations, seed=seed)
+        warmup = second or earlier is None
+        return self._training(name, folder, options, dataset=dataset, iterations=iterations, seed=seed, warmup=warmup)
 
     def prompting(
         self,

@@ -27,6 +27,7 @@ from aps_components.recipe.evaluations import Evaluations
 from aps_components.recipe.facts import Asked, Facts, Pace, TimePlan
 from aps_components.recipe.journal import Journal
 from aps_components.recipe.measure import measure_pace
+from aps_components.recipe.parts import first_pace
 from aps_components.recipe.plan import (
     SLACK,
     last_iterations,
@@ -168,7 +169,8 @@ class WholeTraining:
 
     def _first_round(self) -> None:
         if self.rounds.folds:
-            self._run([self.rounds.fold(index) for index in range(len(self.rounds.folds))])
+            chains = [self.rounds.fold(index) for index in range(len(self.rounds.folds))]
+            self._run(chains, alone=self.plan.shape.single)
         elif self.plan.shape.seeds:
             self._run([[self.rounds.seeded(index)] for index in range(self.plan.shape.seeds)])
 
@@ -203,7 +205,7 @@ class WholeTraining:
     def _real_pace(self) -> Pace:
         """As the trainings so far had it."""
         pace = self.pace
-        planned = pace.first(self.recipe) if self.facts.unlabelled else pace.labeled
+        planned = first_pace(self.plan.shape, self.facts, pace, self.recipe)
         slower = (self._seconds_an_iteration("fold_*", "seed_*") or planned) / planned
         return replace(
             pace,

@@ -71,15 +71,27 @@ def test_a_plan_ends_within_its_time(seconds, jobs, unlabelled):
 
 
 def test_no_training_is_longer_than_it_may_be():
-    plan = plan_of(100 * HOUR, recipe=Recipe(most_iterations=900))
-    assert (plan.first, plan.check, plan.judge, plan.last, plan.prompt) == (900,) * 5
-    assert plan.seconds < 4 * HOUR
+    plan = plan_of(100 * HOUR, recipe=Recipe(most_iterations=2000))
+    assert (plan.first, plan.check, plan.judge, plan.last, plan.prompt) == (2000,) * 5
+    assert plan.seconds < 7 * HOUR
 
 
 def test_folds_are_fewer_where_each_would_have_few_iterations():
-    few, many = (plan_of(40 * 60, recipe=Recipe(enough_iterations=count)) for count in (400, 100))
-    assert (few.shape.folds, many.shape.folds) == (2, 4)
+    none, few, many = (plan_of(40 * 60, recipe=Recipe(enough_iterations=count)) for count in (900, 400, 100))
+    assert (none.shape.folds, few.shape.folds, many.shape.folds) == (1, 2, 4)
     assert few.first >= 400
+    assert few.last >= 800
+
+
+def test_where_folds_would_take_too_much_a_part_is_held_out_and_the_last_training_goes_on():
+    """35 % of what is left for iterations are without a quarter of the scans; the last training teaches at once."""
+    plan = plan_of(40 * 60)
+    assert (plan.shape.folds, plan.shape.parts) == (1, 4)
+    usable = 0.97 * 40 * 60 - plan.overhead
+    assert plan.first == int(0.35 * usable / (1.2 * 0.6))  # alone
+    assert plan.last == pytest.approx(0.53 * usable / (1.3 * 0.6), abs=1)
+    said, *_ = unknown(plan.shape, FACTS, Recipe())
+    assert "about 2 of 8 are answered" in said
 
 
 def test_more_time_never_means_fewer_parts():
@@ -87,6 +99,15 @@ def test_more_time_never_means_fewer_parts():
     assert [shape.folds for shape in sizes] == sorted(shape.folds for shape in sizes)
     assert [shape.checked for shape in sizes] == sorted(shape.checked for shape in sizes)
     assert not sizes[0].second
+
+
+@pytest.mark.parametrize(
+    ("seconds", "seen"), [(5 * 60, False), (20 * 60, True), (40 * 60, True), (2 * HOUR, True), (10 * HOUR, True)]
+)
+def test_with_a_little_time_something_is_known_of_other_scans(seconds, seen):
+    shape = plan_of(seconds).shape
+    assert bool(shape.folds) == seen
+    assert shape.divided in (0, 2, 4)
 
 
 @pytest.mark.parametrize("patients", [1, 2])
@@ -100,7 +121,7 @@ def test_few_patients_have_no_folds_and_it_is_said(patients):
 
 
 def test_what_is_not_measured_is_said():
-    plan = plan_of(40 * 60)
+    plan = plan_of(75 * 60)
     assert plan.shape.second
     assert not plan.shape.checked
     assert any("second round" in line for line in unknown(plan.shape, FACTS, Recipe()))
@@ -125,7 +146,7 @@ def test_the_last_training_takes_what_is_left():
         for second, left in ((True, 5000), (False, 5000), (True, 0))
     )
     assert second == int((5000 - 62 - 35) / 0.6)
-    assert first == int((5000 - 62 - 35) / (1.2 * 0.6))
+    assert first == int((5000 - 62 - 35) / (1.3 * 0.6))  # which goes on from a fold, so both kinds of scans teach it
     assert none == Recipe().least_iterations
 
 
@@ -138,10 +159,10 @@ def test_model_b_takes_its_share_of_what_is_left_and_then_the_rest():
 
 
 def test_the_folds_models_learn_from_all_labelled_scans_before_they_label_others():
-    """12 % of what is left for iterations, two models at once, 1.2 s each; none where no model labels anything."""
+    """12 % of what is left for iterations, two models at once, 1.3 s each; none where no model labels anything."""
     plan, none = plan_of(4 * HOUR), plan_of(4 * HOUR, facts=Facts(labelled=8, unlabelled=0, patients=8, jobs=2))
     usable = 0.97 * 4 * HOUR - plan.overhead
-    assert plan.complete == int(0.12 * usable / 2 / 1.2)
+    assert plan.complete == int(0.12 * usable / 2 / 1.3)
     assert none.complete == 0
     assert plan_of(4 * HOUR, recipe=Recipe(last_from="scratch")).complete == 0
 

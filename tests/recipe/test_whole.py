@@ -23,6 +23,7 @@ from aps_components.recipe.stages import StageFailedError
 
 BOXES = {1: box((8, 28), (12, 30), (8, 20))}
 LONG = {"time": "4h", "recipe": {"folds": 3}, "jobs": 1}
+SHORT = {"time": "30m", "recipe": {}, "jobs": 2}
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +278,34 @@ def test_two_labelled_scans_have_no_folds_and_the_card_says_so(tmp_path):
     assert results.held_out == []
     page = (tmp_path / "out" / "bundle" / "docs" / "README.md").read_text()
     assert "nobody will know how good the model is" in page
+
+
+def test_with_little_time_one_training_is_without_some_scans_and_the_last_one_goes_on_from_it(scans, tmp_path):
+    commands, results = run(scans, tmp_path / "out", FakeCommands(better(calibrated=True)), **SHORT)
+    first = ["training", "evaluating", "calibrate", "evaluating"]
+    assert commands.kinds == [*first, "training", "training", "calibrate"]
+    held_out = {entry.case for entry in results.held_out}
+    assert held_out in ({"p0_frame1", "p0_frame2"}, {"p1", "p2"}, {"p3", "p4"}, {"p1"}, {"p2"}, {"p3"}, {"p4"})
+    trained, last, _ = of_kind(commands, "training")
+    assert last["pretrained"] == f"{trained['ckpt_dir']}/model.pt"
+    assert int(trained["warmup_epochs"]) > 0
+    assert int(last["warmup_epochs"]) == 0
+    page = (tmp_path / "out" / "bundle" / "docs" / "README.md").read_text()
+    assert "answered by a training that did not learn from them, or from another scan of their patients" in page
+    assert "too short to hold out every labelled scan once" in page
+
+
+def test_a_single_training_of_the_first_round_has_every_core(scans, tmp_path):
+    seen = []
+
+    class Watched(FakeCommands):
+        def __call__(self, command, *, threads, **more):
+            seen.append(threads)
+            super().__call__(command, **more)
+
+    with patch("aps_components.recipe.from_scans.cores", lambda: 4):
+        run(scans, tmp_path / "out", Watched(), **SHORT)
+    assert set(seen) == {4}
 
 
 def test_scans_that_a_datalist_keeps_apart_are_answered_at_the_end_alone(phantoms, tmp_path):
