@@ -85,9 +85,11 @@ def make_plan(
     class_names = [(names or {}).get(value, f"label {value}") for value in values]
     labelled = fingerprint.labelled
     voxels = {value: fingerprint.voxels_of(value) for value in values}
-    grid = plan_grid(fingerprint, budget=budget, spacing=spacing, roi_size=roi_size)
+    pieces = _pieces(fingerprint, by_name := dict(zip(values, class_names, strict=True)))
+    one = pieces.value == "joined" or (pieces.value is True and len(values) == 1)
+    extent = _object_extent(fingerprint) if one else None
+    grid = plan_grid(fingerprint, budget=budget, spacing=spacing, roi_size=roi_size, extent=extent)
     median, patch = median_shape(fingerprint, grid["spacing"].value), grid["roi_size"]
-    by_name = dict(zip(values, class_names, strict=True))
     choices = {
         "label_values": propose_label_values(values),
         "in_channels": Choice(fingerprint.channels, "what the images have"),
@@ -103,10 +105,7 @@ def make_plan(
             foreground_share=sum(voxels.values()) / sum(facts.labeled_voxels for facts in labelled),
         ),
         "class_weights": propose_class_weights(list(voxels.values())),
-        "largest_component": propose_largest_component(
-            {name: _largest_shares(fingerprint, value) for value, name in by_name.items()},
-            [facts.joined_share for facts in labelled if facts.is_whole and facts.joined_share is not None],
-        ),
+        "largest_component": pieces,
     }
     if ignore is not None:
         choices["ignore"] = Choice(ignore, "the value of voxels that nobody labelled, as given")
@@ -121,7 +120,7 @@ def make_plan(
         block=block,
         values=values,
         choices=choices,
-        cpu=_cpu_options(fingerprint, block),
+        cpu=_cpu_options(fingerprint, block, extent=extent),
         warnings=_warnings(fingerprint, voxels, by_name),
     )
 
@@ -150,9 +149,11 @@ def plan_grid(
     budget: str = "gpu",
     spacing: Sequence[float] | None = None,
     roi_size: Sequence[int] | None = None,
+    extent: Sequence[float] | None = None,
 ) -> dict[str, Choice]:
     """`spacing`, `roi_size`, `strides` and `kernel_sizes`, which hang together; arguments as of :func:`make_plan`.
 
+    ``extent`` is that of the one object that all classes make, along x, y, z, mm; None where they are no such object.
     For a CPU a patch that would be too large is taken at a coarser voxel size, so that it shows about the same anatomy,
     and from thick slices, which are few and show most within their plane, rather as a smaller one.
     """
@@ -161,27 +162,51 @@ def plan_grid(
     excess = math.prod(patch.value) / BUDGETS["cpu"]
     if budget == "cpu" and excess > 1:
         if not spacing:
-            size = _for_cpu(fingerprint, size, excess=excess)
-        patch = _patch(fingerprint, size, budget="cpu")
+            size = _for_cpu(fingerprint, size, excess=excess, extent=extent)
+        patch = _patch(fingerprint, size, budget="cpu", extent=extent)
     patch = Choice(list(roi_size), "as given") if roi_size else patch
     return {"spacing": size, "roi_size": patch, **propose_network(voxel_size(fingerprint, size.value), patch.value)}
 
 
-def _for_cpu(fingerprint: Fingerprint, size: Choice, *, excess: float) -> Choice:
-    """Coarser voxels; in thick slices hardly, and not at all where a smaller patch shows half of their width."""
+def _for_cpu(fingerprint: Fingerprint, size: Choice, *, excess: float, extent: Sequence[float] | None) -> Choice:
+    """Coarser voxels; in thick slices hardly, and not at all where a smaller patch shows half of their width, or all of
+    the object."""
     own = voxel_size(fingerprint, size.value)
     thick = thick_axes(own)
     if not thick:
         return Choice(coarser(own, excess=excess), f"{size.reason}; coarser for a CPU")
-    patch, shape = _patch(fingerprint, size, budget="cpu").value, median_shape(fingerprint, size.value)
-    if all(patch[axis] >= COVERAGE * shape[axis] for axis in range(3) if axis not in thick):
+    patch = _patch(fingerprint, size, budget="cpu", extent=extent).value
+    shape, least = median_shape(fingerprint, size.value), COVERAGE
+    if extent is not None:
+        shape, least = [side / step for side, step in zip(extent, own, strict=True)], 1.0
+    if all(patch[axis] >= least * shape[axis] for axis in range(3) if axis not in thick):
         return size
     return Choice(coarser(own, excess=excess, most=COARSER_THICK), f"{size.reason}; a little coarser for a CPU")
 
 
-def _patch(fingerprint: Fingerprint, size: Choice, *, budget: str) -> Choice:
+def _patch(fingerprint: Fingerprint, size: Choice, *, budget: str, extent: Sequence[float] | None = None) -> Choice:
     spacing = voxel_size(fingerprint, size.value)
-    return propose_roi_size(median_shape(fingerprint, size.value), spacing=spacing, budget=budget)
+    if extent is not None:
+        extent = [side / step for side, step in zip(extent, spacing, strict=True)]
+    return propose_roi_size(median_shape(fingerprint, size.value), spacing=spacing, budget=budget, extent=extent)
+
+
+def _pieces(fingerprint: Fingerprint, names: Mapping[int, str]) -> Choice:
+    whole = [facts for facts in fingerprint.labelled if facts.is_whole]
+    return propose_largest_component(
+        {name: _largest_shares(fingerprint, value) for value, name in names.items()},
+        [facts.joined_share for facts in whole if facts.joined_share is not None],
+    )
+
+
+def _object_extent(fingerprint: Fingerprint) -> list[float] | None:
+    """Of the box around all classes, mm, the largest along each axis; None where nobody has labelled a whole scan."""
+    found = [
+        np.multiply(facts.extent, facts.spacing)
+        for facts in fingerprint.labelled
+        if facts.is_whole and facts.extent is not None
+    ]
+    return np.max(found, axis=0).tolist() if found else None
 
 
 def voxel_size(fingerprint: Fingerprint, spacing: Sequence[float] | None) -> list[float]:
@@ -195,10 +220,10 @@ def median_shape(fingerprint: Fingerprint, spacing: Sequence[float] | None) -> l
     return np.median(shapes if spacing is None else shapes * fingerprint.spacings / spacing, axis=0).tolist()
 
 
-def _cpu_options(fingerprint: Fingerprint, block: DatasetBlock) -> dict[str, Any]:
+def _cpu_options(fingerprint: Fingerprint, block: DatasetBlock, *, extent: Sequence[float] | None) -> dict[str, Any]:
     if math.prod(block.roi_size) <= BUDGETS["cpu"]:
         return {}
-    choices = plan_grid(fingerprint, budget="cpu")
+    choices = plan_grid(fingerprint, budget="cpu", extent=extent)
     return {key: choice.value for key, choice in choices.items() if choice.value != getattr(block, key)}
 
 

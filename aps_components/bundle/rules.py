@@ -31,6 +31,7 @@ ANISOTROPY = 3.0  # coarsest over finest, from where the coarsest axis is planne
 STEP = 2**HALVINGS  # of a patch's sizes, along axes that are halved at every level
 FEW_SLICES = 16  # thick ones; a patch holds that many
 FEWEST_SLICES = 4  # to which a patch of few thick slices is cut for a CPU
+AROUND = 1.35  # sides of a patch in the plane of thick slices, over those of the largest object
 COARSER, COARSER_THICK = 2.0, 1.25  # how much larger voxels may become for a CPU
 CT_MINIMUM, CT_LOW, CT_MIDDLE, CT_HIGH = -200, -100, (-1100, 1000), 4000
 WINDOW_MARGIN, WINDOW_STEP, WINDOW_LEAST = 0.25, 25, 100  # share of the width, HU, HU
@@ -86,22 +87,51 @@ def propose_spacing(spacings: NDArray[np.float64]) -> Choice:
     return Choice([_short(size) for size in target], reason)
 
 
-def propose_roi_size(shape: Sequence[float], *, spacing: Sequence[float], budget: str) -> Choice:
+def propose_roi_size(
+    shape: Sequence[float], *, spacing: Sequence[float], budget: str, extent: Sequence[float] | None = None
+) -> Choice:
     """The median shape in steps that the network divides, cut down to a number of voxels, as nnU-Net cuts its patch.
 
     Along an axis of thick slices a patch is never larger than the scan, and has all of up to 16 slices. On a CPU, where
-    that would cut it down in their plane, so few slices give way first, down to 4: a network that hardly looks across
-    them learns more from a whole plane.
+    that would cut it down in their plane, a patch that holds the one object there is, with all its slices, learns
+    fastest. If no object is known, so few slices give way first, down to 4: a network that hardly looks across them
+    learns more from a whole plane.
 
     Args:
         shape: the median shape after resampling.
         spacing: of a voxel after resampling, mm.
         budget: ``gpu`` or ``cpu``; the most voxels that a patch may have are :data:`BUDGETS`.
+        extent: of the largest object after resampling, where all classes together are one, and whatever else the
+            network finds is dropped.
     """
     voxels = BUDGETS[budget]
     thick = thick_axes(spacing)
+    if budget == "cpu" and thick and extent is not None:
+        return _around_object(shape, extent, spacing=spacing, voxels=voxels, thick=thick)
+    return _of_scan(shape, spacing=spacing, voxels=voxels, thick=thick, cpu=budget == "cpu")
+
+
+def _around_object(
+    shape: Sequence[float], extent: Sequence[float], *, spacing: Sequence[float], voxels: int, thick: Sequence[int]
+) -> Choice:
+    """All thick slices, and as much of their plane as the object takes, with a margin."""
+    cut = [
+        length if axis in thick else min(length, AROUND * side)
+        for axis, (length, side) in enumerate(zip(shape, extent, strict=True))
+    ]
+    plane = [cut[axis] for axis in range(3) if axis not in thick]
+    if len(plane) == 2 and abs(plane[0] - plane[1]) <= STEP:  # so that patches can be turned by quarters
+        cut = [length if axis in thick else max(plane) for axis, length in enumerate(cut)]
+    found = _of_scan(cut, spacing=spacing, voxels=voxels, thick=thick, cpu=False)
+    return Choice(found.value, f"the object, at most {by([round(side) for side in extent])} voxels, with a margin")
+
+
+def _of_scan(
+    shape: Sequence[float], *, spacing: Sequence[float], voxels: int, thick: Sequence[int], cpu: bool
+) -> Choice:
+    """The median shape, cut down; see :func:`propose_roi_size`."""
     steps = [2 ** most_halvings(size, length, finest=min(spacing)) for size, length in zip(spacing, shape, strict=True)]
-    first = [axis for axis in thick if shape[axis] <= FEW_SLICES and budget == "cpu"]
+    first = [axis for axis in thick if shape[axis] <= FEW_SLICES and cpu]
     least = [FEWEST_SLICES if axis in first else FEW_SLICES if axis in thick else steps[axis] for axis in range(3)]
     size = [
         max(step, step * math.floor(length / step + (0 if axis in thick else 0.5)))

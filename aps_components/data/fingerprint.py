@@ -84,6 +84,7 @@ class CaseFacts:
         unlabeled_voxels: that a label leaves out.
         drawn: the classes that were drawn; None for all.
         joined_share: of the voxels of all classes, how many lie in their largest connected piece; None without any.
+        extent: of the box that holds all classes, along x, y, z, voxels; None without any.
     """
 
     case: Case
@@ -92,6 +93,7 @@ class CaseFacts:
     intensity: IntensityFacts | None
     classes: dict[int, ClassFacts] | None
     joined_share: float | None = None
+    extent: tuple[int, int, int] | None = None
     unlabeled_voxels: int = 0
     drawn: tuple[int, ...] | None = None
 
@@ -273,6 +275,7 @@ def _facts(root: Path, case: Case, *, in_full: bool, partial: Partial) -> CaseFa
         unlabeled_voxels=unlabeled,
         drawn=partial.classes,
         joined_share=None if labels is None or not labels.any() else _largest_share(labels > 0),
+        extent=None if labels is None or not labels.any() else _extent(labels > 0, order),
     )
 
 
@@ -363,6 +366,14 @@ def _largest_share(mask: NDArray[np.bool_]) -> float:
     pieces, _ = ndimage.label(mask, structure=TOUCHING)
     sizes = np.bincount(pieces.ravel())[1:]
     return int(sizes.max()) / int(sizes.sum())
+
+
+def _extent(mask: NDArray[np.bool_], order: NDArray[np.int_]) -> tuple[int, int, int]:
+    """Of the box around a mask, along the axes in an order, voxels."""
+    (box,) = ndimage.find_objects(mask.astype(np.uint8))
+    sides = [side.stop - side.start for side in box]
+    x, y, z = (sides[axis] for axis in order)
+    return x, y, z
 
 
 def _class_summary(found: Sequence[ClassFacts]) -> dict[str, float]:
