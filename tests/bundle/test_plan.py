@@ -9,8 +9,8 @@ from aps_components.data.fingerprint import CaseFacts, ClassFacts, Fingerprint, 
 NOISE = np.linspace(0, 100, 50, dtype=np.float32)[None]
 
 
-def facts(index, *, shape, spacing=(1.0, 1.0, 1.0), classes):
-    """A case; `classes` maps a value to its voxels and centre along x, or is None."""
+def facts(index, *, shape, spacing=(1.0, 1.0, 1.0), classes, **joined):
+    """A case; `classes` maps a value to its voxels and centre along x, or is None; `joined` are facts of all of them."""
     entries = None
     if classes is not None:
         entries = {
@@ -19,7 +19,7 @@ def facts(index, *, shape, spacing=(1.0, 1.0, 1.0), classes):
         }
     label = None if classes is None else f"labels/{index}.nii.gz"
     case = Case(str(index), (f"images/{index}.nii.gz",), label)
-    return CaseFacts(case, shape, spacing, IntensityFacts((0.0,), 0.0, NOISE, NOISE), entries)
+    return CaseFacts(case, shape, spacing, IntensityFacts((0.0,), 0.0, NOISE, NOISE), entries, **joined)
 
 
 def fingerprint(classes, *, shape=(36, 50, 35), spacing=(1.0, 1.0, 1.0), labelled=5, unlabelled=2):
@@ -60,6 +60,24 @@ def test_few_thick_slices_keep_their_voxels_on_a_cpu():
     assert plan.block.roi_size == [192, 240, 4]
     assert plan.block.stride == (16, 16, 1)
     assert plan.block.augmentation == "strong_in_plane"
+
+
+@pytest.mark.parametrize(
+    ("classes", "joined_share", "size"),
+    [
+        ({1: (9_000, 0.5), 2: (9_000, 0.6)}, 1.0, [96, 96, 8]),  # one heart, of 70 x 60 x 9 voxels
+        ({1: (9_000, 0.5), 2: (9_000, 0.6)}, 0.5, [192, 240, 4]),  # two organs
+        ({1: (9_000, 0.5)}, 1.0, [96, 96, 8]),
+    ],
+)
+def test_a_cpus_patches_hold_the_object_that_all_classes_make(classes, joined_share, size):
+    cases = [
+        facts(i, shape=(216, 256, 9), spacing=(1.5, 1.5, 10), classes=classes, joined_share=joined_share, extent=extent)
+        for i, extent in enumerate([(70, 40, 7), (50, 60, 9), (40, 40, 9)])
+    ]
+    print_ = Fingerprint(cases=cases, channels=1, faults=[])
+    assert make_plan(print_, budget="cpu").block.roi_size == size
+    assert make_plan(print_).cpu.get("roi_size", make_plan(print_).block.roi_size) == size
 
 
 def test_unequal_spacings_are_resampled_before_the_patch_is_planned():

@@ -85,6 +85,31 @@ def test_a_patch_of_thick_slices_has_whole_planes_on_a_cpu_and_few_slices_on_a_g
     assert propose_roi_size(shape, spacing=[1.5, 1.5, 10], budget=budget).value == size
 
 
+@pytest.mark.parametrize(
+    ("shape", "extent", "budget", "size"),
+    [
+        ((216, 256, 9), (84, 78, 17), "cpu", [112, 112, 8]),  # of nearly equal sides the longer one is both
+        ((216, 256, 9), (84, 50, 9), "cpu", [112, 64, 8]),
+        ((216, 256, 9), (200, 200, 9), "cpu", [144, 160, 8]),  # cut down in the plane, as on a GPU
+        ((100, 256, 9), (90, 60, 9), "cpu", [96, 80, 8]),  # no larger than the scan
+        ((216, 256, 9), (84, 78, 17), "gpu", [224, 256, 8]),  # there is room for whole planes
+        ((64, 64, 6), (6, 5, 3), "cpu", [16, 16, 6]),
+    ],
+)
+def test_a_patch_of_thick_slices_on_a_cpu_holds_the_object_if_there_is_one(shape, extent, budget, size):
+    found = propose_roi_size(shape, spacing=[1.5, 1.5, 10], budget=budget, extent=extent)
+    assert found.value == size
+    assert ("the object" in found.reason) == (budget == "cpu")
+
+
+def test_voxels_of_one_size_are_cut_into_patches_whatever_the_object_is():
+    with_it, without = (
+        propose_roi_size((192, 142.5, 88), spacing=[1, 1, 1], budget="cpu", extent=extent)
+        for extent in ((60, 60, 40), None)
+    )
+    assert with_it == without
+
+
 def test_a_network_is_planned_for_thick_slices_alone():
     assert {key: choice.value for key, choice in propose_network([1, 1, 2], [96, 96, 48]).items()} == {
         "strides": None,

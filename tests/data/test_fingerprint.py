@@ -26,6 +26,7 @@ def test_grid_in_ras_order(tmp_path):
     (facts,) = fingerprint_of(tmp_path).cases
     assert facts.shape == (24, 40, 17)
     assert facts.spacing == (1.5, 2.0, 1.0)
+    assert facts.extent == (6, 30, 3)
     turned = nib.as_closest_canonical(nib.Nifti1Image(label, TURNED))
     centre = (np.array(ndimage.center_of_mass(np.asarray(turned.dataobj))) + 0.5) / turned.shape
     np.testing.assert_allclose(facts.classes[1].centre, centre)
