@@ -100,7 +100,9 @@ class InteractiveVolume:
         new = UserPrompts(list(clicks), list(boxes), list(scribbles))
         spacing = cast(AutoPromptSeg, self.network).model_b.relative_spacing  # no other takes prompts
         image = self.volume.image[self.volume.inside][0]
-        moved = with_moved_borders(self.probabilities[0], clicks, image=image, said=earlier, spacing=spacing)[None]
+        moved = with_moved_borders(
+            self.probabilities[0], clicks, scribbles=scribbles, image=image, said=earlier, spacing=spacing
+        )[None]
         proposed = self._ask(moved, new)
         former = self.label_map[0, 0].cpu().numpy()
         wanted = likeliest_class(proposed, dim=1)[0, 0].cpu().numpy()

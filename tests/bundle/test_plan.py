@@ -10,7 +10,7 @@ NOISE = np.linspace(0, 100, 50, dtype=np.float32)[None]
 
 
 def facts(index, *, shape, spacing=(1.0, 1.0, 1.0), classes, **joined):
-    """A case; `classes` maps a value to its voxels and centre along x, or is None; `joined` are facts of all of them."""
+    """A case; `classes` maps a value to its voxels and centre along x, or is None; `joined`: facts of all of them."""
     entries = None
     if classes is not None:
         entries = {
