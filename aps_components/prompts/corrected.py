@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from aps_components.prompts.moved_border import MovedBorder, moved_border
 from aps_components.prompts.simulated import Click, Scribble
 
 MOST_MOVES = 12  # of a border past one scribble
+MOVES_IN_ALL = 240  # past many scribbles, if each has one: a move takes 10 ms
 APART = 4  # voxels along a scribble from one that is shown as a click to the next
 BESIDE = 1.5  # how far from a scribble the class may come, over the depth of its deepest voxel in another class
 LEAST_BESIDE = 1.5  # finest voxels
@@ -58,9 +60,10 @@ def with_moved_borders(
 
     def words() -> Iterator[tuple[Click, Mask | None]]:
         """Each with where the border may move, if that is not everywhere."""
+        moves = max(1, min(MOST_MOVES, MOVES_IN_ALL // max(1, len(scribbles))))
         for line in scribbles:
             earlier.extend(Click(line.label, voxel) for voxel in line.voxels[::APART])
-            yield from _along(line, answer, spacing)
+            yield from islice(_along(line, answer, spacing), moves)
         yield from ((click, None) for click in clicks)
 
     for click, within in words():
@@ -88,7 +91,7 @@ def _along(line: Scribble, answer: NDArray[np.integer], spacing: Sequence[float]
     places = tuple((np.array(line.voxels) - lows).T)
     drawn[places] = True
     within: Mask | None = None
-    for _ in range(MOST_MOVES):
+    while True:
         others = answer[part] != line.label
         if not (wrong := others[places]).any():
             return
