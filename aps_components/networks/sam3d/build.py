@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .fine_path import FinePath
 from .grid import ISOTROPIC_KERNELS, ISOTROPIC_STRIDES, Size3d, embedding_grid, product
 from .image_encoder import ImageEncoder3d
-from .mask_decoder import FinePath, MaskDecoder3d
+from .mask_decoder import MaskDecoder3d
 from .prompt_encoder import PromptEncoder3d
 from .sam3d import Sam3d
 from .sam_weights import inflate_sam_checkpoint

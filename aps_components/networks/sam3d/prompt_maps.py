@@ -10,14 +10,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .grid import Size3d
+
+MAPS = 4  # of each class: a person's points, the model's own, boxes, the earlier answer
 
 
 class Prompts(NamedTuple):
@@ -143,3 +146,50 @@ def box_maps(boxes: Tensor, labels: Tensor, *, num_classes: int, size: Sequence[
     classes = torch.arange(num_classes, device=boxes.device)
     of_class = labels[:, None] == classes[:, None]  # [B, C, M]
     return torch.einsum("bcm,bmdhw->bcdhw", of_class.float(), inside.float()).clamp_(max=1.0)
+
+
+class PromptMaps(NamedTuple):
+    """Prompts on the grid of the image; all [B, C, D, H, W] but for ``far`` and ``reach``."""
+
+    points: Tensor
+    """Balls around a person's points and scribbles, in [0, 1]."""
+    own: Tensor
+    """Balls around the model's own points, as high as they are sure."""
+    boxes: Tensor
+    """0 or 1."""
+    previous: Tensor | None
+    """Log probabilities of the earlier answer, which is corrected; None where there is none."""
+    far: Tensor
+    """Wide balls around a person's points and scribbles at 1/2, [B, C, D/2, H/2, W/2], in [0, 1]."""
+    reach: Tensor
+    """Where an earlier answer may change, at 1/2, [B, 1, D/2, H/2, W/2], in [0, 1]; see :func:`reach`."""
+
+    def at(self, size: Sequence[int]) -> Tensor:
+        """All maps on a coarser grid, [B, MAPS * C, ...]: the highest of points and boxes, the mean of the answer."""
+        marks = [highest(each, size) for each in (self.points, self.own, self.boxes)]
+        if self.previous is None:
+            return torch.cat([*marks, torch.zeros_like(marks[0])], dim=1)
+        cell = [extent // coarse for extent, coarse in zip(self.previous.shape[2:], size, strict=True)]
+        return torch.cat([*marks, F.avg_pool3d(self.previous.exp(), cell)], dim=1)  # adaptive, ONNX would not know it
+
+
+def reach(far: Tensor, boxes: Tensor) -> Tensor:
+    """Where a person's prompts may change an earlier answer, at 1/2: [B, 1, ...] in [0, 1], all of it in a box.
+
+    Args:
+        far: wide balls around points and scribbles at 1/2, [B, C, D/2, H/2, W/2].
+        boxes: 0 or 1, [B, C, D, H, W].
+    """
+    return torch.maximum((2 * far).clamp(max=1.0), highest(boxes, far.shape[2:])).amax(dim=1, keepdim=True)
+
+
+def highest(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """The highest value within each cell of a coarser grid, whose sizes divide those of the maps.
+
+    Axis by axis over strided views; ``max_pool3d`` takes ten times as long on a CPU.
+    """
+    for axis, coarse in enumerate(size, start=2):
+        factor = maps.shape[axis] // coarse
+        views = [maps[(slice(None),) * axis + (slice(first, None, factor),)] for first in range(factor)]
+        maps = reduce(torch.maximum, views)
+    return maps

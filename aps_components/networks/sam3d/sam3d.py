@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from .grid import Size3d, embedding_grid
 from .image_encoder import ImageEmbedding, ImageEncoder3d
-from .mask_decoder import MaskDecoder3d, PromptMaps, reach
+from .mask_decoder import MaskDecoder3d
 from .prompt_encoder import PromptEncoder3d
-from .prompt_maps import Prompts, box_maps, point_maps
+from .prompt_maps import PromptMaps, Prompts, box_maps, point_maps, reach
 from .sam_weights import InflationReport
 
 BALL = 4.0  # radius of a point's ball, voxels, along an axis that is halved three times; nnInteractive's

@@ -4,8 +4,10 @@ from segment_anything.modeling.mask_decoder import MLP
 from torch.nn import functional as F
 
 from aps_components.networks.sam3d import ImageEmbedding, MaskDecoder3d, TwoWayTransformer3d
+from aps_components.networks.sam3d.fine_path import GAIN, FinePath
 from aps_components.networks.sam3d.grid import ISOTROPIC_KERNELS
-from aps_components.networks.sam3d.mask_decoder import GAIN, ClassMlps, FinePath, PromptMaps, highest, reach
+from aps_components.networks.sam3d.mask_decoder import ClassMlps
+from aps_components.networks.sam3d.prompt_maps import PromptMaps, highest, reach
 
 B, C, E, GRID = 2, 3, 16, (3, 5, 2)
 QUARTER, HALF, SIZE = (6, 10, 4), (12, 20, 8), (24, 40, 16)
