@@ -157,7 +157,7 @@ def _name(content: Mapping[str, Any], folder: Path) -> str:
 def _headline(
     answers: Mapping[Kind, HeldOut], chosen: Kind | None, evaluations: Mapping[str, Evaluated]
 ) -> list[tuple[str, str]]:
-    """Of the labelled scans held out in turn, and of the first evaluation of the bundle."""
+    """Of the labelled scans held out, and of the first evaluation of the bundle."""
     figures = []
     if chosen is not None:
         dice = by_case(answers[chosen].dice)
@@ -211,7 +211,7 @@ def _held_out_sections(
         nothing = (
             "No labelled scan was kept back from a training: how well the model does on new scans is unknown here."
         )
-        return [Section("Labelled scans, held out in turn", [Text(nothing), *unknown])]
+        return [Section("Labelled scans, held out", [Text(nothing), *unknown])]
     found = answers[chosen]
     dice, surface = (_named(figures, names) for figures in (found.dice, found.nsd))
     classes = list(dict.fromkeys(name for _, name in dice))
@@ -220,14 +220,14 @@ def _held_out_sections(
         for name in worst_first(by_class(dice))
     ]
     intro = (
-        "Each labelled scan is answered by models that did not learn from it. The figures are of those models, each "
+        "These scans are answered by models that did not learn from them. The figures are of those models, each "
         f"trained with fewer labels than the one that is kept. Shown: {chosen.words}."
     )
     table = Table(
         ["class", "Dice %", "median", "NSD %"], rows, note="Mean ± deviation over the cases; the worst first."
     )
     blocks: list[Block] = [Text(intro), *unknown, table, *matrices({"Dice": dice, "NSD": surface}, classes)]
-    sections = [Section("Labelled scans, held out in turn", blocks)]
+    sections = [Section("Labelled scans, held out", blocks)]
     pictures: list[Block] = []
     for case in worst_first(by_case(dice)):
         if (file := found.pictures.get(case)) and len(pictures) < MOST_PICTURES:

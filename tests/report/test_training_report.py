@@ -144,7 +144,7 @@ def test_a_second_round_that_was_not_kept_is_not_shown(tmp_path):
 def test_what_is_missing_is_unknown_and_not_made_up(tmp_path):
     report = read_report(write_training_report(write(tmp_path / "out", {"format": 1})))
     assert "how well the model does on new scans is unknown" in report.words
-    assert report.titles == ["Training: out", "Data and plan", "Labelled scans, held out in turn", "Time and machine"]
+    assert report.titles == ["Training: out", "Data and plan", "Labelled scans, held out", "Time and machine"]
     assert "The plan is unknown" in report.words
     assert report.tables == report.images == []
 
