@@ -3,8 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import adaptive_max_pool3d
 
 from aps_components.networks.sam3d import Prompts, box_maps, point_maps
+from aps_components.networks.sam3d.prompt_maps import highest, reach
 
 SIZE, CLASSES = (17, 24, 40), 3
 
@@ -119,3 +121,21 @@ def test_what_a_person_named_are_points_and_scribbles(prompts):
     coords, labels = prompts._replace(stroke_coords=None, stroke_labels=None).marks
     assert torch.equal(coords, prompts.point_coords)
     assert torch.equal(labels, prompts.point_labels)
+
+
+def test_a_correction_reaches_as_far_as_points_and_boxes_do():
+    half, size, classes = (12, 20, 8), (24, 40, 16), 3
+    far, boxes = torch.zeros(1, classes, *half), torch.zeros(1, classes, *size)
+    far[0, 1, 3, 4, 5], far[0, 2, 3, 4, 5], far[0, 0, 3, 4, 6], far[0, 0, 3, 4, 7] = 0.1, 0.3, 0.5, 0.9
+    boxes[0, 2, 8:11, 20, 14] = 1  # the last cell has one voxel of it
+    expected = torch.zeros(1, 1, *half)
+    expected[0, 0, 3, 4, 5:8] = torch.tensor([0.6, 1, 1])
+    expected[0, 0, 4:6, 10, 7] = 1
+    torch.testing.assert_close(reach(far, boxes), expected)
+
+
+@pytest.mark.parametrize("cell", [(1, 1, 1), (2, 2, 2), (2, 2, 1), (3, 1, 4)])
+def test_the_highest_of_each_cell(cell):
+    maps = torch.randn(2, 3, 12, 6, 8)
+    size = [extent // side for extent, side in zip(maps.shape[2:], cell, strict=True)]
+    assert torch.equal(highest(maps, size), adaptive_max_pool3d(maps, size))
