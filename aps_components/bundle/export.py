@@ -23,6 +23,7 @@ import aps_components
 from aps_components.bundle.locate import CONFIG, bundle_metadata, locate_bundle, require_weights
 from aps_components.configuration import BundleConfig, needed_by
 from aps_components.configuration.bundle_workflow import TRAINED_WITH
+from aps_components.convolution import plain_convolutions
 from aps_components.errors import root_cause
 from aps_components.files import ensure_writable, expanded, refuse_special, replacing
 from aps_components.models import TRAINED_KEYS, Predictor
@@ -156,7 +157,7 @@ def compare(network: Network, exported: Network, shape: Sequence[int]) -> tuple[
         shape: (C, D, H, W) of an image.
     """
     largest, equal, voxels = torch.zeros(()), 0, 0
-    with torch.no_grad():
+    with torch.no_grad(), plain_convolutions():
         for image in trial_images(shape):
             expected, given = network(image).softmax(dim=1), exported(image).softmax(dim=1)
             largest = torch.maximum(largest, (expected - given).abs().max())  # NaN stays

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aps_components.networks.convolution import Conv3d
+from aps_components.convolution import Conv3d
 from aps_components.networks.instance_norm import InstanceNorm
 
 

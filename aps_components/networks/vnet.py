@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from aps_components.convolution import Conv3d
 from aps_components.networks.backbone import Backbone, BackboneOutput, as_variance, variance_head
 from aps_components.networks.channel_dropout import ChannelDropout
-from aps_components.networks.convolution import Conv3d
 from aps_components.networks.instance_norm import InstanceNorm
 from aps_components.networks.voxel_shape import Triple, checked_kernels, checked_strides
 

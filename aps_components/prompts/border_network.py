@@ -21,7 +21,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aps_components.networks.convolution import Conv3d
+from aps_components.convolution import Conv3d
 from aps_components.prompts.border_maps import MAPS, Map, border_maps
 from aps_components.prompts.moved_border import MovedBorder
 from aps_components.prompts.simulated import TOUCHING, Click

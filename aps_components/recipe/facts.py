@@ -95,7 +95,7 @@ class Shape:
 
     Attributes:
         folds: trainings of the first round, each without some labelled scans.
-        parts: that the labelled scans are divided into, if it is not one for each fold.
+        parts: that the labelled scans are divided into; 0 for as many as there are folds.
         checked: folds on which a second round is judged.
         second: whether there is one.
         calibrated, mirrored: whether offsets and turned windows are judged.

@@ -344,11 +344,9 @@ def describe(plan: PrintedPlan, asked: Asked) -> str:
     """The plan with its times, for a terminal."""
     data = plan.data
     kept = f", {data['validation']} kept apart for validation" if data["validation"] else ""
-    beside = (
-        f"up to {asked.jobs} trainings at once with {asked.threads} thread(s) each"
-        if asked.jobs > 1
-        else "one at a time"
-    )
+    several = asked.jobs > 1 and any("trainings" in step.what for step in plan.stages)
+    at_once = f"up to {asked.jobs} trainings at once with {asked.threads} thread(s) each"
+    beside = at_once if several else "one at a time"
     width = max(len(step.name) for step in plan.stages)
     steps = [f"  {step.name:{width}}  {duration(step.seconds):>10}  {step.what}" for step in plan.stages]
     lines = [

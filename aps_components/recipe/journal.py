@@ -41,6 +41,10 @@ class Journal:
         others = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")] if out.is_dir() else []
         if found is None and others:
             raise ValueError(f"{out} holds {min(others)}, and no training of aps train: give an empty folder by --out")
+        if found is not None and _recipe_names(found["asked"]) != _recipe_names(plain):
+            raise ValueError(
+                f"{out} holds a training that another version began, by another recipe: give another --out"
+            )
         if found is not None and (different := differences(found["asked"], plain)):
             raise ValueError(f"{out} holds a training with other options ({different}): {MEND}")
         self._content: dict[str, Any] = {**_empty(plain), **(found or {})}
@@ -100,6 +104,11 @@ class Journal:
         self._written = time.monotonic()
         replace_text(self.file, json.dumps(self._content, indent=1) + "\n")
         replace_text(self.out / COMMANDS, _script(self._content["stages"]))
+
+
+def _recipe_names(asked: Mapping[str, Any]) -> set[str]:
+    recipe = asked.get("recipe")
+    return set(recipe) if isinstance(recipe, Mapping) else set()
 
 
 def _empty(asked: dict[str, Any]) -> dict[str, Any]:

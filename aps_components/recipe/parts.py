@@ -104,7 +104,7 @@ def complete(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> Part 
         share=shares(shape, recipe)["complete"],
         most=recipe.most_iterations,
         turns=turns,
-        pace=pace.joint if facts.unlabelled else pace.labeled,
+        pace=pace.joint,
         overhead=turns * (pace.start + calibrating),
     )
 

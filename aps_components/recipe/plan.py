@@ -47,13 +47,14 @@ def _enough(plan: TimePlan, recipe: Recipe) -> bool:
     shape, least = plan.shape, recipe.least_iterations
     enough = recipe.enough_of_one if shape.single else recipe.enough_iterations
     wanted = [
-        (shape.folds or shape.seeds, plan.first, enough),
-        (shape.checked, plan.check, recipe.enough_iterations // 2),
+        (shape.folds, plan.first, enough),
+        (shape.seeds, plan.first, enough // 2),
+        (shape.checked, plan.check, enough // 2),
         (shape.judged, plan.judge, least),
         (shape.prompted, plan.prompt, least),
-        (1, plan.last, 2 * enough if shape.folds or shape.seeds else least),
+        (1, plan.last, 2 * enough if shape.folds else least),
     ]
-    return all(count >= needed for there, count, needed in wanted if there)
+    return all(count >= min(needed, recipe.most_iterations) for there, count, needed in wanted if there)
 
 
 def shapes(facts: Facts, *, seconds: float, recipe: Recipe) -> Iterator[Shape]:
@@ -67,27 +68,29 @@ def shapes(facts: Facts, *, seconds: float, recipe: Recipe) -> Iterator[Shape]:
         return
     most = min(recipe.folds, facts.patients)
     if seconds >= recipe.short:
-        for folds in dict.fromkeys((most, min(recipe.quick_folds, most))):
+        fewest = min(recipe.quick_folds, most)
+        # More folds come after the check of a second round: so more time never means fewer of them.
+        many = most if not second or seconds >= recipe.checked_from else fewest
+        for folds in dict.fromkeys((many, fewest)):
             yield from _with_folds(folds, facts, second=second, seconds=seconds, recipe=recipe)
     quick = Shape(folds=min(recipe.quick_folds, most), calibrated=True, prompted=True)
     yield quick
     one = Shape(folds=1, parts=most, calibrated=True, prompted=True)
     yield one
     yield replace(one, calibrated=False)
-    yield replace(one, calibrated=False, prompted=False)
     yield from single
 
 
 def _with_folds(folds: int, facts: Facts, *, second: bool, seconds: float, recipe: Recipe) -> Iterator[Shape]:
-    """What is judged on folds, from everything to nothing: turned windows go first, the second round's check last."""
+    """What is judged on folds, from everything to little: turned windows go first. Fewer folds come before no check of
+    the second round, where there is time for one."""
     plain = Shape(folds=folds, second=second, calibrated=True, prompted=True)
     checked = min(recipe.checked_folds, folds) if second and seconds >= recipe.checked_from else 0
     judged = min(recipe.judged_folds, folds)
-    for checks in dict.fromkeys((checked, 0)):
+    for checks in [checked] if folds > recipe.quick_folds else dict.fromkeys((checked, 0)):
         yield replace(plain, checked=checks, judged=judged, mirrored=facts.can_mirror)
         yield replace(plain, checked=checks, judged=judged)
         yield replace(plain, checked=checks)
-    yield replace(plain, calibrated=False)
 
 
 def _filled(shape: Shape, facts: Facts, pace: Pace, *, left: float, whole: float, recipe: Recipe) -> TimePlan:
@@ -157,7 +160,9 @@ def unknown(shape: Shape, facts: Facts, recipe: Recipe) -> list[str]:
             "good the model is on other scans, nor which predictor, windows and calibration are best."
         )
     elif not shape.folds:
-        lines.append("The time is too short for folds: nothing will be known of how good the model is on other scans.")
+        lines.append("The time is too short to hold scans out: nobody will know how good the model is on other scans.")
+    if facts.patients < recipe.fewest_patients and facts.unlabelled and not shape.second:
+        lines.append("The time is too short for a second round, which learns from labels by two models.")
     if shape.folds < shape.divided:
         answered = math.ceil(facts.labelled * shape.folds / shape.divided)
         lines.append(
@@ -177,8 +182,8 @@ def unknown(shape: Shape, facts: Facts, recipe: Recipe) -> list[str]:
         lines.append("Whether turned windows bring something is not measured; they are not turned.")
     if shape.folds:
         lines.append(
-            "Held-out figures are of the trainings on folds, with fewer labelled scans and iterations than the last "
-            "training has: expect that one to be a little better."
+            "Held-out figures are of trainings with fewer labelled scans and iterations than the last one has: expect "
+            "that one to be a little better."
         )
     return lines
 

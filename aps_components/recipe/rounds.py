@@ -53,7 +53,11 @@ class Rounds:
         """Names of the labelled scans that are held out together."""
         patients = {case_name(item): self.learning.patient(case_name(item)) for item in self.learning.labelled}
         shape = self.plan.shape
-        return make_folds(patients, shape.divided, seed=self.seed)[: shape.folds] if shape.folds else []
+        if not shape.folds:
+            return []
+        folds = make_folds(patients, shape.divided, seed=self.seed)
+        equal = len(patients) / shape.divided
+        return [min(folds, key=lambda fold: abs(len(fold) - equal))] if shape.single else folds
 
     def seeded(self, index: int) -> Stage:
         """A training of the first round on all labelled scans."""

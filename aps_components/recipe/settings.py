@@ -36,9 +36,10 @@ class Recipe:
         prompt_share: that of Model B beside the last Model A.
         single_prompt_share: the same where there are no folds.
         least_iterations: of any training; with fewer the time is too short.
-        enough_iterations: of a Model A on each of several folds, and half of those of the last one; a plan that has
-            fewer is made simpler.
-        enough_of_one: of a Model A on a single fold.
+        enough_iterations: of a Model A on each of several folds. The last training needs twice as many, a fold's second
+            round half as many, and so does each training of a first round without folds. A plan that has fewer is made
+            simpler.
+        enough_of_one: of a Model A that is alone in the first round; the last training needs twice as many.
         most_iterations: of a training, however long the time.
         most_overhead: of the time, what starting, judging and labelling may take; a plan with more is made simpler.
         epochs: of every training; after each it can go on if it was killed.
@@ -142,7 +143,12 @@ def recipe_of(given: Mapping[str, Any] | None = None, *, on_gpu: bool = True) ->
         values[name] = _KINDS.get(name, _BY_TYPE.get(types[name]))(f"recipe#{name}", value)  # type: ignore[misc]
     recipe = Recipe(**values)
     others = {name: getattr(recipe, name) for name in ("check_share", "complete_share", "judge_share", "prompt_share")}
-    if max(recipe.first_share, recipe.quick_share, recipe.one_fold_share) + sum(others.values()) >= 1:
+    if recipe.one_fold_share + recipe.prompt_share >= 1:
+        raise ValueError(
+            f"recipe#one_fold_share {recipe.one_fold_share} and prompt_share {recipe.prompt_share} leave nothing for "
+            "the last training: together below 1"
+        )
+    if max(recipe.first_share, recipe.quick_share) + sum(others.values()) >= 1:
         raise ValueError(
             f"recipe#first_share {recipe.first_share} or quick_share {recipe.quick_share}, with "
             f"{' and '.join(f'{name} {value}' for name, value in others.items())}, leave nothing for the last "

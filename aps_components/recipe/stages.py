@@ -85,7 +85,8 @@ class Commands:
             iterations: about this number.
             seed: of the training.
             second: learns from labels by models, too, and from no scan without a label.
-            begins_with: an earlier model that it goes on from, if the recipe says so; it teaches from the beginning.
+            begins_with: an earlier model that it goes on from, if the recipe says so. Its teacher then labels from the
+                first iteration on.
             learning_rate: of a training of the first kind; None for the recipe's.
         """
         earlier = begins_with if self.recipe.last_from == FROM_EARLIER else None

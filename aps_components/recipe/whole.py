@@ -253,7 +253,7 @@ class WholeTraining:
         answers = max((self.evaluations.answers(answer, round) for round in (2, 1)), key=len)
         if answers:
             labels = {int(value): name for value, name in self.block.labels.items()}
-            stored = calibration_of(answers, labels=labels, source="held out, by folds")
+            stored = calibration_of(answers, labels=labels, source="held out")
             save_settings({**read_settings(model), **stored}, model)
 
     def printed_plan(self) -> PrintedPlan:

@@ -71,13 +71,15 @@ def test_a_plan_ends_within_its_time(seconds, jobs, unlabelled):
 
 
 def test_no_training_is_longer_than_it_may_be():
-    plan = plan_of(100 * HOUR, recipe=Recipe(most_iterations=2000))
-    assert (plan.first, plan.check, plan.judge, plan.last, plan.prompt) == (2000,) * 5
-    assert plan.seconds < 7 * HOUR
+    plan = plan_of(100 * HOUR, recipe=Recipe(most_iterations=900))
+    assert (plan.first, plan.check, plan.judge, plan.last, plan.prompt) == (900,) * 5
+    assert plan.seconds < 4 * HOUR
 
 
 def test_folds_are_fewer_where_each_would_have_few_iterations():
-    none, few, many = (plan_of(40 * 60, recipe=Recipe(enough_iterations=count)) for count in (900, 400, 100))
+    none, few, many = (
+        plan_of(40 * 60, recipe=Recipe(enough_iterations=count, checked_from=0)) for count in (900, 400, 100)
+    )
     assert (none.shape.folds, few.shape.folds, many.shape.folds) == (1, 2, 4)
     assert few.first >= 400
     assert few.last >= 800
@@ -94,11 +96,15 @@ def test_where_folds_would_take_too_much_a_part_is_held_out_and_the_last_trainin
     assert "about 2 of 8 are answered" in said
 
 
-def test_more_time_never_means_fewer_parts():
-    sizes = [plan_of(minutes * 60).shape for minutes in (5, 10, 20, 40, 90, 240)]
-    assert [shape.folds for shape in sizes] == sorted(shape.folds for shape in sizes)
-    assert [shape.checked for shape in sizes] == sorted(shape.checked for shape in sizes)
-    assert not sizes[0].second
+@pytest.mark.parametrize("jobs", [1, 2, 4])
+def test_more_time_never_means_fewer_parts(jobs):
+    facts = Facts(labelled=10, unlabelled=150, patients=10, jobs=jobs)
+    shapes = [plan_of(minutes * 60, facts=facts).shape for minutes in range(5, 600, 5)]
+    for part in ("folds", "checked", "calibrated", "prompted"):
+        assert [getattr(shape, part) for shape in shapes] == sorted(getattr(shape, part) for shape in shapes), part
+    assert not shapes[0].second
+    assert shapes[-1].judged
+    assert shapes[-1].mirrored
 
 
 @pytest.mark.parametrize(
@@ -196,6 +202,7 @@ def test_durations(seconds, said):
         ({"folds": 1}, "recipe#folds 1 must be a whole number from 2 on"),
         ({"last_from": "b"}, "recipe#last_from 'b' must be 'scratch' or 'earlier'"),
         ({"first_share": 0.8, "check_share": 0.3}, "leave nothing for the last training"),
+        ({"one_fold_share": 0.9}, "recipe#one_fold_share 0.9 and prompt_share 0.12 leave nothing for the last"),
         ({"judge_share": 0.4, "prompt_share": 0.3}, "leave nothing for the last training"),
         ("folds=3", "must be an object"),
     ],

@@ -223,6 +223,27 @@ def test_a_call_that_contradicts_the_folder_is_refused(scans, tmp_path, changes,
         run(scans, tmp_path / "out", **changes)
 
 
+def test_a_folder_that_another_version_began_is_refused(scans, tmp_path):
+    run(scans, tmp_path / "out", **SHORT)
+    file = tmp_path / "out" / "work" / "journal.json"
+    journal = json.loads(file.read_text())
+    del journal["asked"]["recipe"]["enough_of_one"]
+    file.write_text(json.dumps(journal))
+    with pytest.raises(ValueError, match="another version began, by another recipe: give another --out"):
+        run(scans, tmp_path / "out", **SHORT)
+
+
+def test_the_part_that_is_held_out_is_a_usual_one_though_a_patient_has_many_scans(tmp_path):
+    """Of 8, 1, 1 and 1 scans of four patients a part of 1, not the 8."""
+    write_cases(tmp_path / "scans", labelled=11, unlabelled=2, shape=(36, 34, 32), boxes=BOXES)
+    for index in range(8):
+        for part in ("images", "labels"):
+            file = tmp_path / "scans" / part / f"c{index:02d}.nii.gz"
+            file.rename(file.with_name(f"p0_frame{index}.nii.gz"))
+    _, results = run(tmp_path / "scans", tmp_path / "out", **SHORT)
+    assert len({entry.case for entry in results.held_out}) == 1
+
+
 def test_other_scans_are_refused(scans, tmp_path):
     copy = shutil.copytree(scans, tmp_path / "scans")
     with pytest.raises(KeyboardInterrupt):

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aps_components.convolution import Conv3d
 from aps_components.exporting import exporting
 
-from ..convolution import Conv3d
 from .grid import Size3d
 from .layer_norm import LayerNorm3d
 from .prompt_maps import MAPS, PromptMaps

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..convolution import Conv3d
+from aps_components.convolution import Conv3d
+
 from ..instance_norm import InstanceNorm
 from ._segment_anything import MLPBlock
 from .grid import ISOTROPIC_KERNELS, ISOTROPIC_STRIDES, Size3d, embedding_grid, product

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +13,17 @@ from aps_components.exporting import exporting
 
 SMALLEST_BF16_GRID = 3
 LARGEST_SLOW_GRID = 20480  # channels x depth x height of one volume: torch, Convolution.cpp, ConvParams::use_mkldnn
+_PLAIN: ContextVar[bool] = ContextVar("plain", default=False)
+
+
+@contextmanager
+def plain_convolutions() -> Iterator[None]:
+    """Within it small volumes, too, go through torch's own convolution: to the bit as in an export."""
+    token = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(token)
 
 
 class Conv3d(nn.Conv3d):
@@ -16,12 +31,12 @@ class Conv3d(nn.Conv3d):
 
     bf16, an axis shorter than three cells: oneDNN 3.12 (torch 2.13) reads memory it never wrote when it computes the
     gradient of a padded 3x3x3 convolution's weights: gradients of 1e35, infinities and NaN
-    (``tests/networks/test_convolution.py``). Such grids leave autocast: they hold so few cells that float32 costs
+    (``tests/test_convolution.py``). Such grids leave autocast: they hold so few cells that float32 costs
     nothing.
 
     fp32, one small volume: torch then keeps away from oneDNN, and is up to 17 times slower. In inference such a volume
     goes to oneDNN's convolution by name. That has no gradient of its own, so in training the volume goes through as a
-    pair. An export keeps the plain convolution, whose last digits may differ.
+    pair. An export keeps the plain convolution, whose last digits may differ (:func:`plain_convolutions`).
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -41,7 +56,7 @@ class Conv3d(nn.Conv3d):
             return super().forward(input)
         if torch.is_grad_enabled():
             return super().forward(input.expand(2, -1, -1, -1, -1))[:1]
-        if input.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        if _PLAIN.get() or input.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
             return super().forward(input)
         assert not isinstance(self.padding, str)  # as all networks here are built
         return torch.mkldnn_convolution(

@@ -1,10 +1,12 @@
 """Gradients of convolutions on tiny grids stay right in bf16."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from aps_components.networks.convolution import Conv3d
+from aps_components.convolution import Conv3d, plain_convolutions
 
 
 @pytest.mark.parametrize("grid", [(2, 2, 1), (2, 2, 2), (2, 3, 2), (1, 1, 1), (4, 3, 3)])
@@ -62,7 +64,12 @@ def test_a_small_volume_in_inference_is_torchs_convolution_too(kernel, dilation)
     with torch.no_grad():
         expected = F.conv3d(features, convolution.weight, convolution.bias, padding=padding, dilation=dilation)
         for layout in (torch.contiguous_format, torch.channels_last_3d):
-            torch.testing.assert_close(convolution(features.to(memory_format=layout)), expected)
+            with patch.object(torch, "mkldnn_convolution", wraps=torch.mkldnn_convolution) as by_name:
+                torch.testing.assert_close(convolution(features.to(memory_format=layout)), expected)
+            assert by_name.call_count == torch.backends.mkldnn.is_available()
+        with plain_convolutions(), patch.object(torch, "mkldnn_convolution") as by_name:
+            assert torch.equal(convolution(features), expected)
+        assert not by_name.called
 
 
 def test_float64_stays_float64() -> None:
