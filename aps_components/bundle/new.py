@@ -29,7 +29,7 @@ from aps_components.data.errors import DataError
 from aps_components.data.fingerprint import CaseFacts, Fingerprint, take_fingerprint
 from aps_components.data.partial import parsed_slices
 from aps_components.files import expanded, replace_text
-from aps_components.options import SEED, whole
+from aps_components.options import SEED, Pieces, whole
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 VALIDATION_SHARE, VALIDATED_FROM = 0.2, 5  # of the labelled cases; fewer than 5 are all trained on
@@ -122,9 +122,10 @@ def look_at(
     budget: str = "gpu",
     spacing: Sequence[float] | None = None,
     roi_size: Sequence[int] | None = None,
+    largest_component: Pieces | None = None,
 ) -> LookedAt:
     """Read the scans of a folder and plan the settings; arguments as of :func:`new_bundle`, labels as of
-    :func:`parse_labels`.
+    :func:`parse_labels`, ``largest_component`` of :func:`make_plan`.
 
     Raises:
         DataError: no labelled case can be used.
@@ -144,6 +145,7 @@ def look_at(
         budget=budget,
         spacing=spacing,
         roi_size=roi_size,
+        largest_component=largest_component,
     )
     return LookedAt(folder, fingerprint, plan)
 

@@ -34,6 +34,7 @@ from aps_components.bundle.rules import (
 )
 from aps_components.data.errors import DataError
 from aps_components.data.fingerprint import CaseFacts, Fingerprint
+from aps_components.options import Pieces
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Plan:
         block: as it goes into the bundle.
         values: the value in the label files of each class, background left out: class k is ``values[k - 1]``.
         choices: setting to its value and reason, in the order of the block.
-        cpu: what differs in `spacing`, `roi_size`, `strides` and `kernel_sizes` for training on a CPU; empty where the
-            block's own patch is small enough.
+        cpu: what differs in `spacing`, `roi_size`, `strides`, `kernel_sizes` and `balanced_crops` for training on a
+            CPU; empty where the block's own patch is small enough.
         warnings: what a user should look at.
     """
 
@@ -65,6 +66,7 @@ def make_plan(
     spacing: Sequence[float] | None = None,
     roi_size: Sequence[int] | None = None,
     ignore: int | None = None,
+    largest_component: Pieces | None = None,
 ) -> Plan:
     """Apply every rule.
 
@@ -75,6 +77,7 @@ def make_plan(
         budget: "gpu" or "cpu": how many voxels a patch may have.
         spacing, roi_size: taken instead of those that the rules give.
         ignore: value in the label files of a voxel that nobody labelled.
+        largest_component: the pieces that inference keeps; None for those that the rules give.
 
     Raises:
         ValueError: no class, a value that `names` lacks, an unknown budget, or a block that does not fit.
@@ -85,11 +88,11 @@ def make_plan(
     class_names = [(names or {}).get(value, f"label {value}") for value in values]
     labelled = fingerprint.labelled
     voxels = {value: fingerprint.voxels_of(value) for value in values}
-    pieces = _pieces(fingerprint, by_name := dict(zip(values, class_names, strict=True)))
+    by_name = dict(zip(values, class_names, strict=True))
+    pieces = _pieces(fingerprint, by_name) if largest_component is None else Choice(largest_component, "as given")
     one = pieces.value == "joined" or (pieces.value is True and len(values) == 1)
     extent = _object_extent(fingerprint) if one else None
     grid = plan_grid(fingerprint, budget=budget, spacing=spacing, roi_size=roi_size, extent=extent)
-    median, patch = median_shape(fingerprint, grid["spacing"].value), grid["roi_size"]
     choices = {
         "label_values": propose_label_values(values),
         "in_channels": Choice(fingerprint.channels, "what the images have"),
@@ -98,12 +101,7 @@ def make_plan(
         "intensity": propose_intensity(fingerprint.intensities),
         "flip_axes": propose_flip_axes([_centres(facts) for facts in labelled], names=by_name),
         "augmentation": propose_augmentation(voxel_size(fingerprint, grid["spacing"].value)),
-        "balanced_crops": propose_balanced_crops(
-            list(voxels.values()),
-            roi_size=patch.value,
-            shape=median,
-            foreground_share=sum(voxels.values()) / sum(facts.labeled_voxels for facts in labelled),
-        ),
+        "balanced_crops": _crops(fingerprint, voxels, spacing=grid["spacing"].value, roi_size=grid["roi_size"].value),
         "class_weights": propose_class_weights(list(voxels.values())),
         "largest_component": pieces,
     }
@@ -120,7 +118,7 @@ def make_plan(
         block=block,
         values=values,
         choices=choices,
-        cpu=_cpu_options(fingerprint, block, extent=extent),
+        cpu=_cpu_options(fingerprint, block, voxels=voxels, extent=extent),
         warnings=_warnings(fingerprint, voxels, by_name),
     )
 
@@ -176,10 +174,10 @@ def _for_cpu(fingerprint: Fingerprint, size: Choice, *, excess: float, extent: S
     if not thick:
         return Choice(coarser(own, excess=excess), f"{size.reason}; coarser for a CPU")
     patch = _patch(fingerprint, size, budget="cpu", extent=extent).value
-    shape, least = median_shape(fingerprint, size.value), COVERAGE
+    enough = [COVERAGE * length for length in median_shape(fingerprint, size.value)]
     if extent is not None:
-        shape, least = [side / step for side, step in zip(extent, own, strict=True)], 1.0
-    if all(patch[axis] >= least * shape[axis] for axis in range(3) if axis not in thick):
+        enough = [min(side / step, half) for side, step, half in zip(extent, own, enough, strict=True)]
+    if all(patch[axis] >= enough[axis] for axis in range(3) if axis not in thick):
         return size
     return Choice(coarser(own, excess=excess, most=COARSER_THICK), f"{size.reason}; a little coarser for a CPU")
 
@@ -220,10 +218,30 @@ def median_shape(fingerprint: Fingerprint, spacing: Sequence[float] | None) -> l
     return np.median(shapes if spacing is None else shapes * fingerprint.spacings / spacing, axis=0).tolist()
 
 
-def _cpu_options(fingerprint: Fingerprint, block: DatasetBlock, *, extent: Sequence[float] | None) -> dict[str, Any]:
+def _crops(
+    fingerprint: Fingerprint,
+    voxels: Mapping[int, int],
+    *,
+    spacing: Sequence[float] | None,
+    roi_size: Sequence[int],
+) -> Choice:
+    """How many patches have a class in their middle; ``voxels`` are those of each class in all cases."""
+    return propose_balanced_crops(
+        list(voxels.values()),
+        roi_size=roi_size,
+        shape=median_shape(fingerprint, spacing),
+        foreground_share=sum(voxels.values()) / sum(facts.labeled_voxels for facts in fingerprint.labelled),
+    )
+
+
+def _cpu_options(
+    fingerprint: Fingerprint, block: DatasetBlock, *, voxels: Mapping[int, int], extent: Sequence[float] | None
+) -> dict[str, Any]:
     if math.prod(block.roi_size) <= BUDGETS["cpu"]:
         return {}
     choices = plan_grid(fingerprint, budget="cpu", extent=extent)
+    spacing, roi_size = choices["spacing"].value, choices["roi_size"].value
+    choices["balanced_crops"] = _crops(fingerprint, voxels, spacing=spacing, roi_size=roi_size)
     return {key: choice.value for key, choice in choices.items() if choice.value != getattr(block, key)}
 
 

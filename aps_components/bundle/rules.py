@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -32,6 +33,7 @@ STEP = 2**HALVINGS  # of a patch's sizes, along axes that are halved at every le
 FEW_SLICES = 16  # thick ones; a patch holds that many
 FEWEST_SLICES = 4  # to which a patch of few thick slices is cut for a CPU
 AROUND = 1.35  # sides of a patch in the plane of thick slices, over those of the largest object
+LEAST_AROUND = 96  # voxels of such a side, if the scan has them: a network needs some surroundings
 COARSER, COARSER_THICK = 2.0, 1.25  # how much larger voxels may become for a CPU
 CT_MINIMUM, CT_LOW, CT_MIDDLE, CT_HIGH = -200, -100, (-1100, 1000), 4000
 WINDOW_MARGIN, WINDOW_STEP, WINDOW_LEAST = 0.25, 25, 100  # share of the width, HU, HU
@@ -93,9 +95,9 @@ def propose_roi_size(
     """The median shape in steps that the network divides, cut down to a number of voxels, as nnU-Net cuts its patch.
 
     Along an axis of thick slices a patch is never larger than the scan, and has all of up to 16 slices. On a CPU, where
-    that would cut it down in their plane, a patch that holds the one object there is, with all its slices, learns
-    fastest. If no object is known, so few slices give way first, down to 4: a network that hardly looks across them
-    learns more from a whole plane.
+    that would cut it down in their plane, a patch that holds the one object there is learns fastest. If no object is
+    known, so few slices give way first, down to 4: a network that hardly looks across them learns more from a whole
+    plane.
 
     Args:
         shape: the median shape after resampling.
@@ -104,34 +106,50 @@ def propose_roi_size(
         extent: of the largest object after resampling, where all classes together are one, and whatever else the
             network finds is dropped.
     """
-    voxels = BUDGETS[budget]
-    thick = thick_axes(spacing)
-    if budget == "cpu" and thick and extent is not None:
-        return _around_object(shape, extent, spacing=spacing, voxels=voxels, thick=thick)
-    return _of_scan(shape, spacing=spacing, voxels=voxels, thick=thick, cpu=budget == "cpu")
+    cpu = budget == "cpu"
+    of = partial(_in_steps, spacing=spacing, voxels=BUDGETS[budget])
+    if cpu and thick_axes(spacing) and extent is not None:
+        size, cut = of(_around(shape, extent, spacing=spacing), few_first=False)
+        return Choice(size, f"the object, at most {by([round(side) for side in extent])} voxels, with a margin{cut}")
+    size, cut = of(shape, few_first=cpu)
+    steps, covered = by_axis(_steps(shape, spacing)), percent(coverage(size, shape))
+    return Choice(size, f"{covered} of the median scan, {by(shape)} voxels, in steps of {steps}{cut}")
 
 
-def _around_object(
-    shape: Sequence[float], extent: Sequence[float], *, spacing: Sequence[float], voxels: int, thick: Sequence[int]
-) -> Choice:
+def _around(shape: Sequence[float], extent: Sequence[float], *, spacing: Sequence[float]) -> list[float]:
     """All thick slices, and as much of their plane as the object takes, with a margin."""
-    cut = [
-        length if axis in thick else min(length, AROUND * side)
+    thick = thick_axes(spacing)
+    sides = [
+        length if axis in thick else min(length, max(AROUND * side, LEAST_AROUND))
         for axis, (length, side) in enumerate(zip(shape, extent, strict=True))
     ]
-    plane = [cut[axis] for axis in range(3) if axis not in thick]
-    if len(plane) == 2 and abs(plane[0] - plane[1]) <= STEP:  # so that patches can be turned by quarters
-        cut = [length if axis in thick else max(plane) for axis, length in enumerate(cut)]
-    found = _of_scan(cut, spacing=spacing, voxels=voxels, thick=thick, cpu=False)
-    return Choice(found.value, f"the object, at most {by([round(side) for side in extent])} voxels, with a margin")
+    plane = [axis for axis in range(3) if axis not in thick]
+    longest = max(sides[axis] for axis in plane)
+    nearly_equal = longest - min(sides[axis] for axis in plane) <= STEP
+    if nearly_equal and longest <= min(shape[axis] for axis in plane):  # so that patches can be turned by quarters
+        for axis in plane:
+            sides[axis] = longest
+    return sides
 
 
-def _of_scan(
-    shape: Sequence[float], *, spacing: Sequence[float], voxels: int, thick: Sequence[int], cpu: bool
-) -> Choice:
-    """The median shape, cut down; see :func:`propose_roi_size`."""
-    steps = [2 ** most_halvings(size, length, finest=min(spacing)) for size, length in zip(spacing, shape, strict=True)]
-    first = [axis for axis in thick if shape[axis] <= FEW_SLICES and cpu]
+def _steps(shape: Sequence[float], spacing: Sequence[float]) -> list[int]:
+    """By which a patch of a shape grows along each axis."""
+    return [2 ** most_halvings(size, length, finest=min(spacing)) for size, length in zip(spacing, shape, strict=True)]
+
+
+def _in_steps(
+    shape: Sequence[float], *, spacing: Sequence[float], voxels: int, few_first: bool
+) -> tuple[list[int], str]:
+    """A shape in steps that the network divides, cut down to a number of voxels; and what to say of the cut.
+
+    Args:
+        shape: the largest that the patch may be.
+        spacing: of a voxel, mm.
+        voxels: the most.
+        few_first: few thick slices give way before their plane does.
+    """
+    thick, steps = thick_axes(spacing), _steps(shape, spacing)
+    first = [axis for axis in thick if shape[axis] <= FEW_SLICES and few_first]
     least = [FEWEST_SLICES if axis in first else FEW_SLICES if axis in thick else steps[axis] for axis in range(3)]
     size = [
         max(step, step * math.floor(length / step + (0 if axis in thick else 0.5)))
@@ -147,8 +165,7 @@ def _of_scan(
         size[axis] -= steps[axis]
     if cut and shape[0] == shape[1]:  # patches are turned by quarters only where these two agree
         size[:2] = [min(size[:2])] * 2
-    covered = percent(coverage(size, shape))
-    return Choice(size, f"{covered} of the median scan, {by(shape)} voxels, in steps of {by_axis(steps)}{cut}")
+    return size, cut
 
 
 def _axis_to_cut(

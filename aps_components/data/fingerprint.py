@@ -84,7 +84,7 @@ class CaseFacts:
         unlabeled_voxels: that a label leaves out.
         drawn: the classes that were drawn; None for all.
         joined_share: of the voxels of all classes, how many lie in their largest connected piece; None without any.
-        extent: of the box that holds all classes, along x, y, z, voxels; None without any.
+        extent: of the box around that piece, along x, y, z, voxels; None without any.
     """
 
     case: Case
@@ -266,6 +266,7 @@ def _facts(root: Path, case: Case, *, in_full: bool, partial: Partial) -> CaseFa
     shape = np.array(geometry.shape)[order].tolist()
     spacing = np.array(geometry.spacing)[order].round(6).tolist()
     labels, unlabeled = _read_label(root, case.label, partial) if case.label else (None, 0)
+    share, sides = (None, None) if labels is None or not labels.any() else _largest_piece(labels > 0)
     return CaseFacts(
         case=case,
         shape=(shape[0], shape[1], shape[2]),
@@ -274,8 +275,8 @@ def _facts(root: Path, case: Case, *, in_full: bool, partial: Partial) -> CaseFa
         classes=None if labels is None else dict(_classes(labels, axes, float(np.prod(spacing)) / 1000)),
         unlabeled_voxels=unlabeled,
         drawn=partial.classes,
-        joined_share=None if labels is None or not labels.any() else _largest_share(labels > 0),
-        extent=None if labels is None or not labels.any() else _extent(labels > 0, order),
+        joined_share=share,
+        extent=None if sides is None else (sides[order[0]], sides[order[1]], sides[order[2]]),
     )
 
 
@@ -356,24 +357,17 @@ def _classes(labels: NDArray[np.int32], axes: NDArray[np.int_], millilitres: flo
                 voxels=voxels,
                 millilitres=voxels * millilitres,
                 centre=(centre[0], centre[1], centre[2]),
-                largest_share=_largest_share(mask),
+                largest_share=_largest_piece(mask)[0],
             ),
         )
 
 
-def _largest_share(mask: NDArray[np.bool_]) -> float:
-    """Of a mask's voxels, how many lie in its largest connected piece."""
+def _largest_piece(mask: NDArray[np.bool_]) -> tuple[float, list[int]]:
+    """Of a mask's voxels, how many lie in its largest connected piece; and the sides of the box around that."""
     pieces, _ = ndimage.label(mask, structure=TOUCHING)
     sizes = np.bincount(pieces.ravel())[1:]
-    return int(sizes.max()) / int(sizes.sum())
-
-
-def _extent(mask: NDArray[np.bool_], order: NDArray[np.int_]) -> tuple[int, int, int]:
-    """Of the box around a mask, along the axes in an order, voxels."""
-    (box,) = ndimage.find_objects(mask.astype(np.uint8))
-    sides = [side.stop - side.start for side in box]
-    x, y, z = (sides[axis] for axis in order)
-    return x, y, z
+    box = ndimage.find_objects(pieces)[int(sizes.argmax())]
+    return int(sizes.max()) / int(sizes.sum()), [side.stop - side.start for side in box]
 
 
 def _class_summary(found: Sequence[ClassFacts]) -> dict[str, float]:

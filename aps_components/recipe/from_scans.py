@@ -270,6 +270,7 @@ def _new_bundle(wanted: _Wanted, bundle: Path) -> Path:
         budget=wanted.budget,
         spacing=wanted.spacing,
         roi_size=wanted.roi_size,
+        largest_component=wanted.of_dataset.get("largest_component"),
     )
     found = _with_options(found, wanted.of_dataset)
     print("\n" + found.described() + "\n", flush=True)

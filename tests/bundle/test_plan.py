@@ -77,7 +77,13 @@ def test_a_cpus_patches_hold_the_object_that_all_classes_make(classes, joined_sh
     ]
     print_ = Fingerprint(cases=cases, channels=1, faults=[])
     assert make_plan(print_, budget="cpu").block.roi_size == size
-    assert make_plan(print_).cpu.get("roi_size", make_plan(print_).block.roi_size) == size
+    assert make_plan(print_, budget="cpu").block.spacing is None
+    on_gpu = make_plan(print_)
+    assert on_gpu.block.balanced_crops == 0.0
+    assert on_gpu.cpu["roi_size"] == size
+    assert on_gpu.cpu.get("balanced_crops", 0.0) == make_plan(print_, budget="cpu").block.balanced_crops
+    whole = make_plan(print_, budget="cpu", largest_component=False)
+    assert whole.block.roi_size == [192, 240, 4]  # nothing drops what is found elsewhere
 
 
 def test_unequal_spacings_are_resampled_before_the_patch_is_planned():

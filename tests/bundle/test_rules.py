@@ -89,17 +89,19 @@ def test_a_patch_of_thick_slices_has_whole_planes_on_a_cpu_and_few_slices_on_a_g
     ("shape", "extent", "budget", "size"),
     [
         ((216, 256, 9), (84, 78, 17), "cpu", [112, 112, 8]),  # of nearly equal sides the longer one is both
-        ((216, 256, 9), (84, 50, 9), "cpu", [112, 64, 8]),
+        ((216, 256, 9), (120, 50, 9), "cpu", [160, 96, 8]),
+        ((216, 256, 9), (6, 5, 3), "cpu", [96, 96, 8]),  # with surroundings
         ((216, 256, 9), (200, 200, 9), "cpu", [144, 160, 8]),  # cut down in the plane, as on a GPU
-        ((100, 256, 9), (90, 60, 9), "cpu", [96, 80, 8]),  # no larger than the scan
+        ((80, 256, 9), (75, 60, 9), "cpu", [80, 96, 8]),  # no larger than the scan
         ((216, 256, 9), (84, 78, 17), "gpu", [224, 256, 8]),  # there is room for whole planes
-        ((64, 64, 6), (6, 5, 3), "cpu", [16, 16, 6]),
+        ((64, 64, 6), (6, 5, 3), "cpu", [64, 64, 6]),
     ],
 )
 def test_a_patch_of_thick_slices_on_a_cpu_holds_the_object_if_there_is_one(shape, extent, budget, size):
     found = propose_roi_size(shape, spacing=[1.5, 1.5, 10], budget=budget, extent=extent)
     assert found.value == size
     assert ("the object" in found.reason) == (budget == "cpu")
+    assert ("cut down to" in found.reason) == (extent[0] == 200)
 
 
 def test_voxels_of_one_size_are_cut_into_patches_whatever_the_object_is():

@@ -33,6 +33,18 @@ def test_grid_in_ras_order(tmp_path):
     np.testing.assert_allclose(centre, (21 / 24, 25 / 40, 3.5 / 17))
 
 
+def test_the_extent_is_that_of_the_largest_piece(tmp_path):
+    """A stray voxel in a corner says nothing of the object's size."""
+    label = label_map(
+        SHAPE, {1: box((2, 5), (3, 9), (10, 20)), 2: [box((5, 7), (3, 9), (10, 20)), box((16, 17), (23, 24), (39, 40))]}
+    )
+    save(tmp_path / "images" / "a.nii.gz", random_image(), AFFINE)
+    save(tmp_path / "labels" / "a.nii.gz", label, AFFINE)
+    (facts,) = fingerprint_of(tmp_path).cases
+    assert facts.extent == (5, 6, 10)
+    assert facts.joined_share == pytest.approx(300 / 301)
+
+
 def test_classes_of_a_case(tmp_path):
     pieces = [box((0, 2), (0, 3), (0, 5)), box((2, 3), (3, 4), (5, 6)), box((10, 12), (20, 22), (30, 31))]
     label = label_map(SHAPE, {3: pieces, 700: box((16, 17), (23, 24), (39, 40))})

@@ -1,11 +1,13 @@
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
 
-from aps_components.inference import PromptedSlidingWindowInferer
+from aps_components.inference import PromptedSlidingWindowInferer, interactive
 from aps_components.inference.interactive import InteractiveVolume
 from aps_components.models import build_auto_prompt_seg
-from aps_components.prompts import Box, Click, Scribble
+from aps_components.prompts import Box, Click, Scribble, with_moved_borders
 
 ROI = (32, 32, 32)
 SIZE = (40, 33, 61)  # windows start at 0 and 8, 0 and 1, and 0, 16 and 29
@@ -127,3 +129,24 @@ def test_the_former_probabilities_are_not_written_to(volume):
     kept = former.clone()
     volume.prompt([Click(wrong(volume, (8, 8, 8)), (8, 8, 8))])
     assert torch.equal(former, kept)
+
+
+def test_model_b_is_asked_around_what_is_new_and_knows_all_that_was_said(volume):
+    first, second = Click(wrong(volume, (20, 11, 30)), (20, 11, 30)), Click(wrong(volume, (24, 16, 26)), (24, 16, 26))
+    volume.prompt([first])
+    with patch.object(volume.network, "answer", wraps=volume.network.answer) as asked:
+        volume.prompt([second])
+    calls = [(call.args[1], call.kwargs["asked"]) for call in asked.call_args_list]
+    assert calls
+    assert {known.point_labels.shape[1] for known, _ in calls} == {2}
+    assert {new.point_labels.tolist()[0][0] for _, new in calls} == {second.label}
+    assert {new.point_labels.shape[1] for _, new in calls} == {1}
+
+
+def test_a_scribble_moves_the_border_before_model_b_looks(volume):
+    line = Scribble(wrong(volume, (9, 9, 40)), [(9, y, 40) for y in range(5, 15)])
+    with patch.object(interactive, "with_moved_borders", wraps=with_moved_borders) as moved:
+        volume.prompt(scribbles=[line])
+    ((call,),) = [moved.call_args_list]
+    assert call.kwargs["scribbles"] == [line]
+    assert (answer(volume)[9, 5:15, 40] == line.label).all()

@@ -6,7 +6,7 @@ import torch
 from scipy import ndimage
 
 from aps_components.prompts import Click, Scribble, corrected, moved_border, with_moved_borders
-from aps_components.prompts.corrected import BESIDE, LEAST_BESIDE
+from aps_components.prompts.scribbled import BESIDE, LEAST_BESIDE, MOVES_IN_ALL, strokes_of
 
 SIZE = (20, 28, 60)
 
@@ -83,8 +83,8 @@ def test_of_a_class_that_is_not_there_and_of_one_that_is_all_there_is(label):
     assert (found == label).mean() < 0.5
 
 
-def test_many_scribbles_take_no_longer_than_some(monkeypatch):
-    """Each moves the border once at least."""
+def counted_moves(monkeypatch, scribbles: list[Scribble]) -> list[Click]:
+    """Of geometry alone, on an answer that has none of the class."""
     seen = []
 
     def counted(answer, click, **_):
@@ -92,10 +92,37 @@ def test_many_scribbles_take_no_longer_than_some(monkeypatch):
         return moved_border(answer, click)
 
     monkeypatch.setattr(corrected, "moved_border", counted)
-    lines = [Scribble(1, [(d, h, w) for w in range(0, 60, 30)]) for d in range(0, 20, 2) for h in range(0, 28, 2)]
-    after(np.zeros(SIZE, dtype=np.int64), lines)
-    assert len(lines) == 140
-    assert 0 < len(seen) <= len(lines)
+    after(np.zeros(SIZE, dtype=np.int64), scribbles)
+    return seen
+
+
+def test_many_strokes_take_no_longer_than_some(monkeypatch):
+    places = [(d, h, w) for d in range(0, 20, 8) for h in range(0, 28, 8) for w in range(0, 60, 8)]
+    voxels = [(d + i, h, w) for d, h, w in places for i in range(2)]
+    many = [Scribble(1, voxels), *(Scribble(1, [(19, 27, w)]) for w in range(60) for _ in range(5))]
+    assert len(strokes_of(many[0])) == len(places) == 96
+    assert 0 < len(counted_moves(monkeypatch, many)) <= MOVES_IN_ALL
+
+
+def test_a_blob_is_shown_by_few_clicks_and_strokes_far_apart_are_two(monkeypatch):
+    """As a viewer sends them: every voxel under a brush, all strokes as one."""
+    blob = [(d, h, w) for d in range(4, 12) for h in range(4, 12) for w in range(4, 12)]
+    line = [(15, 20, w) for w in range(40, 56)]
+    one, other = strokes_of(Scribble(1, [*blob, *line]))
+    assert sorted(map(tuple, one.voxels.tolist())) == sorted(blob)
+    assert sorted(map(tuple, other.voxels.tolist())) == sorted(line)
+    assert (len(one.shown), len(other.shown)) == (8, 4)
+    assert {click.voxel for click in other.shown} <= set(line)
+    seen = counted_moves(monkeypatch, [Scribble(1, [*blob, *line])])
+    assert {click.voxel in blob for click in seen} == {True, False}
+
+
+@pytest.mark.parametrize("gap", [1, 3])
+def test_a_line_with_gaps_is_one_stroke(gap):
+    """As a coarse scan's voxels are on a finer grid."""
+    (stroke,) = strokes_of(Scribble(2, [(9, 9, w) for w in range(0, 60, gap)]))
+    assert stroke.label == 2
+    assert len(stroke.voxels) == len(range(0, 60, gap))
 
 
 def test_thick_slices_are_measured_by_their_thickness():
