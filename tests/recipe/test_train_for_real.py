@@ -94,6 +94,10 @@ def test_killed_in_the_middle_it_goes_on_to_a_bundle_that_is_used(scans, tmp_pat
 
     license_page = bundle / "docs" / "data_license.txt"
     license_page.write_text("Made-up scans, for whoever wants them.\n")
+    metadata = bundle / "configs" / "metadata.json"
+    content = json.loads(metadata.read_text())
+    assert content.pop("to_fill_in") == ["docs/data_license.txt"]
+    metadata.write_text(json.dumps(content))
     assert package_bundle(bundle, out=tmp_path / "dist").archive.is_file()
     origins = prepare_app(tmp_path / "app", bundles=[bundle])
     assert list(origins) == ["bundle"]
