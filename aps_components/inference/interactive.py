@@ -19,7 +19,7 @@ from aps_components.inference.inferer import PromptedSlidingWindowInferer, SeenV
 from aps_components.label_map import likeliest_class
 from aps_components.models import AutoPromptSeg, TwoModels, as_tensors
 from aps_components.networks.sam3d import Prompts
-from aps_components.prompts import Box, Click, Scribble, UserPrompts, with_moved_borders
+from aps_components.prompts import Box, Click, Scribble, UserPrompts, holds, with_moved_borders
 
 TOUCHING = np.ones((3, 3, 3))
 CERTAIN = 0.99  # probability of what a user has said
@@ -107,8 +107,9 @@ class InteractiveVolume:
         former = self.label_map[0, 0].cpu().numpy()
         wanted = likeliest_class(proposed, dim=1)[0, 0].cpu().numpy()
         free = self._named < 0
-        for label in sorted({mark.label for mark in new.marks}):
-            voxels = [mark.voxel for mark in new.marks if mark.label == label]
+        marks = new.marks
+        for label in sorted({mark.label for mark in marks}):
+            voxels = [mark.voxel for mark in marks if mark.label == label]
             turned = (wanted == label) & (former != label) & free
             self._take(_pieces_at(turned, voxels), proposed)
         for box in boxes:
@@ -157,7 +158,7 @@ class InteractiveVolume:
     def _windows_at(self, place: Sequence[int]) -> list[int]:
         """Those that hold a voxel; the one that holds it deepest alone, unless it is to be thorough."""
         windows = self.volume.windows
-        held = [index for index, window in enumerate(windows) if _holds(window, place)]
+        held = [index for index, window in enumerate(windows) if holds(window, place)]
         return held if self.thorough else [max(held, key=lambda index: _depth(windows[index], place, self.volume.size))]
 
     def _part(self, said: UserPrompts, window: Window) -> Prompts:
@@ -168,9 +169,9 @@ class InteractiveVolume:
             d, h, w = (index - first for index, first in zip(voxel, start, strict=True))
             return d, h, w
 
-        clicks = [Click(c.label, moved(c.voxel)) for c in said.clicks if _holds(window, c.voxel)]
+        clicks = [Click(c.label, moved(c.voxel)) for c in said.clicks if holds(window, c.voxel)]
         scribbles = [
-            Scribble(line.label, [moved(voxel) for voxel in line.voxels if _holds(window, voxel)])
+            Scribble(line.label, [moved(voxel) for voxel in line.voxels if holds(window, voxel)])
             for line in said.scribbles
         ]
         boxes = []
@@ -215,10 +216,6 @@ def _pieces_at(mask: Mask, voxels: Sequence[tuple[int, int, int]]) -> Mask:
         around = tuple(slice(max(index - 1, 0), index + 2) for index in voxel)
         held |= set(np.unique(pieces[around]).tolist())
     return np.isin(pieces, sorted(held - {0}))
-
-
-def _holds(window: Window, voxel: Sequence[int]) -> bool:
-    return all(side.start <= index < side.stop for index, side in zip(voxel, window, strict=True))
 
 
 def _depth(window: Window, voxel: Sequence[int], size: Sequence[int]) -> float:

@@ -14,7 +14,7 @@ from aps_components.prompts.generator import (
     window_maximum,
 )
 from aps_components.prompts.moved_border import MovedBorder, moved_border
-from aps_components.prompts.simulated import Box, Click, Scribble, deepest_error
+from aps_components.prompts.simulated import Box, Click, Scribble, deepest_error, holds
 from aps_components.prompts.user import SimulatedUser, UserPrompts
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "border_network",
     "deepest_error",
     "exchanged_classes",
+    "holds",
     "learned_border",
     "local_maxima",
     "moved_border",

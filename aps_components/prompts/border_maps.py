@@ -67,11 +67,8 @@ def border_maps(
         said: earlier clicks.
         spacing: size of a voxel along each axis, in units of the finest.
     """
-    reach = [max(1, round(REACH / step)) for step in spacing]
-    around = _Around(click.voxel, reach, answer.shape)
-    wide = _Around(
-        click.voxel, [r + math.ceil(BEYOND / step) for r, step in zip(reach, spacing, strict=True)], answer.shape
-    )
+    reach = _reach(spacing)
+    around, wide = (_Around(click.voxel, further, answer.shape) for further in (reach, _further(spacing)))
     middle = Click(click.label, wide.centre)
     close = _Around(wide.centre, reach, wide.extent)
     part, classes = answer[wide.inside], probabilities[(slice(None), *wide.inside)]

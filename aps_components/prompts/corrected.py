@@ -15,7 +15,7 @@ from aps_components.prompts.border_maps import needed_part
 from aps_components.prompts.border_network import border_network, learned_border
 from aps_components.prompts.moved_border import MovedBorder, moved_border
 from aps_components.prompts.scribbled import moves_past
-from aps_components.prompts.simulated import Click, Scribble
+from aps_components.prompts.simulated import Click, Scribble, holds
 
 LIKELY = 0.75  # probability of the click's class in there: Model B may still think otherwise
 
@@ -66,10 +66,6 @@ def with_moved_borders(
     return moved
 
 
-def _holds(part: Sequence[slice], voxel: Sequence[int]) -> bool:
-    return all(side.start <= index < side.stop for side, index in zip(part, voxel, strict=True))
-
-
 def _learned(
     image: Tensor,
     probabilities: Tensor,
@@ -92,7 +88,7 @@ def _learned(
         probabilities[here].float().cpu().numpy(),
         answer[part],
         there(click),
-        said=[there(one) for one in said if _holds(part, one.voxel)],
+        said=[there(one) for one in said if holds(part, one.voxel)],
         spacing=spacing,
         network=border_network(str(probabilities.device)),
     )

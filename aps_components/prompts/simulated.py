@@ -31,6 +31,11 @@ class Click(NamedTuple):
     voxel: Voxel
 
 
+def holds(part: Sequence[slice], voxel: Sequence[int]) -> bool:
+    """Whether a voxel lies in a part of a volume."""
+    return all(side.start <= index < side.stop for side, index in zip(part, voxel, strict=True))
+
+
 class Box(NamedTuple):
     """The corners of a class, both inside."""
 
