@@ -11,7 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from aps_components.options import Pieces
+from aps_components.options import OF_THE_FOREGROUND, Pieces
 
 RUNS_AT_ONCE = 1_000_000
 SMALLEST = 1e-6  # probability whose logarithm is taken
@@ -90,21 +90,22 @@ def keep_largest_component(label_map: NDArray[np.integer], *, num_classes: int) 
 def kept_pieces(label_map: NDArray[np.integer], pieces: Pieces, *, num_classes: int) -> NDArray[np.integer]:
     """What stays of an answer where classes are known to be in one piece; the rest becomes background.
 
-    ``joined`` keeps the largest piece of all classes together first. A false piece far from the true one goes then,
-    even if it holds most of a class. nnU-Net tries the same two steps in this order (Isensee et al. 2021,
-    doi:10.1038/s41592-020-01008-z).
+    ``joined`` and ``foreground`` keep the largest piece of all classes together first. A false piece far from the true
+    one goes then, even if it holds most of a class. nnU-Net tries the same two steps in this order (Isensee et al.
+    2021, doi:10.1038/s41592-020-01008-z).
 
     Args:
         label_map: [D, H, W], labels from 0 to `num_classes` - 1.
         pieces: False keeps all; True the largest piece of each class (:func:`keep_largest_component`); ``joined`` that
-            of the whole foreground, and in it the largest piece of each class.
+            of the whole foreground, and in it the largest piece of each class; ``foreground`` that of the whole
+            foreground, with all that is in it.
         num_classes: background included.
     """
     if not pieces:
         return label_map
-    if pieces == "joined":
+    if pieces in OF_THE_FOREGROUND:
         label_map = largest_foreground(label_map)
-    return keep_largest_component(label_map, num_classes=num_classes)
+    return label_map if pieces == "foreground" else keep_largest_component(label_map, num_classes=num_classes)
 
 
 def largest_foreground(label_map: NDArray[np.integer]) -> NDArray[np.integer]:

@@ -16,8 +16,9 @@ from aps_components.terminal import brief
 Axes = Sequence[int | Sequence[int]]
 """Of a volume: 0 left-right, 1 back-front, 2 down-up; those in a list of their own go together."""
 
-Pieces = bool | Literal["joined"]
+Pieces = bool | Literal["joined", "foreground"]
 """Which connected pieces of an answer are kept: see ``label_map.kept_pieces``."""
+OF_THE_FOREGROUND = ("joined", "foreground")  # the largest piece of all classes together is sought first
 
 NAMED = 3  # of many differences of a list
 
@@ -40,17 +41,19 @@ def truth(name: str, value: Any) -> bool:
 
 
 def pieces(name: str, value: Any) -> Pieces:
-    """Which connected pieces of an answer are kept: ``true``, ``false`` or ``joined``; see ``label_map.kept_pieces``.
+    """Which connected pieces of an answer are kept, as ``label_map.kept_pieces`` takes it.
+
+    ``true``, ``false``, ``joined`` or ``foreground``.
 
     Raises:
         ValueError: anything else.
     """
-    if value == "joined":
-        return "joined"
+    if value == "joined" or value == "foreground":
+        return value
     try:
         return truth(name, value)
     except ValueError:
-        raise ValueError(f"{name} {value!r} must be true, false or joined") from None
+        raise ValueError(f"{name} {value!r} must be true, false, joined or foreground") from None
 
 
 def has_comment(text: str) -> bool:

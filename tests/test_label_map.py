@@ -74,6 +74,15 @@ def test_joined_keeps_the_largest_piece_of_all_classes_together():
     np.testing.assert_array_equal(kept, expected)
 
 
+def test_foreground_keeps_every_piece_that_touches_the_others():
+    label = two_hearts()
+    label[2, 2, 6] = 1  # a second piece of class 1, beyond class 2
+    expected = label.copy()
+    expected[4, 6] = 0
+    np.testing.assert_array_equal(kept_pieces(label, "foreground", num_classes=3), expected)
+    assert not kept_pieces(label, "joined", num_classes=3)[2, 2, 6].any()
+
+
 def test_each_class_alone_keeps_the_false_piece_that_holds_most_of_it():
     kept = kept_pieces(two_hearts(), True, num_classes=3)
     assert kept[4, 6].any()

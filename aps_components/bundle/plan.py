@@ -34,7 +34,7 @@ from aps_components.bundle.rules import (
 )
 from aps_components.data.errors import DataError
 from aps_components.data.fingerprint import CaseFacts, Fingerprint
-from aps_components.options import Pieces
+from aps_components.options import OF_THE_FOREGROUND, Pieces
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def make_plan(
     voxels = {value: fingerprint.voxels_of(value) for value in values}
     by_name = dict(zip(values, class_names, strict=True))
     pieces = _pieces(fingerprint, by_name) if largest_component is None else Choice(largest_component, "as given")
-    one = pieces.value == "joined" or (pieces.value is True and len(values) == 1)
+    one = pieces.value in OF_THE_FOREGROUND or (pieces.value is True and len(values) == 1)
     extent = _object_extent(fingerprint) if one else None
     grid = plan_grid(fingerprint, budget=budget, spacing=spacing, roi_size=roi_size, extent=extent)
     choices = {

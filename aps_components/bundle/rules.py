@@ -353,9 +353,13 @@ def propose_largest_component(shares: Mapping[str, Sequence[float] | None], join
     if unknown := [name for name in shares if name not in known]:
         return Choice(False, f"no label of a whole scan tells in how many pieces these are: {listed(unknown)}")
     broken = [name for name, found in known.items() if not _in_one_piece(found)]
+    touching = len(shares) > 1 and bool(joined) and _in_one_piece(joined)
+    if broken and touching:
+        reason = f"all classes are one object in at least 90 % of the cases; these alone are not: {listed(broken)}"
+        return Choice("foreground", reason)
     if broken:
         return Choice(False, f"in several pieces in more than 10 % of the cases: {listed(broken)}")
-    if len(shares) > 1 and joined and _in_one_piece(joined):
+    if touching:
         return Choice("joined", "all classes touch, and each is in one piece, in at least 90 % of the cases")
     return Choice(True, "every class is in one piece in at least 90 % of its cases")
 

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from aps_components.data.partial import NOT_LABELED
 from aps_components.label_map import keep_largest_component, largest_foreground
-from aps_components.options import Pieces
+from aps_components.options import OF_THE_FOREGROUND, Pieces
 
 Mask = NDArray[np.bool_]
 NSD_TOLERANCE_MM = 2.0
@@ -204,7 +204,7 @@ def mean_dice(
         truth: the label; its voxels of ``NOT_LABELED`` do not count.
         regions: see :func:`foreground_regions`.
         largest_component: measure the largest connected component of each region of the answer alone; ``joined``: of
-            the largest piece of the whole foreground.
+            the largest piece of the whole foreground; ``foreground``: what of it lies in that piece.
     """
     found = region_masks(answer, regions, largest_component=largest_component)
     labeled = truth != NOT_LABELED
@@ -216,10 +216,10 @@ def region_masks(
     answer: NDArray[np.integer], regions: Sequence[Region], *, largest_component: Pieces
 ) -> list[NDArray[np.bool_]]:
     """Of a label map [D, H, W], each region, of the pieces that stay; arguments as of :func:`mean_dice`."""
-    if largest_component == "joined":
+    if largest_component in OF_THE_FOREGROUND:
         answer = largest_foreground(answer)
     masks = [region.mask(answer) for region in regions]
-    if not largest_component:
+    if not largest_component or largest_component == "foreground":
         return masks
     return [keep_largest_component(mask.astype(np.uint8), num_classes=2) > 0 for mask in masks]
 

@@ -26,7 +26,7 @@ from aps_components.inference.temperature import calibrated
 from aps_components.interactive.grid import ScanGrid
 from aps_components.interactive.model import LoadedModel
 from aps_components.interactive.words import Corners, Frame, Line, Listener, Point, Words
-from aps_components.options import Pieces
+from aps_components.options import OF_THE_FOREGROUND, Pieces
 from aps_components.prompts import Box, Click, Scribble
 
 Voxel = tuple[int, int, int]
@@ -293,9 +293,9 @@ def drop_small_pieces(
         classes: background included.
         named: voxels that a person has named, with their class.
     """
-    if pieces == "joined":
+    if pieces in OF_THE_FOREGROUND:
         _drop_others(label_map, label_map > 0, [voxel for voxel, said in named.items() if said])
-    for label in range(1, classes) if pieces else ():
+    for label in range(1, classes) if pieces in (True, "joined") else ():
         _drop_others(label_map, label_map == label, [voxel for voxel, said in named.items() if said == label])
 
 

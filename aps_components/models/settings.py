@@ -14,6 +14,7 @@ from typing import Any, get_args
 import torch
 
 from aps_components.models.auto_prompt_seg import Predictor
+from aps_components.options import OF_THE_FOREGROUND
 from aps_components.plain_json import read_object, refuse_config_syntax
 from aps_components.terminal import shown
 
@@ -124,6 +125,10 @@ def _are_axes(value: Any) -> bool:
     return all(_is_whole(axis, most=2) for axis in flat) and len(set(flat)) == len(flat)
 
 
+def _are_pieces(value: Any) -> bool:
+    return _is_truth(value) or value in OF_THE_FOREGROUND
+
+
 def _is_truth(value: Any) -> bool:
     return isinstance(value, bool)
 
@@ -179,7 +184,7 @@ TYPES: Mapping[str, tuple[Check, str]] = {
     **dict.fromkeys(("labeled_count", "ignore"), (_or_none(_is_whole), "a whole number from 0 on, or null")),
     "labeled_by_hand": (_or_none(_is_whole), "a whole number from 0 on, or null"),
     **dict.fromkeys(("untrained", "train_a"), (_is_truth, "true or false")),
-    "largest_component": (lambda value: _is_truth(value) or value == "joined", 'true, false or "joined"'),
+    "largest_component": (_are_pieces, 'true, false, "joined" or "foreground"'),
     "backbone": (_is_text, "a word"),
     **dict.fromkeys(("strides", "kernel_sizes"), (_or_none(_are_triples), "a list of triples, or null")),
     **dict.fromkeys(("network_def", "objective", "others"), (_is_object, "an object")),

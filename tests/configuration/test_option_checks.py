@@ -143,6 +143,7 @@ def test_what_else_users_and_monai_lay_over_is_let_pass(tmp_path):
         ("objective#largest_component", "FALSE", False),
         ("objective#largest_component", "joined", "joined"),
         ("largest_component", "joined", "joined"),
+        ("largest_component", "foreground", "foreground"),
         ("largest_component", "false", False),
         ("cuda_graphs", "true", True),
         ("network_def#fine_features", "false", False),
