@@ -263,6 +263,12 @@ def _warnings(fingerprint: Fingerprint, voxels: Mapping[int, int], names: Mappin
         lines.append(f"class {listed(missing)} is named but occurs in no label file")
     if empty := [str(facts.case.label) for facts in fingerprint.labelled if not facts.classes]:
         lines.append(f"{listed(empty)} hold nothing but background: remove them if nobody has labelled these scans")
+    for axis in sorted({facts.sliced for facts in fingerprint.labelled if facts.sliced is not None}):
+        sliced = [str(facts.case.label) for facts in fingerprint.labelled if facts.sliced == axis]
+        lines.append(
+            f"{listed(sliced)}: every labelled slice lies between two empty ones, which count as background. If nobody "
+            f"labelled these, say --labeled_slices drawn:{axis}"
+        )
     count = len(fingerprint.labelled)
     if count < FEW_CASES:
         lines.append(f"only {count} labelled case(s): look twice at flip_axes and largest_component")

@@ -25,7 +25,7 @@ from aps_components.data.case_folder import Case, CaseFolder
 from aps_components.data.checks import header_faults, label_faults
 from aps_components.data.errors import DataError
 from aps_components.data.nifti import channels_of, read_geometry, read_scan
-from aps_components.data.partial import IGNORE, MOST_CLASSES, Partial
+from aps_components.data.partial import IGNORE, MOST_CLASSES, Partial, sliced_axis
 
 PERCENTILES = (0.5, 50.0, 99.5)
 SAMPLES = 10_000  # voxels per case and channel for the percentiles, as in nnU-Net
@@ -85,6 +85,8 @@ class CaseFacts:
         drawn: the classes that were drawn; None for all.
         joined_share: of the voxels of all classes, how many lie in their largest connected piece; None without any.
         extent: of the box around that piece, along x, y, z, voxels; None without any.
+        sliced: the axis of the file along which the label looks as if only some slices had been drawn, and nobody says
+            so; else None.
     """
 
     case: Case
@@ -94,6 +96,7 @@ class CaseFacts:
     classes: dict[int, ClassFacts] | None
     joined_share: float | None = None
     extent: tuple[int, int, int] | None = None
+    sliced: int | None = None
     unlabeled_voxels: int = 0
     drawn: tuple[int, ...] | None = None
 
@@ -276,6 +279,7 @@ def _facts(root: Path, case: Case, *, in_full: bool, partial: Partial) -> CaseFa
         unlabeled_voxels=unlabeled,
         drawn=partial.classes,
         joined_share=share,
+        sliced=None if labels is None or unlabeled else sliced_axis(labels > 0),
         extent=None if sides is None else (sides[order[0]], sides[order[1]], sides[order[2]]),
     )
 

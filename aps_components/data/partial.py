@@ -28,6 +28,7 @@ UNDRAWN = "undrawn"  # of a loaded item: a table of the classes that nobody drew
 DRAWN = "drawn"  # the slices that hold something
 AXIS, INDICES = "axis", "indices"
 LAST_AXIS = 2
+FEWEST_SLICES = 3  # that stand alone, of a label that looks drawn in slices
 
 Voxels = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -167,6 +168,16 @@ def drawn_slices(drawn: Mask) -> str | dict[str, Any]:
     """
     alone = [axis for axis in range(drawn.ndim) if _stand_alone(drawn, axis)]
     return _drawn_along(alone[0] if len(alone) == 1 else LAST_AXIS)
+
+
+def sliced_axis(drawn: Mask) -> int | None:
+    """The axis of a label [X, Y, Z] that looks as if only some slices had been drawn: three or more, all apart.
+
+    Several small pieces stand alone along every axis; slices of a larger object along one. None for any other label.
+    """
+    alone = [axis for axis in range(drawn.ndim) if _stand_alone(drawn, axis)]
+    many = len(alone) == 1 and len(np.unique(drawn.nonzero()[alone[0]])) >= FEWEST_SLICES
+    return alone[0] if many else None
 
 
 def _stand_alone(drawn: Mask, axis: int) -> bool:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,14 @@ def test_small_crops_with_two_classes_side_by_side():
     assert plan.cpu == {}
     assert plan.warnings == []
     assert all(choice.value == getattr(block, key) and choice.reason for key, choice in plan.choices.items())
+
+
+def test_labels_that_look_drawn_in_slices_are_named():
+    found = fingerprint({1: (900, 0.5)})
+    found.cases[1] = replace(found.cases[1], sliced=2)
+    (line,) = make_plan(found).warnings
+    assert line.startswith("labels/1.nii.gz: every labelled slice")
+    assert "--labeled_slices drawn:2" in line
 
 
 def test_rare_class_in_a_large_anisotropic_scan():

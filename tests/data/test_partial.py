@@ -11,7 +11,7 @@ from pipelines import training_transforms as transforms
 from aps_components.data import DataError, LoadVolumed, SampleKey, SeededCacheDataset, check_cases, collate_two_stream
 from aps_components.data.datalist import load_datalist, relative_item
 from aps_components.data.identity import identity
-from aps_components.data.partial import NOT_LABELED, Partial, drawn_slices, parsed_slices
+from aps_components.data.partial import NOT_LABELED, Partial, drawn_slices, parsed_slices, sliced_axis
 
 SHAPE = (17, 24, 40)
 LABELS = {"0": "background", "1": "liver", "2": "spleen", "3": "kidney"}
@@ -78,6 +78,22 @@ def test_the_axis_of_a_drawing_is_that_along_which_its_slices_stand_alone(axis, 
     kept = np.zeros(SHAPE, dtype=bool)
     kept[tuple([*numbers] if other == axis else slice(None) for other in range(3))] = True
     assert drawn_slices(kept & (drawn() > 0)) == expected
+
+
+@pytest.mark.parametrize(
+    ("numbers", "sliced"), [([10, 12, 20], 2), ([10, 20], None), (range(10, 31), None), ([10, 11, 20, 22], None)]
+)
+def test_a_label_that_looks_drawn_in_slices(numbers, sliced):
+    kept = np.zeros(SHAPE, dtype=bool)
+    kept[:, :, [*numbers]] = True
+    assert sliced_axis(kept & (drawn() > 0)) == sliced
+
+
+def test_small_pieces_are_no_slices():
+    points = np.zeros((9, 9, 9), dtype=bool)
+    points[[1, 3, 5, 7], [1, 3, 5, 7], [1, 3, 5, 7]] = True
+    assert sliced_axis(points) is None
+    assert sliced_axis(np.zeros((9, 9, 9), dtype=bool)) is None
 
 
 @pytest.mark.parametrize("place", ["entry", "datalist", "option"])
