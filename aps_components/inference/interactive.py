@@ -162,26 +162,8 @@ class InteractiveVolume:
         return held if self.thorough else [max(held, key=lambda index: _depth(windows[index], place, self.volume.size))]
 
     def _part(self, said: UserPrompts, window: Window) -> Prompts:
-        """What was said within a window, in its voxels; a box counts with its part there."""
-        start = [side.start for side in window]
-
-        def moved(voxel: Sequence[int]) -> tuple[int, int, int]:
-            d, h, w = (index - first for index, first in zip(voxel, start, strict=True))
-            return d, h, w
-
-        clicks = [Click(c.label, moved(c.voxel)) for c in said.clicks if holds(window, c.voxel)]
-        scribbles = [
-            Scribble(line.label, [moved(voxel) for voxel in line.voxels if holds(window, voxel)])
-            for line in said.scribbles
-        ]
-        boxes = []
-        for box in said.boxes:
-            low = [max(index, side.start) for index, side in zip(box.least, window, strict=True)]
-            high = [min(index, side.stop - 1) for index, side in zip(box.greatest, window, strict=True)]
-            if all(a <= b for a, b in zip(low, high, strict=True)):
-                boxes.append(Box(box.label, moved(low), moved(high)))
-        lines = [line for line in scribbles if line.voxels]
-        return as_tensors([UserPrompts(clicks, boxes, lines)], device=self.probabilities.device)
+        """What was said within a window, as the network takes it."""
+        return as_tensors([said.within(window)], device=self.probabilities.device)
 
     def _take(self, region: Mask, proposed: Tensor) -> None:
         """The proposed probabilities in a region."""

@@ -15,7 +15,8 @@ from aps_components.prompts.border_maps import needed_part
 from aps_components.prompts.border_network import BorderNetwork, border_network, learned_border
 from aps_components.prompts.moved_border import MovedBorder, moved_border
 from aps_components.prompts.scribbled import moves_past
-from aps_components.prompts.simulated import Click, Scribble, holds
+from aps_components.prompts.simulated import Click, Scribble
+from aps_components.prompts.user import UserPrompts
 
 LIKELY = 0.75  # probability of the click's class in there: Model B may still think otherwise
 
@@ -82,17 +83,14 @@ def _learned(
     """``learned_border`` of the part of the volume that it depends on, which alone leaves a GPU."""
     part = needed_part(click.voxel, extent=answer.shape, spacing=spacing)
 
-    def there(one: Click) -> Click:
-        d, h, w = (index - side.start for index, side in zip(one.voxel, part, strict=True))
-        return Click(one.label, (d, h, w))
-
+    asked, *earlier = UserPrompts([click, *said], [], []).within(part).clicks
     here = (slice(None), *part)
     box, inside = learned_border(
         image[here].float().cpu().numpy(),
         probabilities[here].float().cpu().numpy(),
         answer[part],
-        there(click),
-        said=[there(one) for one in said if holds(part, one.voxel)],
+        asked,
+        said=earlier,
         spacing=spacing,
         network=network,
     )

@@ -16,6 +16,7 @@ from aps_components.prompts.simulated import (
     Scribble,
     any_error,
     deepest_error,
+    holds,
     inner_point,
     jittered_box,
     scribble_inside,
@@ -41,6 +42,26 @@ class UserPrompts(NamedTuple):
     def marks(self) -> list[Click]:
         """Every voxel that was named: clicks, and those of scribbles."""
         return [*self.clicks, *(Click(line.label, voxel) for line in self.scribbles for voxel in line.voxels)]
+
+    def within(self, part: Sequence[slice]) -> UserPrompts:
+        """What was said within a part of the volume, in its voxels; a box counts with what lies there."""
+
+        def moved(voxel: Sequence[int]) -> tuple[int, int, int]:
+            d, h, w = (index - side.start for index, side in zip(voxel, part, strict=True))
+            return d, h, w
+
+        clicks = [Click(click.label, moved(click.voxel)) for click in self.clicks if holds(part, click.voxel)]
+        lines = [
+            Scribble(line.label, [moved(voxel) for voxel in line.voxels if holds(part, voxel)])
+            for line in self.scribbles
+        ]
+        boxes = []
+        for box in self.boxes:
+            low = [max(index, side.start) for index, side in zip(box.least, part, strict=True)]
+            high = [min(index, side.stop - 1) for index, side in zip(box.greatest, part, strict=True)]
+            if all(a <= b for a, b in zip(low, high, strict=True)):
+                boxes.append(Box(box.label, moved(low), moved(high)))
+        return UserPrompts(clicks, boxes, [line for line in lines if line.voxels])
 
 
 @dataclass(frozen=True, kw_only=True)

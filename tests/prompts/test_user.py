@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from aps_components.prompts import AlteredTargets, Click, SimulatedUser, deepest_error
+from aps_components.prompts import AlteredTargets, Box, Click, Scribble, SimulatedUser, UserPrompts, deepest_error
 
 SIZE = (17, 24, 40)
 
@@ -111,3 +111,15 @@ def test_altering_nothing_is_said(rng):
     altered, done = nothing.draw(anatomy(), rng, num_classes=3, other=np.zeros(SIZE, dtype=np.int64))
     assert done == "nothing"
     assert np.array_equal(altered, anatomy())
+
+
+def test_what_was_said_within_a_part_is_in_its_voxels():
+    said = UserPrompts(
+        [Click(1, (4, 5, 6)), Click(2, (0, 5, 6))],
+        [Box(1, (0, 0, 0), (5, 9, 9)), Box(2, (0, 0, 0), (2, 9, 9))],
+        [Scribble(1, [(4, 5, 6), (9, 5, 6)]), Scribble(2, [(9, 9, 9)])],
+    )
+    part = (slice(3, 8), slice(2, 9), slice(2, 9))
+    assert said.within(part) == UserPrompts(
+        [Click(1, (1, 3, 4))], [Box(1, (0, 0, 0), (2, 6, 6))], [Scribble(1, [(1, 3, 4)])]
+    )
