@@ -3,10 +3,10 @@
     python -m aps_components.studies.borders WEIGHTS.pt RUN[=MODEL] [RUN[=MODEL] ...]
 
 A RUN is the folder of an ``aps train`` with folds. On its labelled scans the answers are those of the models that did
-not see them; on some unlabelled ones they are corrected towards the answer of a better model, the final one of the RUN
-where no MODEL is given. A simulated annotator clicks
-the deepest voxel of the largest error again and again. Each click is a sample: what lies around it, and which voxels
-there are of its class. The iterations take the runs in turn, so that none outweighs the others.
+not see them; on some unlabelled ones they are corrected towards the answer of a better model: MODEL, or the final one
+of the RUN. ``RUN=none`` takes the labelled ones alone. A simulated annotator clicks the deepest voxel of the largest
+error again and again. Each click is a sample: what lies around it, and which voxels there are of its class. The
+iterations take the runs in turn, so that none outweighs the others.
 
 Errors of folds are few. So labels are altered, too: where a border was shifted, the click says where it was, and the
 image shows an edge there. In the second of two passes the borders between clicks are moved by the network of the first
@@ -39,6 +39,7 @@ from aps_components.prompts.border_maps import BorderMaps, border_maps
 from aps_components.prompts.border_network import CHANNELS, FARTHEST
 
 ALONE = {"predictor": "a"}
+NONE = "none"
 FADING = 4.0  # finest voxels over which a voxel's weight falls to 0, at the rim of what may change
 CROSS_ENTROPY_WEIGHT = 3.0
 DISTANCE = 3  # which of the maps the signed distance is
@@ -100,12 +101,12 @@ class Samples(NamedTuple):
     altered: list[Sample]
 
 
-def samples_of(run: Path, better: Path, asked: Asked, *, network: BorderNetwork | None = None) -> Samples:
+def samples_of(run: Path, better: Path | None, asked: Asked, *, network: BorderNetwork | None = None) -> Samples:
     """Those of one ``aps train``.
 
     Args:
         run: its folder.
-        better: the model whose answers the others' are corrected towards, on unlabelled scans.
+        better: the model whose answers the others' are corrected towards, on unlabelled scans; None leaves these out.
         asked: how many.
         network: moves the borders between clicks; None for geometry.
 
@@ -116,7 +117,7 @@ def samples_of(run: Path, better: Path, asked: Asked, *, network: BorderNetwork 
     if not folds:
         raise ValueError(f"{run} has no work/fold_1: give the folder of an aps train that divided its labelled scans")
     found = Samples([], [], [])
-    final = load_model(better, settings=ALONE)
+    final = None if better is None else load_model(better, settings=ALONE)
     rng = np.random.default_rng(asked.seed)
     for index, fold in enumerate(folds):
         model = load_model(fold / "models" / "model.pt", settings=ALONE)
@@ -128,6 +129,8 @@ def samples_of(run: Path, better: Path, asked: Asked, *, network: BorderNetwork 
             for _ in range(asked.altered):
                 altered = _as_answer(_altered(truth, rng, classes=len(model.labels)), classes=len(model.labels))
                 found.altered.extend(annotator.corrects(image, altered, truth, clicks=asked.clicks_altered))
+        if final is None:
+            continue
         for item in scans.unlabeled[index : asked.unlabelled : len(folds)]:
             image = _loaded({"image": item["image"]}, model)[0]
             word = likeliest_class(_answer(final, image), dim=0)[0].numpy()
@@ -288,7 +291,7 @@ def main() -> None:
     """Samples of all runs, a training, the weights in half precision."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path)
-    parser.add_argument("runs", nargs="+", metavar="RUN[=MODEL]")
+    parser.add_argument("runs", nargs="+", metavar="RUN[=MODEL|=none]")
     for name, value in vars(Asked()).items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     given = vars(parser.parse_args())
@@ -299,7 +302,7 @@ def main() -> None:
         runs = []
         for folder in folders:
             run, _, model = folder.partition("=")
-            better = Path(model or f"{run}/bundle/models/model.pt")
+            better = None if model == NONE else Path(model or f"{run}/bundle/models/model.pt")
             runs.append(samples_of(Path(run), better, asked, network=network if number else None))
             counts = ", ".join(f"{len(found)} {kind}" for kind, found in runs[-1]._asdict().items())
             print(f"pass {number + 1}, {folder}, clicks: {counts}", flush=True)
