@@ -88,11 +88,11 @@ def keep_largest_component(label_map: NDArray[np.integer], *, num_classes: int) 
 
 
 def kept_pieces(label_map: NDArray[np.integer], pieces: Pieces, *, num_classes: int) -> NDArray[np.integer]:
-    """What stays of an answer where classes are known to be in one piece; the rest becomes background.
+    """What stays of an answer where each class, or all of them together, is known to be one piece; the rest goes.
 
     ``joined`` and ``foreground`` keep the largest piece of all classes together first. A false piece far from the true
-    one goes then, even if it holds most of a class. nnU-Net tries the same two steps in this order (Isensee et al.
-    2021, doi:10.1038/s41592-020-01008-z).
+    one goes then, even if it holds most of a class. nnU-Net tries the two steps of ``joined`` in this order
+    (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z).
 
     Args:
         label_map: [D, H, W], labels from 0 to `num_classes` - 1.

@@ -41,9 +41,7 @@ def truth(name: str, value: Any) -> bool:
 
 
 def pieces(name: str, value: Any) -> Pieces:
-    """Which connected pieces of an answer are kept, as ``label_map.kept_pieces`` takes it.
-
-    ``true``, ``false``, ``joined`` or ``foreground``.
+    """Which connected pieces of an answer are kept: one of the words that ``label_map.kept_pieces`` takes.
 
     Raises:
         ValueError: anything else.

@@ -36,6 +36,8 @@ from aps_components.data.errors import DataError
 from aps_components.data.fingerprint import CaseFacts, Fingerprint
 from aps_components.options import OF_THE_FOREGROUND, Pieces
 
+MIXED_SLICES = 'give these files "labeled_slices" in a datalist: other labels are whole, or drawn along another axis'
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -263,11 +265,13 @@ def _warnings(fingerprint: Fingerprint, voxels: Mapping[int, int], names: Mappin
         lines.append(f"class {listed(missing)} is named but occurs in no label file")
     if empty := [str(facts.case.label) for facts in fingerprint.labelled if not facts.classes]:
         lines.append(f"{listed(empty)} hold nothing but background: remove them if nobody has labelled these scans")
-    for axis in sorted({facts.sliced for facts in fingerprint.labelled if facts.sliced is not None}):
-        sliced = [str(facts.case.label) for facts in fingerprint.labelled if facts.sliced == axis]
+    if sliced := [facts for facts in fingerprint.labelled if facts.sliced is not None]:
+        axes = {facts.sliced for facts in fingerprint.labelled if facts.classes}
+        option = f"say --labeled_slices drawn:{sliced[0].sliced}" if len(axes) == 1 else MIXED_SLICES
+        files = listed(str(facts.case.label) for facts in sliced)
         lines.append(
-            f"{listed(sliced)}: every labelled slice lies between two empty ones, which count as background. If nobody "
-            f"labelled these, say --labeled_slices drawn:{axis}"
+            f"{files}: no two slices with a label are neighbours. The empty ones count as background; if nobody "
+            f"labelled them, {option}"
         )
     count = len(fingerprint.labelled)
     if count < FEW_CASES:

@@ -342,12 +342,12 @@ def propose_balanced_crops(
 
 
 def propose_largest_component(shares: Mapping[str, Sequence[float] | None], joined: Sequence[float] = ()) -> Choice:
-    """Whether every class is one connected piece, and all of them together.
+    """Which pieces of an answer stay: of each class, of all classes together, of both, or all.
 
     Args:
         shares: class name to, per case whose whole scan is labelled, the share of the class that lies in its largest
             piece; None where there is no such case.
-        joined: per such case, the share of all classes together that lies in their largest piece.
+        joined: per such case, the least share of a class that lies in the largest piece of all classes together.
     """
     known = {name: found for name, found in shares.items() if found is not None}
     if unknown := [name for name in shares if name not in known]:
@@ -355,8 +355,8 @@ def propose_largest_component(shares: Mapping[str, Sequence[float] | None], join
     broken = [name for name, found in known.items() if not _in_one_piece(found)]
     touching = len(shares) > 1 and bool(joined) and _in_one_piece(joined)
     if broken and touching:
-        reason = f"all classes are one object in at least 90 % of the cases; these alone are not: {listed(broken)}"
-        return Choice("foreground", reason)
+        pieces = f"in several pieces in more than 10 % of the cases: {listed(broken)}"
+        return Choice("foreground", f"all classes touch in at least 90 % of the cases; {pieces}")
     if broken:
         return Choice(False, f"in several pieces in more than 10 % of the cases: {listed(broken)}")
     if touching:

@@ -83,7 +83,8 @@ class CaseFacts:
         classes: by value in the label file, background left out; None without a label.
         unlabeled_voxels: that a label leaves out.
         drawn: the classes that were drawn; None for all.
-        joined_share: of the voxels of all classes, how many lie in their largest connected piece; None without any.
+        joined_share: the share of a class that lies in the largest connected piece of all classes together, of that
+            class of which least does; None without any.
         extent: of the box around that piece, along x, y, z, voxels; None without any.
         sliced: the axis of the file along which the label looks as if only some slices had been drawn, and nobody says
             so; else None.
@@ -269,7 +270,7 @@ def _facts(root: Path, case: Case, *, in_full: bool, partial: Partial) -> CaseFa
     shape = np.array(geometry.shape)[order].tolist()
     spacing = np.array(geometry.spacing)[order].round(6).tolist()
     labels, unlabeled = _read_label(root, case.label, partial) if case.label else (None, 0)
-    share, sides = (None, None) if labels is None or not labels.any() else _largest_piece(labels > 0)
+    share, sides = (None, None) if labels is None or not labels.any() else _largest_object(labels)
     return CaseFacts(
         case=case,
         shape=(shape[0], shape[1], shape[2]),
@@ -279,7 +280,7 @@ def _facts(root: Path, case: Case, *, in_full: bool, partial: Partial) -> CaseFa
         unlabeled_voxels=unlabeled,
         drawn=partial.classes,
         joined_share=share,
-        sliced=None if labels is None or unlabeled else sliced_axis(labels > 0),
+        sliced=None if labels is None or unlabeled or partial.slices is not None else sliced_axis(labels > 0),
         extent=None if sides is None else (sides[order[0]], sides[order[1]], sides[order[2]]),
     )
 
@@ -361,17 +362,28 @@ def _classes(labels: NDArray[np.int32], axes: NDArray[np.int_], millilitres: flo
                 voxels=voxels,
                 millilitres=voxels * millilitres,
                 centre=(centre[0], centre[1], centre[2]),
-                largest_share=_largest_piece(mask)[0],
+                largest_share=_largest_share(mask),
             ),
         )
 
 
-def _largest_piece(mask: NDArray[np.bool_]) -> tuple[float, list[int]]:
-    """Of a mask's voxels, how many lie in its largest connected piece; and the sides of the box around that."""
-    pieces, _ = ndimage.label(mask, structure=TOUCHING)
-    sizes = np.bincount(pieces.ravel())[1:]
-    box = ndimage.find_objects(pieces)[int(sizes.argmax())]
-    return int(sizes.max()) / int(sizes.sum()), [side.stop - side.start for side in box]
+def _largest_share(mask: NDArray[np.bool_]) -> float:
+    """Of a mask's voxels, how many lie in its largest connected piece."""
+    sizes = np.bincount(ndimage.label(mask, structure=TOUCHING)[0].ravel())[1:]
+    return int(sizes.max()) / int(sizes.sum())
+
+
+def _largest_object(labels: NDArray[np.int32]) -> tuple[float, list[int]]:
+    """Of the largest connected piece of all classes together: see ``joined_share``; and the sides of the box around it.
+
+    A small class that lies elsewhere makes the share 0, however few voxels it has.
+    """
+    pieces, _ = ndimage.label(labels > 0, structure=TOUCHING)
+    largest = int(np.bincount(pieces.ravel())[1:].argmax()) + 1
+    everywhere = np.bincount(labels.ravel())[1:]
+    inside = np.bincount(labels[pieces == largest], minlength=len(everywhere) + 1)[1:]
+    sides = [side.stop - side.start for side in ndimage.find_objects(pieces)[largest - 1]]
+    return float((inside[everywhere > 0] / everywhere[everywhere > 0]).min()), sides
 
 
 def _class_summary(found: Sequence[ClassFacts]) -> dict[str, float]:

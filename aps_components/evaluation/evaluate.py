@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class Evaluation:
-    """Segments labelled scans and compares: A, B and their average, raw and with the largest component alone.
+    """Segments labelled scans and compares: A, B and their average, raw and without the pieces that inference drops.
 
     With a network whose predictor is ``a``, neither Model B nor the samples for its prompts run; A alone is measured.
     Of a label that is not whole the labelled voxels count, and the classes that were drawn.

@@ -47,7 +47,7 @@ class EvaluationReport:
         Args:
             case: its name.
             metrics: of its classes, as `case_metrics` returns them.
-            variant: "raw", or "largest_component" after `keep_largest_component`.
+            variant: "raw", or "largest_component" after `kept_pieces`.
             predictor: which model or combination of models predicted.
             columns: further columns, equal for all classes; `summary` covers those that hold numbers.
         """

@@ -61,7 +61,7 @@ class LoadedModel:
     modalities: Sequence[str] | None = None
     """The files of a scan, in channel order; None where a scan is a file."""
     largest_component: Pieces = True
-    """Of each foreground class the largest connected component alone is kept."""
+    """Which pieces of an answer stay, see ``label_map.kept_pieces``."""
     prompted: bool = True
     """Whether training taught it what a person's prompts mean."""
 

@@ -33,7 +33,7 @@ from aps_components.report.reading import (
 
 METRICS_FILE = "metrics.json"
 PREDICTOR_NAMES = {"average": "the average of Models A and B", "a": "Model A", "b": "Model B"}
-VARIANT_NAMES = {"raw": "", "largest_component": ", the largest component of each class alone"}
+VARIANT_NAMES = {"raw": "", "largest_component": ", without the pieces that inference drops"}
 CASES_FOR_RANKS = 4  # fewer have no order that says anything
 
 

@@ -144,7 +144,7 @@ def test_a_faulty_block_names_its_file(tmp_path):
         ({"class_weights": [0, 0, 0]}, "class_weights [0, 0, 0] must be numbers from 0 on, not all of them 0"),
         ({"fusion": "sum"}, "fusion 'sum' must be 'none', 'concatenation' or 'cafa'"),
         ({"largest_component": "true"}, "largest_component 'true' is a text: write true"),
-        ({"largest_component": "yes"}, "largest_component 'yes' must be true, false or joined"),
+        ({"largest_component": "yes"}, "largest_component 'yes' must be true, false, joined or foreground"),
         ({"labeled_count": 0}, "labeled_count 0 must be a whole number from 1 on, or null"),
         ({"validation_count": -1}, "validation_count -1 must be a whole number from 0 on"),
     ],

@@ -46,8 +46,11 @@ def test_labels_that_look_drawn_in_slices_are_named():
     found = fingerprint({1: (900, 0.5)})
     found.cases[1] = replace(found.cases[1], sliced=2)
     (line,) = make_plan(found).warnings
-    assert line.startswith("labels/1.nii.gz: every labelled slice")
-    assert "--labeled_slices drawn:2" in line
+    assert line.startswith("labels/1.nii.gz: no two slices")
+    assert '"labeled_slices" in a datalist' in line
+    found.cases[:] = [replace(facts, sliced=0) if facts.classes else facts for facts in found.cases]
+    (line,) = make_plan(found).warnings
+    assert line.endswith("say --labeled_slices drawn:0")
 
 
 def test_rare_class_in_a_large_anisotropic_scan():

@@ -42,7 +42,25 @@ def test_the_extent_is_that_of_the_largest_piece(tmp_path):
     save(tmp_path / "labels" / "a.nii.gz", label, AFFINE)
     (facts,) = fingerprint_of(tmp_path).cases
     assert facts.extent == (5, 6, 10)
-    assert facts.joined_share == pytest.approx(300 / 301)
+    assert facts.joined_share == pytest.approx(120 / 121)  # of class 2, of which the least lies there
+    assert facts.sliced is None
+
+
+def test_a_small_class_that_lies_apart_is_not_of_the_object(tmp_path):
+    label = label_map(SHAPE, {1: box((2, 12), (3, 19), (10, 30)), 2: box((16, 17), (23, 24), (39, 40))})
+    save(tmp_path / "images" / "a.nii.gz", random_image(), AFFINE)
+    save(tmp_path / "labels" / "a.nii.gz", label, AFFINE)
+    (facts,) = fingerprint_of(tmp_path).cases
+    assert facts.joined_share == 0
+    assert facts.extent == (10, 16, 20)
+
+
+@pytest.mark.parametrize(("numbers", "axis"), [([10, 14, 20], 2), ([10, 11, 20], None)])
+def test_a_label_that_looks_drawn_in_slices(tmp_path, numbers, axis):
+    label = label_map(SHAPE, {1: [box((2, 12), (3, 19), (index, index + 1)) for index in numbers]})
+    save(tmp_path / "images" / "a.nii.gz", random_image(), AFFINE)
+    save(tmp_path / "labels" / "a.nii.gz", label, AFFINE)
+    assert fingerprint_of(tmp_path).cases[0].sliced == axis
 
 
 def test_classes_of_a_case(tmp_path):

@@ -226,3 +226,8 @@ def test_mean_dice_is_over_regions_and_of_the_largest_component():
     regions = [Region("one", (1,)), Region("two", (2,))]
     assert mean_dice(answer, truth, regions) == pytest.approx((140 / 141 + 1) / 2)
     assert mean_dice(answer, truth, regions, largest_component=True) == 1
+    answer[4, 2, 2], answer[3, 2, 2] = 1, 2  # of the object, in whose middle another class lies
+    answer[6, 0, 0] = 0
+    truth[3, 2, 2] = 2
+    assert mean_dice(answer, truth, regions, largest_component="foreground") == pytest.approx((138 / 139 + 1) / 2)
+    assert mean_dice(answer, truth, regions) == pytest.approx((138 / 140 + 1) / 2)

@@ -7,6 +7,7 @@ from tiny_model import AFFINE, SHAPE
 from aps_components.data import DataError
 from aps_components.inference import InvertToLabelMapd, inverted
 from aps_components.interactive import Predictor, load_model
+from aps_components.interactive.predictor import drop_small_pieces
 
 
 @pytest.fixture
@@ -114,6 +115,30 @@ def test_a_piece_that_a_person_named_is_kept_beside_the_largest(model_file, scan
     predictor.set_image(scan)
     mine = predictor.predict(points=[((2, 2, 2), 1), ((28, 40, 16), 1), ((2, 40, 2), 2)]).label_map
     assert (mine[2, 2, 2], mine[28, 40, 16], mine[2, 40, 2]) == (1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "kept"),
+    [
+        (False, [1, 1, 1, 1]),
+        (True, [0, 1, 1, 0]),
+        ("joined", [0, 0, 1, 1]),
+        ("foreground", [1, 0, 1, 1]),
+    ],
+)
+def test_small_pieces_go_by_the_rule_but_for_those_that_a_person_named(pieces, kept):
+    label_map = np.zeros((3, 3, 20), dtype=np.uint8)
+    label_map[1, 1, 1:2] = 1  # touches class 2, a second piece of class 1
+    label_map[1, 1, 2:5] = 2
+    label_map[1, 1, 5:9] = 1
+    label_map[1, 1, 12:16] = 2  # the largest of class 2, far away
+    places = [(1, 1, 1), (1, 1, 14), (1, 1, 6), (1, 1, 3)]
+    found = label_map.copy()
+    drop_small_pieces(found, pieces, classes=3, named={})
+    assert [int(found[place] > 0) for place in places] == kept
+    named = label_map.copy()
+    drop_small_pieces(named, pieces, classes=3, named={place: int(label_map[place]) for place in places})
+    np.testing.assert_array_equal(named, label_map)
 
 
 def test_without_prompts_in_training_clicks_are_refused_and_the_answer_is_not(model_file, scan):
