@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aps_components.label_map import likeliest_class
 from aps_components.prompts.border_maps import needed_part
-from aps_components.prompts.border_network import BorderNetwork, border_network, learned_border
+from aps_components.prompts.border_network import border_network, learned_border
 from aps_components.prompts.moved_border import MovedBorder, moved_border
 from aps_components.prompts.scribbled import moves_past
 from aps_components.prompts.simulated import Click, Scribble
@@ -29,7 +29,6 @@ def with_moved_borders(
     image: Tensor | None = None,
     said: Sequence[Click] = (),
     spacing: Sequence[float] = (1, 1, 1),
-    network: BorderNetwork | None = None,
 ) -> Tensor:
     """The same answer with the border moved past every scribble and every click, one after the other.
 
@@ -43,7 +42,6 @@ def with_moved_borders(
         image: [M, D, H, W], as the segmenting network sees it; without one the border moves by geometry alone.
         said: clicks before these.
         spacing: size of a voxel along each axis, in units of the finest.
-        network: that looks at the image; None for the one that comes with the package.
     """
     moved = probabilities.clone()
     answer = likeliest_class(moved, dim=0)[0].cpu().numpy()
@@ -52,8 +50,7 @@ def with_moved_borders(
     def border(click: Click) -> MovedBorder:
         if image is None:
             return moved_border(answer, click, spacing=spacing)
-        looks = network or border_network(str(moved.device))
-        return _learned(image, moved, answer, click, said=earlier, spacing=spacing, network=looks)
+        return _learned(image, moved, answer, click, said=earlier, spacing=spacing)
 
     along = moves_past(scribbles, answer, said=earlier, spacing=spacing)
     for click, region in chain(along, ((click, None) for click in clicks)):
@@ -78,7 +75,6 @@ def _learned(
     *,
     said: Sequence[Click],
     spacing: Sequence[float],
-    network: BorderNetwork,
 ) -> MovedBorder:
     """``learned_border`` of the part of the volume that it depends on, which alone leaves a GPU."""
     part = needed_part(click.voxel, extent=answer.shape, spacing=spacing)
@@ -92,7 +88,7 @@ def _learned(
         asked,
         said=earlier,
         spacing=spacing,
-        network=network,
+        network=border_network(str(probabilities.device)),
     )
     d, h, w = (slice(side.start + inner.start, side.start + inner.stop) for side, inner in zip(part, box, strict=True))
     return MovedBorder((d, h, w), inside)

@@ -3,20 +3,16 @@
     python -m aps_components.studies.borders WEIGHTS.pt RUN[=MODEL] [RUN[=MODEL] ...]
 
 A RUN is the folder of an ``aps train`` with folds. On its labelled scans the answers are those of the models that did
-not see them; on some unlabelled ones they are corrected towards the answer of a better model: MODEL, or the final one
-of the RUN. ``RUN=none`` takes the labelled ones alone. A simulated annotator clicks the deepest voxel of the largest
-error again and again. Each click is a sample: what lies around it, and which voxels there are of its class. The
-iterations take the runs in turn, so that none outweighs the others.
-
-Errors of folds are few. So labels are altered, too: where a border was shifted, the click says where it was, and the
-image shows an edge there. In the second of two passes the borders between clicks are moved by the network of the first
-one, as in use.
+not see them; on some unlabelled ones they are corrected towards the answer of a better model, the final one of the RUN
+where no MODEL is given. A simulated annotator clicks
+the deepest voxel of the largest error again and again. Each click is a sample: what lies around it, and which voxels
+there are of its class. The iterations take the runs in turn, so that none outweighs the others.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -24,7 +20,6 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -34,18 +29,13 @@ from aps_components.interactive import LoadedModel, load_model
 from aps_components.label_map import likeliest_class
 from aps_components.models import AutoPromptSeg, read_settings
 from aps_components.prompts import BorderNetwork, Click, deepest_error, with_moved_borders
-from aps_components.prompts.altered_targets import shifted_border
 from aps_components.prompts.border_maps import BorderMaps, border_maps
-from aps_components.prompts.border_network import CHANNELS, FARTHEST
+from aps_components.prompts.border_network import FARTHEST
 
 ALONE = {"predictor": "a"}
-NONE = "none"
 FADING = 4.0  # finest voxels over which a voxel's weight falls to 0, at the rim of what may change
 CROSS_ENTROPY_WEIGHT = 3.0
 DISTANCE = 3  # which of the maps the signed distance is
-SHIFTS = 6  # places where a label is altered
-CELLS = (3, 9)  # voxels: a place's half axes are 1 to 2.5 times as long
-BLUR = 1.0  # voxels: how broad the borders of an altered label are as probabilities
 
 
 class Sample(NamedTuple):
@@ -67,25 +57,14 @@ class Asked:
         clicks: on a labelled scan, for each model that did not see it.
         unlabelled: scans of each run.
         clicks_unlabelled: on one of them.
-        altered: times that the label of a scan is altered.
-        clicks_altered: into what was altered, each time.
-        share_altered: of the samples; the labelled and the unlabelled ones divide the rest.
-        passes: trainings, each of which goes on from the one before; from the second one on with its answers to the
-            clicks before.
-        channels: of the network.
-        iterations, batch, learning_rate: of each pass.
-        share_unlabelled: of the samples that are not altered.
+        iterations, batch, learning_rate: of the training.
+        share_unlabelled: of the samples.
         seed: of all draws.
     """
 
     clicks: int = 12
     unlabelled: int = 60
     clicks_unlabelled: int = 5
-    altered: int = 12
-    clicks_altered: int = 4
-    share_altered: float = 0.25
-    passes: int = 2
-    channels: int = CHANNELS
     iterations: int = 2000
     batch: int = 6
     learning_rate: float = 1.5e-3
@@ -93,22 +72,13 @@ class Asked:
     seed: int = 0
 
 
-class Samples(NamedTuple):
-    """Of one run, by where the errors come from."""
-
-    labelled: list[Sample]
-    unlabelled: list[Sample]
-    altered: list[Sample]
-
-
-def samples_of(run: Path, better: Path | None, asked: Asked, *, network: BorderNetwork | None = None) -> Samples:
-    """Those of one ``aps train``.
+def samples_of(run: Path, better: Path, asked: Asked) -> tuple[list[Sample], list[Sample]]:
+    """Those of labelled and of unlabelled scans of one ``aps train``.
 
     Args:
         run: its folder.
-        better: the model whose answers the others' are corrected towards, on unlabelled scans; None leaves these out.
+        better: the model whose answers the others' are corrected towards, on unlabelled scans.
         asked: how many.
-        network: moves the borders between clicks; None for geometry.
 
     Raises:
         ValueError: the run has no folds.
@@ -116,27 +86,20 @@ def samples_of(run: Path, better: Path | None, asked: Asked, *, network: BorderN
     folds = sorted((run / "work").glob("fold_*"))
     if not folds:
         raise ValueError(f"{run} has no work/fold_1: give the folder of an aps train that divided its labelled scans")
-    found = Samples([], [], [])
-    final = None if better is None else load_model(better, settings=ALONE)
-    rng = np.random.default_rng(asked.seed)
+    labelled: list[Sample] = []
+    unlabelled: list[Sample] = []
+    final = load_model(better, settings=ALONE)
     for index, fold in enumerate(folds):
         model = load_model(fold / "models" / "model.pt", settings=ALONE)
-        annotator = Annotator(cast(AutoPromptSeg, model.network).model_b.relative_spacing, network)
         scans = load_datalist(fold / "scans")
         for item in scans.validation:
             image, truth = _loaded(item, model)
-            found.labelled.extend(annotator.corrects(image, _answer(model, image), truth, clicks=asked.clicks))
-            for _ in range(asked.altered):
-                altered = _as_answer(_altered(truth, rng, classes=len(model.labels)), classes=len(model.labels))
-                found.altered.extend(annotator.corrects(image, altered, truth, clicks=asked.clicks_altered))
-        if final is None:
-            continue
+            labelled += _corrected(image, _answer(model, image), truth, model, clicks=asked.clicks)
         for item in scans.unlabeled[index : asked.unlabelled : len(folds)]:
             image = _loaded({"image": item["image"]}, model)[0]
             word = likeliest_class(_answer(final, image), dim=0)[0].numpy()
-            answer = _answer(model, image)
-            found.unlabelled.extend(annotator.corrects(image, answer, word, clicks=asked.clicks_unlabelled))
-    return found
+            unlabelled += _corrected(image, _answer(model, image), word, model, clicks=asked.clicks_unlabelled)
+    return labelled, unlabelled
 
 
 def _loaded(item: dict[str, Any], model: LoadedModel) -> tuple[Tensor, NDArray[np.integer]]:
@@ -156,53 +119,23 @@ def _answer(model: LoadedModel, image: Tensor) -> Tensor:
     return model.inferer(image[None], model.network)[0].float().cpu()
 
 
-def _altered(truth: NDArray[np.integer], rng: np.random.Generator, *, classes: int) -> NDArray[np.integer]:
-    """A label map whose borders are shifted in a few places, narrow ones and wide ones."""
-    for _ in range(SHIFTS):
-        d, h, w = rng.uniform(*CELLS, size=3).round().astype(int).tolist()
-        truth = shifted_border(truth, rng, num_classes=classes, cell=(d, h, w))
-    return truth
-
-
-def _as_answer(label_map: NDArray[np.integer], *, classes: int) -> Tensor:
-    """Probabilities [C, D, H, W] that are uncertain along the borders, as a model's are."""
-    blurred = [ndimage.gaussian_filter((label_map == label).astype(np.float32), BLUR) for label in range(classes)]
-    return torch.from_numpy(np.stack(blurred))
-
-
-@dataclass(frozen=True)
-class Annotator:
-    """Clicks the deepest voxel of the largest error, again and again.
-
-    Args:
-        spacing: size of a voxel along each axis, in units of the finest.
-        network: moves the borders between clicks; None for geometry.
-    """
-
-    spacing: tuple[float, float, float]
-    network: BorderNetwork | None
-
-    def corrects(
-        self, image: Tensor, probabilities: Tensor, truth: NDArray[np.integer], *, clicks: int
-    ) -> Iterator[Sample]:
-        """A sample for each click."""
-        said: list[Click] = []
-        while len(said) < clicks:
-            answer = likeliest_class(probabilities, dim=0)[0].numpy()
-            click = deepest_error(answer, truth, spacing=self.spacing)
-            if click is None:
-                return
-            seen = border_maps(image.numpy(), probabilities.numpy(), answer, click, said=said, spacing=self.spacing)
-            yield Sample(seen.maps[0].astype(np.float16), _target(truth, click, seen), seen.away)
-            probabilities = with_moved_borders(
-                probabilities,
-                [click],
-                image=None if self.network is None else image,
-                said=said,
-                spacing=self.spacing,
-                network=self.network,
-            )
-            said.append(click)
+def _corrected(
+    image: Tensor, probabilities: Tensor, truth: NDArray[np.integer], model: LoadedModel, *, clicks: int
+) -> list[Sample]:
+    """A sample for each click; between them the border moves by geometry."""
+    spacing = cast(AutoPromptSeg, model.network).model_b.relative_spacing
+    said: list[Click] = []
+    found: list[Sample] = []
+    while len(said) < clicks:
+        answer = likeliest_class(probabilities, dim=0)[0].numpy()
+        click = deepest_error(answer, truth, spacing=spacing)
+        if click is None:
+            break
+        seen = border_maps(image.numpy(), probabilities.numpy(), answer, click, said=said, spacing=spacing)
+        found.append(Sample(seen.maps[0].astype(np.float16), _target(truth, click, seen), seen.away))
+        probabilities = with_moved_borders(probabilities, [click], spacing=spacing)
+        said.append(click)
+    return found
 
 
 def _target(truth: NDArray[np.integer], click: Click, seen: BorderMaps) -> NDArray[np.bool_]:
@@ -212,15 +145,15 @@ def _target(truth: NDArray[np.integer], click: Click, seen: BorderMaps) -> NDArr
     return target
 
 
-def train(runs: Sequence[Samples], asked: Asked, network: BorderNetwork) -> None:
-    """A network learns from the samples of all runs."""
+def train(runs: Sequence[tuple[list[Sample], list[Sample]]], asked: Asked) -> BorderNetwork:
+    """A network from the samples of all runs."""
     torch.manual_seed(asked.seed)
     rng = np.random.default_rng(asked.seed)
+    network = BorderNetwork()
     optimizer = torch.optim.AdamW(network.parameters(), lr=asked.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, asked.iterations)
-    network.train()
     for iteration in range(asked.iterations):
-        maps, target, away = _batch(runs[iteration % len(runs)], rng, asked)
+        maps, target, away = _batch(*runs[iteration % len(runs)], rng, asked)
         loss = border_loss(network(maps), maps, target, away)
         optimizer.zero_grad()
         loss.backward()
@@ -228,18 +161,16 @@ def train(runs: Sequence[Samples], asked: Asked, network: BorderNetwork) -> None
         schedule.step()
         if iteration % 100 == 0:
             print(f"{iteration}/{asked.iterations}, loss {loss.item():.3f}", flush=True)
-    network.eval()
+    return network.eval()
 
 
-def _pool(samples: Samples, rng: np.random.Generator, asked: Asked) -> list[Sample]:
-    if samples.altered and rng.random() < asked.share_altered:
-        return samples.altered
-    return samples.unlabelled if samples.unlabelled and rng.random() < asked.share_unlabelled else samples.labelled
-
-
-def _batch(samples: Samples, rng: np.random.Generator, asked: Asked) -> tuple[Tensor, Tensor, Tensor]:
+def _batch(
+    labelled: list[Sample], unlabelled: list[Sample], rng: np.random.Generator, asked: Asked
+) -> tuple[Tensor, Tensor, Tensor]:
     """Maps, targets and distances, turned and mirrored, with other contrasts."""
-    pools = [_pool(samples, rng, asked) for _ in range(asked.batch)]
+    pools = [
+        unlabelled if unlabelled and rng.random() < asked.share_unlabelled else labelled for _ in range(asked.batch)
+    ]
     drawn = [pool[int(rng.integers(len(pool)))] for pool in pools]
     maps = torch.from_numpy(np.stack([each.maps for each in drawn]).astype(np.float32))
     target = torch.from_numpy(np.stack([each.target for each in drawn]).astype(np.float32))
@@ -291,22 +222,18 @@ def main() -> None:
     """Samples of all runs, a training, the weights in half precision."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path)
-    parser.add_argument("runs", nargs="+", metavar="RUN[=MODEL|=none]")
+    parser.add_argument("runs", nargs="+", metavar="RUN[=MODEL]")
     for name, value in vars(Asked()).items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     given = vars(parser.parse_args())
     weights, folders = given.pop("weights"), given.pop("runs")
     asked = Asked(**given)
-    network = BorderNetwork(asked.channels)
-    for number in range(asked.passes):
-        runs = []
-        for folder in folders:
-            run, _, model = folder.partition("=")
-            better = None if model == NONE else Path(model or f"{run}/bundle/models/model.pt")
-            runs.append(samples_of(Path(run), better, asked, network=network if number else None))
-            counts = ", ".join(f"{len(found)} {kind}" for kind, found in runs[-1]._asdict().items())
-            print(f"pass {number + 1}, {folder}, clicks: {counts}", flush=True)
-        train(runs, asked, network)
+    runs = []
+    for folder in folders:
+        run, _, model = folder.partition("=")
+        runs.append(samples_of(Path(run), Path(model or f"{run}/bundle/models/model.pt"), asked))
+        print(f"{folder}: {len(runs[-1][0])} clicks on labelled scans, {len(runs[-1][1])} on others", flush=True)
+    network = train(runs, asked)
     torch.save({name: value.half() for name, value in network.state_dict().items()}, weights)
 
 

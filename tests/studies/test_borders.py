@@ -6,21 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from aps_components.prompts import BorderNetwork, deepest_error, learned_border, moved_border
+from aps_components.prompts import deepest_error, learned_border, moved_border
 from aps_components.prompts.border_maps import border_maps
-from aps_components.studies.borders import (
-    Annotator,
-    Asked,
-    Sample,
-    Samples,
-    _altered,
-    _as_answer,
-    _target,
-    _turned,
-    border_loss,
-    main,
-    train,
-)
+from aps_components.studies.borders import Asked, Sample, _target, _turned, border_loss, main, train
 
 SIZE = (36, 38, 40)
 
@@ -50,8 +38,7 @@ def test_a_short_training_goes_on_to_the_edge_where_geometry_stops():
         click = deepest_error(answer, truth)
         seen = border_maps(image, probabilities, answer, click)
         samples.append(Sample(seen.maps[0].astype(np.float16), _target(truth, click, seen), seen.away))
-    network = BorderNetwork()
-    train([Samples(samples, [], [])], Asked(iterations=150, batch=3), network)
+    network = train([(samples, [])], Asked(iterations=150, batch=3))
     gains = []
     for _ in range(10):
         image, truth, answer, probabilities = scene(rng)
@@ -60,21 +47,6 @@ def test_a_short_training_goes_on_to_the_edge_where_geometry_stops():
         gains.append([gain(border, answer, truth == 1) for border in (by_image, moved_border(answer, click))])
     by_image, by_geometry = np.mean(gains, axis=0)
     assert by_image > 1.5 * by_geometry > 0
-
-
-def test_an_altered_label_is_corrected_towards_the_label():
-    image, truth, _, _ = scene(np.random.default_rng(0))
-    altered = _altered(truth, np.random.default_rng(0), classes=2)
-    assert 20 < (altered != truth).sum() < 4000
-    answer = _as_answer(altered, classes=2)
-    torch.testing.assert_close(answer.sum(dim=0), torch.ones(SIZE))
-    for network in (None, BorderNetwork()):
-        annotator = Annotator((1, 1, 1), network)
-        samples = list(annotator.corrects(torch.from_numpy(image), answer, truth, clicks=3))
-        assert len(samples) == 3
-        place = np.unravel_index(np.argmin(samples[0].away), samples[0].away.shape)
-        assert samples[0].target[(0, *place)]
-        assert samples[0].maps[(2, *place)] > samples[0].maps[(1, *place)]  # the probability of the altered class
 
 
 def test_only_axes_of_one_length_change_places():
