@@ -10,9 +10,9 @@ from aps_components.recipe.choices import Answer, answered_so
 from aps_components.recipe.parts import CHECK_STEP, FIRST_STEP, JUDGE_STEP
 from aps_components.recipe.plan import duration
 from aps_components.recipe.results import HeldOut, TrainingResults
+from aps_components.report.training import VALIDATION
 
 JUDGED = (FIRST_STEP, CHECK_STEP, JUDGE_STEP)  # steps of a plan that were done as planned
-VALIDATION = -1  # the fold of scans that the dataset itself keeps apart
 
 
 def performance(results: TrainingResults, answer: Answer, *, round: int, last: str) -> str:

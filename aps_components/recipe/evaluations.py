@@ -9,13 +9,13 @@ from typing import Any
 
 from aps_components.bundle.block import DatasetBlock
 from aps_components.evaluation.doubt.evaluated import HeldOutAnswer, read_answers
-from aps_components.recipe.card import VALIDATION
 from aps_components.recipe.choices import Answer, answered_so
 from aps_components.recipe.held_out import read_held_out
 from aps_components.recipe.journal import Journal
 from aps_components.recipe.measure import seconds_a_scan
 from aps_components.recipe.results import HeldOut
 from aps_components.recipe.stages import CALIBRATED, MODEL, Commands, Stage
+from aps_components.report.training import VALIDATION
 
 PLAIN, WITH_OFFSETS, TURNED = "plain", "calibrated", "turned"
 VIEWS: dict[str, dict[str, bool]] = {PLAIN: {}, WITH_OFFSETS: {"calibrated": True}, TURNED: {"mirrored": True}}
@@ -98,6 +98,7 @@ class Evaluations:
         if view.stage.name not in self._read:
             self._read[view.stage.name] = read_held_out(
                 view.folder,
+                out=self.commands.bundle.parent,
                 fold=view.fold,
                 round=view.round,
                 largest_component=self.block.largest_component,

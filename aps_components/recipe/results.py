@@ -85,6 +85,7 @@ class HeldOut:
         calibrated: whether the model's offsets were set on whole scans.
         dice: by class name, 0 to 1; NaN where it is not defined is None.
         nsd: likewise; None where it was not measured.
+        picture: of its worst error, relative to OUT; None where there is none.
     """
 
     case: str
@@ -95,6 +96,7 @@ class HeldOut:
     calibrated: bool = False
     dice: dict[str, float | None]
     nsd: dict[str, float | None] | None = None
+    picture: str | None = None
 
     @property
     def mean_dice(self) -> float:

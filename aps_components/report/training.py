@@ -36,9 +36,11 @@ TRAINING_FILE = "training.json"
 BUNDLE = "bundle"
 UNCERTAINTY_FILE = "report.json"  # of `aps uncertainty`
 MOST_PICTURES = 12
+OVER_CASES = "mean over the classes of each, then mean ± deviation over the cases."
 # The names of the choices that say how the model that is kept answers.
 PREDICTOR, WINDOWS, CALIBRATION, ROUND = "predictor", "windows", "calibration", "second round"
 YES = "yes"
+VALIDATION = -1  # the fold of scans that the dataset itself keeps apart: the kept model answers them
 
 
 class Kind(NamedTuple):
@@ -81,11 +83,13 @@ def write_training_report(out: str | os.PathLike[str]) -> Path:
     folder = Path(out)
     content = read_object(folder / TRAINING_FILE)
     answers, classes = held_out(content, folder), class_names(content)
+    apart = held_out(content, folder, validation=True)
     evaluations = _evaluations(folder)
     chosen = chosen_kind(content, list(answers))
     sections = [
         Section("Data and plan", _plan(content)),
         Section("Curves", _curves(folder)),
+        *_validation_sections(apart, content, classes),
         *_held_out_sections(answers, chosen, classes, _unknown(content)),
         *(section for name, found in evaluations.items() for section in found.sections(name=name)),
         Section("How the uncertainty was checked", _uncertainty(folder)),
@@ -96,23 +100,29 @@ def write_training_report(out: str | os.PathLike[str]) -> Path:
     page = Page(
         title=f"Training: {_name(content, folder)}",
         about="What there was to learn from, how well the model does on other scans, and how to repeat it.",
-        headline=_headline(answers, chosen, evaluations),
+        headline=_headline(apart, answers, chosen, evaluations, content),
         sections=[section for section in sections if section.blocks],
     )
     return write_page(folder / REPORT_FILE, page)
 
 
-def held_out(content: Mapping[str, Any], folder: Path) -> dict[Kind, HeldOut]:
+def held_out(content: Mapping[str, Any], folder: Path, *, validation: bool = False) -> dict[Kind, HeldOut]:
     """The figures of labelled scans by how they were answered, in the order of rounds and predictors.
 
     Args:
         content: of ``training.json``.
         folder: in which pictures may lie.
+        validation: those that the dataset keeps apart, which the kept model answers; or else those that the models of
+            folds answer.
     """
     found: dict[Kind, HeldOut] = {}
     for entry in objects(content.get("held_out")):
         case, turn = entry.get("case"), number(entry.get("round"))
-        if not isinstance(case, str) or not mapping(entry.get("dice")):
+        if (
+            (entry.get("fold") == VALIDATION) != validation
+            or not isinstance(case, str)
+            or not mapping(entry.get("dice"))
+        ):
             continue
         extras = (entry.get(extra) is True for extra in ("calibrated", "mirrored"))
         kind = Kind(int(turn or 1), str(entry.get("predictor", UNKNOWN)), *extras)
@@ -155,10 +165,19 @@ def _name(content: Mapping[str, Any], folder: Path) -> str:
 
 
 def _headline(
-    answers: Mapping[Kind, HeldOut], chosen: Kind | None, evaluations: Mapping[str, Evaluated]
+    apart: Mapping[Kind, HeldOut],
+    answers: Mapping[Kind, HeldOut],
+    chosen: Kind | None,
+    evaluations: Mapping[str, Evaluated],
+    content: Mapping[str, Any],
 ) -> list[tuple[str, str]]:
-    """Of the labelled scans held out, and of the first evaluation of the bundle."""
+    """Of the scans kept apart for validation, of the labelled ones held out, and of the first evaluation."""
     figures = []
+    if (kept := chosen_kind(content, list(apart))) is not None:
+        dice = by_case(apart[kept].dice)
+        figures.append(
+            (f"{spread(map(mean, dice.values()))} %", f"Dice of {len(dice)} validation scans, by this model")
+        )
     if chosen is not None:
         dice = by_case(answers[chosen].dice)
         said = f"Dice of {len(dice)} labelled scans, by models that did not learn from them"
@@ -174,16 +193,22 @@ def _plan(content: Mapping[str, Any]) -> list[Block]:
     for part in ("data", "bundle"):
         if found := facts(plan.get(part)):
             blocks.append(Facts(found))
-    ran = {str(stage.get("name")): stage for stage in objects(content.get("stages"))}
-    planned = {str(stage.get("name")): stage for stage in objects(plan.get("stages"))}
-    rows = []
-    for name in dict.fromkeys([*planned, *ran]):
-        wanted, was = planned.get(name, {}), ran.get(name, {})
-        state = "done" if was.get("done") is True else "not done"
-        times = [duration(number(entry.get("seconds"))) for entry in (wanted, was)]
-        rows.append([name, text(wanted.get("what", "")), *times, state])
-    if rows:
-        blocks.append(Table(["stage", "what", "planned", "took", ""], rows, names=2))
+    planned = [
+        [text(part.get("name")), text(part.get("what", "")), duration(number(part.get("seconds")))]
+        for part in objects(plan.get("stages"))
+    ]
+    if planned:
+        blocks.append(Table(["planned", "what", "time"], planned, names=2))
+    ran = [
+        [
+            text(stage.get("name")),
+            duration(number(stage.get("seconds"))),
+            "done" if stage.get("done") is True else "not done",
+        ]
+        for stage in objects(content.get("stages"))
+    ]
+    if ran:
+        blocks.append(Table(["what ran", "took", ""], ran))
     return blocks or [Text("The plan is unknown: training.json holds none.")]
 
 
@@ -204,6 +229,48 @@ def _curves(folder: Path) -> list[Block]:
     return blocks
 
 
+def _validation_sections(
+    apart: Mapping[Kind, HeldOut], content: Mapping[str, Any], names: Mapping[str, str]
+) -> list[Section]:
+    """Of the kept model itself."""
+    kept = chosen_kind(content, list(apart))
+    if kept is None:
+        return []
+    intro = (
+        "The dataset keeps these scans apart; no training saw them, and the model that is kept answers them. Shown by "
+        f"class and case: {PREDICTOR_NAMES.get(kept.predictor, kept.predictor)}, which answers by default."
+    )
+    compared = [
+        [PREDICTOR_NAMES.get(kind.predictor, kind.predictor), *_both(found, names)] for kind, found in apart.items()
+    ]
+    table = Table(["answered by", "cases", "Dice %", "NSD %"], compared, note=OVER_CASES)
+    return [
+        Section("Validation scans", [Text(intro), table, *_figures(apart[kept], names)]),
+        Section("The worst of the validation scans", _pictures(apart[kept])),
+    ]
+
+
+def _figures(found: HeldOut, names: Mapping[str, str]) -> list[Block]:
+    """By class, and by case and class."""
+    dice, surface = (_named(figures, names) for figures in (found.dice, found.nsd))
+    rows = [
+        [name, *(figure(by_class(dice)[name]) for figure in (spread, middle)), spread(by_class(surface).get(name, []))]
+        for name in worst_first(by_class(dice))
+    ]
+    note = "Mean ± deviation over the cases; the worst first."
+    classes = list(dict.fromkeys(name for _, name in dice))
+    return [
+        Table(["class", "Dice %", "median", "NSD %"], rows, note=note),
+        *matrices({"Dice": dice, "NSD": surface}, classes),
+    ]
+
+
+def _both(found: HeldOut, names: Mapping[str, str]) -> list[str]:
+    """The number of cases, and Dice and NSD over them."""
+    dice, surface = (by_case(_named(figures, names)) for figures in (found.dice, found.nsd))
+    return [str(len(dice)), *(spread(map(mean, part.values())) for part in (dice, surface))]
+
+
 def _held_out_sections(
     answers: Mapping[Kind, HeldOut], chosen: Kind | None, names: Mapping[str, str], unknown: Sequence[Text]
 ) -> list[Section]:
@@ -213,28 +280,26 @@ def _held_out_sections(
         )
         return [Section("Labelled scans, held out", [Text(nothing), *unknown])]
     found = answers[chosen]
-    dice, surface = (_named(figures, names) for figures in (found.dice, found.nsd))
-    classes = list(dict.fromkeys(name for _, name in dice))
-    rows = [
-        [name, *(figure(by_class(dice)[name]) for figure in (spread, middle)), spread(by_class(surface).get(name, []))]
-        for name in worst_first(by_class(dice))
-    ]
     intro = (
         "These scans are answered by models that did not learn from them. The figures are of those models, each "
         f"trained with fewer labels than the one that is kept. Shown: {chosen.words}."
     )
-    table = Table(
-        ["class", "Dice %", "median", "NSD %"], rows, note="Mean ± deviation over the cases; the worst first."
-    )
-    blocks: list[Block] = [Text(intro), *unknown, table, *matrices({"Dice": dice, "NSD": surface}, classes)]
-    sections = [Section("Labelled scans, held out", blocks)]
+    return [
+        Section("Labelled scans, held out", [Text(intro), *unknown, *_figures(found, names)]),
+        Section("The worst of the held-out scans", _pictures(found)),
+    ]
+
+
+def _pictures(found: HeldOut) -> list[Block]:
+    """Of the cases with the lowest Dice."""
+    dice = by_case(found.dice)
     pictures: list[Block] = []
-    for case in worst_first(by_case(dice)):
+    for case in worst_first(dice):
         if (file := found.pictures.get(case)) and len(pictures) < MOST_PICTURES:
-            said = f"{case}: Dice {spread([mean(by_case(dice)[case])])} %"
+            said = f"{case}: Dice {spread([mean(dice[case])])} %"
             if picture := photograph(file, f"{said}; three planes through its worst error", caption=said):
                 pictures.append(picture)
-    return [*sections, Section("The worst of the held-out scans", pictures)]
+    return pictures
 
 
 def _unknown(content: Mapping[str, Any]) -> list[Text]:
@@ -291,12 +356,9 @@ def _auroc(areas: Mapping[str, Any]) -> float | None:
 
 def _choices(content: Mapping[str, Any], answers: Mapping[Kind, HeldOut], names: Mapping[str, str]) -> list[Block]:
     blocks: list[Block] = []
-    rows = []
-    for kind, found in answers.items():
-        dice, surface = (by_case(_named(figures, names)) for figures in (found.dice, found.nsd))
-        rows.append([kind.words, str(len(dice)), *(spread(map(mean, part.values())) for part in (dice, surface))])
+    rows = [[kind.words, *_both(found, names)] for kind, found in answers.items()]
     if rows:
-        note = "Of the held-out labelled scans: mean over the classes of each, then mean ± deviation over the cases."
+        note = f"Of the held-out labelled scans: {OVER_CASES}"
         blocks.append(Table(["answered by", "cases", "Dice %", "NSD %"], rows, note=note))
     chosen = [
         [

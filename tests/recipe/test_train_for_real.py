@@ -80,6 +80,8 @@ def test_killed_in_the_middle_it_goes_on_to_a_bundle_that_is_used(scans, tmp_pat
     assert all(stage.done for stage in results.stages)
     plain = [e for e in results.held_out if e.predictor == "a" and not e.calibrated]
     assert sorted(entry.case for entry in plain) == ["c00", "c01", "c02"]
+    assert all((out / str(entry.picture)).is_file() for entry in plain)
+    assert "worst error" in (out / "report.html").read_text()
     bundle = out / "bundle"
     assert read_settings(bundle / "models" / "model.pt")["labels"] == {"0": "background", "1": "block"}
     assert read_settings(bundle / "models" / "model.pt")["labeled_by_hand"] == 3

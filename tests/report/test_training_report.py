@@ -111,10 +111,11 @@ def test_every_round_and_choice_has_its_figures(report):
 
 
 def test_plan_time_and_commands_are_there(report):
-    assert report.table("stage") == [
-        ["first, fold 1", "learns from two scans", "1 h 00 min", "1 h 02 min", "done"],
-        ["second", "learns from pseudo-labels", "2 h 00 min", "10 s", "not done"],
+    assert report.table("planned") == [
+        ["first, fold 1", "learns from two scans", "1 h 00 min"],
+        ["second", "learns from pseudo-labels", "2 h 00 min"],
     ]
+    assert report.table("what ran") == [["first, fold 1", "1 h 02 min", "done"], ["second", "10 s", "not done"]]
     said = (
         "1 h 02 min",
         "two cores",
@@ -124,6 +125,17 @@ def test_plan_time_and_commands_are_there(report):
         "the spread is a guess",
     )
     assert all(word in report.words for word in said)
+
+
+def test_validation_scans_are_told_apart_from_those_that_folds_answer(tmp_path):
+    apart = [answered("apart", 0.3, fold=-1, predictor=name) for name in ("a", "b", "average")]
+    content = changed(held_out=[answered("held", 0.9, predictor="a"), *apart], choices=[])
+    report = read_report(write_training_report(write(tmp_path / "out", content)))
+    assert "65.0 %" in report.words  # of the validation scan, 0.3 and 1
+    assert "Dice of 1 validation scans, by this model" in report.words
+    tables = [rows[1:] for rows in report.tables if rows[0][0] == "answered by"]
+    assert sorted(row[0] for row in tables[0]) == ["Model A", "Model B", "the average of Models A and B"]
+    assert [row[:3] for row in tables[1]] == [["round 1, Model A", "1", "95.0"]]
 
 
 def test_without_choices_the_last_round_and_the_average_are_shown(tmp_path):
