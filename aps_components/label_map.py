@@ -11,7 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from aps_components.options import OF_THE_FOREGROUND, Pieces
+from aps_components.options import OF_EACH_CLASS, OF_THE_FOREGROUND, Pieces
 
 RUNS_AT_ONCE = 1_000_000
 SMALLEST = 1e-6  # probability whose logarithm is taken
@@ -101,11 +101,9 @@ def kept_pieces(label_map: NDArray[np.integer], pieces: Pieces, *, num_classes: 
             foreground, with all that is in it.
         num_classes: background included.
     """
-    if not pieces:
-        return label_map
     if pieces in OF_THE_FOREGROUND:
         label_map = largest_foreground(label_map)
-    return label_map if pieces == "foreground" else keep_largest_component(label_map, num_classes=num_classes)
+    return keep_largest_component(label_map, num_classes=num_classes) if pieces in OF_EACH_CLASS else label_map
 
 
 def largest_foreground(label_map: NDArray[np.integer]) -> NDArray[np.integer]:

@@ -354,11 +354,11 @@ def propose_largest_component(shares: Mapping[str, Sequence[float] | None], join
         return Choice(False, f"no label of a whole scan tells in how many pieces these are: {listed(unknown)}")
     broken = [name for name, found in known.items() if not _in_one_piece(found)]
     touching = len(shares) > 1 and bool(joined) and _in_one_piece(joined)
-    if broken and touching:
-        pieces = f"in several pieces in more than 10 % of the cases: {listed(broken)}"
-        return Choice("foreground", f"all classes touch in at least 90 % of the cases; {pieces}")
     if broken:
-        return Choice(False, f"in several pieces in more than 10 % of the cases: {listed(broken)}")
+        reason = f"in several pieces in more than 10 % of the cases: {listed(broken)}"
+        if touching:
+            return Choice("foreground", f"all classes touch in at least 90 % of the cases; {reason}")
+        return Choice(False, reason)
     if touching:
         return Choice("joined", "all classes touch, and each is in one piece, in at least 90 % of the cases")
     return Choice(True, "every class is in one piece in at least 90 % of its cases")

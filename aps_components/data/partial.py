@@ -166,8 +166,8 @@ def drawn_slices(drawn: Mask) -> str | dict[str, Any]:
     Args:
         drawn: where a class was drawn, [X, Y, Z].
     """
-    alone = [axis for axis in range(drawn.ndim) if _stand_alone(drawn, axis)]
-    return _drawn_along(alone[0] if len(alone) == 1 else LAST_AXIS)
+    alone = _alone_along(drawn)
+    return _drawn_along(LAST_AXIS if alone is None else alone)
 
 
 def sliced_axis(drawn: Mask) -> int | None:
@@ -175,9 +175,14 @@ def sliced_axis(drawn: Mask) -> int | None:
 
     Several small pieces stand alone along every axis; slices of a larger object along one. None for any other label.
     """
+    axis = _alone_along(drawn)
+    return None if axis is None or len(np.unique(drawn.nonzero()[axis])) < FEWEST_SLICES else axis
+
+
+def _alone_along(drawn: Mask) -> int | None:
+    """The one axis along which each slice that holds something stands alone."""
     alone = [axis for axis in range(drawn.ndim) if _stand_alone(drawn, axis)]
-    many = len(alone) == 1 and len(np.unique(drawn.nonzero()[alone[0]])) >= FEWEST_SLICES
-    return alone[0] if many else None
+    return alone[0] if len(alone) == 1 else None
 
 
 def _stand_alone(drawn: Mask, axis: int) -> bool:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from aps_components.data.partial import NOT_LABELED
 from aps_components.label_map import keep_largest_component, largest_foreground
-from aps_components.options import OF_THE_FOREGROUND, Pieces
+from aps_components.options import OF_EACH_CLASS, OF_THE_FOREGROUND, Pieces
 
 Mask = NDArray[np.bool_]
 NSD_TOLERANCE_MM = 2.0
@@ -219,7 +219,7 @@ def region_masks(
     if largest_component in OF_THE_FOREGROUND:
         answer = largest_foreground(answer)
     masks = [region.mask(answer) for region in regions]
-    if not largest_component or largest_component == "foreground":
+    if largest_component not in OF_EACH_CLASS:
         return masks
     return [keep_largest_component(mask.astype(np.uint8), num_classes=2) > 0 for mask in masks]
 

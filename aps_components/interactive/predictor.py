@@ -26,7 +26,7 @@ from aps_components.inference.temperature import calibrated
 from aps_components.interactive.grid import ScanGrid
 from aps_components.interactive.model import LoadedModel
 from aps_components.interactive.words import Corners, Frame, Line, Listener, Point, Words
-from aps_components.options import OF_THE_FOREGROUND, Pieces
+from aps_components.options import OF_EACH_CLASS, OF_THE_FOREGROUND, Pieces
 from aps_components.prompts import Box, Click, Scribble
 
 Voxel = tuple[int, int, int]
@@ -295,7 +295,7 @@ def drop_small_pieces(
     """
     if pieces in OF_THE_FOREGROUND:
         _drop_others(label_map, label_map > 0, [voxel for voxel, said in named.items() if said])
-    for label in range(1, classes) if pieces in (True, "joined") else ():
+    for label in range(1, classes) if pieces in OF_EACH_CLASS else ():
         _drop_others(label_map, label_map == label, [voxel for voxel, said in named.items() if said == label])
 
 

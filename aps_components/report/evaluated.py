@@ -15,7 +15,7 @@ from aps_components.plain_json import read_object
 from aps_components.report.agreement import agreement, pooled, relative, signed_percent
 from aps_components.report.blocks import Block, Section, Table, Text
 from aps_components.report.cases import by_case, by_class, matrices
-from aps_components.report.page import drawn, photograph, picture_file
+from aps_components.report.page import drawn, picture_file, worst_error
 from aps_components.report.plots import LIMITS, doubt_figure, reliability_figure, volumes_figure
 from aps_components.report.reading import (
     UNKNOWN,
@@ -144,10 +144,8 @@ class Evaluated:
         blocks: list[Block] = []
         for case in self.cases:
             file = picture_file(self.folder, mapping(self.scans.get(case)).get("picture"))
-            dice = mean(by_case(self.figures("dice"))[case])
-            said = f"{case}: Dice {percent(dice)} %"
-            if file and (picture := photograph(file, f"{said}; three planes through its worst error", caption=said)):
-                blocks.append(picture)
+            if file:
+                blocks += worst_error(file, case, mean(by_case(self.figures("dice"))[case]))
         if not blocks:
             return []
         text = (

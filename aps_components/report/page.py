@@ -16,6 +16,7 @@ from aps_components import __version__
 from aps_components.files import real, replace_text
 from aps_components.pictures import figure_bytes
 from aps_components.report.blocks import Page, Picture
+from aps_components.report.reading import percent
 from aps_components.terminal import shown
 
 REPORT_FILE = "report.html"
@@ -88,6 +89,13 @@ def photograph(file: Path, description: str, *, caption: str = "", width: int | 
         image = image.resize((width, max(1, round(image.height * width / image.width))))
     image.save(content, "JPEG", quality=JPEG_QUALITY, optimize=True)
     return Picture(_address("image/jpeg", content.getvalue()), description, caption)
+
+
+def worst_error(file: Path, case: str, dice: float | None) -> list[Picture]:
+    """A scan's picture of its worst error, with its Dice, a share from 0 to 1; none where it cannot be read."""
+    said = f"{case}: Dice {percent(dice)} %"
+    picture = photograph(file, f"{said}; three planes through its worst error", caption=said)
+    return [] if picture is None else [picture]
 
 
 def picture_file(folder: Path, name: Any) -> Path | None:

@@ -13,7 +13,7 @@ from aps_components.plain_json import read_object
 from aps_components.report.blocks import Block, Commands, Facts, Page, Section, Table, Text
 from aps_components.report.cases import by_case, by_class, matrices
 from aps_components.report.evaluated import METRICS_FILE, PREDICTOR_NAMES, Evaluated
-from aps_components.report.page import REPORT_FILE, drawn, photograph, picture_file, write_page
+from aps_components.report.page import REPORT_FILE, drawn, picture_file, worst_error, write_page
 from aps_components.report.reading import (
     UNKNOWN,
     duration,
@@ -85,11 +85,11 @@ def write_training_report(out: str | os.PathLike[str]) -> Path:
     answers, classes = held_out(content, folder), class_names(content)
     apart = held_out(content, folder, validation=True)
     evaluations = _evaluations(folder)
-    chosen = chosen_kind(content, list(answers))
+    kept, chosen = (chosen_kind(content, list(found)) for found in (apart, answers))
     sections = [
         Section("Data and plan", _plan(content)),
         Section("Curves", _curves(folder)),
-        *_validation_sections(apart, content, classes),
+        *_validation_sections(apart, kept, classes),
         *_held_out_sections(answers, chosen, classes, _unknown(content)),
         *(section for name, found in evaluations.items() for section in found.sections(name=name)),
         Section("How the uncertainty was checked", _uncertainty(folder)),
@@ -100,7 +100,7 @@ def write_training_report(out: str | os.PathLike[str]) -> Path:
     page = Page(
         title=f"Training: {_name(content, folder)}",
         about="What there was to learn from, how well the model does on other scans, and how to repeat it.",
-        headline=_headline(apart, answers, chosen, evaluations, content),
+        headline=_headline(kept and apart[kept], chosen and answers[chosen], evaluations),
         sections=[section for section in sections if section.blocks],
     )
     return write_page(folder / REPORT_FILE, page)
@@ -116,13 +116,10 @@ def held_out(content: Mapping[str, Any], folder: Path, *, validation: bool = Fal
             folds answer.
     """
     found: dict[Kind, HeldOut] = {}
-    for entry in objects(content.get("held_out")):
+    entries = [e for e in objects(content.get("held_out")) if (e.get("fold") == VALIDATION) == validation]
+    for entry in entries:
         case, turn = entry.get("case"), number(entry.get("round"))
-        if (
-            (entry.get("fold") == VALIDATION) != validation
-            or not isinstance(case, str)
-            or not mapping(entry.get("dice"))
-        ):
+        if not isinstance(case, str) or not mapping(entry.get("dice")):
             continue
         extras = (entry.get(extra) is True for extra in ("calibrated", "mirrored"))
         kind = Kind(int(turn or 1), str(entry.get("predictor", UNKNOWN)), *extras)
@@ -165,23 +162,18 @@ def _name(content: Mapping[str, Any], folder: Path) -> str:
 
 
 def _headline(
-    apart: Mapping[Kind, HeldOut],
-    answers: Mapping[Kind, HeldOut],
-    chosen: Kind | None,
-    evaluations: Mapping[str, Evaluated],
-    content: Mapping[str, Any],
+    apart: HeldOut | None, answers: HeldOut | None, evaluations: Mapping[str, Evaluated]
 ) -> list[tuple[str, str]]:
     """Of the scans kept apart for validation, of the labelled ones held out, and of the first evaluation."""
     figures = []
-    if (kept := chosen_kind(content, list(apart))) is not None:
-        dice = by_case(apart[kept].dice)
-        figures.append(
-            (f"{spread(map(mean, dice.values()))} %", f"Dice of {len(dice)} validation scans, by this model")
-        )
-    if chosen is not None:
-        dice = by_case(answers[chosen].dice)
-        said = f"Dice of {len(dice)} labelled scans, by models that did not learn from them"
-        figures.append((f"{spread(map(mean, dice.values()))} %", said))
+    scans = {
+        "validation scans, by this model": apart,
+        "labelled scans, by models that did not learn from them": answers,
+    }
+    for said, found in scans.items():
+        if found is not None:
+            dice = by_case(found.dice)
+            figures.append((f"{spread(map(mean, dice.values()))} %", f"Dice of {len(dice)} {said}"))
     for evaluated in list(evaluations.values())[:1]:
         figures += evaluated.headline()
     return figures
@@ -229,21 +221,16 @@ def _curves(folder: Path) -> list[Block]:
     return blocks
 
 
-def _validation_sections(
-    apart: Mapping[Kind, HeldOut], content: Mapping[str, Any], names: Mapping[str, str]
-) -> list[Section]:
+def _validation_sections(apart: Mapping[Kind, HeldOut], kept: Kind | None, names: Mapping[str, str]) -> list[Section]:
     """Of the kept model itself."""
-    kept = chosen_kind(content, list(apart))
     if kept is None:
         return []
     intro = (
         "The dataset keeps these scans apart; no training saw them, and the model that is kept answers them. Shown by "
         f"class and case: {PREDICTOR_NAMES.get(kept.predictor, kept.predictor)}, which answers by default."
     )
-    compared = [
-        [PREDICTOR_NAMES.get(kind.predictor, kind.predictor), *_both(found, names)] for kind, found in apart.items()
-    ]
-    table = Table(["answered by", "cases", "Dice %", "NSD %"], compared, note=OVER_CASES)
+    words = {PREDICTOR_NAMES.get(kind.predictor, kind.predictor): found for kind, found in apart.items()}
+    table = _compared(words, names, note=OVER_CASES)
     return [
         Section("Validation scans", [Text(intro), table, *_figures(apart[kept], names)]),
         Section("The worst of the validation scans", _pictures(apart[kept])),
@@ -265,10 +252,13 @@ def _figures(found: HeldOut, names: Mapping[str, str]) -> list[Block]:
     ]
 
 
-def _both(found: HeldOut, names: Mapping[str, str]) -> list[str]:
-    """The number of cases, and Dice and NSD over them."""
-    dice, surface = (by_case(_named(figures, names)) for figures in (found.dice, found.nsd))
-    return [str(len(dice)), *(spread(map(mean, part.values())) for part in (dice, surface))]
+def _compared(answers: Mapping[str, HeldOut], names: Mapping[str, str], *, note: str) -> Table:
+    """By who answered: the number of cases, and Dice and NSD over them."""
+    rows = []
+    for who, found in answers.items():
+        dice, surface = (by_case(_named(figures, names)) for figures in (found.dice, found.nsd))
+        rows.append([who, str(len(dice)), *(spread(map(mean, part.values())) for part in (dice, surface))])
+    return Table(["answered by", "cases", "Dice %", "NSD %"], rows, note=note)
 
 
 def _held_out_sections(
@@ -296,9 +286,7 @@ def _pictures(found: HeldOut) -> list[Block]:
     pictures: list[Block] = []
     for case in worst_first(dice):
         if (file := found.pictures.get(case)) and len(pictures) < MOST_PICTURES:
-            said = f"{case}: Dice {spread([mean(dice[case])])} %"
-            if picture := photograph(file, f"{said}; three planes through its worst error", caption=said):
-                pictures.append(picture)
+            pictures += worst_error(file, case, mean(dice[case]))
     return pictures
 
 
@@ -356,10 +344,9 @@ def _auroc(areas: Mapping[str, Any]) -> float | None:
 
 def _choices(content: Mapping[str, Any], answers: Mapping[Kind, HeldOut], names: Mapping[str, str]) -> list[Block]:
     blocks: list[Block] = []
-    rows = [[kind.words, *_both(found, names)] for kind, found in answers.items()]
-    if rows:
-        note = f"Of the held-out labelled scans: {OVER_CASES}"
-        blocks.append(Table(["answered by", "cases", "Dice %", "NSD %"], rows, note=note))
+    if answers:
+        words = {kind.words: found for kind, found in answers.items()}
+        blocks.append(_compared(words, names, note=f"Of the held-out labelled scans: {OVER_CASES}"))
     chosen = [
         [
             text(entry.get("name")),
