@@ -35,6 +35,7 @@ from aps_components.csv_table import comma_separated
 from aps_components.data.case_folder import declared_labels
 from aps_components.data.datalist import Item, case_name, files_of
 from aps_components.data.nifti import read_scan
+from aps_components.data.scans import Scans, find_scans
 from aps_components.evaluation import EvaluationReport, case_metrics
 from aps_components.evaluation.machine import machine
 from aps_components.evaluation.records import Records
@@ -45,7 +46,6 @@ from aps_components.ownership import alone_in
 from aps_components.processes import run_logged
 from aps_components.recipe.datasets import Learning
 from aps_components.recipe.results import read_results
-from aps_components.recipe.scans import Scans, find_scans
 
 OURS, NNUNET = "aps train", "nnU-Net"
 SPLITS = ("validation", "test")

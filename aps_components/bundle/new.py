@@ -23,11 +23,12 @@ from aps_components.bundle.metadata import DATA_LICENSE, BundleMetadata
 from aps_components.bundle.plan import Plan, make_plan
 from aps_components.bundle.writer import write_bundle
 from aps_components.configuration import DATASET_OPTIONS
-from aps_components.data.case_folder import CaseFolder, declared_labels, find_cases, without_ignored
-from aps_components.data.datalist import DATALIST
+from aps_components.data.case_folder import CaseFolder, declared_labels, without_ignored
+from aps_components.data.datalist import DATALIST, relative_item
 from aps_components.data.errors import DataError
 from aps_components.data.fingerprint import CaseFacts, Fingerprint, take_fingerprint
 from aps_components.data.partial import parsed_slices
+from aps_components.data.scans import Scans, find_scans
 from aps_components.files import expanded, replace_text
 from aps_components.options import SEED, Pieces, whole
 
@@ -55,12 +56,14 @@ def new_bundle(
     Args:
         name: of the bundle: letters, digits, "_", "-" and ".".
         data: the folder that holds the scans: images/ and labels/, or nnU-Net's imagesTr/ and labelsTr/. A label has
-            the name of its image; scans without a label are welcome.
+            the name of its image; scans without a label are welcome. Or a datalist's file, or a folder that holds
+            ``datalist.json``: then its parts are kept.
         out: folder of the new bundle, such as bundles/NAME; must not exist or be empty.
-        labels: names of the values in the label files, as in "1:liver,2:tumour"; by default those of a dataset.json
-            in the folder, or else "label 1" and so on. A value that is named "ignore" means that nobody labelled a
-            voxel.
-        validation: labelled cases kept for validation; by default a fifth of them, none if there are fewer than 5.
+        labels: names of the values in the label files, as in "1:liver,2:tumour"; by default those of the datalist or
+            of a dataset.json in the folder, or else "label 1" and so on. A value that is named "ignore" means that
+            nobody labelled a voxel.
+        validation: labelled cases kept for validation; by default those of the datalist, or else a fifth, none if there
+            are fewer than 5.
         images: the sub-folder of the images, if it has another name.
         labels_dir: the sub-folder of the labels, if it has another name.
         budget: "gpu" or "cpu": for which the patch size is proposed.
@@ -76,10 +79,16 @@ def new_bundle(
     _check_arguments(name, out, seed=seed, validation=validation, budget=budget, spacing=spacing, roi_size=roi_size)
     names = parse_labels(labels)
     slices = None if labeled_slices is None else parsed_slices(labeled_slices)
-    folder = find_cases(data, images=images, labels=labels_dir).told(ignore=None, slices=slices)
-    found = look_at(folder, names=names, budget=budget, spacing=spacing, roi_size=roi_size)
+    scans = find_scans(data, images=images, labels_dir=labels_dir)
+    own = scans.folder.root / DATALIST  # which training reads in the place of the bundle's
+    if validation is not None and (scans.validation or scans.listing == own):
+        raise ValueError(f"validation {validation}: {scans.listing} says which scans validate; leave it out")
+    if scans.listing == own:
+        validation = 0
+    folder = scans.folder.told(ignore=None, slices=slices)
+    found = look_at(folder, names=names or scans.names, budget=budget, spacing=spacing, roi_size=roi_size)
     plan, fingerprint = found.plan, found.fingerprint
-    datalist = make_datalist(name, fingerprint, plan.block.labels, validation=validation, seed=seed)
+    datalist = make_datalist(name, fingerprint, plan.block.labels, validation=validation, seed=seed, scans=scans)
     training, unlabelled, kept = (len(datalist[part]) for part in ("training", "unlabeled", "validation"))
     print("\n" + found.described())
     bundle = write_new(out, name=name, found=found, datalist=datalist)
@@ -87,15 +96,16 @@ def new_bundle(
         f"\nWritten: {out}. Training has {training} labelled and {unlabelled} unlabelled cases, validation {kept}. "
         "Its docs/README.md\nrepeats all of the above; fill in docs/data_license.txt.\n"
     )
-    if (folder.root / DATALIST).is_file():
-        print(f"Note: {folder.root / 'datalist.json'} takes the place of the bundle's datalist; move it away first.\n")
+    if own.is_file() and scans.listing != own:
+        print(f"Note: {own} takes the place of the bundle's datalist; move it away first.\n")
     if not unlabelled and not fingerprint.partly_labelled:
         print(
             "Note: every case is labelled. To see how far fewer labels get, train with --labeled_count N, without "
             "--unlabeled_batch 0.\n"
         )
     print("Next:\n")
-    steps = commands(plan, bundle=out, data=data, labelled=training, unlabelled=unlabelled, validation=kept)
+    folder_of_data = os.path.dirname(data) or "." if Path(expanded(data)).is_file() else data
+    steps = commands(plan, bundle=out, data=folder_of_data, labelled=training, unlabelled=unlabelled, validation=kept)
     print("\n\n".join(f"# {title}\n{command}" for title, command in steps.items()))
     return bundle
 
@@ -201,23 +211,33 @@ def parse_labels(labels: str | Mapping[Any, str] | None) -> dict[int, str] | Non
 
 
 def make_datalist(
-    name: str, fingerprint: Fingerprint, labels: Mapping[str, str], *, validation: int | None = None, seed: int = 0
+    name: str,
+    fingerprint: Fingerprint,
+    labels: Mapping[str, str],
+    *,
+    scans: Scans,
+    validation: int | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """All usable cases by part; which labelled ones validate depends on their names and the seed alone."""
-    labelled = sorted(fingerprint.labelled, key=lambda facts: _draw(facts, seed))
-    count = len(labelled)
+    """All usable cases by part; where no datalist says it, which labelled ones validate depends on their names and the
+    seed alone."""
+    drawn = sorted(fingerprint.labelled, key=lambda facts: _draw(facts, seed))
+    count = len(drawn)
+    if scans.validation:
+        validation = 0
     if validation is None:
         validation = max(1, round(VALIDATION_SHARE * count)) if count >= VALIDATED_FROM else 0
     if not 0 <= validation < count:
         raise ValueError(f"validation {validation} of {count} labelled cases leaves none to train on; lower it")
-    items = [facts.case.item for facts in labelled]
+    items = [facts.case.item for facts in (drawn if validation or not scans.listing else fingerprint.labelled)]
+    kept, test = ([relative_item(item, scans.folder.root) for item in part] for part in (scans.validation, scans.test))
     return {
         "name": name,
         "labels": dict(labels),
         "training": items[: count - validation],
         "unlabeled": [facts.case.item for facts in fingerprint.unlabelled],
-        "validation": items[count - validation :],
-        "test": [],
+        "validation": kept or items[count - validation :],
+        "test": test,
     }
 
 

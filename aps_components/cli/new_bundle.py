@@ -21,10 +21,11 @@ def new_bundle(
 
     Args:
         name: name of the bundle.
-        data: the folder that holds images/ and labels/, or imagesTr/ and labelsTr/; labels for a few are enough.
+        data: a folder with images/ and labels/, nnU-Net's raw folder, one of the Decathlon, or a datalist's file;
+            labels for a few are enough.
         out: folder of the new bundle, such as bundles/NAME; must not exist or be empty.
         labels: names of the label values, as in "1:liver,2:tumour,255:ignore"; "ignore" means not labelled.
-        validation: labelled cases kept for validation; a fifth by default, none if there are fewer than 5.
+        validation: labelled cases kept for validation; those of a datalist by default, or a fifth of them.
         images: the sub-folder of the images, if it has another name.
         labels_dir: the sub-folder of the labels, if it has another name.
         budget: "gpu" or "cpu": for which the patch size is proposed.

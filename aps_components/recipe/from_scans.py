@@ -19,6 +19,7 @@ from aps_components.bundle.rules import Choice
 from aps_components.data.datalist import DATALIST, Item, relative_item
 from aps_components.data.errors import DataError
 from aps_components.data.partial import SLICES, parsed_slices
+from aps_components.data.scans import Scans, find_scans
 from aps_components.files import ensure_writable, expanded, sha256_of
 from aps_components.machine import chosen_device
 from aps_components.memory import free_memory
@@ -31,7 +32,6 @@ from aps_components.recipe.facts import Asked
 from aps_components.recipe.journal import Journal
 from aps_components.recipe.plan import duration, make_time_plan
 from aps_components.recipe.results import PrintedPlan, TrainingResults, write_results
-from aps_components.recipe.scans import Scans, find_scans
 from aps_components.recipe.settings import Recipe, recipe_of
 from aps_components.recipe.stages import Commands
 from aps_components.recipe.whole import WholeTraining, facts_of, measured_pace, printed_plan

@@ -1,6 +1,8 @@
 import json
 import re
 import shutil
+from functools import partial
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -11,8 +13,8 @@ from workflows import run_workflow
 from aps_components.bundle import DatasetBlock
 from aps_components.bundle.new import make_datalist, new_bundle, parse_labels
 from aps_components.data import check_cases, load_datalist
-from aps_components.data.case_folder import find_cases
 from aps_components.data.fingerprint import take_fingerprint
+from aps_components.data.scans import find_scans
 
 BLOB = {1: box((8, 28), (12, 30), (8, 20))}
 LEFT_RIGHT = {1: box((2, 10), (20, 30), (10, 20)), 2: box((26, 34), (20, 30), (10, 20))}
@@ -174,13 +176,57 @@ def test_no_usable_label_is_refused(make, tmp_path):
     assert not (tmp_path / "again").exists()
 
 
-def test_an_own_datalist_is_pointed_at(make, tmp_path, capsys):
+def test_a_datalist_that_is_passed_over_is_pointed_at(make, tmp_path, capsys):
     data, *_ = make("small_crops", unlabelled=0)
     (data / "datalist.json").write_text("{}")
-    _, printed = bundle_of(data, capsys, tmp_path / "again")
+    new_bundle("mine", data=data, out=tmp_path / "again", images="images", labels_dir="labels")
+    printed = capsys.readouterr().out
     assert f"Note: {data / 'datalist.json'} takes the place" in printed
     assert "every case is labelled" in printed
     assert "--unlabeled_batch 0" in printed
+
+
+def listing(data: Path, **parts: list[str]) -> dict[str, object]:
+    """A datalist of cases, those to learn from and to validate with labels."""
+    return {
+        "name": "mine",
+        "labels": {"0": "background", "1": "front", "2": "back"},
+        **{
+            part: [
+                {"image": f"images/{name}.nii.gz"} | ({} if part == "unlabeled" else {"label": f"labels/{name}.nii.gz"})
+                for name in names
+            ]
+            for part, names in parts.items()
+        },
+    }
+
+
+@pytest.mark.parametrize("file", ["datalist.json", "split.json"])
+def test_a_datalist_keeps_its_parts_and_names(make, tmp_path, capsys, file):
+    data, *_ = make("small_crops", labelled=5)
+    content = listing(data, training=["c03", "c01"], unlabeled=["c02"], validation=["c04"], test=["c00"])
+    (data / file).write_text(json.dumps(content))
+    given = data if file == "datalist.json" else data / file
+    bundle = new_bundle("mine", data=given, out=tmp_path / "listed")
+    printed = capsys.readouterr().out
+    written = json.loads((bundle / "configs" / "datalist.json").read_text())
+    assert {part: written[part] for part in ("training", "unlabeled", "validation", "test")} == {
+        part: content[part] for part in ("training", "unlabeled", "validation", "test")
+    }
+    assert DatasetBlock.read(bundle / "configs" / "train.json").labels == content["labels"]
+    assert f"--dataset_dir {data} " in printed.replace("\\\n ", "")
+    assert "Note:" not in printed
+    with pytest.raises(ValueError, match=f"{file} says which scans validate"):
+        new_bundle("mine", data=given, out=tmp_path / "again", validation=1)
+
+
+def test_validation_scans_are_drawn_for_a_datalist_that_training_does_not_read_itself(make, tmp_path):
+    data, *_ = make("small_crops", labelled=5)
+    content = listing(data, training=["c00", "c01", "c02", "c03", "c04"])
+    for name, kept in (("split.json", 1), ("datalist.json", 0)):
+        (data / name).write_text(json.dumps(content))
+        bundle = new_bundle("mine", data=data / name, out=tmp_path / name)
+        assert len(json.loads((bundle / "configs" / "datalist.json").read_text())["validation"]) == kept
 
 
 def test_names_of_a_dataset_json_are_taken(make, tmp_path):
@@ -253,29 +299,36 @@ def test_other_labels_are_refused(labels):
 def fingerprint(tmp_path_factory):
     data = tmp_path_factory.mktemp("many")
     write_cases(data, labelled=12, unlabelled=2, shape=(5, 7, 11), boxes={1: box((0, 2), (0, 2), (0, 2))})
-    return take_fingerprint(find_cases(data), progress=False)
+    return take_fingerprint(find_scans(data).folder, progress=False)
+
+
+@pytest.fixture(scope="module")
+def parted(fingerprint, tmp_path_factory):
+    """A function that makes the datalist of a folder without one."""
+    folder = tmp_path_factory.mktemp("parted")
+    write_cases(folder, labelled=1, unlabelled=0, shape=(5, 7, 11), boxes={1: box((0, 2), (0, 2), (0, 2))})
+    return partial(make_datalist, "mine", labels={"0": "background", "1": "a"}, scans=find_scans(folder))
 
 
 class TestDatalist:
     @pytest.mark.parametrize(("given", "kept"), [(None, 2), (0, 0), (11, 11)])
-    def test_validation(self, fingerprint, given, kept):
-        datalist = make_datalist("mine", fingerprint, {"0": "background", "1": "a"}, validation=given)
+    def test_validation(self, fingerprint, parted, given, kept):
+        datalist = parted(fingerprint, validation=given)
         parts = {key: len(datalist[key]) for key in ("training", "unlabeled", "validation", "test")}
         assert parts == {"training": 12 - kept, "unlabeled": 2, "validation": kept, "test": 0}
         labelled = [item["label"] for key in ("training", "validation") for item in datalist[key]]
         assert sorted(labelled) == [f"labels/c{index:02d}.nii.gz" for index in range(12)]
 
-    def test_split_depends_on_names_and_seed_alone(self, fingerprint):
-        labels = {"0": "background", "1": "a"}
-        first = make_datalist("mine", fingerprint, labels)
+    def test_split_depends_on_names_and_seed_alone(self, fingerprint, parted):
+        first = parted(fingerprint)
         turned = type(fingerprint)(cases=fingerprint.cases[::-1], channels=1, faults=[])
-        assert make_datalist("mine", turned, labels)["validation"] == first["validation"]
-        assert make_datalist("mine", fingerprint, labels, seed=1)["validation"] != first["validation"]
+        assert parted(turned)["validation"] == first["validation"]
+        assert parted(fingerprint, seed=1)["validation"] != first["validation"]
 
     @pytest.mark.parametrize(("labelled", "kept"), [(1, 0), (4, 0), (5, 1), (7, 1), (8, 2)])
-    def test_few_cases(self, fingerprint, labelled, kept):
+    def test_few_cases(self, fingerprint, parted, labelled, kept):
         few = type(fingerprint)(cases=fingerprint.cases[:labelled], channels=1, faults=[])
-        assert len(make_datalist("mine", few, {})["validation"]) == kept
+        assert len(parted(few)["validation"]) == kept
 
 
 def tiny_training(bundle, data, folder, **options):

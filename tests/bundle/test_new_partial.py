@@ -14,8 +14,8 @@ from aps_components.data.case_folder import find_cases
 from aps_components.data.datalist import load_datalist
 from aps_components.data.errors import DataError
 from aps_components.data.fingerprint import take_fingerprint
+from aps_components.data.scans import find_scans
 from aps_components.data.to_judge import dataset_to_judge
-from aps_components.recipe.scans import find_scans
 
 SHAPE = (17, 24, 40)
 BOXES = {1: box((2, 12), (3, 20), (10, 30))}

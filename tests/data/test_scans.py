@@ -1,12 +1,13 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from case_folders import box, write_cases
 
 from aps_components.data import DataError
+from aps_components.data.scans import find_scans
 from aps_components.recipe.asked import checked_options, parse_time, set_options
-from aps_components.recipe.scans import find_scans
 
 BOXES = {1: box((1, 3), (1, 4), (2, 5))}
 
@@ -57,7 +58,7 @@ def test_a_datalist_says_what_is_learned_from(listed):
 
 def test_a_folder_with_a_datalist_is_that_datalist(listed):
     shutil.copy(listed, listed.parent / "datalist.json")
-    assert find_scans(listed.parent) == find_scans(listed)
+    assert find_scans(listed.parent) == replace(find_scans(listed), listing=listed.parent / "datalist.json")
 
 
 def test_no_scans_are_refused_by_name(tmp_path):

@@ -27,6 +27,7 @@ class Scans:
         names: value in the label files to class name, as a datalist declares it; None where there is no datalist.
         validation, test: items that a datalist keeps apart, with absolute paths; nothing is learned from them.
         patients: whose scan each case is, by the case's name.
+        listing: the datalist's file; None where there is none.
     """
 
     folder: CaseFolder
@@ -34,6 +35,7 @@ class Scans:
     validation: list[Item]
     test: list[Item]
     patients: dict[str, str]
+    listing: Path | None = None
 
 
 def find_scans(data: str | os.PathLike[str], *, images: str | None = None, labels_dir: str | None = None) -> Scans:
@@ -83,6 +85,7 @@ def _listed(file: Path) -> Scans:
         validation=datalist.validation,
         test=list(datalist.test),
         patients=patients,
+        listing=file,
     )
 
 
