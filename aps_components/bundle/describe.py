@@ -86,7 +86,7 @@ def commands(
     training = f"--config_file {configs}/train.json{root} --dataset_dir {folder}" + (f" {batch}" if batch else "")
     several = f"{{}}{root} --dataset_dir {folder}"
     size = "".join(f" --{key} {_option(value)}" for key, value in plan.cpu.items())
-    coarse = ", at a smaller size" if size else ""
+    coarse = ", at a smaller size" if {"spacing", "roi_size"} & plan.cpu.keys() else ""
     judged = "Evaluate on the validation scans" if validation else "Evaluate, once the datalist has validation cases"
     run = "python -m monai.bundle run"
     steps = {

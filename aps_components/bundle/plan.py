@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,8 @@ class Plan:
         block: as it goes into the bundle.
         values: the value in the label files of each class, background left out: class k is ``values[k - 1]``.
         choices: setting to its value and reason, in the order of the block.
-        cpu: what differs in `spacing`, `roi_size`, `strides`, `kernel_sizes` and `balanced_crops` for training on a
-            CPU; empty where the block's own patch is small enough.
+        cpu: what differs for training on a CPU: `flip_axes`, and where the block's own patch is too large `spacing`,
+            `roi_size`, `strides`, `kernel_sizes` and `balanced_crops`.
         warnings: what a user should look at.
     """
 
@@ -95,14 +96,16 @@ def make_plan(
     one = pieces.value in OF_THE_FOREGROUND or (pieces.value is True and len(values) == 1)
     extent = _object_extent(fingerprint) if one else None
     grid = plan_grid(fingerprint, budget=budget, spacing=spacing, roi_size=roi_size, extent=extent)
+    voxel = voxel_size(fingerprint, grid["spacing"].value)
+    flips = partial(propose_flip_axes, [_centres(facts) for facts in labelled], names=by_name)
     choices = {
         "label_values": propose_label_values(values),
         "in_channels": Choice(fingerprint.channels, "what the images have"),
         **grid,
-        "backbone": propose_backbone(voxel_size(fingerprint, grid["spacing"].value)),
+        "backbone": propose_backbone(voxel),
         "intensity": propose_intensity(fingerprint.intensities),
-        "flip_axes": propose_flip_axes([_centres(facts) for facts in labelled], names=by_name),
-        "augmentation": propose_augmentation(voxel_size(fingerprint, grid["spacing"].value)),
+        "flip_axes": flips(spacing=voxel, budget=budget),
+        "augmentation": propose_augmentation(voxel),
         "balanced_crops": _crops(fingerprint, voxels, spacing=grid["spacing"].value, roi_size=grid["roi_size"].value),
         "class_weights": propose_class_weights(list(voxels.values())),
         "largest_component": pieces,
@@ -120,7 +123,7 @@ def make_plan(
         block=block,
         values=values,
         choices=choices,
-        cpu=_cpu_options(fingerprint, block, voxels=voxels, extent=extent),
+        cpu=_cpu_options(fingerprint, block, voxels=voxels, extent=extent, flips=flips),
         warnings=_warnings(fingerprint, voxels, by_name),
     )
 
@@ -237,13 +240,20 @@ def _crops(
 
 
 def _cpu_options(
-    fingerprint: Fingerprint, block: DatasetBlock, *, voxels: Mapping[int, int], extent: Sequence[float] | None
+    fingerprint: Fingerprint,
+    block: DatasetBlock,
+    *,
+    voxels: Mapping[int, int],
+    extent: Sequence[float] | None,
+    flips: Callable[..., Choice],
 ) -> dict[str, Any]:
-    if math.prod(block.roi_size) <= BUDGETS["cpu"]:
-        return {}
-    choices = plan_grid(fingerprint, budget="cpu", extent=extent)
-    spacing, roi_size = choices["spacing"].value, choices["roi_size"].value
-    choices["balanced_crops"] = _crops(fingerprint, voxels, spacing=spacing, roi_size=roi_size)
+    choices: dict[str, Choice] = {}
+    size = block.spacing
+    if math.prod(block.roi_size) > BUDGETS["cpu"]:
+        choices = plan_grid(fingerprint, budget="cpu", extent=extent)
+        size, roi_size = choices["spacing"].value, choices["roi_size"].value
+        choices["balanced_crops"] = _crops(fingerprint, voxels, spacing=size, roi_size=roi_size)
+    choices["flip_axes"] = flips(spacing=voxel_size(fingerprint, size), budget="cpu")
     return {key: choice.value for key, choice in choices.items() if choice.value != getattr(block, key)}
 
 

@@ -218,10 +218,13 @@ def propose_backbone(spacing: Sequence[float]) -> Choice:
 
 
 def propose_augmentation(spacing: Sequence[float]) -> Choice:
-    """nnU-Net's list within thick slices; the field's elsewhere."""
-    if thick_axes(spacing) == [2]:
+    """nnU-Net's list within thick slices; the field's elsewhere, with turns and scalings where all axes are alike."""
+    thick = thick_axes(spacing)
+    if thick == [2]:
         return Choice("strong_in_plane", "thick slices: turned, scaled and blurred within their plane alone")
-    return Choice("full", "no thick slices along z")
+    if thick:
+        return Choice("full", f"thick along {listed(AXES[axis] for axis in thick)}: a turn would blur the slices")
+    return Choice("affine", "no thick slices: turned and scaled a little, too")
 
 
 def coverage(roi_size: Sequence[float], shape: Sequence[float]) -> float:
@@ -269,13 +272,26 @@ def ct_window(low: float, high: float) -> list[int]:
     return [WINDOW_STEP * edge for edge in edges]
 
 
-def propose_flip_axes(centres: Sequence[Centres], *, names: Mapping[int, str] | None = None) -> Choice:
+def propose_flip_axes(
+    centres: Sequence[Centres],
+    *,
+    names: Mapping[int, str] | None = None,
+    spacing: Sequence[float] = (1, 1, 1),
+    budget: str = "gpu",
+) -> Choice:
     """The axes along which no two classes keep their order, so that a mirrored scan could be a real one.
+
+    On a CPU there is time for few iterations, in which a network learns the scans as they are better than those and
+    their mirror images. Where slices are thick that was not so.
 
     Args:
         centres: per labelled case, class to its centre as a share of the extent.
         names: of the classes, for the reason.
+        spacing: of a voxel after resampling, mm.
+        budget: ``gpu`` or ``cpu``.
     """
+    if budget == "cpu" and not thick_axes(spacing):
+        return Choice([], "for a CPU: in few iterations mirrored patches cost more than they bring")
     names = names or {}
     classes = sorted({value for case in centres for value in case})
     if len(classes) < 2:

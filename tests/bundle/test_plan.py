@@ -37,7 +37,8 @@ def test_small_crops_with_two_classes_side_by_side():
     assert (block.label_values, block.spacing, block.roi_size) == (None, None, [32, 48, 32])
     assert (block.intensity, block.flip_axes, block.balanced_crops) == ("zscore", [1, 2], 0.0)
     assert (block.class_weights, block.largest_component, block.labeled_count) == (None, True, None)
-    assert plan.cpu == {}
+    assert plan.cpu == {"flip_axes": []}
+    assert make_plan(fingerprint({1: (900, 0.3), 2: (1000, 0.7)}), budget="cpu").cpu == {}
     assert plan.warnings == []
     assert all(choice.value == getattr(block, key) and choice.reason for key, choice in plan.choices.items())
 
@@ -151,7 +152,7 @@ def test_on_a_cpu_the_voxels_are_coarser():
     factor = (96**3 / (64 * 64 * 48)) ** (1 / 3)
     assert on_cpu.block.spacing == pytest.approx([factor] * 3, rel=1e-3)
     assert np.prod(on_cpu.block.roi_size) <= 64 * 64 * 48
-    assert on_gpu.cpu == {"spacing": on_cpu.block.spacing, "roi_size": on_cpu.block.roi_size}
+    assert on_gpu.cpu == {"spacing": on_cpu.block.spacing, "roi_size": on_cpu.block.roi_size, "flip_axes": []}
     assert on_cpu.cpu == {}
     with pytest.raises(ValueError, match="budget 'tpu' must be one of gpu, cpu"):
         make_plan(print_, budget="tpu")

@@ -124,7 +124,7 @@ def test_a_network_is_planned_for_thick_slices_alone():
 
 @pytest.mark.parametrize(
     ("spacing", "chosen"),
-    [([1, 1, 2], "full"), ([1.5, 1.5, 10], "strong_in_plane"), ([10, 1.5, 1.5], "full"), ([1, 3, 3], "full")],
+    [([1, 1, 2], "affine"), ([1.5, 1.5, 10], "strong_in_plane"), ([10, 1.5, 1.5], "full"), ([1, 3, 3], "full")],
 )
 def test_augmentation_stays_in_the_plane_of_thick_slices(spacing, chosen):
     assert propose_augmentation(spacing).value == chosen
@@ -225,6 +225,11 @@ def test_order_of_two_classes(gaps, ordered):
 )
 def test_flip_axes(centres, axes):
     assert propose_flip_axes(centres).value == axes
+
+
+@pytest.mark.parametrize(("spacing", "axes"), [([1, 1, 2], []), ([1, 1, 5], [0, 1, 2])])
+def test_on_a_cpu_nothing_is_flipped_but_thick_slices(spacing, axes):
+    assert propose_flip_axes([{1: (0.3, 0.5, 0.5)}] * 4, spacing=spacing, budget="cpu").value == axes
 
 
 def test_flip_axes_say_why():
