@@ -18,6 +18,7 @@ from aps_components.convolution import Conv3d
 from aps_components.networks.backbone import Backbone, BackboneOutput, as_variance, variance_head
 from aps_components.networks.channel_dropout import ChannelDropout
 from aps_components.networks.instance_norm import InstanceNorm
+from aps_components.networks.upsampling import start_as_blocks
 from aps_components.networks.voxel_shape import Triple, checked_kernels, checked_strides
 
 WIDEST = 320  # channels, as in nnU-Net
@@ -172,3 +173,5 @@ def _start_as_he(module: nn.Module) -> None:
     """He et al. 2015 (arXiv:1502.01852), for leaky ReLU; biases stay, of which the noise's is chosen."""
     if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
         nn.init.kaiming_normal_(module.weight, a=ACTIVATION[1]["negative_slope"])
+    if isinstance(module, nn.ConvTranspose3d):
+        start_as_blocks(module)

@@ -21,6 +21,7 @@ from aps_components.convolution import Conv3d
 from aps_components.networks.backbone import Backbone, BackboneOutput, as_variance, variance_head
 from aps_components.networks.channel_dropout import ChannelDropout
 from aps_components.networks.instance_norm import InstanceNorm
+from aps_components.networks.upsampling import start_as_blocks
 from aps_components.networks.voxel_shape import Triple, checked_kernels, checked_strides
 
 Norm = Literal["instance", "batch", "group"]
@@ -74,7 +75,7 @@ def _down(in_channels: int, norm: Norm, stride: Triple) -> nn.Sequential:
 def _up(in_channels: int, norm: Norm, stride: Triple) -> nn.Sequential:
     channels = in_channels // 2
     return nn.Sequential(
-        nn.ConvTranspose3d(in_channels, channels, kernel_size=stride, stride=stride),
+        start_as_blocks(nn.ConvTranspose3d(in_channels, channels, kernel_size=stride, stride=stride)),
         _normalisation(norm, channels),
         nn.ReLU(inplace=True),
     )
