@@ -77,7 +77,7 @@ class Recipe:
     prompt_share: float = 0.12
     single_prompt_share: float = 0.25
     least_iterations: int = 100
-    enough_iterations: int = 1000
+    enough_iterations: int = 2000
     enough_of_one: int = 200
     most_iterations: int = 50_000
     most_overhead: float = 0.45

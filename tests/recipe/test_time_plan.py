@@ -24,8 +24,8 @@ def plan_of(seconds, *, facts=FACTS, pace=PACE, recipe=None):
     return make_time_plan(facts, pace, seconds=seconds, recipe=recipe or Recipe())
 
 
-def test_an_evening_has_everything():
-    plan = plan_of(4 * HOUR)
+def test_a_night_has_everything():
+    plan = plan_of(8 * HOUR)
     assert (plan.shape.folds, plan.shape.checked, plan.shape.second) == (4, 2, True)
     assert plan.shape.calibrated
     assert plan.shape.mirrored
@@ -127,14 +127,14 @@ def test_few_patients_have_no_folds_and_it_is_said(patients):
 
 
 def test_what_is_not_measured_is_said():
-    plan = plan_of(75 * 60)
+    plan = plan_of(2.5 * HOUR)
     assert plan.shape.second
     assert not plan.shape.checked
     assert any("second round" in line for line in unknown(plan.shape, FACTS, Recipe()))
 
 
 def test_folds_are_never_more_than_patients():
-    assert plan_of(4 * HOUR, facts=Facts(labelled=14, unlabelled=56, patients=3)).shape.folds == 3
+    assert plan_of(8 * HOUR, facts=Facts(labelled=14, unlabelled=56, patients=3)).shape.folds == 3
 
 
 def test_too_short_a_time_is_refused_with_one_that_is_enough():
