@@ -97,7 +97,7 @@ def main() -> None:
         labelled = write_labels(options.out / name / "labels", arm, pool, files, seed=options.seed)
         write_datalist(options.out / name, labelled, pool, validation, files, classes=classes)
         write_nnunet(options.out / "nnUNet_raw" / f"Dataset{number}_{name}", labelled, files, classes=classes)
-    print(commands(options, arms))
+    print(commands(options, arms, images=folder.images, labels=folder.labels))
 
 
 def write_labels(
@@ -157,8 +157,8 @@ def write_nnunet(
     (folder / "dataset.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def commands(options: argparse.Namespace, arms: Mapping[str, Arm]) -> str:
-    """What to run, a line each."""
+def commands(options: argparse.Namespace, arms: Mapping[str, Arm], *, images: str, labels: str) -> str:
+    """What to run, a line each; ``images`` and ``labels`` are the sub-folders of the data."""
     out, data = shlex.quote(str(options.out)), shlex.quote(str(options.data))
     bundle, run = f"{out}/bundle", "python -m monai.bundle run"
     schedule = (
@@ -167,7 +167,10 @@ def commands(options: argparse.Namespace, arms: Mapping[str, Arm]) -> str:
     )
     train = f"{schedule} '--objective#train_b' False --predictor a" if options.model_a else schedule
     judge = "--split validation --predictor a" if options.model_a else "--split validation"
-    lines = [f"aps new-bundle partial {data} {bundle} --budget cpu --validation 0 --seed {options.seed}"]
+    lines = [  # of the folders, and not of a datalist, which would be trained on
+        f"aps new-bundle partial {data} {bundle} --budget cpu --validation 0 --seed {options.seed} "
+        f"--images {shlex.quote(images)} --labels_dir {shlex.quote(labels)}"
+    ]
     for name in arms:
         places = f"--bundle_root {bundle} --dataset_dir {out}/{name} --ckpt_dir {out}/{name}/models"
         lines += [

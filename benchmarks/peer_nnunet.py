@@ -35,7 +35,7 @@ from aps_components.csv_table import comma_separated
 from aps_components.data.case_folder import declared_labels
 from aps_components.data.datalist import Item, case_name, files_of
 from aps_components.data.nifti import read_scan
-from aps_components.data.scans import Scans, find_scans
+from aps_components.data.scans import find_scans
 from aps_components.evaluation import EvaluationReport, case_metrics
 from aps_components.evaluation.machine import machine
 from aps_components.evaluation.records import Records
@@ -87,7 +87,7 @@ class Task:
         labels = {0: "background", **(parse_labels(names) or scans.names or declared_labels(scans.folder.root))}
         if len(labels) < 2 or sorted(labels) != list(range(len(labels))):
             raise ValueError(f'{data}: the classes are {labels}; name each value from 1 on: --names "1:liver,2:tumour"')
-        items = _absolute(scans)
+        items = [scans.folder.item(case) for case in scans.folder.cases]
         pool = [item for item in items if "label" in item]
         kept = {"validation": scans.validation, "test": scans.test}[split]
         if not kept and not 0 < validation < len(pool):
@@ -121,13 +121,6 @@ class Task:
             validation=[],
             patients=self.patients,
         )
-
-
-def _absolute(scans: Scans) -> list[Item]:
-    def whole(value: Any) -> Any:
-        return [whole(file) for file in value] if isinstance(value, list) else str(scans.folder.root / value)
-
-    return [{key: whole(value) for key, value in case.item.items()} for case in scans.folder.cases]
 
 
 def train_ours(

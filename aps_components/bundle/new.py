@@ -1,4 +1,4 @@
-"""A bundle for one's own scans, from nothing but a folder of images and a folder of fewer labels."""
+"""A bundle for one's own scans, from a folder of images and a folder of fewer labels, or from a datalist."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from aps_components.bundle.describe import (
 )
 from aps_components.bundle.metadata import DATA_LICENSE, BundleMetadata
 from aps_components.bundle.plan import Plan, make_plan
+from aps_components.bundle.rules import listed
 from aps_components.bundle.writer import write_bundle
 from aps_components.configuration import DATASET_OPTIONS
 from aps_components.data.case_folder import CaseFolder, declared_labels, without_ignored
-from aps_components.data.datalist import DATALIST, relative_item
+from aps_components.data.checks import check_cases
+from aps_components.data.datalist import DATALIST, datalist_of, load_datalist
 from aps_components.data.errors import DataError
 from aps_components.data.fingerprint import CaseFacts, Fingerprint, take_fingerprint
-from aps_components.data.partial import parsed_slices
+from aps_components.data.partial import CLASSES, parsed_slices
 from aps_components.data.scans import Scans, find_scans
 from aps_components.files import expanded, replace_text
 from aps_components.options import SEED, Pieces, whole
@@ -66,7 +68,7 @@ def new_bundle(
             are fewer than 5.
         images: the sub-folder of the images, if it has another name.
         labels_dir: the sub-folder of the labels, if it has another name.
-        budget: "gpu" or "cpu": for which the patch size is proposed.
+        budget: "gpu" or "cpu": for which voxels, patch and flips are proposed.
         spacing: voxel size in mm, instead of the proposed one.
         roi_size: patch size in voxels, instead of the proposed one.
         seed: decides which labelled cases are for validation.
@@ -81,21 +83,26 @@ def new_bundle(
     slices = None if labeled_slices is None else parsed_slices(labeled_slices)
     scans = find_scans(data, images=images, labels_dir=labels_dir)
     own = scans.folder.root / DATALIST  # which training reads in the place of the bundle's
-    if validation is not None and (scans.validation or scans.listing == own):
-        raise ValueError(f"validation {validation}: {scans.listing} says which scans validate; leave it out")
-    if scans.listing == own:
-        validation = 0
+    validation = _asked_validation(validation, scans, own=own)
     folder = scans.folder.told(ignore=None, slices=slices)
     found = look_at(folder, names=names or scans.names, budget=budget, spacing=spacing, roi_size=roi_size)
+    check_kept_apart(scans, found)
     plan, fingerprint = found.plan, found.fingerprint
     datalist = make_datalist(name, fingerprint, plan.block.labels, validation=validation, seed=seed, scans=scans)
     training, unlabelled, kept = (len(datalist[part]) for part in ("training", "unlabeled", "validation"))
+    if scans.listing == own:  # also labels by models
+        read = load_datalist(scans.folder.root)
+        training, unlabelled = len(read.labeled), len(read.unlabeled)
     print("\n" + found.described())
     bundle = write_new(out, name=name, found=found, datalist=datalist)
     print(
         f"\nWritten: {out}. Training has {training} labelled and {unlabelled} unlabelled cases, validation {kept}. "
         "Its docs/README.md\nrepeats all of the above; fill in docs/data_license.txt.\n"
     )
+    if scans.listing == own and fingerprint.faults:
+        print(f"Note: training reads {own} and refuses what was left out above; mend it, or take it out there.\n")
+    if scans.labels_by_models and scans.listing != own:
+        print(f"Note: {scans.labels_by_models} labels that models made are left aside; these scans are unlabelled.\n")
     if own.is_file() and scans.listing != own:
         print(f"Note: {own} takes the place of the bundle's datalist; move it away first.\n")
     if not unlabelled and not fingerprint.partly_labelled:
@@ -108,6 +115,26 @@ def new_bundle(
     steps = commands(plan, bundle=out, data=folder_of_data, labelled=training, unlabelled=unlabelled, validation=kept)
     print("\n\n".join(f"# {title}\n{command}" for title, command in steps.items()))
     return bundle
+
+
+def _asked_validation(validation: int | None, scans: Scans, *, own: Path) -> int | None:
+    """Number of validation scans to draw; none where a datalist that training reads itself names none.
+
+    Raises:
+        ValueError: the datalist names them, or training would not read of them.
+    """
+    if scans.listing is None or (scans.listing != own and not scans.validation):
+        return validation
+    if validation and not scans.validation:
+        raise ValueError(
+            f"validation {validation}: training reads {own}, which names no validation scans; name some there, or give "
+            f"training --validation_count {validation}"
+        )
+    if validation is not None and validation != len(scans.validation):
+        raise ValueError(
+            f"validation {validation}: {scans.listing} names {len(scans.validation)} validation scans; leave it out"
+        )
+    return 0
 
 
 @dataclass(frozen=True)
@@ -157,7 +184,27 @@ def look_at(
         roi_size=roi_size,
         largest_component=largest_component,
     )
+    if plan.block.label_values and (said := [case.label for case in folder.cases if CLASSES in case.said]):
+        raise DataError(
+            f"{said[0]}: its labeled_classes are classes of the datalist, and the values {listed(plan.values)} become "
+            "other ones; number the classes of the label files 1, 2, ..., and what is ignored above them"
+        )
     return LookedAt(folder, fingerprint, plan)
+
+
+def check_kept_apart(scans: Scans, found: LookedAt) -> None:
+    """Look at a datalist's validation and test scans, which no fingerprint shows, before hours are spent.
+
+    Raises:
+        DataError: some are damaged; which.
+    """
+    block = found.plan.block
+    check_cases(
+        [*scans.validation, *scans.test],
+        in_channels=block.in_channels,
+        num_classes=block.num_classes,
+        label_values=block.label_values,
+    )
 
 
 def write_new(
@@ -219,30 +266,54 @@ def make_datalist(
     validation: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """All usable cases by part; where no datalist says it, which labelled ones validate depends on their names and the
-    seed alone."""
-    drawn = sorted(fingerprint.labelled, key=lambda facts: _draw(facts, seed))
+    """All usable cases by part; arguments as of :func:`new_bundle`.
+
+    Where no datalist says which scans validate, they are drawn by whole patients, by these and the seed alone: not by
+    the order of files, and further cases do not reshuffle the others.
+
+    Raises:
+        ValueError: so many validation scans leave none to train on.
+    """
+    drawn = sorted(fingerprint.labelled, key=lambda facts: (_draw(_patient(facts, scans), seed), facts.case.name))
+    kept = [] if scans.validation else _kept_apart(drawn, scans, validation)
+    apart = {facts.case.name for facts in kept}
+    learned = [f for f in (fingerprint.labelled if scans.listing else drawn) if f.case.name not in apart]
+    item = scans.folder.item
+    return datalist_of(
+        name,
+        labels,
+        folder=scans.folder.root,
+        training=[item(facts.case) for facts in learned],
+        unlabeled=[item(facts.case) for facts in fingerprint.unlabelled],
+        validation=scans.validation or [item(facts.case) for facts in kept],
+        test=scans.test,
+    )
+
+
+def _kept_apart(drawn: Sequence[CaseFacts], scans: Scans, validation: int | None) -> list[CaseFacts]:
+    """The last patients with about so many scans, one of them at least."""
     count = len(drawn)
-    if scans.validation:
-        validation = 0
     if validation is None:
         validation = max(1, round(VALIDATION_SHARE * count)) if count >= VALIDATED_FROM else 0
     if not 0 <= validation < count:
         raise ValueError(f"validation {validation} of {count} labelled cases leaves none to train on; lower it")
-    items = [facts.case.item for facts in (drawn if validation or not scans.listing else fingerprint.labelled)]
-    kept, test = ([relative_item(item, scans.folder.root) for item in part] for part in (scans.validation, scans.test))
-    return {
-        "name": name,
-        "labels": dict(labels),
-        "training": items[: count - validation],
-        "unlabeled": [facts.case.item for facts in fingerprint.unlabelled],
-        "validation": kept or items[count - validation :],
-        "test": test,
-    }
+    by_patient: dict[str, list[CaseFacts]] = {}
+    for facts in drawn if validation else []:
+        by_patient.setdefault(_patient(facts, scans), []).append(facts)
+    kept: list[CaseFacts] = []
+    for cases in list(by_patient.values())[:0:-1]:  # the first patient is learned from
+        if kept and len(kept) + len(cases) > validation:
+            break
+        kept = [*cases, *kept]
+    return kept
 
 
-def _draw(facts: CaseFacts, seed: int) -> str:
-    return hashlib.sha256(f"{seed}:{facts.case.name}".encode()).hexdigest()
+def _patient(facts: CaseFacts, scans: Scans) -> str:
+    return scans.patients.get(facts.case.name, facts.case.name)
+
+
+def _draw(patient: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest()
 
 
 def _check_arguments(

@@ -48,8 +48,7 @@ class Plan:
         block: as it goes into the bundle.
         values: the value in the label files of each class, background left out: class k is ``values[k - 1]``.
         choices: setting to its value and reason, in the order of the block.
-        cpu: what differs for training on a CPU: `flip_axes`, and where the block's own patch is too large `spacing`,
-            `roi_size`, `strides`, `kernel_sizes` and `balanced_crops`.
+        cpu: the settings that differ for training on a CPU.
         warnings: what a user should look at.
     """
 
@@ -77,7 +76,7 @@ def make_plan(
         fingerprint: with at least one labelled case.
         names: value in the label files to class name, 0 included or not; None names them by their numbers.
         channel_tokens: what the image files end in, where they do.
-        budget: "gpu" or "cpu": how many voxels a patch may have.
+        budget: "gpu" or "cpu": how many voxels a patch may have, and whether patches are flipped.
         spacing, roi_size: taken instead of those that the rules give.
         ignore: value in the label files of a voxel that nobody labelled.
         largest_component: the pieces that inference keeps; None for those that the rules give.
@@ -253,7 +252,9 @@ def _cpu_options(
         choices = plan_grid(fingerprint, budget="cpu", extent=extent)
         size, roi_size = choices["spacing"].value, choices["roi_size"].value
         choices["balanced_crops"] = _crops(fingerprint, voxels, spacing=size, roi_size=roi_size)
-    choices["flip_axes"] = flips(spacing=voxel_size(fingerprint, size), budget="cpu")
+    voxel = voxel_size(fingerprint, size)
+    choices |= {"backbone": propose_backbone(voxel), "augmentation": propose_augmentation(voxel)}
+    choices["flip_axes"] = flips(spacing=voxel, budget="cpu")
     return {key: choice.value for key, choice in choices.items() if choice.value != getattr(block, key)}
 
 

@@ -28,7 +28,7 @@ def new_bundle(
         validation: labelled cases kept for validation; those of a datalist by default, or a fifth of them.
         images: the sub-folder of the images, if it has another name.
         labels_dir: the sub-folder of the labels, if it has another name.
-        budget: "gpu" or "cpu": for which the patch size is proposed.
+        budget: "gpu" or "cpu": for which voxels, patch and flips are proposed.
         spacing: voxel size in mm, such as "[1,1,3]", instead of the proposed one.
         roi_size: patch size in voxels, such as "[96,96,64]", instead of the proposed one.
         seed: decides which labelled cases are for validation.

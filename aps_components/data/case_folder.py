@@ -74,6 +74,16 @@ class CaseFolder:
     faults: list[str]
     ignore: int | None = None
 
+    def item(self, case: Case) -> Item:
+        """A case of it as a datalist has it, with absolute paths."""
+
+        def absolute(value: Any) -> Any:
+            if isinstance(value, list):
+                return [absolute(file) for file in value]
+            return os.path.abspath(self.root / value)
+
+        return {key: value if key in case.said else absolute(value) for key, value in case.item.items()}
+
     def told(self, *, ignore: int | None, slices: Any = None) -> CaseFolder:
         """The same with what is said of all labels; what a case says itself stays.
 

@@ -259,6 +259,32 @@ def relative_item(item: Mapping[str, Any], folder: File) -> Item:
     return {key: value if key in KEYS else relative(value) for key, value in item.items()}
 
 
+def datalist_of(
+    name: str,
+    labels: Mapping[Any, str],
+    *,
+    folder: File,
+    training: Sequence[Item],
+    unlabeled: Sequence[Item],
+    validation: Sequence[Item],
+    test: Sequence[Item] = (),
+) -> dict[str, Any]:
+    """What ``datalist.json`` in a folder holds.
+
+    Args:
+        name: of the dataset.
+        labels: class value to name.
+        folder: to which its paths are relative.
+        training, unlabeled, validation, test: items with absolute paths.
+    """
+    parts = {"training": training, "unlabeled": unlabeled, "validation": validation, "test": test}
+    return {
+        "name": name,
+        "labels": {str(value): text for value, text in labels.items()},
+        **{part: [relative_item(item, folder) for item in items] for part, items in parts.items()},
+    }
+
+
 def _with_modalities(item: Item, modalities: Sequence[str]) -> Item:
     """The item with the files of these modalities; a single file named after none holds all the channels."""
     files = files_of(item["image"])

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aps_components.data.case_folder import Case, CaseFolder, find_cases
+from aps_components.data.case_folder import CHANNEL, Case, CaseFolder, find_cases
 from aps_components.data.datalist import DATALIST, Item, case_name, files_of, load_datalist, read_datalist
 from aps_components.data.errors import DataError
+from aps_components.data.modalities import stem
 from aps_components.data.partial import CLASSES, IGNORE, SLICES
 from aps_components.data.patients import patient_of
 from aps_components.files import expanded
@@ -28,6 +29,7 @@ class Scans:
         validation, test: items that a datalist keeps apart, with absolute paths; nothing is learned from them.
         patients: whose scan each case is, by the case's name.
         listing: the datalist's file; None where there is none.
+        labels_by_models: how many labels of the datalist were made by models; these scans count as unlabelled.
     """
 
     folder: CaseFolder
@@ -36,6 +38,7 @@ class Scans:
     test: list[Item]
     patients: dict[str, str]
     listing: Path | None = None
+    labels_by_models: int = 0
 
 
 def find_scans(data: str | os.PathLike[str], *, images: str | None = None, labels_dir: str | None = None) -> Scans:
@@ -50,6 +53,10 @@ def find_scans(data: str | os.PathLike[str], *, images: str | None = None, label
         DataError: there are none, or what is there does not fit together.
     """
     place = Path(os.path.abspath(expanded(data)))
+    if place.is_file() and not (images is None and labels_dir is None):
+        raise DataError(f"{place}: a datalist names its files itself; leave --images and --labels_dir out")
+    if not place.exists():
+        raise DataError(f"{place}: no such folder or file; give the folder of the scans, or a datalist")
     file = place if place.is_file() else place / DATALIST
     if file.is_file() and images is None and labels_dir is None:
         return _listed(file)
@@ -70,7 +77,7 @@ def _listed(file: Path) -> Scans:
         images=_folder_of([file for case in cases for file in case.images]),
         labels=_folder_of([case.label for case in cases if case.label]),
         cases=cases,
-        channel_tokens=(),
+        channel_tokens=_channel_tokens(cases),
         labels_without_image=[],
         faults=[],
         ignore=_ignore(learned, file),
@@ -86,6 +93,7 @@ def _listed(file: Path) -> Scans:
         test=list(datalist.test),
         patients=patients,
         listing=file,
+        labels_by_models=len(datalist.labeled) - len(by_hand),
     )
 
 
@@ -94,6 +102,15 @@ def _case(item: Mapping[str, Any], root: Path) -> Case:
     label = item.get("label")
     said = {key: item[key] for key in (SLICES, CLASSES) if key in item}
     return Case(case_name(item), files, None if label is None else os.path.relpath(label, root), said)
+
+
+def _channel_tokens(cases: Sequence[Case]) -> tuple[str, ...]:
+    """In which the image files of every case end, in this order; none where they do not."""
+    found = {
+        tuple(match[2] if (match := CHANNEL.fullmatch(stem(file))) else "" for file in case.images) for case in cases
+    }
+    tokens = next(iter(found)) if len(found) == 1 else ()
+    return tokens if len(tokens) > 1 and all(tokens) else ()
 
 
 def _ignore(items: Sequence[Item], file: Path) -> int | None:
@@ -111,7 +128,7 @@ def _declared_patients(content: Mapping[str, Any], root: Path) -> dict[str, str]
     """By the first image file of a case, of those that name one."""
     entries = [entry for part in ("training", "unlabeled") for entry in content.get(part, [])]
     return {
-        os.path.abspath(root / files_of(entry["image"])[0]): str(entry[PATIENT])
+        os.path.abspath(root / expanded(files_of(entry["image"])[0])): str(entry[PATIENT])
         for entry in entries
-        if PATIENT in entry
+        if entry.get(PATIENT) is not None
     }

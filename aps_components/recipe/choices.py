@@ -24,17 +24,24 @@ class Answer:
     calibrated: bool = False
 
 
-def choose_answer(held_out: Sequence[HeldOut], *, least_gain: float) -> tuple[Answer, list[ChoiceRecord]]:
+def choose_answer(
+    held_out: Sequence[HeldOut], *, least_gain: float, can_mirror: bool = True
+) -> tuple[Answer, list[ChoiceRecord]]:
     """By Model A's answers to the first round's held-out scans: calibration, then whether windows are turned.
 
     Calibration, which costs no time in inference, is taken where it is better at all; turned windows, which double it,
     where they bring ``least_gain`` Dice points. What was not measured stays as it is by default: offsets on whole scans
     are a mend for too large volumes, and are taken.
+
+    Args:
+        held_out: of all trainings.
+        least_gain: Dice points.
+        can_mirror: whether training flips patches; there is no choice of windows otherwise.
     """
     first = [entry for entry in held_out if entry.round == 1]
     if not first:
         note = f"{NOT_MEASURED}: no scan was held out"
-        unmeasured = [(CALIBRATION, YES), (WINDOWS, NO)]
+        unmeasured = [(CALIBRATION, YES), *([(WINDOWS, NO)] if can_mirror else [])]
         return Answer(calibrated=True), [
             ChoiceRecord(name=name, chosen=chosen, figures={}, note=note) for name, chosen in unmeasured
         ]
@@ -56,7 +63,7 @@ def choose_answer(held_out: Sequence[HeldOut], *, least_gain: float) -> tuple[An
         otherwise=False,
     )
     answer = Answer(predictor=predictor, mirrored=mirrored, calibrated=calibrated)
-    return answer, [by_calibration, by_windows]
+    return answer, [by_calibration, *([by_windows] if can_mirror else [])]
 
 
 def choose_predictor(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aps_components.bundle.writer import render_datalist
-from aps_components.data.datalist import DATALIST, Item, case_name, load_datalist, relative_item
+from aps_components.data.datalist import DATALIST, Item, case_name, datalist_of, load_datalist
 from aps_components.files import replace_text
 
 
@@ -68,16 +67,13 @@ class Learning:
         """Write ``datalist.json`` into a folder, which is then a dataset's; ``unlabelled``: those of these alone."""
         folder.mkdir(parents=True, exist_ok=True)
 
-        def entries(items: Sequence[Item]) -> list[dict[str, Any]]:
-            return [relative_item(item, folder) for item in items]
-
-        content = {
-            "name": self.name,
-            "labels": {str(index): name for index, name in self.labels.items()},
-            "training": entries(self.labelled),
-            "unlabeled": entries(self.unlabelled if unlabelled is None else unlabelled),
-            "validation": entries(self.validation),
-            "test": [],
-        }
+        content = datalist_of(
+            self.name,
+            self.labels,
+            folder=folder,
+            training=self.labelled,
+            unlabeled=self.unlabelled if unlabelled is None else unlabelled,
+            validation=self.validation,
+        )
         replace_text(folder / DATALIST, render_datalist(content))
         return folder

@@ -78,6 +78,7 @@ def shapes(facts: Facts, *, seconds: float, recipe: Recipe) -> Iterator[Shape]:
     one = Shape(folds=1, parts=most, calibrated=True, prompted=True)
     yield one
     yield replace(one, calibrated=False)
+    yield replace(one, prompted=False)
     yield from single
 
 
@@ -106,9 +107,12 @@ def _filled(shape: Shape, facts: Facts, pace: Pace, *, left: float, whole: float
         "prompt": parts.prompt(shape, facts, pace, recipe=recipe),
         "measure": parts.measure(shape, facts, pace),
     }
-    there = {name: part for name, part in planned.items() if part is not None}
-    overhead = parts.overhead(there.values())
+    overhead = parts.overhead(planned.values())
     usable = max(0.0, left - overhead)
+    shares = parts.shares(shape, recipe, least_prompt=parts.least_prompt(pace, recipe, usable=usable))
+    there = {
+        name: replace(part, share=shares.get(name, part.share)) for name, part in planned.items() if part is not None
+    }
     counts = {name: part.iterations(usable) for name, part in there.items()}
     return TimePlan(
         shape=shape,
@@ -137,8 +141,10 @@ def last_iterations(shape: Shape, facts: Facts, pace: Pace, *, left: float, reci
     prompt, measure = parts.prompt(shape, facts, pace, recipe=recipe), parts.measure(shape, facts, pace)
     usable = left - parts.overhead([parts.last(shape, facts, pace, recipe=recipe), prompt, measure])
     shares = parts.shares(shape, recipe)
-    share = shares["last"] / (shares["last"] + shares["prompt"])
-    return _within(share * usable / parts.last_pace(shape, facts, pace, recipe), recipe)
+    of_prompt = shares["prompt"] / (shares["last"] + shares["prompt"])
+    if shape.prompted:
+        of_prompt = max(of_prompt, parts.least_prompt(pace, recipe, usable=usable))
+    return _within((1 - of_prompt) * usable / parts.last_pace(shape, facts, pace, recipe), recipe)
 
 
 def prompt_iterations(shape: Shape, facts: Facts, pace: Pace, *, left: float, recipe: Recipe) -> int:
@@ -157,7 +163,7 @@ def unknown(shape: Shape, facts: Facts, recipe: Recipe) -> list[str]:
     if not shape.folds and facts.patients < recipe.fewest_patients:
         lines.append(
             f"There are labelled scans of {facts.patients} patient(s), and none is kept apart: nobody will know how "
-            "good the model is on other scans, nor which predictor, windows and calibration are best."
+            "good the model is on other scans, nor which predictor and calibration are best."
         )
     elif not shape.folds:
         lines.append("The time is too short to hold scans out: nobody will know how good the model is on other scans.")

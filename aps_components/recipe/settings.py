@@ -35,6 +35,7 @@ class Recipe:
         judge_share: that of judging Model B's answers.
         prompt_share: that of Model B beside the last Model A.
         single_prompt_share: the same where there are no folds.
+        most_prompt_share: that Model B may take, where its share holds fewer than ``least_iterations``.
         least_iterations: of any training; with fewer the time is too short.
         enough_iterations: of a Model A on each of several folds. The last training needs twice as many, a fold's second
             round half as many, and so does each training of a first round without folds. A plan that has fewer is made
@@ -76,6 +77,7 @@ class Recipe:
     judge_share: float = 0.08
     prompt_share: float = 0.12
     single_prompt_share: float = 0.25
+    most_prompt_share: float = 0.25
     least_iterations: int = 100
     enough_iterations: int = 2000
     enough_of_one: int = 200
@@ -104,7 +106,7 @@ _SHARE, _SECONDS, _RATE = number(least=0, below=1), number(least=0), number(abov
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("first_share", "check_share", "quick_share", "judge_share", "prompt_share"), _SHARE),
     **dict.fromkeys(("complete_share", "one_fold_share"), _SHARE),
-    **dict.fromkeys(("labelling_share", "most_overhead", "single_prompt_share"), _SHARE),
+    **dict.fromkeys(("labelling_share", "most_overhead", "most_prompt_share", "single_prompt_share"), _SHARE),
     **dict.fromkeys(("learning_rate", "second_learning_rate", "prompt_learning_rate"), _RATE),
     "complete_learning_rate": _RATE,
     "folds": whole(least=2),

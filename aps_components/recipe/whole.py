@@ -78,7 +78,9 @@ class WholeTraining:
         """Everything that is not done yet, up to the model in the bundle."""
         self.learning.write(self.work / "all")
         self._first_round()
-        answer, choices = choose_answer(self.evaluations.held_out(), least_gain=self.recipe.least_gain)
+        answer, choices = choose_answer(
+            self.evaluations.held_out(), least_gain=self.recipe.least_gain, can_mirror=self.facts.can_mirror
+        )
         self.choices = choices
         self._judge_second_round(answer)
         second, choice = choose_round(

@@ -216,8 +216,8 @@ def test_a_datalist_keeps_its_parts_and_names(make, tmp_path, capsys, file):
     assert DatasetBlock.read(bundle / "configs" / "train.json").labels == content["labels"]
     assert f"--dataset_dir {data} " in printed.replace("\\\n ", "")
     assert "Note:" not in printed
-    with pytest.raises(ValueError, match=f"{file} says which scans validate"):
-        new_bundle("mine", data=given, out=tmp_path / "again", validation=1)
+    with pytest.raises(ValueError, match=f"{file} names 1 validation scans; leave it out"):
+        new_bundle("mine", data=given, out=tmp_path / "again", validation=2)
 
 
 def test_validation_scans_are_drawn_for_a_datalist_that_training_does_not_read_itself(make, tmp_path):
@@ -227,6 +227,100 @@ def test_validation_scans_are_drawn_for_a_datalist_that_training_does_not_read_i
         (data / name).write_text(json.dumps(content))
         bundle = new_bundle("mine", data=data / name, out=tmp_path / name)
         assert len(json.loads((bundle / "configs" / "datalist.json").read_text())["validation"]) == kept
+    with pytest.raises(ValueError, match="names no validation scans; name some there, or give training"):
+        new_bundle("mine", data=data, out=tmp_path / "again", validation=2)
+
+
+def test_a_patient_is_not_both_learned_from_and_validated_on(make, tmp_path):
+    data, *_ = make("small_crops", labelled=6)
+    content = listing(data, training=["c05", "c04", "c03", "c02", "c01", "c00"])
+    for index, entry in enumerate(content["training"]):
+        entry["patient"] = str(index // 2)
+    (data / "split.json").write_text(json.dumps(content))
+    for seed in range(4):
+        bundle = new_bundle("mine", data=data / "split.json", out=tmp_path / str(seed), validation=2, seed=seed)
+        written = json.loads((bundle / "configs" / "datalist.json").read_text())
+        apart = {item["image"] for item in written["validation"]}
+        assert apart in [{e["image"] for e in content["training"] if e["patient"] == str(p)} for p in range(3)]
+        listed = [entry["image"] for entry in content["training"] if entry["image"] not in apart]
+        assert [item["image"] for item in written["training"]] == listed
+
+
+def test_labels_by_models_are_counted_as_training_takes_them(make, tmp_path, capsys):
+    data, *_ = make("small_crops", labelled=5)
+    content = listing(data, training=["c00", "c01", "c02", "c03"], validation=["c04"])
+    for entry in content["training"][2:]:
+        entry["label_by"] = "models"
+    for name in ("split.json", "datalist.json"):
+        (data / name).write_text(json.dumps(content))
+        capsys.readouterr()
+        new_bundle("mine", data=data / name, out=tmp_path / name)
+        printed = capsys.readouterr().out
+        if name == "split.json":
+            assert "2 labels that models made are left aside" in printed
+            assert "Training has 2 labelled and 2 unlabelled" in printed
+        else:
+            assert "Training has 4 labelled and 0 unlabelled" in printed
+            assert "--unlabeled_batch 0" in printed
+
+
+def test_a_datalist_behind_a_link_names_the_scans_that_training_reads(make, tmp_path, monkeypatch):
+    data, *_ = make("small_crops", labelled=5)
+    lists = tmp_path / "elsewhere" / "lists"
+    lists.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(lists)
+    content = listing(data, training=["c00", "c01", "c02"], validation=["c03"])
+    for part in ("training", "validation"):
+        for entry in content[part]:
+            entry.update({key: f"../{data.relative_to(tmp_path)}/{file}" for key, file in entry.items()})
+    (lists / "split.json").write_text(json.dumps(content))
+    bundle = new_bundle("mine", data=tmp_path / "link" / "split.json", out=tmp_path / "listed")
+    assert json.loads((bundle / "configs" / "datalist.json").read_text())["training"] == content["training"]
+
+
+def test_damaged_scans_that_a_datalist_keeps_apart_are_refused(make, tmp_path):
+    data, *_ = make("small_crops", labelled=5)
+    (data / "split.json").write_text(
+        json.dumps(listing(data, training=["c00", "c01"], validation=["c02"], test=["c03"]))
+    )
+    (data / "images" / "c03.nii.gz").write_bytes(b"broken")
+    with pytest.raises(ValueError, match=r"images/c03.nii.gz: cannot be read"):
+        new_bundle("mine", data=data / "split.json", out=tmp_path / "listed")
+
+
+def test_a_datalist_and_folders_exclude_each_other(make, tmp_path):
+    data, *_ = make("small_crops")
+    (data / "split.json").write_text(json.dumps(listing(data, training=["c00"])))
+    with pytest.raises(ValueError, match="leave --images and --labels_dir out"):
+        new_bundle("mine", data=data / "split.json", out=tmp_path / "listed", images="images")
+    with pytest.raises(ValueError, match=r"splt.json: no such folder or file"):
+        new_bundle("mine", data=data / "splt.json", out=tmp_path / "listed")
+
+
+def test_channels_of_a_datalist_are_modalities_as_those_of_a_folder(tmp_path):
+    write_cases(tmp_path, labelled=2, unlabelled=0, shape=(17, 24, 40), boxes={1: box((3, 9), (3, 9), (3, 9))})
+    entries = []
+    for name in ("c00", "c01"):
+        scan = tmp_path / "images" / f"{name}.nii.gz"
+        for channel in ("0000", "0001"):
+            shutil.copy(scan, scan.with_name(f"{name}_{channel}.nii.gz"))
+        files = [f"images/{name}_{channel}.nii.gz" for channel in ("0000", "0001")]
+        entries.append({"image": files, "label": f"labels/{name}.nii.gz"})
+    content = {"name": "x", "labels": {"0": "background", "1": "one"}, "training": entries}
+    (tmp_path / "split.json").write_text(json.dumps(content))
+    bundle = new_bundle("mine", data=tmp_path / "split.json", out=tmp_path / "listed")
+    block = DatasetBlock.read(bundle / "configs" / "train.json")
+    assert (block.in_channels, block.modalities) == (2, ["0000", "0001"])
+
+
+def test_classes_that_are_renumbered_cannot_be_told_by_number(make, tmp_path):
+    data, *_ = make("gaps", labelled=2)
+    content = listing(data, training=["c00", "c01"])
+    content["labels"] = {"0": "background", **{str(value): f"class {value}" for value in range(1, 8)}}
+    content["training"][0]["labeled_classes"] = ["class 2"]
+    (data / "split.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"labels/c00.nii.gz: its labeled_classes are classes of the datalist"):
+        new_bundle("mine", data=data / "split.json", out=tmp_path / "listed", labels="2:two,7:seven")
 
 
 def test_names_of_a_dataset_json_are_taken(make, tmp_path):

@@ -7,7 +7,6 @@ from case_folders import box, write_cases
 
 from aps_components.data import DataError
 from aps_components.data.scans import find_scans
-from aps_components.recipe.asked import checked_options, parse_time, set_options
 
 BOXES = {1: box((1, 3), (1, 4), (2, 5))}
 
@@ -64,39 +63,6 @@ def test_a_folder_with_a_datalist_is_that_datalist(listed):
 def test_no_scans_are_refused_by_name(tmp_path):
     with pytest.raises(DataError, match=r"nowhere: no such folder"):
         find_scans(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("4h", 14_400), ("1h30m", 5_400), ("90 min", 5_400), ("45s", 45), ("0.5d", 43_200)]
-)
-def test_times(text, seconds):
-    assert parse_time(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["4", 4, "", "h", "4 hours or so", "0m", "-1h"])
-def test_other_times_are_refused(text):
-    with pytest.raises(ValueError, match="time "):
-        parse_time(text)
-
-
-def test_options_of_the_dataset_are_told_from_those_of_the_training():
-    given = {"augmentation": "affine", "network_def#filters": 4, "overlap": 0.25}
-    of_dataset, of_training = checked_options(given)
-    assert of_dataset == {"augmentation": "affine"}
-    assert of_training == {"network_def#filters": 4, "overlap": 0.25}
-
-
-def test_options_stand_in_the_bundle(tmp_path):
-    (tmp_path / "configs").mkdir()
-    files = {"train.json": {"overlap": 0.5, "network_def": {"a": 1}}, "inference.json": {"overlap": 0.5}}
-    for name, content in files.items():
-        (tmp_path / "configs" / name).write_text(json.dumps(content))
-    set_options(tmp_path, {"network_def#filters": 4, "overlap": 0.25})
-    train, inference = (json.loads((tmp_path / "configs" / name).read_text()) for name in files)
-    assert train == {"overlap": 0.25, "network_def": {"a": 1, "filters": 4}}
-    assert inference == {"overlap": 0.25}
-    with pytest.raises(ValueError, match="no option --overlap#x: overlap has nothing inside"):
-        set_options(tmp_path, {"overlap#x": 1})
 
 
 def test_the_home_of_nobody_is_a_folder_that_is_not_there():

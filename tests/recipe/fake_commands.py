@@ -16,7 +16,7 @@ from aps_components.evaluation.doubt.held_out import TEMPERATURES
 from aps_components.models import save_model
 from aps_components.recipe.facts import Pace
 
-PACE = Pace(start=1, labeled=1, joint=1.2, alone=0.8, prompt=1.5, scan=0.5, scan_b=1)
+PACE = Pace(start=1, labeled=0.5, joint=0.6, alone=0.4, prompt=0.75, scan=0.5, scan_b=1)
 ANSWER = {"soft_dice": [len(TEMPERATURES) * [0.8]], "surprise": None, "calibration_error": None}
 Dice = Callable[[dict[str, Any]], float]
 

@@ -60,7 +60,7 @@ def test_a_plan_is_printed_and_nothing_is_written(scans, tmp_path, capsys):
 
 
 def test_all_rounds_end_in_a_bundle(scans, tmp_path):
-    commands, results = run(scans, tmp_path / "out", FakeCommands(better(round=2)))
+    commands, results = run(scans, tmp_path / "out", FakeCommands(better(round=2)), options={"flip_axes": [0]})
     judged = 3 * ["training", "evaluating", "calibrate", "evaluating", "evaluating"]
     checked = 2 * ["pseudo-label", "training", "calibrate", "evaluating"]
     beside = 2 * ["training", "calibrate", "evaluating"]
@@ -77,6 +77,12 @@ def test_all_rounds_end_in_a_bundle(scans, tmp_path):
     assert "Dice 50.0 % (standard deviation 0.0 over 6 scans" in page
     assert "Nothing has been measured" not in page
     assert page.index("## Performance") < page.index("## MONAI Bundle Commands")
+
+
+def test_without_flips_nothing_is_said_of_turned_windows(scans, tmp_path):
+    _, results = run(scans, tmp_path / "out")
+    assert "windows" not in {choice.name for choice in results.choices}
+    assert not any(entry.mirrored for entry in results.held_out)
 
 
 def test_every_labelled_scan_is_held_out_once_and_no_fold_sees_its_patients(scans, tmp_path):
@@ -169,7 +175,7 @@ def test_the_last_model_b_goes_on_from_the_judged_one_beside_the_last_model_a(sc
 
 
 def test_turned_windows_are_the_bundles_where_they_are_better(scans, tmp_path):
-    run(scans, tmp_path / "out", FakeCommands(better(mirrored=True)))
+    run(scans, tmp_path / "out", FakeCommands(better(mirrored=True)), options={"flip_axes": [0]})
     assert read_settings(tmp_path / "out" / "bundle" / "models" / "model.pt")["inference_mirror_axes"] == [0]
 
 
