@@ -251,3 +251,10 @@ def test_the_documented_overlaps_move_the_window_as_published(roi_size, overlap,
     assert _get_scan_interval(scan, roi_size, 3, (overlap,) * 3) == stride
     pages = [(BUNDLES / name / "docs" / "README.md").read_text(encoding="utf-8") for name in ("amos", "brats")]
     assert any(f"--overlap {overlap}`" in page for page in pages)
+
+
+@pytest.mark.parametrize(("device", "recomputes"), [("cpu", False), ("cuda:1", True), ("$torch.device('cpu')", False)])
+def test_only_a_gpu_computes_the_finest_level_again(device, recomputes):
+    parser = merged("la", "train")
+    parser["device"] = device
+    assert parser.get_parsed_content("network_def#recompute") is recomputes
