@@ -18,6 +18,7 @@ Axes = Sequence[int | Sequence[int]]
 
 Pieces = bool | Literal["joined", "foreground"]
 """Which connected pieces of an answer are kept: see ``label_map.kept_pieces``."""
+VARYING_CONTRAST = ("affine", "full", "strong", "strong_in_plane")  # of the values of `augmentation`
 OF_THE_FOREGROUND = ("joined", "foreground")  # the largest piece of all classes together is sought first
 OF_EACH_CLASS = (True, "joined")  # the largest piece of each class alone stays
 

@@ -20,7 +20,7 @@ from aps_components.networks.residual_encoder import ResidualEncoderUNet
 from aps_components.networks.sam3d import build_sam3d
 from aps_components.networks.vnet import Norm, VNet
 from aps_components.networks.voxel_shape import checked_kernels, roi_faults
-from aps_components.options import axis_groups, meant
+from aps_components.options import VARYING_CONTRAST, axis_groups, meant
 from aps_components.prompts import PromptGenerator
 from aps_components.uncertainty import UncertaintyForm
 
@@ -187,6 +187,7 @@ def build_trained(*, checkpoint: str | Path, otherwise: Mapping[str, Any] | None
     settings = read_settings(checkpoint)
     network.temperature = float(settings.get("temperature", 1.0))
     network.second_view_axes = next(iter(axis_groups("flip_axes", settings.get("flip_axes") or [])), ())
+    network.contrast_varied = settings.get("augmentation") in VARYING_CONTRAST
     return network
 
 

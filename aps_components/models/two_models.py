@@ -158,6 +158,7 @@ class TwoModels(nn.Module, ABC):
         self.num_classes = model_a.num_classes
         self.decision = Decision(self.num_classes)
         self.second_view_axes: tuple[int, ...] = ()  # along which a scan may be mirrored, as in training
+        self.contrast_varied = False  # in training
         self.temperature = 1.0  # at which the probabilities of its answers are right; see inference.temperature
         self.stride: Triple = model_a.stride  # a multiple of Model B's, whose tokens are A's first three strides
 

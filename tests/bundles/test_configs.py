@@ -163,7 +163,8 @@ class TestBundle:
         inference["checkpoint"] = "no/model.pt"  # whose settings would come first
         for key in (*INFERENCE_KEYS, "predictor", "mc_samples", "overlap", "precision"):
             assert training.get(key) == inference.get_parsed_content(key), key
-        network = {key for key in training.get("network_def") if key not in ("_target_", "sam_checkpoint")}
+        of_training = ("_target_", "sam_checkpoint", "recompute")
+        network = {key for key in training.get("network_def") if key not in of_training}
         built = {**network_options(inference), **inference.get("network_def")}
         assert network == set(built) - {"_target_", "checkpoint", "otherwise"}
 

@@ -1,7 +1,8 @@
-"""A second look: Model A's answer to the scan's mirror image, and how far it is the same.
+"""A second look: Model A's answer to the scan's mirror image, or to the brighter scan, and how far it is the same.
 
 A network that is sure of a wrong answer gives itself away where another view of the same scan gets another answer: test
 time augmentation as a measure of doubt (Wang et al. 2019, arXiv:1807.07356). The scan is mirrored as training did it.
+Where training mirrored nothing, dark tissue is made brighter, as training did that.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from aps_components.inference.own_grid import Maps, WholeMaps
 from aps_components.inference.tiles import Window
 from aps_components.label_map import likeliest_class
 from aps_components.models import TwoModels
+
+GAMMA = 0.7  # the lowest that training draws
 
 
 class MirroredMaps:
@@ -47,7 +50,8 @@ class MirroredMaps:
 
 @torch.inference_mode()
 def second_view(image: Tensor, network: TwoModels, inferer: PromptedSlidingWindowInferer) -> Maps | None:
-    """Model A's probabilities for the mirrored scan, mirrored back; None where training mirrored nothing.
+    """Model A's probabilities for the mirrored scan, mirrored back, or else for the brighter one; None where training
+    did neither.
 
     Args:
         image: [1, in_channels, D, H, W], on the network's device.
@@ -55,12 +59,21 @@ def second_view(image: Tensor, network: TwoModels, inferer: PromptedSlidingWindo
         inferer: whose windows are taken; each is seen once.
     """
     axes = getattr(network, "second_view_axes", ())  # of a stand-in none
-    if not axes:
+    if not axes and not getattr(network, "contrast_varied", False):
         return None
     once = copy.copy(inferer)
     once.mirror_axes = []
+    if not axes:
+        return once.predict_stored(brighter(image), model_a_alone(network)).probabilities
     mirrored = once.predict_stored(image.flip([2 + axis for axis in axes]), model_a_alone(network))
     return MirroredMaps(mirrored.probabilities, axes)
+
+
+def brighter(image: Tensor, *, gamma: float = GAMMA) -> Tensor:
+    """An image of the same range, [1, channels, D, H, W], in which what is dark is brighter, for a gamma below 1."""
+    low, high = image.aminmax()
+    width = (high - low).clamp_min(torch.finfo(image.dtype).tiny)
+    return ((image - low) / width) ** gamma * width + low
 
 
 class _OfA(torch.nn.Module):

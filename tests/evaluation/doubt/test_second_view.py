@@ -1,7 +1,8 @@
 import pytest
 import torch
+from monai.transforms import AdjustContrast
 
-from aps_components.evaluation.doubt.second_view import MirroredMaps, agreement, second_view
+from aps_components.evaluation.doubt.second_view import MirroredMaps, agreement, brighter, second_view
 from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.inference.own_grid import WholeMaps
 from aps_components.models import build_auto_prompt_seg
@@ -38,7 +39,7 @@ def test_a_symmetric_scan_gets_the_mirrored_answer():
     inferer = PromptedSlidingWindowInferer([32] * 3, mirror_axes=[0], precision="fp32")
     half = torch.randn(1, 1, 16, 32, 32)
     image = torch.cat([half, half.flip(2)], dim=2)
-    assert second_view(image, network, inferer) is None  # nothing was mirrored in training
+    assert second_view(image, network, inferer) is None  # nothing was mirrored or brightened in training
     network.second_view_axes = (0,)
     view = second_view(image, network, inferer)
     assert inferer.mirror_axes == [(0,)]
@@ -46,3 +47,19 @@ def test_a_symmetric_scan_gets_the_mirrored_answer():
         alone = network.logits_of_a(image).softmax(dim=1)[0]
     whole = view.region(next(view.blocks))
     torch.testing.assert_close(whole, alone.flip(1), rtol=1e-4, atol=1e-5)
+
+
+def test_where_nothing_was_mirrored_the_scan_is_made_brighter():
+    torch.manual_seed(0)
+    network = build_auto_prompt_seg(num_classes=C, roi_size=[32] * 3, filters=4, sam_variant="tiny").eval()
+    inferer = PromptedSlidingWindowInferer([32] * 3, precision="fp32")
+    image = torch.randn(1, 1, 32, 32, 32)
+    network.contrast_varied = True
+    view = second_view(image, network, inferer)
+    with torch.inference_mode():
+        alone = network.logits_of_a(AdjustContrast(gamma=0.7)(image[0])[None]).softmax(dim=1)[0]
+    torch.testing.assert_close(view.region(next(view.blocks)), alone, rtol=1e-4, atol=1e-5)
+
+
+def test_an_empty_scan_is_no_brighter():
+    assert torch.equal(brighter(torch.full((1, 2, 3, 4, 5), -1.5)), torch.full((1, 2, 3, 4, 5), -1.5))
