@@ -164,13 +164,13 @@ def overhead(parts: Iterable[Part | None]) -> float:
     return math.fsum(part.overhead for part in parts if part is not None)
 
 
-def shares(shape: Shape, recipe: Recipe, *, least_prompt: float = 0.0) -> dict[str, float]:
+def shares(shape: Shape, recipe: Recipe, *, for_prompt: float = 0.0) -> dict[str, float]:
     """Of the time for iterations, by part; what others do not take is the last training's.
 
     Args:
         shape: of the plan.
         recipe: its numbers.
-        least_prompt: of :func:`least_prompt`.
+        for_prompt: of the time, what Model B needs at least; it gets that as far as it may have so much.
     """
     quick = recipe.quick_share if shape.folds > 1 else recipe.one_fold_share
     first = recipe.first_share if shape.second else quick
@@ -180,15 +180,14 @@ def shares(shape: Shape, recipe: Recipe, *, least_prompt: float = 0.0) -> dict[s
         "check": recipe.check_share if shape.checked else 0.0,
         "judge": recipe.judge_share if shape.judged else 0.0,
         "complete": recipe.complete_share if _is_completed(shape, recipe) else 0.0,
-        "prompt": max(prompt, least_prompt) if shape.prompted else 0.0,
+        "prompt": max(prompt, min(for_prompt, recipe.most_prompt_share)) if shape.prompted else 0.0,
     }
     return {**taken, "last": 1 - sum(taken.values())}
 
 
-def least_prompt(pace: Pace, recipe: Recipe, *, usable: float) -> float:
-    """The share of some seconds that Model B needs to learn anything, as far as it may have that much."""
-    needed = (recipe.least_iterations + 1) * pace.prompt_alone / usable if usable > 0 else math.inf
-    return min(needed, recipe.most_prompt_share)
+def least_prompt(pace: Pace, recipe: Recipe) -> float:
+    """Seconds that Model B needs to learn anything."""
+    return (recipe.least_iterations + 1) * pace.prompt_alone
 
 
 def first_pace(shape: Shape, facts: Facts, pace: Pace, recipe: Recipe) -> float:

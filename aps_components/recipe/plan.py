@@ -109,7 +109,8 @@ def _filled(shape: Shape, facts: Facts, pace: Pace, *, left: float, whole: float
     }
     overhead = parts.overhead(planned.values())
     usable = max(0.0, left - overhead)
-    shares = parts.shares(shape, recipe, least_prompt=parts.least_prompt(pace, recipe, usable=usable))
+    for_prompt = parts.least_prompt(pace, recipe) / usable if usable else 0.0
+    shares = parts.shares(shape, recipe, for_prompt=for_prompt)
     there = {
         name: replace(part, share=shares.get(name, part.share)) for name, part in planned.items() if part is not None
     }
@@ -142,8 +143,8 @@ def last_iterations(shape: Shape, facts: Facts, pace: Pace, *, left: float, reci
     usable = left - parts.overhead([parts.last(shape, facts, pace, recipe=recipe), prompt, measure])
     shares = parts.shares(shape, recipe)
     of_prompt = shares["prompt"] / (shares["last"] + shares["prompt"])
-    if shape.prompted:
-        of_prompt = max(of_prompt, parts.least_prompt(pace, recipe, usable=usable))
+    if shape.prompted and usable > 0:
+        of_prompt = min(1.0, max(of_prompt, parts.least_prompt(pace, recipe) / usable))
     return _within((1 - of_prompt) * usable / parts.last_pace(shape, facts, pace, recipe), recipe)
 
 

@@ -145,11 +145,12 @@ def recipe_of(given: Mapping[str, Any] | None = None, *, on_gpu: bool = True) ->
         values[name] = _KINDS.get(name, _BY_TYPE.get(types[name]))(f"recipe#{name}", value)  # type: ignore[misc]
     recipe = Recipe(**values)
     others = {name: getattr(recipe, name) for name in ("check_share", "complete_share", "judge_share", "prompt_share")}
-    if recipe.one_fold_share + recipe.prompt_share >= 1:
-        raise ValueError(
-            f"recipe#one_fold_share {recipe.one_fold_share} and prompt_share {recipe.prompt_share} leave nothing for "
-            "the last training: together below 1"
-        )
+    for name in ("prompt_share", "most_prompt_share"):
+        if recipe.one_fold_share + getattr(recipe, name) >= 1:
+            raise ValueError(
+                f"recipe#one_fold_share {recipe.one_fold_share} and {name} {getattr(recipe, name)} leave nothing for "
+                "the last training: together below 1"
+            )
     if max(recipe.first_share, recipe.quick_share) + sum(others.values()) >= 1:
         raise ValueError(
             f"recipe#first_share {recipe.first_share} or quick_share {recipe.quick_share}, with "

@@ -96,6 +96,24 @@ def test_where_folds_would_take_too_much_a_part_is_held_out_and_the_last_trainin
     assert "about 2 of 8 are answered" in said
 
 
+def test_model_b_has_enough_iterations_or_none():
+    """An iteration of Model B takes five of Model A's: its share grows to a quarter of the time before it is left out."""
+    facts = Facts(labelled=10, unlabelled=150, patients=10)
+    pace = Pace(start=15, labeled=0.5, joint=0.5, alone=0.5, prompt=2.5, scan=0.6, scan_b=2.5)
+    plans = [plan_of(minutes * 60, facts=facts, pace=pace) for minutes in range(8, 60, 2)]
+    assert all(plan.shape.folds == 1 for plan in plans)  # a figure comes first
+    without, with_it = ([plan for plan in plans if plan.shape.prompted is there] for there in (False, True))
+    assert len(without) >= 3
+    assert len(with_it) >= 3
+    assert {plan.prompt for plan in without} == {0}
+    assert min(plan.prompt for plan in with_it) == Recipe().least_iterations
+    for plan, minutes in zip(plans, range(8, 60, 2), strict=True):
+        assert plan.prompt * pace.prompt <= 0.25 * 0.97 * minutes * 60
+        left = plan.seconds - plan.steps[0].seconds  # when the first round is done
+        again = last_iterations(plan.shape, facts, pace, left=left, recipe=Recipe())
+        assert again == pytest.approx(plan.last, rel=0.05)
+
+
 @pytest.mark.parametrize("jobs", [1, 2, 4])
 def test_more_time_never_means_fewer_parts(jobs):
     facts = Facts(labelled=10, unlabelled=150, patients=10, jobs=jobs)
