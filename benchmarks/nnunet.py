@@ -91,6 +91,7 @@ def learn_and_answer(
     threads: int,
     seed: int,
     mirrored: bool,
+    bf16: bool = False,
 ) -> dict[str, Any]:
     """Run nnU-Net, or go on where it was stopped.
 
@@ -105,6 +106,7 @@ def learn_and_answer(
         threads: that it computes with.
         seed: of its draws.
         mirrored: answer in all mirror images, too.
+        bf16: compute in bf16 instead of fp32.
 
     Returns:
         ``seconds`` of learning and ``iterations``.
@@ -119,7 +121,7 @@ def learn_and_answer(
             _linked(Path(file), place)
         scans[case_name(item)] = [str(place) for place in places]
     answers.mkdir(exist_ok=True)
-    told = {"configuration": configuration, "budget": 60 * minutes, "threads": threads, "seed": seed}
+    told = {"configuration": configuration, "budget": 60 * minutes, "threads": threads, "seed": seed, "bf16": bf16}
     places_ = {"folder": str(folder), "answers": str(answers)}
     replace_text(folder / "spec.json", json.dumps({**told, **places_, "scans": scans, "mirrored": mirrored}))
     command = [str(environment.python), str(Path(__file__).with_name("nnunet_side.py")), str(folder / "spec.json")]

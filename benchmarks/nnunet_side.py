@@ -88,6 +88,20 @@ def trainer_of(configuration: str) -> Any:
     return trainer
 
 
+def in_bf16(network: Any) -> None:
+    """Let a network compute in bf16 and answer in fp32: on a GPU nnU-Net computes in fp16, on a CPU in fp32 alone."""
+    import torch
+
+    forward = network.forward
+
+    def mixed(image: Any) -> Any:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            answer = forward(image)
+        return [level.float() for level in answer] if isinstance(answer, list | tuple) else answer.float()
+
+    network.forward = mixed
+
+
 def train(trainer: Any, *, budget: float, clock: Clock, folder: Path) -> int:
     """Until the seconds are spent, from where an earlier process stopped; how many iterations there were in all."""
     import torch
@@ -146,8 +160,8 @@ def run(spec: dict[str, Any]) -> None:
     """All that is not done yet.
 
     Args:
-        spec: ``folder`` for what is kept, ``configuration``, ``budget`` in seconds, ``threads``, ``seed``, ``scans`` to
-            answer by name, ``answers``, the folder for them, and ``mirrored``.
+        spec: ``folder`` for what is kept, ``configuration``, ``budget`` in seconds, ``threads``, ``seed``, ``bf16``,
+            ``scans`` to answer by name, ``answers``, the folder for them, and ``mirrored``.
     """
     import numpy as np
     import torch
@@ -168,6 +182,8 @@ def run(spec: dict[str, Any]) -> None:
     if clock.seconds >= spec["budget"] and not (folder / WEIGHTS).is_file():
         raise SystemExit(f"{spec['budget'] / 60:g} minutes are too short: preparing the scans took them; give more")
     trainer = trainer_of(configuration)
+    if spec["bf16"]:
+        in_bf16(trainer.network)
     once("trained", lambda: train(trainer, budget=spec["budget"], clock=clock, folder=folder))
     answer(trainer, folder=folder, scans=spec["scans"], into=Path(spec["answers"]), mirrored=spec["mirrored"])
 

@@ -223,6 +223,7 @@ def main(
     configuration: str = "3d_fullres",
     channels: str | Sequence[str] = "MRI",
     mirrored: bool = True,
+    bf16: bool = False,
     environment: str = "runs/nnunet-environment",
 ) -> None:
     """Train both, have them answer the same scans, and write runs.csv.
@@ -241,6 +242,7 @@ def main(
         configuration: nnU-Net's: 2d, 3d_fullres or 3d_lowres.
         channels: what nnU-Net normalises by, with commas between: CT, or any other name.
         mirrored: nnU-Net answers in all mirror images, as it does by default.
+        bf16: nnU-Net computes in bf16, which by itself it does not on a CPU.
         environment: of nnU-Net; made, if it is not there.
     """
     if minutes <= 0 or threads < 1:
@@ -253,6 +255,7 @@ def main(
     key: dict[str, Any] = {"minutes": minutes, "threads": threads, "seed": seed}
     runs = [{"side": OURS, "labels": count, **key} for count in counts(ours)]
     about_nnunet: dict[str, Any] = {"configuration": configuration, "mirrored": truth("mirrored", mirrored)}
+    about_nnunet |= {"bf16": True} if truth("bf16", bf16) else {}
     runs += [{"side": NNUNET, "labels": count, **about_nnunet, **key} for count in counts(nnunet)]
     learned = [task.learning(run["labels"]) for run in runs]
     with alone_in(folder):
@@ -279,6 +282,7 @@ def main(
                         threads=threads,
                         seed=seed,
                         mirrored=about_nnunet["mirrored"],
+                        bf16=bool(about_nnunet.get("bf16")),
                     )
                 report = score(place / "answers", task.judged, task.labels)
                 report.write(place / "figures", context={**settings, **run})

@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from aps_components.data import load_datalist
 from aps_components.evaluation.records import Records
@@ -119,6 +120,18 @@ def test_other_channels_than_named_are_refused(nnunet, peer, folder, tmp_path):
 def test_the_learning_rate_falls_over_the_seconds(side):
     rates = [side.learning_rate(0.01, seconds=seconds, budget=600) for seconds in (0, 300, 600, 700)]
     assert rates == pytest.approx([0.01, 0.01 * 0.5**0.9, 0, 0])
+
+
+def test_nnunet_in_bf16_answers_in_fp32(side):
+    torch.manual_seed(0)
+    network = torch.nn.Conv3d(1, 4, 3, padding=1)
+    image = torch.randn(1, 1, 17, 24, 40)
+    exact = network(image)
+    side.in_bf16(network)
+    answer = network(image)
+    assert answer.dtype == torch.float32
+    assert not torch.equal(answer, exact)
+    torch.testing.assert_close(answer, exact, rtol=0.05, atol=0.05)
 
 
 def test_seconds_of_earlier_processes_count(side, tmp_path, monkeypatch):

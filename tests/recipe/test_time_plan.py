@@ -97,7 +97,7 @@ def test_where_folds_would_take_too_much_a_part_is_held_out_and_the_last_trainin
 
 
 def test_model_b_has_enough_iterations_or_none():
-    """An iteration of Model B takes five of Model A's: its share grows to a quarter of the time before it is left out."""
+    """An iteration of it takes five of Model A's: its share grows to a quarter of the time, or it is left out."""
     facts = Facts(labelled=10, unlabelled=150, patients=10)
     pace = Pace(start=15, labeled=0.5, joint=0.5, alone=0.5, prompt=2.5, scan=0.6, scan_b=2.5)
     plans = [plan_of(minutes * 60, facts=facts, pace=pace) for minutes in range(8, 60, 2)]
