@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aps_components.data.datalist import Item, scans_in
+from aps_components.data.datalist import Item, located, scans_in
 from aps_components.data.errors import DataError
 from aps_components.data.modalities import stem
 from aps_components.data.partial import SLICES
@@ -80,7 +80,7 @@ class CaseFolder:
         def absolute(value: Any) -> Any:
             if isinstance(value, list):
                 return [absolute(file) for file in value]
-            return os.path.abspath(self.root / value)
+            return located(self.root, value)
 
         return {key: value if key in case.said else absolute(value) for key, value in case.item.items()}
 

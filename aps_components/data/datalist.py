@@ -433,11 +433,11 @@ def _item(entry: object, root: Path, where: str, *, labels: dict[int, str]) -> I
         raise DataError(f"{where} is {brief(entry)}; image and label must be file names")
     if entry.get(LABEL_BY, HAND) not in (HAND, MODELS):
         raise DataError(f'{where}: {LABEL_BY} is {brief(repr(entry[LABEL_BY]))}; it must be "{HAND}" or "{MODELS}"')
-    paths = [_path(root, file) for file in (files if several else [files])]
+    paths = [located(root, file) for file in (files if several else [files])]
     item: Item = {"image": paths if several else paths[0]}
     if not label:
         return item
-    return item | {"label": _path(root, label)} | parsed(entry, labels=labels, where=where)
+    return item | {"label": located(root, label)} | parsed(entry, labels=labels, where=where)
 
 
 def _said(item: Item, everywhere: Mapping[str, Any]) -> Item:
@@ -447,10 +447,12 @@ def _said(item: Item, everywhere: Mapping[str, Any]) -> Item:
 
 def _labels_by_models(content: dict[str, Any], root: Path) -> frozenset[str]:
     made = (entry["label"] for entry in content["training"] if "label" in entry and entry.get(LABEL_BY) == MODELS)
-    return frozenset(_path(root, label) for label in made)
+    return frozenset(located(root, label) for label in made)
 
 
-def _path(root: Path, file: str) -> str:
+def located(root: Path, file: str) -> str:
+    """A file that is named from a dataset's folder, absolute; joined by name alone: ".." means the folder above, also
+    where the folder is a link."""
     return os.path.abspath(root / expanded(file))
 
 

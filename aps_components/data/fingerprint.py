@@ -8,7 +8,6 @@ names it; the others go on.
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 from aps_components.data.case_folder import Case, CaseFolder
 from aps_components.data.checks import header_faults, label_faults
+from aps_components.data.datalist import located
 from aps_components.data.errors import DataError
 from aps_components.data.nifti import channels_of, read_geometry, read_scan
 from aps_components.data.partial import IGNORE, MOST_CLASSES, Partial, sliced_axis
@@ -240,15 +240,10 @@ def take_fingerprint(
     )
 
 
-def _file(root: Path, file: str) -> str:
-    """Joined by name alone, as training does: ".." means the folder above, also where the folder is a link."""
-    return os.path.abspath(root / file)
-
-
 def _channels(root: Path, case: Case) -> int:
     """Of a case's image files together; 0 where one cannot be read."""
     try:
-        return sum(read_geometry(_file(root, file)).channels for file in case.images)
+        return sum(read_geometry(located(root, file)).channels for file in case.images)
     except DataError:
         return 0  # header_faults says what is wrong with it
 
@@ -256,9 +251,9 @@ def _channels(root: Path, case: Case) -> int:
 def _look(folder: CaseFolder, case: Case, channels: int, *, in_full: bool) -> CaseFacts | list[str]:
     """A case's facts, or what is wrong with it."""
     root = folder.root
-    paths = {"image": [_file(root, file) for file in case.images]}
+    paths = {"image": [located(root, file) for file in case.images]}
     if case.label:
-        paths["label"] = [_file(root, case.label)]
+        paths["label"] = [located(root, case.label)]
     faults = list(header_faults(paths, in_channels=channels))
     if not faults:
         try:
@@ -270,7 +265,7 @@ def _look(folder: CaseFolder, case: Case, channels: int, *, in_full: bool) -> Ca
 
 
 def _facts(root: Path, case: Case, *, in_full: bool, partial: Partial) -> CaseFacts:
-    geometry = read_geometry(_file(root, case.images[0]))
+    geometry = read_geometry(located(root, case.images[0]))
     axes = io_orientation(geometry.affine).astype(int)  # file axis -> axis in RAS, and whether it is turned round
     order = np.argsort(axes[:, 0])
     shape = np.array(geometry.shape)[order].tolist()
@@ -293,7 +288,7 @@ def _facts(root: Path, case: Case, *, in_full: bool, partial: Partial) -> CaseFa
 
 def _read_label(root: Path, file: str, partial: Partial) -> tuple[NDArray[np.int32], int]:
     """A label's values, [X, Y, Z] in the file's own axes, 0 where nobody labelled; and how many voxels those are."""
-    values = read_scan(_file(root, file)).voxels
+    values = read_scan(located(root, file)).voxels
     values = values.reshape(values.shape[:3])
     top = float(values.max())
     with np.errstate(invalid="ignore"):
@@ -333,7 +328,7 @@ def _intensity(root: Path, case: Case, labels: NDArray[np.int32] | None) -> Inte
 def _image_channels(root: Path, case: Case) -> Iterator[tuple[str, NDArray[np.float32]]]:
     for file in case.images:
         with np.errstate(over="ignore"):  # beyond float32: becomes infinite, which is reported as such
-            image = channels_of(read_scan(_file(root, file))).astype(np.float32)
+            image = channels_of(read_scan(located(root, file))).astype(np.float32)
         for channel in image:
             yield file, np.ascontiguousarray(channel)
 

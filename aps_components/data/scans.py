@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aps_components.data.case_folder import CHANNEL, Case, CaseFolder, find_cases
-from aps_components.data.datalist import DATALIST, Item, case_name, files_of, load_datalist, read_datalist
+from aps_components.data.datalist import DATALIST, Item, case_name, files_of, load_datalist, located, read_datalist
 from aps_components.data.errors import DataError
 from aps_components.data.modalities import stem
 from aps_components.data.partial import CLASSES, IGNORE, SLICES
@@ -128,7 +128,7 @@ def _declared_patients(content: Mapping[str, Any], root: Path) -> dict[str, str]
     """By the first image file of a case, of those that name one."""
     entries = [entry for part in ("training", "unlabeled") for entry in content.get(part, [])]
     return {
-        os.path.abspath(root / expanded(files_of(entry["image"])[0])): str(entry[PATIENT])
+        located(root, files_of(entry["image"])[0]): str(entry[PATIENT])
         for entry in entries
         if entry.get(PATIENT) is not None
     }

@@ -58,15 +58,14 @@ def second_view(image: Tensor, network: TwoModels, inferer: PromptedSlidingWindo
         network: in eval mode.
         inferer: whose windows are taken; each is seen once.
     """
-    axes = getattr(network, "second_view_axes", ())  # of a stand-in none
-    if not axes and not getattr(network, "contrast_varied", False):
-        return None
     once = copy.copy(inferer)
     once.mirror_axes = []
-    if not axes:
+    if axes := getattr(network, "second_view_axes", ()):  # of a stand-in none
+        mirrored = once.predict_stored(image.flip([2 + axis for axis in axes]), model_a_alone(network))
+        return MirroredMaps(mirrored.probabilities, axes)
+    if getattr(network, "contrast_varied", False):
         return once.predict_stored(brighter(image), model_a_alone(network)).probabilities
-    mirrored = once.predict_stored(image.flip([2 + axis for axis in axes]), model_a_alone(network))
-    return MirroredMaps(mirrored.probabilities, axes)
+    return None
 
 
 def brighter(image: Tensor, *, gamma: float = GAMMA) -> Tensor:
