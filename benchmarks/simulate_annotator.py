@@ -2,9 +2,10 @@
 
 The simulated annotator begins with a few labelled scans of a bundle's training scans, whose labels are all known; the
 others count as unlabelled. Each round goes on from the last one's weights, and the next scans are chosen by a strategy
-from what that model says of them. They are labelled in one of two ways: ``whole``, the true label; ``corrected``, the
-model's answer after some clicks on its largest errors, with the errors that are left. All strategies of a seed begin
-with the same scans. A row of the CSV file stands for a trained round; the same command goes on where it was stopped.
+from what that model says of them. They are labelled in one of three ways: ``whole``, the true label; ``slices``, every
+third slice of it; ``corrected``, the model's answer after some clicks on its largest errors, with the errors that are
+left. Those with which a seed begins have whole labels, and are the same for all. Model B learns only for ``corrected``.
+A row of the CSV file stands for a trained round; the same command goes on where it was stopped.
 
     python benchmarks/simulate_annotator.py OUT --bundle runs/hippocampus --dataset_dir DIR --seeds 0,1,2
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,12 +24,13 @@ from threading import Event
 from typing import Any
 
 import numpy as np
+from partial_labels import NOT_LABELED, third_of_slices
 
 from aps_components.bundle import aps_command, workflow_command
 from aps_components.csv_table import comma_separated
 from aps_components.data import LoadVolumed, case_name
 from aps_components.data.datalist import Item, files_of
-from aps_components.data.nifti import read_header, write_like
+from aps_components.data.nifti import read_header, read_scan, write_like
 from aps_components.evaluation.doubt.next_scan import FOREGROUND, RANDOM, STRATEGIES, ScanScore, next_scans
 from aps_components.evaluation.report import VARIANTS
 from aps_components.files import replace_text
@@ -38,7 +41,7 @@ from aps_components.processes import run_logged
 from aps_components.prompts import deepest_error
 from aps_components.recipe.datasets import Learning
 
-WHOLE, CORRECTED = "whole", "corrected"
+WHOLE, SLICES, CORRECTED = WAYS = ("whole", "slices", "corrected")
 COLUMNS = ("way", "strategy", "seed", "round", "labelled", "minutes", "dice")
 TABLE = "rounds.csv"
 
@@ -62,20 +65,26 @@ class Chain:
     learning: Learning
 
     @property
-    def folder(self) -> Path:
-        """Of all its rounds."""
-        return self.options.out / f"{self.way}_{self.strategy}_{self.seed}"
+    def with_b(self) -> bool:
+        """Whether Model B learns, which is what clicks need."""
+        return self.way == CORRECTED
+
+    def folder(self, round: int) -> Path:
+        """Of a round; all chains of a seed that train the same models have the first one together."""
+        if not round:
+            return self.options.out / f"start_{'with_b_' if self.with_b else ''}{self.seed}"
+        return self.options.out / f"{self.way}_{self.strategy}_{self.seed}" / f"round_{round}"
 
     def model(self, round: int) -> Path:
         """The weights after a round."""
-        return self.folder / f"round_{round}" / "models" / "model.pt"
+        return self.folder(round) / "models" / "model.pt"
 
     def row(self, round: int) -> dict[str, Any]:
         """Label, train and measure; the row of the table."""
         labels, minutes = self._labelled(round)
         items = [{**item, "label": str(labels[case_name(item)])} for item in self._pool if case_name(item) in labels]
         others = [{"image": item["image"]} for item in self._pool if case_name(item) not in labels]
-        here = self.folder / f"round_{round}"
+        here = self.folder(round)
         scans = replace(self.learning, labelled=items, unlabelled=others).write(here / "scans")
         if not self.model(round).is_file():
             self._run(self._training(round, scans, len(items), len(others)), here / "training.log")
@@ -110,8 +119,10 @@ class Chain:
             "epochs": options.epochs,
             "epoch_length": options.epoch_length,
             "val_interval": options.epochs + 1,
-            "labeled_batch": min(2, labelled),
-            "unlabeled_batch": min(2, others),
+            "labeled_batch": min(options.batch, labelled),
+            "unlabeled_batch": min(options.batch, others),
+            "objective#train_b": self.with_b,
+            **({"ignore": NOT_LABELED} if round and self.way == SLICES else {}),
         }
         if round:
             settings |= {"pretrained": self.model(round - 1), "pretrained_part": "all", "warmup_epochs": 0}
@@ -119,7 +130,7 @@ class Chain:
 
     def _labelled(self, round: int) -> tuple[dict[str, Path], float]:
         """The label file of each scan labelled so far, and the annotator's minutes; kept, as they are made once."""
-        kept = self.folder / f"round_{round}" / "labelled.json"
+        kept = self.folder(round) / "labelled.json"
         if not kept.is_file():
             kept.parent.mkdir(parents=True, exist_ok=True)
             before, minutes = self._labelled(round - 1) if round else ({}, 0.0)
@@ -143,7 +154,7 @@ class Chain:
         return next_scans(self.strategy, scores, seed=self.seed, round=round - 1)[: self.options.step]
 
     def _scores(self, round: int, left: Mapping[str, Item]) -> dict[str, ScanScore]:
-        here = self.folder / f"round_{round}"
+        here = self.folder(round)
         here.mkdir(parents=True, exist_ok=True)
         listed, found = here / "to_score.json", here / "scores.json"
         replace_text(listed, json.dumps({name: files_of(item["image"])[0] for name, item in left.items()}))
@@ -156,9 +167,19 @@ class Chain:
         item = next(item for item in self._pool if case_name(item) == name)
         if self.way == WHOLE or not round:
             return str(item["label"]), self.options.whole_minutes
-        return self._correct(name, item, round)
+        target = self.folder(round) / "labels" / f"{name}.nii.gz"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return self._correct(target, item, round) if self.way == CORRECTED else self._draw(target, item, round)
 
-    def _correct(self, name: str, item: Item, round: int) -> tuple[str, float]:
+    def _draw(self, target: Path, item: Item, round: int) -> tuple[str, float]:
+        """Every third slice of the true label."""
+        label = files_of(item["label"])[0]
+        truth = np.rint(read_scan(label).voxels).astype(np.uint8)
+        rng = np.random.default_rng([self.seed, round, zlib.crc32(target.name.encode())])
+        write_like(target, third_of_slices(truth, rng), read_header(label))
+        return str(target), self.options.look_minutes + self.options.whole_minutes / 3
+
+    def _correct(self, target: Path, item: Item, round: int) -> tuple[str, float]:
         """The last round's answer after clicks on its largest errors."""
         predictor = Predictor(load_model(self.model(round - 1)))
         loaded = LoadVolumed("label", num_classes=len(self.learning.labels))({"label": item["label"]})["label"]
@@ -167,8 +188,6 @@ class Chain:
         answer, clicks = predictor.predict().label_map, 0
         while clicks < self.options.clicks and (error := deepest_error(answer, truth, spacing=spacing)) is not None:
             answer, clicks = predictor.predict([(error.voxel, error.label)]).label_map, clicks + 1
-        target = self.folder / f"round_{round}" / "labels" / f"{name}.nii.gz"
-        target.parent.mkdir(parents=True, exist_ok=True)
         write_like(target, answer, read_header(files_of(item["image"])[0]))
         return str(target), self.options.look_minutes + clicks * self.options.click_minutes
 
@@ -208,7 +227,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--bundle", type=lambda path: Path(path).resolve(), required=True)
     parser.add_argument("--dataset_dir", type=lambda path: Path(path).resolve(), required=True)
     parser.add_argument("--strategies", default=f"{RANDOM},{FOREGROUND},doubt,predicted_dice")
-    parser.add_argument("--ways", default=WHOLE, help=f"{WHOLE}, {CORRECTED}, or both with a comma")
+    parser.add_argument("--ways", default=WHOLE, help=f"some of {', '.join(WAYS)}, with commas")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--pool", type=int, default=160, help="scans to choose from")
     parser.add_argument("--start", type=int, default=3, help="scans that are labelled first")
@@ -216,6 +235,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--most", type=int, default=18, help="labelled scans of the last round")
     parser.add_argument("--epochs", type=int, default=6, help="of a round's training")
     parser.add_argument("--epoch_length", type=int, default=25)
+    parser.add_argument("--batch", type=int, default=1, help="labelled patches of an iteration, and unlabelled ones")
     parser.add_argument("--predictor", default="a", help="who answers")
     parser.add_argument("--clicks", type=int, default=10, help=f"the most for a scan, {CORRECTED}")
     parser.add_argument("--whole_minutes", type=float, default=15.0, help="of drawing a whole label")
@@ -234,10 +254,13 @@ def main() -> None:
     for strategy in (strategies := options.strategies.split(",")):
         if strategy not in STRATEGIES:
             raise SystemExit(f"--strategies {strategy}: give some of {', '.join(STRATEGIES)}")
+    ways = options.ways.split(",")
+    if unknown := [way for way in ways if way not in WAYS]:
+        raise SystemExit(f"--ways {unknown[0]}: give some of {', '.join(WAYS)}")
     learning = Learning.read(options.dataset_dir, options.bundle / "configs" / "datalist.json", {})
     rounds = range((options.most - options.start) // options.step + 1)
     for seed in map(int, options.seeds.split(",")):
-        for way in options.ways.split(","):
+        for way in ways:
             for strategy in strategies:
                 chain = Chain(way=way, strategy=strategy, seed=seed, options=options, learning=learning)
                 for number in rounds:
