@@ -72,6 +72,35 @@ def test_a_small_volume_in_inference_is_torchs_convolution_too(kernel, dilation)
         assert not by_name.called
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize(("kernel", "padding"), [((3, 3, 3), 1), ((3, 3, 1), (1, 1, 0)), ((1, 3, 2), (0, 2, 0))])
+def test_few_cells_are_multiplied_and_answer_as_torchs_convolution(layout, kernel, padding) -> None:
+    torch.manual_seed(0)
+    convolution = Conv3d(6, 5, kernel_size=kernel, padding=padding).to(memory_format=layout)
+    features = torch.randn(2, 6, 4, 3, 2).to(memory_format=layout).requires_grad_()
+    expected = F.conv3d(features, convolution.weight, convolution.bias, padding=padding)
+    with patch.object(F, "linear", wraps=F.linear) as product:
+        result = convolution(features)
+    assert product.call_count == 1
+    torch.testing.assert_close(result, expected)
+    gradient = torch.randn_like(expected)
+    given = (features, convolution.weight, convolution.bias)
+    found, wanted = (torch.autograd.grad(answer, given, gradient) for answer in (result, expected))
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("options", [{"stride": 2}, {"dilation": 2}, {"groups": 2}, {"padding_mode": "circular"}])
+def test_no_other_convolution_is_a_product(options) -> None:
+    torch.manual_seed(0)
+    ours, torchs = (kind(4, 6, kernel_size=3, padding=2, **options) for kind in (Conv3d, torch.nn.Conv3d))
+    torchs.load_state_dict(ours.state_dict())
+    features = torch.randn(2, 4, 3, 4, 3)
+    with patch.object(F, "linear") as product:
+        torch.testing.assert_close(ours(features), torchs(features))
+    assert not product.called
+
+
 def test_float64_stays_float64() -> None:
     with torch.no_grad():
         assert Conv3d(2, 4, kernel_size=3).double()(torch.randn(1, 2, 5, 5, 7).double()).dtype is torch.float64
