@@ -3,7 +3,7 @@
 from aps_components.data.augmentation import AUGMENTATIONS, InPlane, OfKeys, cropped_size
 from aps_components.data.checks import check_cases
 from aps_components.data.cropping import BalancedCropd, LabeledToIndicesd
-from aps_components.data.datalist import Datalist, case_name, inference_items, load_datalist
+from aps_components.data.datalist import Datalist, case_name, load_datalist
 from aps_components.data.datastore import (
     TrainingDataset,
     dataset_name,
@@ -27,6 +27,7 @@ from aps_components.data.sampling import (
     loader_workers,
     two_stream_loader,
 )
+from aps_components.data.scans_to_segment import inference_items
 from aps_components.data.transforms import (
     LoadVolumed,
     NormalizeScand,
