@@ -18,6 +18,7 @@ from aps_components.plain_json import read_object
 from aps_components.terminal import shown
 from aps_components.unpacking import DAMAGES, archive_fault, tops, zip_members
 
+TRAINED = "bundle"  # in what ``aps train`` leaves
 CONFIG = Path("configs") / "inference.json"
 WEIGHTS = Path("models") / "model.pt"
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -36,9 +37,9 @@ def locate_bundle(
     """The folder of a bundle.
 
     Args:
-        bundle: a bundle's folder, a ``NAME_vX.zip`` that holds one, or the name of a bundle in one of the folders
-            searched: ``bundles`` here, ``bundles`` of the repository or those in the wheel, and those of ``search``, in
-            this order.
+        bundle: a bundle's folder, or the one of ``aps train`` that holds it; a ``NAME_vX.zip`` that holds one; or the
+            name of a bundle in one of the folders searched: ``bundles`` here, ``bundles`` of the repository or those
+            in the wheel, and those of ``search``, in this order.
         search: more folders that hold bundles.
         cache_dir: where zips are unpacked, each once, under the SHA-256 of its content.
 
@@ -49,6 +50,8 @@ def locate_bundle(
     path = expanded(bundle)
     if path.is_file():
         return _required(unpack_bundle(path, cache_dir))
+    if path.is_dir() and not _is_bundle(path) and _is_bundle(path / TRAINED):
+        path = path / TRAINED
     if path.is_dir() and (_is_bundle(path) or _is_path(bundle)):
         return _required(path)
     if _is_path(bundle) or path.suffix == ".zip":

@@ -29,7 +29,7 @@ from aps_components.data.checks import check_cases
 from aps_components.data.datalist import DATALIST, datalist_of, load_datalist
 from aps_components.data.errors import DataError
 from aps_components.data.fingerprint import CaseFacts, Fingerprint, take_fingerprint
-from aps_components.data.partial import CLASSES, parsed_slices
+from aps_components.data.partial import CLASSES, SLICES, parsed_slices
 from aps_components.data.scans import Scans, find_scans
 from aps_components.files import expanded, replace_text
 from aps_components.options import SEED, Pieces, whole
@@ -84,8 +84,10 @@ def new_bundle(
     scans = find_scans(data, images=images, labels_dir=labels_dir)
     own = scans.folder.root / DATALIST  # which training reads in the place of the bundle's
     validation = _asked_validation(validation, scans, own=own)
-    folder = scans.folder.told(ignore=None, slices=slices)
-    found = look_at(folder, names=names or scans.names, budget=budget, spacing=spacing, roi_size=roi_size)
+    if slices is not None and scans.listing == own:
+        raise ValueError(f'{SLICES} {slices!r}: training reads {own}; write "{SLICES}": {json.dumps(slices)} there')
+    scans = scans.told(slices=slices)
+    found = look_at(scans.folder, names=names or scans.names, budget=budget, spacing=spacing, roi_size=roi_size)
     check_kept_apart(scans, found)
     plan, fingerprint = found.plan, found.fingerprint
     datalist = make_datalist(name, fingerprint, plan.block.labels, validation=validation, seed=seed, scans=scans)
@@ -199,8 +201,9 @@ def check_kept_apart(scans: Scans, found: LookedAt) -> None:
         DataError: some are damaged; which.
     """
     block = found.plan.block
+    told = scans.told(ignore=found.folder.ignore)
     check_cases(
-        [*scans.validation, *scans.test],
+        [*told.validation, *told.test],
         in_channels=block.in_channels,
         num_classes=block.num_classes,
         label_values=block.label_values,
@@ -292,7 +295,7 @@ def make_datalist(
 
 def _kept_apart(drawn: Sequence[CaseFacts], scans: Scans, validation: int | None) -> list[CaseFacts]:
     """The last patients with about so many scans, one of them at least."""
-    count = len(drawn)
+    count, asked = len(drawn), validation is not None
     if validation is None:
         validation = max(1, round(VALIDATION_SHARE * count)) if count >= VALIDATED_FROM else 0
     if not 0 <= validation < count:
@@ -300,6 +303,8 @@ def _kept_apart(drawn: Sequence[CaseFacts], scans: Scans, validation: int | None
     by_patient: dict[str, list[CaseFacts]] = {}
     for facts in drawn if validation else []:
         by_patient.setdefault(_patient(facts, scans), []).append(facts)
+    if len(by_patient) == 1 and asked:
+        raise ValueError(f"validation {validation}: all labelled cases are of one patient, so none can be kept apart")
     kept: list[CaseFacts] = []
     for cases in list(by_patient.values())[:0:-1]:  # the first patient is learned from
         if kept and len(kept) + len(cases) > validation:

@@ -143,7 +143,7 @@ def load_datalist(
         parts["test"] = _remaining(root / image_dir, root / label_dir, parts)
     everywhere = {IGNORE: ignore} if ignore is not None else {}
     everywhere |= parsed({IGNORE: content.get(IGNORE)}, labels=labels, where=str(source))
-    parts = {part: [_said(item, everywhere) for item in items] for part, items in parts.items()}
+    parts = {part: [said_of_all(item, everywhere) for item in items] for part, items in parts.items()}
     _refuse_repeats(parts, source)
     if modalities is not None:
         parts = {part: [with_modalities(item, modalities) for item in items] for part, items in parts.items()}
@@ -162,7 +162,9 @@ def load_datalist(
         training, parts["validation"] = training[:-validation_count], training[-validation_count:]
         _require_labels(parts["validation"], f"{source}: validation_count {validation_count}")
     by_models = _labels_by_models(content, root)
-    _refuse_by_models(parts["validation"], by_models, f"{source}: validation_count {validation_count}")
+    for part in ("validation", "test"):
+        asked = f"{source}: {part}_count {validation_count}" if part == "validation" and validation_count else ""
+        _refuse_by_models(parts[part], by_models, asked or f"{source}: {part}")
     labeled, unlabeled = _cut(
         training,
         labeled_count,
@@ -363,13 +365,14 @@ def _item(entry: object, root: Path, where: str, *, labels: dict[int, str]) -> I
     return item | {"label": located(root, label)} | parsed(entry, labels=labels, where=where)
 
 
-def _said(item: Item, everywhere: Mapping[str, Any]) -> Item:
+def said_of_all(item: Item, everywhere: Mapping[str, Any]) -> Item:
     """An item with what holds of every label; what it says itself comes before."""
     return {**item, **{key: value for key, value in everywhere.items() if key not in item}} if "label" in item else item
 
 
 def _labels_by_models(content: dict[str, Any], root: Path) -> frozenset[str]:
-    made = (entry["label"] for entry in content["training"] if "label" in entry and entry.get(LABEL_BY) == MODELS)
+    entries = [entry for part in PARTS if isinstance(content.get(part), list) for entry in content[part]]
+    made = [entry["label"] for entry in entries if "label" in entry and entry.get(LABEL_BY) == MODELS]
     return frozenset(located(root, label) for label in made)
 
 
@@ -431,8 +434,8 @@ def _refuse_by_models(items: list[Item], by_models: frozenset[str], where: str) 
     for item in items:
         if item["label"] in by_models:
             raise DataError(
-                f"{where}: the label of {item['image']} was made by models, and figures on it mean nothing; set "
-                'validation_count to 0, or name validation cases in the datalist, under "validation"'
+                f"{where}: the label of {item['image']} was made by models, and figures on it mean nothing; name "
+                'scans there whose labels are by hand, under "validation" or "test"'
             )
 
 

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from aps_components.data.case_folder import CHANNEL, Case, CaseFolder, find_cases
-from aps_components.data.datalist import DATALIST, Item, case_name, files_of, load_datalist, located, read_datalist
+from aps_components.data.datalist import (
+    DATALIST,
+    PARTS,
+    Item,
+    case_name,
+    files_of,
+    load_datalist,
+    located,
+    read_datalist,
+    refuse_same_names,
+    said_of_all,
+)
 from aps_components.data.errors import DataError
 from aps_components.data.modalities import stem
-from aps_components.data.partial import CLASSES, IGNORE, SLICES
+from aps_components.data.partial import CLASSES, IGNORE, KEYS, SLICES
 from aps_components.data.patients import patient_of
-from aps_components.files import expanded
+from aps_components.files import expanded, sha256_of
 
 PATIENT = "patient"  # of a case in a datalist: whose scan it is
 
@@ -39,6 +50,39 @@ class Scans:
     patients: dict[str, str]
     listing: Path | None = None
     labels_by_models: int = 0
+
+    def told(self, *, ignore: int | None = None, slices: Any = None) -> Scans:
+        """The same with what is said of all labels, of scans that are kept apart as well; see `CaseFolder.told`."""
+        said = {key: value for key, value in ((IGNORE, ignore), (SLICES, slices)) if value is not None}
+        return replace(
+            self,
+            folder=self.folder.told(ignore=ignore, slices=slices),
+            validation=[said_of_all(item, said) for item in self.validation],
+            test=[said_of_all(item, said) for item in self.test],
+        )
+
+    def facts(self) -> dict[str, list[Any]]:
+        """What would make a training another one, by the case's name, of JSON's types: its part, patient and files.
+
+        An image is known by its size; a label, which people go on drawing, by its content.
+        """
+        parts = {
+            "training": [self.folder.item(case) for case in self.folder.cases],
+            "validation": self.validation,
+            "test": self.test,
+        }
+        return {
+            case_name(item): [part, self.patients.get(case_name(item)), *_file_facts(item)]
+            for part, items in parts.items()
+            for item in items
+        }
+
+
+def _file_facts(item: Item) -> list[Any]:
+    images = [[file, os.stat(file).st_size if os.path.isfile(file) else None] for file in files_of(item["image"])]
+    label = item.get("label")
+    drawn = sha256_of(label) if label and os.path.isfile(label) else None
+    return [images, label, drawn, {key: item[key] for key in KEYS if key in item}]
 
 
 def find_scans(data: str | os.PathLike[str], *, images: str | None = None, labels_dir: str | None = None) -> Scans:
@@ -68,6 +112,8 @@ def find_scans(data: str | os.PathLike[str], *, images: str | None = None, label
 def _listed(file: Path) -> Scans:
     root = file.parent
     datalist = load_datalist(root, file=file)
+    kept = [*datalist.validation, *datalist.test]
+    refuse_same_names([*datalist.training_items, *kept])
     by_hand = [item for item in datalist.labeled if item["label"] not in datalist.labels_by_models]
     labels = {id(item) for item in by_hand}
     learned = [item if id(item) in labels else {"image": item["image"]} for item in datalist.training_items]
@@ -83,6 +129,7 @@ def _listed(file: Path) -> Scans:
         ignore=_ignore(learned, file),
     )
     declared = _declared_patients(read_datalist(file), root)
+    _refuse_same_patients(datalist.training_items, kept, declared, file)
     patients = {
         case_name(item): declared.get(files_of(item["image"])[0]) or patient_of(case_name(item)) for item in learned
     }
@@ -126,9 +173,22 @@ def _folder_of(files: Sequence[str]) -> str:
 
 def _declared_patients(content: Mapping[str, Any], root: Path) -> dict[str, str]:
     """By the first image file of a case, of those that name one."""
-    entries = [entry for part in ("training", "unlabeled") for entry in content.get(part, [])]
+    entries = [entry for part in PARTS if isinstance(content.get(part), list) for entry in content[part]]
     return {
         located(root, files_of(entry["image"])[0]): str(entry[PATIENT])
         for entry in entries
         if entry.get(PATIENT) is not None
     }
+
+
+def _refuse_same_patients(
+    learned: Iterable[Item], kept: Iterable[Item], declared: Mapping[str, str], file: Path
+) -> None:
+    """Figures on a patient that a model has seen are too good."""
+    seen = {patient: item for item in learned if (patient := declared.get(files_of(item["image"])[0]))}
+    for item in kept:
+        if other := seen.get(declared.get(files_of(item["image"])[0], "")):
+            raise DataError(
+                f"{file}: {case_name(item)} is kept apart, and {case_name(other)} of the same patient is learned from: "
+                "figures would be too good; move one of them to the other's part"
+            )

@@ -162,7 +162,10 @@ def taught_prompts(settings: Mapping[str, Any]) -> bool:
 
 def untaught(checkpoint: str | os.PathLike[str]) -> str:
     """What is wrong with a model that a training taught no prompts, and the mend."""
-    return f'{checkpoint} {UNTAUGHT}: train it further with --simulated_user "{{}}"'
+    return (
+        f"{checkpoint} {UNTAUGHT}: give aps train more --time, until its plan has a Model B; a training by hand needs "
+        """--simulated_user "{}" and Model B"""
+    )
 
 
 class _Settings:

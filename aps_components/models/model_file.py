@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from aps_components.errors import system_fault
 from aps_components.files import replace_text, replacing
 from aps_components.models.decision import offsets_of_before
-from aps_components.models.settings import SETTINGS_OF_BEFORE, CheckpointError, read_settings, settings_file
+from aps_components.models.settings import SETTINGS_OF_BEFORE, CheckpointError, read_settings, settings_file, trained_b
 from aps_components.networks.sam3d import resized_position_tables
 from aps_components.options import list_differences
 from aps_components.ownership import replacing_together
@@ -180,7 +180,22 @@ def load_weights(
             "sam_variant, roi_size, fusion, ...), or give another checkpoint"
         )
     network.load_state_dict(given, strict=not only)
+    if not only and not other_roi_size:
+        _let_trained_answer(network, path)
     return network
+
+
+def _let_trained_answer(network: nn.Module, path: str | Path) -> None:
+    """Of a training of Model A alone nobody else can answer."""
+    asked = getattr(network, "predictor", "a")
+    if asked == "a" or trained_b(read_settings(path)):
+        return
+    if asked == "b":
+        raise CheckpointError(
+            f"{path} is of a training of Model A alone: its Model B knows nothing; leave predictor out"
+        )
+    print(f"{path} is of a training of Model A alone: Model A answers")
+    setattr(network, "predictor", "a")  # noqa: B010  (of any module that has one)
 
 
 def load_fitting(network: nn.Module, path: str | Path) -> list[str]:

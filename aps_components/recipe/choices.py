@@ -93,7 +93,7 @@ def choose_predictor(
 
 
 def choose_round(
-    held_out: Sequence[HeldOut], *, answer: Answer, possible: bool, least_teacher: float
+    held_out: Sequence[HeldOut], *, answer: Answer, possible: bool, unlabelled: int, least_teacher: float
 ) -> tuple[bool, ChoiceRecord]:
     """Whether the last training learns from labels by models: scan by scan against the first round.
 
@@ -103,10 +103,12 @@ def choose_round(
         held_out: of both rounds; of the second one only as its models answer.
         answer: as first-round models answer.
         possible: there are scans without a label, and time.
+        unlabelled: how many of these there are.
         least_teacher: Dice, in percent, that the first round must have on held-out scans.
     """
     if not possible:
-        return False, ChoiceRecord(name=ROUND, chosen=NO, figures={}, note="no unlabelled scans, or no time for it")
+        why = "no time for it" if unlabelled else "there are no unlabelled scans"
+        return False, ChoiceRecord(name=ROUND, chosen=NO, figures={}, note=why)
     of_both = [e for e in held_out if _is(e, answer.predictor) and (e.round == 2 or e.calibrated == answer.calibrated)]
     teacher = mean_dice(entry for entry in of_both if entry.round == 1)
     good = not teacher < least_teacher  # also where nothing was held out

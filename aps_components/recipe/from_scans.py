@@ -30,12 +30,14 @@ from aps_components.recipe.asked import checked_options, parse_time, set_options
 from aps_components.recipe.datasets import Learning
 from aps_components.recipe.facts import Asked
 from aps_components.recipe.journal import Journal
+from aps_components.recipe.parts import PROMPT_STEP
 from aps_components.recipe.plan import duration, make_time_plan
 from aps_components.recipe.results import PrintedPlan, TrainingResults, write_results
 from aps_components.recipe.settings import Recipe, recipe_of
 from aps_components.recipe.stages import Commands
 from aps_components.recipe.whole import WholeTraining, facts_of, measured_pace, printed_plan
 from aps_components.report import write_training_report
+from aps_components.report.page import REPORT_FILE
 
 BUNDLE = "bundle"
 MEMORY_OF_A_TRAINING = 4 * 2**30  # bytes; no more are run beside each other than fit
@@ -183,7 +185,7 @@ def _checked(
     at_once = _jobs(numbers, on_gpu=on_gpu) if jobs is None else whole(least=1)("jobs", jobs)
     slices = None if labeled_slices is None else parsed_slices(labeled_slices)
     names, scans = parse_labels(labels), find_scans(data, images=images, labels_dir=labels_dir)
-    scans = replace(scans, folder=scans.folder.told(ignore=None, slices=slices))
+    scans = scans.told(slices=slices)
     return _Wanted(
         data=Path(os.path.abspath(expanded(data))),
         scans=scans,
@@ -240,12 +242,13 @@ def _planned(wanted: _Wanted, folder: Path) -> TrainingResults:
 
 def _trained(wanted: _Wanted, out: Path) -> TrainingResults:
     journal = Journal(out, wanted.as_json())
-    listed = {case.name: case.label for case in wanted.scans.folder.cases}
-    if (known := journal.recall("scans")) is None:
-        journal.remember("scans", listed)
-    else:
+    listed, known, bundle = wanted.scans.facts(), journal.recall("files"), out / BUNDLE
+    if known != listed and not journal.stages:
+        journal.begin_anew()
+        shutil.rmtree(bundle, ignore_errors=True)  # of scans or options that were refused
+    elif known is not None:
         _refuse_other_scans(known, listed, wanted=wanted, out=out)
-    bundle = out / BUNDLE
+    journal.remember("files", listed)
     if not bundle.is_dir():
         unfinished = journal.work / BUNDLE
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -319,16 +322,14 @@ def _parts(wanted: _Wanted, bundle: Path) -> tuple[Commands, Learning]:
     return commands, Learning.read(root, file, wanted.scans.patients)
 
 
-def _refuse_other_scans(
-    known: Mapping[str, str | None], listed: Mapping[str, str | None], *, wanted: _Wanted, out: Path
-) -> None:
+def _refuse_other_scans(known: Mapping[str, Any], listed: Mapping[str, Any], *, wanted: _Wanted, out: Path) -> None:
     """Folds and labels of a training that was begun are of the scans of then."""
     new = sorted(name for name in listed if name not in known)
     gone = sorted(name for name in known if name not in listed)
     other = sorted(name for name in known if name in listed and known[name] != listed[name])
     said = [
         f"{what} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
-        for what, names in (("now with", new), ("now without", gone), ("another label for", other))
+        for what, names in (("now with", new), ("now without", gone), ("another image, label or part for", other))
         if names
     ]
     if said:
@@ -363,13 +364,18 @@ def _ended(results: TrainingResults, out: Path, *, worked: float) -> str:
     """What there is now, and what to do with it."""
     bundle = out / BUNDLE
     choices = [f"  {choice.name}: {choice.chosen} ({choice.note})" for choice in results.choices]
+    prompted = any(step.name == PROMPT_STEP for step in results.plan.stages)
+    label = [f"  aps label --bundles {bundle} --studies SCANS"] if prompted else []
+    no_clicks = "\nIt answers no clicks: the time was too short for Model B, so give a new training more --time."
     return "\n".join(
         [
             f"\nDone after {duration(worked)}. What was decided:",
             *choices,
-            f"\nThe model and its figures: {bundle}/docs/README.md",
+            *([] if prompted else [no_clicks]),
+            f"\nReport: {out / REPORT_FILE}\nThe model and its figures: {bundle}/docs/README.md",
             f"  aps segment SCANS RESULTS --bundle {bundle}",
-            f"  aps label --bundles {bundle} --studies SCANS",
+            f"  aps evaluate {out} TESTSCANS",
+            *label,
             f"  aps package {bundle}   (first fill in {bundle}/docs/data_license.txt)",
         ]
     )

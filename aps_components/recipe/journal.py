@@ -25,7 +25,7 @@ class Journal:
 
     Args:
         out: the folder of the whole training.
-        asked: what makes it the one it is, of JSON's types: another one is refused.
+        asked: what makes it the one it is, of JSON's types: another one is refused, once its first stage has begun.
 
     Raises:
         ValueError: the folder holds a training that was asked for otherwise, or something else.
@@ -39,7 +39,9 @@ class Journal:
         plain: dict[str, Any] = json.loads(json.dumps(dict(asked)))
         found = read_object(self.file, keys=("asked",), mend=MEND) if self.file.is_file() else None
         others = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")] if out.is_dir() else []
-        if found is None and others:
+        if found is not None and not found.get("stages") and found["asked"] != plain:
+            found = None  # it was refused before it began: its options may be mended
+        elif found is None and others:
             raise ValueError(f"{out} holds {min(others)}, and no training of aps train: give an empty folder by --out")
         if found is not None and _recipe_names(found["asked"]) != _recipe_names(plain):
             raise ValueError(
@@ -55,6 +57,11 @@ class Journal:
     def worked(self) -> float:
         """Seconds since the beginning, without those between an end and the next call."""
         return self._before + time.monotonic() - self._begun
+
+    def begin_anew(self) -> None:
+        """Forget what was found out about scans that are others now."""
+        with self._lock:
+            self._content["facts"] = {}
 
     def recall(self, name: str) -> Any:
         """What was remembered under a name; None for nothing."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from aps_components.recipe.facts import Facts, Pace, Shape, Step
 from aps_components.recipe.settings import FROM_EARLIER, Recipe
 
+PROMPT_STEP = "Model B beside it"
 FIRST_STEP, CHECK_STEP, JUDGE_STEP = "first round", "is a second round better?", "are Model B's answers better?"
 
 
@@ -142,7 +143,7 @@ def prompt(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> Part | 
     if not shape.prompted:
         return None
     return Part(
-        name="Model B beside it",
+        name=PROMPT_STEP,
         what="{iterations} iterations of answers to points and clicks, then calibration",
         share=shares(shape, recipe)["prompt"],
         most=recipe.most_iterations,

@@ -163,11 +163,15 @@ def unknown(shape: Shape, facts: Facts, recipe: Recipe) -> list[str]:
     lines = []
     if not shape.folds and facts.patients < recipe.fewest_patients:
         lines.append(
-            f"There are labelled scans of {facts.patients} patient(s), and none is kept apart: nobody will know how "
-            "good the model is on other scans, nor which predictor and calibration are best."
+            f"There are labelled scans of {facts.patients} patient(s), and none is held out: nobody will know "
+            f"{'' if facts.validation else 'how good the model is on other scans, nor '}which predictor and "
+            "calibration are best."
         )
     elif not shape.folds:
-        lines.append("The time is too short to hold scans out: nobody will know how good the model is on other scans.")
+        left = (
+            "which predictor and calibration are best" if facts.validation else "how good the model is on other scans"
+        )
+        lines.append(f"The time is too short to hold scans out: nobody will know {left}.")
     if facts.patients < recipe.fewest_patients and facts.unlabelled and not shape.second:
         lines.append("The time is too short for a second round, which learns from labels by two models.")
     if shape.folds < shape.divided:

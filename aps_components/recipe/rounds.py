@@ -15,6 +15,7 @@ from aps_components.recipe.datasets import Learning
 from aps_components.recipe.evaluations import PLAIN, TURNED, WITH_OFFSETS, Evaluations
 from aps_components.recipe.facts import Asked, TimePlan
 from aps_components.recipe.folds import make_folds
+from aps_components.recipe.parts import PROMPT_STEP
 from aps_components.recipe.settings import FROM_EARLIER
 from aps_components.recipe.stages import CALIBRATED, MODEL, Commands, Stage
 
@@ -180,7 +181,7 @@ class Rounds:
         if self.plan.shape.prompted:
             dataset, scans = self._last_scans(second=second)
             training = self.commands.prompting(
-                "Model B beside it",
+                PROMPT_STEP,
                 folder,
                 dataset=dataset,
                 scans=scans,

@@ -87,6 +87,7 @@ class WholeTraining:
             self.evaluations.held_out(),
             answer=answer,
             possible=self.plan.shape.second,
+            unlabelled=self.facts.unlabelled,
             least_teacher=self.recipe.least_teacher,
         )
         self.choices = [*choices, choice]

@@ -167,3 +167,8 @@ def test_another_version_of_this_package_is_told(tmp_path):
     assert version_differences(tmp_path / "plain") == [
         f"the bundle was made with aps_components 9.9.8, the installed {here} is used"
     ]
+
+
+def test_what_a_training_leaves_holds_its_bundle(tmp_path):
+    folder = write_bundle(tmp_path / "out" / "bundle")
+    assert locate_bundle(tmp_path / "out") == folder

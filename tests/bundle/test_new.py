@@ -464,3 +464,20 @@ def test_a_single_labelled_case_trains_with_the_options_that_are_printed(make, t
     assert "Evaluate, once the datalist has validation cases" in printed
     _, lines = tiny_training(bundle, data, tmp_path, labeled_batch=1, unlabeled_batch=0)
     assert "validation" not in lines[1]
+
+
+def test_slices_are_not_said_of_a_datalist_that_training_reads_itself(make, tmp_path):
+    data, *_ = make("small_crops", labelled=5)
+    (data / "datalist.json").write_text(json.dumps(listing(data, training=["c00", "c01"])))
+    with pytest.raises(ValueError, match=r"training reads .*datalist.json; write \"labeled_slices\": \"drawn\" there"):
+        new_bundle("mine", data=data, out=tmp_path / "listed", labeled_slices="drawn")
+
+
+def test_validation_scans_of_a_single_patient_are_refused(make, tmp_path):
+    data, *_ = make("small_crops", labelled=4)
+    content = listing(data, training=["c00", "c01", "c02", "c03"])
+    for entry in content["training"]:
+        entry["patient"] = "one"
+    (data / "split.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="all labelled cases are of one patient, so none can be kept apart"):
+        new_bundle("mine", data=data / "split.json", out=tmp_path / "listed", validation=2)

@@ -68,3 +68,54 @@ def test_no_scans_are_refused_by_name(tmp_path):
 def test_the_home_of_nobody_is_a_folder_that_is_not_there():
     with pytest.raises(DataError, match="nobody_at_all"):
         find_scans("~nobody_at_all/scans")
+
+
+def changed(listed, change):
+    content = json.loads(listed.read_text())
+    change(content)
+    listed.write_text(json.dumps(content))
+    return listed
+
+
+def test_what_is_said_of_all_labels_is_said_of_scans_that_are_kept_apart(listed):
+    def say_one_thing(content):
+        content["test"][0]["labeled_slices"] = "drawn:0"
+
+    scans = find_scans(changed(listed, say_one_thing)).told(ignore=9, slices="drawn")
+    assert [(item["ignore"], item["labeled_slices"]) for item in scans.validation] == [(9, "drawn")]
+    assert [item["labeled_slices"]["axis"] for item in scans.test] == [0]
+    assert scans.folder.ignore == 9
+
+
+def test_two_scans_of_one_file_name_are_refused_before_they_are_one_patient(listed):
+    other = listed.parent / "other" / "c00.nii.gz"
+    other.parent.mkdir()
+    shutil.copy(listed.parent / "images" / "c05.nii.gz", other)
+    file = changed(listed, lambda content: content["unlabeled"].append({"image": "other/c00.nii.gz"}))
+    with pytest.raises(DataError, match=r"are both named 'c00'.*rename one"):
+        find_scans(file)
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_labels_by_models_judge_nothing(listed, part):
+    file = changed(listed, lambda content: content[part][0].update(label_by="models"))
+    with pytest.raises(DataError, match=rf"split_1.json: {part}: the label of .* was made by models"):
+        find_scans(file)
+
+
+def test_a_patient_who_is_learned_from_is_not_kept_apart(listed):
+    file = changed(listed, lambda content: content["test"][0].update(patient="x"))
+    with pytest.raises(DataError, match=r"split_1.json: c04 is kept apart, and c01 of the same patient is learned"):
+        find_scans(file)
+
+
+def test_facts_change_with_a_label_and_with_a_part(listed):
+    before = find_scans(listed).facts()
+    assert before == find_scans(listed).facts() == json.loads(json.dumps(before))
+    shutil.copy(listed.parent / "labels" / "c03.nii.gz", listed.parent / "labels" / "c01.nii.gz")
+    write_cases(
+        listed.parent / "more", labelled=1, unlabelled=0, shape=(5, 7, 11), boxes={1: box((0, 3), (1, 4), (2, 5))}
+    )
+    shutil.copy(listed.parent / "more" / "labels" / "c00.nii.gz", listed.parent / "labels" / "c01.nii.gz")
+    after = find_scans(changed(listed, lambda content: content["test"].append(content["validation"].pop()))).facts()
+    assert {name for name in before if before[name] != after[name]} == {"c01", "c03"}

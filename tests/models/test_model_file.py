@@ -288,3 +288,19 @@ def test_settings_beside_a_file_and_in_it_are_data(path, inside):
     for key, value in {"network_def": 3, "cases": {"labeled": [3]}, "train_a": "no", "strides": [2]}.items():
         with pytest.raises(CheckpointError, match=rf"{key} is .*, where"):
             save({key: value})
+
+
+@pytest.mark.parametrize(("asked", "answers"), [("average", "a"), ("a", "a"), ("b", None)])
+def test_of_a_training_of_model_a_alone_model_a_answers(path, capsys, asked, answers):
+    network = Pair()
+    network.predictor = asked
+    save_atomically(network.state_dict(), path)
+    save_settings({"objective": {"train_b": False}}, path)
+    if answers is None:
+        with pytest.raises(CheckpointError, match="of Model A alone"):
+            load_weights(network, path)
+        return
+    assert load_weights(network, path).predictor == answers
+    assert ("Model A answers" in capsys.readouterr().out) is (asked != answers)
+    network.predictor = asked
+    assert load_weights(network, path, other_roi_size=True).predictor == asked  # to train it further

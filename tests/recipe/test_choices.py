@@ -63,7 +63,9 @@ def test_nothing_held_out_is_said_and_defaults_are_taken():
 
 @pytest.mark.parametrize(("second", "kept"), [({"y": 0.61, "z": 0.9}, True), ({"y": 0.59, "z": 0.9}, False)])
 def test_rounds_are_compared_on_the_scans_that_both_answered(second, kept):
-    found, record = choose_round([*PLAIN, *entries(second, round=2)], answer=Answer(), possible=True, least_teacher=0)
+    found, record = choose_round(
+        [*PLAIN, *entries(second, round=2)], answer=Answer(), possible=True, unlabelled=1, least_teacher=0
+    )
     assert found is kept
     assert record.note.endswith("on 1 held-out scans")
 
@@ -71,20 +73,22 @@ def test_rounds_are_compared_on_the_scans_that_both_answered(second, kept):
 def test_a_second_round_with_offsets_is_compared_with_a_first_one_as_it_answers():
     calibrated, second = (entries({"x": dice}, round=round, calibrated=True) for dice, round in ((0.9, 1), (0.85, 2)))
     found = [
-        choose_round([*PLAIN, *calibrated, *second], answer=Answer(calibrated=c), possible=True, least_teacher=0)[0]
+        choose_round(
+            [*PLAIN, *calibrated, *second], answer=Answer(calibrated=c), possible=True, unlabelled=1, least_teacher=0
+        )[0]
         for c in (False, True)
     ]
     assert found == [True, False]  # 85 against 80, and against 90
 
 
 def test_a_second_round_that_was_not_judged_is_kept_where_there_can_be_one():
-    assert choose_round(PLAIN, answer=Answer(), possible=True, least_teacher=0)[0] is True
-    assert choose_round(PLAIN, answer=Answer(), possible=False, least_teacher=0)[0] is False
+    assert choose_round(PLAIN, answer=Answer(), possible=True, unlabelled=1, least_teacher=0)[0] is True
+    assert choose_round(PLAIN, answer=Answer(), possible=False, unlabelled=1, least_teacher=0)[0] is False
 
 
 @pytest.mark.parametrize(("least", "kept"), [(69.9, True), (70.1, False)])
 def test_a_second_round_that_was_not_judged_needs_good_teachers(least, kept):
-    found, record = choose_round(PLAIN, answer=Answer(), possible=True, least_teacher=least)
+    found, record = choose_round(PLAIN, answer=Answer(), possible=True, unlabelled=1, least_teacher=least)
     assert found is kept
     assert ("70.0" in record.note) is not kept
     assert record.figures == {}
@@ -92,11 +96,11 @@ def test_a_second_round_that_was_not_judged_needs_good_teachers(least, kept):
 
 def test_a_second_round_that_was_judged_needs_no_good_teachers():
     second = entries({"x": 0.82, "y": 0.6}, round=2)
-    assert choose_round([*PLAIN, *second], answer=Answer(), possible=True, least_teacher=99)[0] is True
+    assert choose_round([*PLAIN, *second], answer=Answer(), possible=True, unlabelled=1, least_teacher=99)[0] is True
 
 
 def test_without_held_out_scans_nobody_knows_the_teachers():
-    assert choose_round([], answer=Answer(), possible=True, least_teacher=99)[0] is True
+    assert choose_round([], answer=Answer(), possible=True, unlabelled=1, least_teacher=99)[0] is True
 
 
 def test_figures_are_of_what_was_measured_nearest_to_the_answer():
@@ -105,3 +109,9 @@ def test_figures_are_of_what_was_measured_nearest_to_the_answer():
     wanted = Answer(predictor="a", mirrored=True, calibrated=True)
     assert answered_so([*PLAIN, *calibrated, *turned], wanted, round=1) == calibrated
     assert answered_so([*PLAIN, *turned], wanted, round=1) == PLAIN
+
+
+@pytest.mark.parametrize(("unlabelled", "why"), [(0, "no unlabelled scans"), (3, "no time")])
+def test_it_is_said_why_there_is_no_second_round(unlabelled, why):
+    record = choose_round(PLAIN, answer=Answer(), possible=False, unlabelled=unlabelled, least_teacher=0)[1]
+    assert why in record.note

@@ -371,3 +371,28 @@ def test_preprocessed_scans_lie_where_one_stands_and_the_bundle_knows_nothing_of
     commands, _ = run(scans, tmp_path / "out", options={"cache_dir": "cache"})
     assert {found["cache_dir"] for found in of_kind(commands, "training")} == {str(tmp_path / "cache")}
     assert json.loads((tmp_path / "out" / "bundle" / "configs" / "train.json").read_text())["cache_dir"] is None
+
+
+def test_options_that_were_refused_before_anything_was_trained_may_be_mended(scans, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="too short"):
+        run(scans, out, time="2m")
+    with pytest.raises(ValueError, match="name all of them"):
+        run(scans, out, labels="3:other")
+    commands, results = run(scans, out, labels="1:organ")
+    assert results.plan.bundle["labels"]["1"] == "organ"
+    assert commands.kinds
+    with pytest.raises(ValueError, match="other options"):
+        run(scans, out, labels="1:other")
+
+
+def test_a_label_that_was_drawn_anew_is_another_training(scans, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(scans, data)
+    run(data, out)
+    write_cases(
+        tmp_path / "more", labelled=1, unlabelled=0, shape=(36, 34, 32), boxes={1: box((9, 28), (12, 30), (8, 20))}
+    )
+    shutil.copy(tmp_path / "more" / "labels" / "c00.nii.gz", data / "labels" / "p1.nii.gz")
+    with pytest.raises(DataError, match=r"another image, label or part for p1\)"):
+        run(data, out)
