@@ -300,6 +300,8 @@ def _datalist_file(root: Path, default: str | os.PathLike[str] | None) -> Path:
 
 def read_datalist(source: Path, *, keys: Sequence[str] = ("name", "labels", "training")) -> dict[str, Any]:
     """The content of a datalist as it stands, with nothing in its name and labels that a configuration would run."""
+    if source.suffix.lower() != ".json":
+        raise DataError(f"{source}: no datalist, which is a .json file; give one, or the folder that the scans lie in")
     content = read_object(source, keys=keys, error=DataError)
     _refuse_mistyped(content, (*TOP_KEYS, *PARTS, *KEYS), where=source)
     # These two go on into settings and configurations; a path of a scan does not, as it stands.

@@ -45,6 +45,11 @@ def listed(tmp_path):
     return file
 
 
+def test_a_scan_is_no_datalist(listed):
+    with pytest.raises(DataError, match=r"c00\.nii\.gz: no datalist, which is a \.json file; give one, or the folder"):
+        find_scans(listed.parent / "images" / "c00.nii.gz")
+
+
 def test_a_datalist_says_what_is_learned_from(listed):
     scans = find_scans(listed)
     labelled = {case.name: case.label for case in scans.folder.cases}
