@@ -11,9 +11,10 @@ from aps_components.models import trained_cases
 
 TRAINING = "training"
 SHOWN = 3
+MEND = f"Give the datalist that it was trained with, or --split {TRAINING} for the scans it has seen"
 
 
-def unseen_items(items: Sequence[Item], *, checkpoint: str | Path, split: str) -> Sequence[Item]:
+def unseen_items(items: Sequence[Item], *, checkpoint: str | Path, split: str, mend: str = MEND) -> Sequence[Item]:
     """The items as they are, if the checkpoint was trained on none of their scans and each has a name of its own.
 
     Scans are known by their voxels: a copy, a link or another name does not hide one.
@@ -22,6 +23,7 @@ def unseen_items(items: Sequence[Item], *, checkpoint: str | Path, split: str) -
         items: to evaluate on.
         checkpoint: whose settings say which scans it was trained on; without them nothing can be said.
         split: the part of the datalist that they are; ``training`` asks for seen ones.
+        mend: what to do about seen ones.
 
     Raises:
         ValueError: it was, or two have the same name; which they are, and the mend.
@@ -35,7 +37,6 @@ def unseen_items(items: Sequence[Item], *, checkpoint: str | Path, split: str) -
         more = f" and {len(seen) - SHOWN} more" if len(seen) > SHOWN else ""
         raise ValueError(
             f"{checkpoint} was trained on {len(seen)} of the {len(items)} {split} scans ({names}{more}): "
-            f"{files_of(item['image'])[0]} was its {part} scan {case['name'] or case['image'][0]!r}. Give the datalist "
-            f"that it was trained with, or --split {TRAINING} for the scans it has seen"
+            f"{files_of(item['image'])[0]} was its {part} scan {case['name'] or case['image'][0]!r}. {mend}"
         )
     return items

@@ -13,12 +13,14 @@ from tqdm import tqdm
 from aps_components.data import DataError, case_name, check_cases, inference_items
 from aps_components.data.datalist import files_of, scans_in
 from aps_components.data.identity import digest_of
+from aps_components.data.partial import IGNORE
 from aps_components.evaluation.clicks.plot import plot_clicks
 from aps_components.evaluation.clicks.scan import Annotator, listening
 from aps_components.evaluation.clicks.table import markdown, per_scan_csv, summarise
 from aps_components.evaluation.metrics import foreground_regions
 from aps_components.evaluation.records import Records, results_folder
 from aps_components.evaluation.report import json_ready
+from aps_components.evaluation.seen import unseen_items
 from aps_components.evaluation.trained import load_trained
 from aps_components.files import expanded, replace_text, sha256_of
 from aps_components.interactive import LoadedModel, Predictor, load_model
@@ -77,12 +79,18 @@ def measure_clicks(
     if (images is None) != (labels is None) or (images is None) == (dataset_dir is None):
         raise ValueError("give --images and --labels, or --dataset_dir")
     more: dict[str, Any] = {}
+    read: dict[str, Any] = {}
     if dataset_dir is not None and bundle is not None:
         options = {**(options or {}), **({} if device is None else {"device": device})}
         model, items, more = _of_dataset(bundle, dataset_dir, checkpoint, split=split, options=options)
     elif images is not None and labels is not None:
         model = load_model(checkpoint, device, settings=options)
-        items = labelled_items(images, labels, modalities=model.modalities, in_channels=model.in_channels)
+        more = {**read_settings(model.checkpoint), **(options or {})}
+        items = labelled_items(
+            images, labels, modalities=model.modalities, in_channels=model.in_channels, ignore=more.get(IGNORE)
+        )
+        unseen_items(items, checkpoint=model.checkpoint, split="given", mend="Leave them out")
+        read = {key: more[key] for key in ("label_values", "regions") if more.get(key)}
     else:
         raise ValueError("--dataset_dir needs --bundle, whose datalist says which scans are for validation")
     model.require_prompted()
@@ -97,6 +105,7 @@ def measure_clicks(
         listening=functools.partial(listening, predictor=predictor, regions=regions),
     )
     settings = {
+        **read,
         "checkpoint_sha256": sha256_of(model.checkpoint),
         "cases": digest_of(items),
         "thorough": thorough,
@@ -135,9 +144,20 @@ def report_clicks(
 
 
 def labelled_items(
-    images: str | Path, labels: str | Path, *, modalities: Sequence[str] | None, in_channels: int
+    images: str | Path,
+    labels: str | Path,
+    *,
+    modalities: Sequence[str] | None,
+    in_channels: int,
+    ignore: int | None = None,
 ) -> list[Item]:
     """Scans with the label files that are named as they are: ``a.nii.gz`` and ``a.nii.gz``.
+
+    Args:
+        images, labels: see :func:`measure_clicks`.
+        modalities: the files of a scan, in channel order; None where a scan is a file.
+        in_channels: of a scan.
+        ignore: value in the label files of a voxel that nobody labelled.
 
     Raises:
         DataError: a scan has no label, or a file cannot be used.
@@ -152,7 +172,8 @@ def labelled_items(
     for item in items:
         if case_name(item) not in files:
             raise DataError(f"{files_of(item['image'])[0]}: no label {case_name(item)}.nii.gz in {place}; put it there")
-    found = [{**item, "label": files[case_name(item)]} for item in items]
+    said = {} if ignore is None else {IGNORE: ignore}
+    found = [{**item, "label": files[case_name(item)], **said} for item in items]
     return check_cases(found, in_channels=in_channels)
 
 

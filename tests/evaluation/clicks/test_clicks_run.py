@@ -8,7 +8,7 @@ import pytest
 import torch
 from workflows import LA
 
-from aps_components.data import DataError
+from aps_components.data import DataError, case_identities, load_datalist
 from aps_components.evaluation.clicks import measure_clicks
 from aps_components.evaluation.clicks.scan import Annotator
 from aps_components.evaluation.metrics import Region
@@ -89,6 +89,38 @@ def test_a_bundles_validation_scans(phantoms, checkpoint, tiny_options, tmp_path
         options=tiny_options,
     )
     assert figures["scans"] == 2
+
+
+def test_labels_are_read_as_the_model_reads_them(phantoms, tiny_checkpoint, tmp_path):
+    """Its class has another value in the files, and a value says that nobody labelled."""
+    image = next((phantoms / "labels").iterdir()).name
+    label = nib.load(phantoms / "labels" / image)
+    values = np.asarray(label.dataobj).astype(np.uint8)
+    given = {"images": phantoms / "images" / image, "labels": tmp_path / "label.nii.gz", "clicks": 1}
+    nib.save(label, given["labels"])
+    plain = measure_clicks(**arguments(phantoms, tiny_checkpoint("plain", **STORED), tmp_path / "out", **given))
+    stored = STORED | {"label_values": {"7": 1}, "ignore": 9, "regions": {"whole": [1]}}
+    checkpoint = tiny_checkpoint("other", **stored)
+    nib.save(nib.Nifti1Image(7 * values, label.affine), given["labels"])
+    figures = measure_clicks(**arguments(phantoms, checkpoint, tmp_path / "mapped", **given))
+    assert figures["dice"] == plain["dice"]
+    assert figures["settings"]["label_values"] == {"7": 1}
+    values = 7 * values
+    values[:, :, ::2] = 9
+    nib.save(nib.Nifti1Image(values, label.affine), given["labels"])
+    assert measure_clicks(**arguments(phantoms, checkpoint, tmp_path / "ignored", **given))["scans"] == 1
+
+
+def test_scans_that_it_learned_from_are_refused(phantoms, tiny_checkpoint, tmp_path):
+    datalist = load_datalist(phantoms)
+    checkpoint = tiny_checkpoint(**STORED, cases=case_identities(datalist.training_items, datalist.validation))
+    seen, unseen = datalist.labeled[0], datalist.validation[0]
+    given = {"images": unseen["image"], "labels": unseen["label"], "clicks": 1}
+    assert measure_clicks(**arguments(phantoms, checkpoint, tmp_path / "out", **given))["scans"] == 1
+    given |= {"images": seen["image"], "labels": seen["label"]}
+    with pytest.raises(ValueError, match=r"was trained on 1 of the 1 given scans .* Leave them out"):
+        measure_clicks(**arguments(phantoms, checkpoint, tmp_path / "seen", **given))
+    assert not (tmp_path / "seen").exists()
 
 
 @pytest.mark.parametrize(
