@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aps_components.data.case_folder import declared_labels, find_cases, without_ignored
-from aps_components.data.datalist import DATALIST, PARTS, files_of, load_datalist, read_datalist
+from aps_components.data.case_folder import CaseFolder, declared_labels, find_cases, without_ignored
+from aps_components.data.datalist import DATALIST, PARTS, files_of, load_datalist, read_datalist, scans_in
 from aps_components.data.errors import DataError
-from aps_components.files import expanded, replace_text
+from aps_components.data.modalities import stem
+from aps_components.files import ensure_writable, expanded, replace_text
 
-KEPT_APART = ("imagesTs", "labelsTs")  # of nnU-Net and the Medical Segmentation Decathlon
+# Of nnU-Net and the Medical Segmentation Decathlon.
+KEPT_APART, DECLARATION = ("imagesTs", "labelsTs"), "dataset.json"
+SHOWN = 3
 
 
 def dataset_to_judge(
@@ -34,20 +37,18 @@ def dataset_to_judge(
             ``imagesTr/`` and ``labelsTr/``; or a datalist's file.
         known: the datalist that the bundle was trained with.
         labels: class value to name, for a datalist that is written.
-        work: receives a datalist with absolute paths, where one is written.
+        work: receives a datalist with absolute paths, where one is written; made then.
         split: which part is asked for; None takes the one that is there.
 
     Raises:
-        DataError: there are no scans, none with a label, or ``split`` asks for what a plain folder cannot tell.
+        DataError: there are no scans, none with a label, a label without its image, or ``split`` asks for what a
+            plain folder cannot tell.
     """
     place = Path(os.path.abspath(expanded(data)))
-    if place.is_file():
-        return (
-            place.parent
-            if place.name == DATALIST
-            else _written(_absolute(read_datalist(place), place.parent), Path(work))
-        )
-    if (place / DATALIST).is_file() or _holds(place, Path(known)):
+    listing = place if place.is_file() else place / DATALIST
+    if listing.is_file():
+        return _listed(listing, work=Path(work))
+    if _holds(place, Path(known)):
         return place
     if split == "training":
         raise DataError(
@@ -56,11 +57,42 @@ def dataset_to_judge(
         )
     images, masks = KEPT_APART if all((place / name).is_dir() for name in KEPT_APART) else (None, None)
     folder = find_cases(place, images=images, labels=masks)
+    _refuse_left_out(folder)
     items = [case.item for case in folder.cases if case.label is not None]
     content: dict[str, Any] = {"name": place.name, "labels": dict(labels), "training": [], split or "test": items}
     if (ignore := _declared_ignore(folder.root)) is not None:
         content["ignore"] = ignore
     return _written(_absolute(content, folder.root), Path(work))
+
+
+def _listed(file: Path, *, work: Path) -> Path:
+    """A datalist's own folder, if it is found there by its name, or else one with a copy of it."""
+    root = file.parent
+    try:
+        datalist = load_datalist(root, file=file, counts_at_most=True)
+    except DataError as error:
+        if file.name != DECLARATION:
+            raise
+        raise DataError(f"{error}. If this is nnU-Net's or the Decathlon's file, give its folder, {root}") from error
+    if file.name == DATALIST:
+        return root
+    content = read_datalist(file)
+    remaining = {} if isinstance(content.get("test", []), list) else {"test": datalist.test}
+    return _written(_absolute(content | remaining, root), work)
+
+
+def _refuse_left_out(folder: CaseFolder) -> None:
+    """Figures of fewer scans than there are labels of are not those of the set."""
+    labelled = {stem(file) for file in scans_in(folder.root / folder.labels)}
+    alone = [f"{file}: no image of this name in {folder.images}/" for file in folder.labels_without_image]
+    faults = alone + [fault for fault in folder.faults if fault.partition(":")[0] in labelled]
+    if faults:
+        more = [f"... and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+        listed = "\n".join(f"  {line}" for line in [*faults[:SHOWN], *more])
+        raise DataError(
+            f"{folder.root}: {len(faults)} label(s) cannot be judged by; mend the names, or take them out of the "
+            f"folder:\n{listed}"
+        )
 
 
 def _declared_ignore(root: Path) -> int | None:
@@ -103,6 +135,5 @@ def _absolute(content: dict[str, Any], root: Path) -> dict[str, Any]:
 
 
 def _written(content: Mapping[str, Any], work: Path) -> Path:
-    work.mkdir(parents=True, exist_ok=True)
-    replace_text(work / DATALIST, json.dumps(content, indent=1) + "\n")
+    replace_text(ensure_writable(work) / DATALIST, json.dumps(content, indent=1) + "\n")
     return work

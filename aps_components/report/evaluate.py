@@ -69,7 +69,8 @@ def evaluate(
     folder = expanded(out) if out else _results(root, whole=whole) / name
     known = root / "configs" / DATALIST
     labels = read_settings(weights).get("labels") or read_object(root / "configs" / FILES[0])["labels"]
-    dataset = dataset_to_judge(data, known=known, labels=labels, work=real(ensure_writable(folder)), split=split)
+    dataset = dataset_to_judge(data, known=known, labels=labels, work=real(folder), split=split)
+    ensure_writable(folder)
     chosen = {} if split is None else {"split": split}
     paths = {"dataset_dir": dataset, "checkpoint": weights, "output_dir": real(folder)}
     command = workflow_command(root, "evaluating", FILES, {**paths, **chosen, **(options or {})})

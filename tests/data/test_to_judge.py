@@ -19,7 +19,8 @@ def touch(root, *files):
 
 
 def judged(data, tmp_path, **options):
-    folder = dataset_to_judge(data, known=tmp_path / "known.json", labels=LABELS, work=tmp_path / "work", **options)
+    given = {"known": tmp_path / "known.json", "labels": LABELS, "work": tmp_path / "work"} | options
+    folder = dataset_to_judge(data, **given)
     return folder, load_datalist(folder, default=tmp_path / "known.json", counts_at_most=True, validation_count=2)
 
 
@@ -75,9 +76,49 @@ def test_the_folder_of_the_training_is_known_by_its_files(tmp_path):
     assert folder == data
     assert names(datalist.validation) == ["b.nii.gz"]
     (data / "images" / "a.nii.gz").unlink()
+    (data / "labels" / "a.nii.gz").unlink()
     folder, datalist = judged(data, tmp_path)
     assert folder == tmp_path / "work"
     assert names(datalist.test) == ["b.nii.gz"]
+
+
+def test_what_remains_is_found_beside_a_datalist_of_another_name(tmp_path):
+    data = touch(tmp_path / "data", *(f"{part}/{name}.nii.gz" for part in ("images", "labels") for name in "abc"))
+    items = [{"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}]
+    content = {"name": "own", "labels": LABELS, "ignore": 9, "training": items, "test": "remaining"}
+    (data / "split.json").write_text(json.dumps(content))
+    _, datalist = judged(data / "split.json", tmp_path)
+    assert names(datalist.test) == ["b.nii.gz", "c.nii.gz"]
+    assert {item["ignore"] for item in datalist.test} == {9}
+
+
+def test_a_label_that_belongs_to_no_image_is_refused(tmp_path):
+    data = touch(tmp_path / "data", "images/a.nii.gz", "images/b.nii.gz", "labels/a.nii.gz", "labels/b_label.nii.gz")
+    with pytest.raises(DataError, match=r"labels/b_label\.nii\.gz: no image of this name in images/"):
+        judged(data, tmp_path)
+
+
+def test_a_label_of_an_image_that_lacks_a_channel_is_refused(tmp_path):
+    files = [f"imagesTs/{name}_000{channel}.nii.gz" for name in "abc" for channel in "01"]
+    data = touch(tmp_path / "data", *files, "imagesTs/d_0000.nii.gz", "labelsTs/a.nii.gz", "labelsTs/b.nii.gz")
+    assert len(judged(data, tmp_path)[1].test) == 2  # what nobody labelled is judged by nobody
+    (data / "imagesTs" / "b_0001.nii.gz").unlink()
+    with pytest.raises(DataError, match="b: channels 0000 in imagesTs/ where other cases have 0000, 0001"):
+        judged(data, tmp_path)
+    assert not list(tmp_path.glob("work/b*"))
+
+
+def test_a_file_that_is_no_datalist_is_named_before_anything_is_written(tmp_path):
+    data = touch(tmp_path / "data", "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    with pytest.raises(DataError, match=r"a\.nii\.gz: no datalist, which is a \.json file"):
+        judged(data / "imagesTr" / "a.nii.gz", tmp_path)
+    items = [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}]
+    decathlon = {"name": "T", "labels": LABELS, "training": items, "test": ["./imagesTs/x.nii.gz"]}
+    for content in (decathlon, {"labels": {"background": 0}, "file_ending": ".nii.gz"}):
+        (data / "dataset.json").write_text(json.dumps(content))
+        with pytest.raises(DataError, match=rf"{data}/dataset\.json: .* give its folder, {data}$"):
+            judged(data / "dataset.json", tmp_path)
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_datalist_of_another_name_keeps_its_paths(tmp_path):

@@ -13,7 +13,7 @@ from reports import read_report
 from workflows import BUNDLES, TINY, run_workflow, untrained_copy
 
 from aps_components import cli
-from aps_components.data import case_identities, load_datalist
+from aps_components.data import DataError, case_identities, load_datalist
 from aps_components.errors import root_cause
 from aps_components.report.evaluate import EvaluationFailed, evaluate
 
@@ -107,6 +107,13 @@ def test_a_dataset_with_its_parts_and_a_bundle_alone(trained, phantoms, tmp_path
     assert file == tmp_path / "results" / "report.html"
     assert [row[1] for row in read_report(file).table("class", "cases", "Dice %")] == ["2"]
     assert json.loads((tmp_path / "results" / "metrics.json").read_text())["context"]["split"] == "validation"
+
+
+def test_what_is_no_dataset_leaves_no_folder(trained, phantoms):
+    scan = next((phantoms / "images").iterdir())
+    with pytest.raises(DataError, match="no datalist"):
+        evaluate(trained, scan)
+    assert not (trained / "evaluation").exists()
 
 
 def test_a_bundle_of_the_installed_package_keeps_no_results(trained, phantoms, tmp_path, monkeypatch):
