@@ -148,6 +148,13 @@ def seen_items(items: Iterable[Item], cases: Cases) -> list[tuple[Item, Identity
     return found
 
 
+def had_any(items: Iterable[Item], cases: Cases) -> bool:
+    """Whether a training had any of some items' images, in whatever part; the first that it had is enough."""
+    had = {frozenset(_voxels(case)) for found in cases.values() for case in found}
+    scans = (set(_voxels(identity({"image": item["image"]}))) for item in items)
+    return any(case <= scan for scan in scans for case in had)
+
+
 def digest_of(items: Iterable[Item]) -> str:
     """Of some cases together, in their order: another one where any image or label is another."""
     return hashlib.sha256(repr([_digest(identity(item)) for item in items]).encode()).hexdigest()[:DIGITS]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from aps_components.data.case_folder import CaseFolder, declared_labels, find_cases, without_ignored
 from aps_components.data.datalist import DATALIST, PARTS, files_of, load_datalist, read_datalist, scans_in
 from aps_components.data.errors import DataError
+from aps_components.data.identity import Cases, had_any
+from aps_components.data.label_values import LabelValues, parsed_label_values
 from aps_components.data.modalities import stem
 from aps_components.files import ensure_writable, expanded, replace_text
+from aps_components.terminal import brief
 
 # Of nnU-Net and the Medical Segmentation Decathlon.
 KEPT_APART, DECLARATION = ("imagesTs", "labelsTs"), "dataset.json"
@@ -26,29 +29,34 @@ def dataset_to_judge(
     labels: Mapping[str, str],
     work: str | os.PathLike[str],
     split: str | None = None,
+    label_values: LabelValues = None,
+    cases: Cases | None = None,
 ) -> Path:
     """A folder that a bundle evaluates on by ``--dataset_dir``.
 
-    A folder with a datalist of its own stays as it is, and so does one that holds the files of ``known``. Of any other
+    A folder with a datalist of its own stays as it is, and so does one that holds the scans of ``known``. Of any other
     every labelled scan is one to judge by; whether the model has seen it is for the evaluation to say.
 
     Args:
         data: a folder with ``datalist.json``, ``images/`` and ``labels/``, or ``imagesTs/`` and ``labelsTs/``, or else
             ``imagesTr/`` and ``labelsTr/``; or a datalist's file.
         known: the datalist that the bundle was trained with.
-        labels: class value to name, for a datalist that is written.
+        labels: the model's class value to name.
         work: receives a datalist with absolute paths, where one is written; made then.
         split: which part is asked for; None takes the one that is there.
+        label_values: value in the label files to class, as the model has it.
+        cases: of the model's training, by which its scans are known; without them they are known by their files' names.
 
     Raises:
-        DataError: there are no scans, none with a label, a label without its image, or ``split`` asks for what a
-            plain folder cannot tell.
+        DataError: there are no scans, none with a label, a label without its image, a class that has the model's name
+            at another value, or ``split`` asks for what a plain folder cannot tell.
     """
     place = Path(os.path.abspath(expanded(data)))
+    read = _read_as(labels, label_values)
     listing = place if place.is_file() else place / DATALIST
     if listing.is_file():
-        return _listed(listing, work=Path(work))
-    if _holds(place, Path(known)):
+        return _listed(listing, readings=[read, _read_as(labels)], work=Path(work))
+    if _holds(place, Path(known), cases or {}):
         return place
     if split == "training":
         raise DataError(
@@ -58,14 +66,16 @@ def dataset_to_judge(
     images, masks = KEPT_APART if all((place / name).is_dir() for name in KEPT_APART) else (None, None)
     folder = find_cases(place, images=images, labels=masks)
     _refuse_left_out(folder)
+    names, ignore = _declared(place)
+    _refuse_other_classes(names, file=place / DECLARATION, readings=[read])
     items = [case.item for case in folder.cases if case.label is not None]
     content: dict[str, Any] = {"name": place.name, "labels": dict(labels), "training": [], split or "test": items}
-    if (ignore := _declared_ignore(folder.root)) is not None:
+    if ignore is not None:
         content["ignore"] = ignore
     return _written(_absolute(content, folder.root), Path(work))
 
 
-def _listed(file: Path, *, work: Path) -> Path:
+def _listed(file: Path, *, readings: Sequence[Mapping[int, str]], work: Path) -> Path:
     """A datalist's own folder, if it is found there by its name, or else one with a copy of it."""
     root = file.parent
     try:
@@ -74,11 +84,44 @@ def _listed(file: Path, *, work: Path) -> Path:
         if file.name != DECLARATION:
             raise
         raise DataError(f"{error}. If this is nnU-Net's or the Decathlon's file, give its folder, {root}") from error
+    _refuse_other_classes(datalist.labels, file=file, readings=readings)
     if file.name == DATALIST:
         return root
     content = read_datalist(file)
     remaining = {} if isinstance(content.get("test", []), list) else {"test": datalist.test}
     return _written(_absolute(content | remaining, root), work)
+
+
+def _read_as(labels: Mapping[str, str], label_values: LabelValues = None) -> dict[int, str]:
+    """By value in a label file the name of the class that it is read as."""
+    names = {int(value): name for value, name in labels.items()}
+    mapping = parsed_label_values(label_values if isinstance(label_values, Mapping) else None)  # or an expression
+    return names | {value: names.get(target, "") for value, target in mapping.items()}
+
+
+def _refuse_other_classes(names: Mapping[int, str], *, file: Path, readings: Sequence[Mapping[int, str]]) -> None:
+    """Figures of classes that have changed places look like those of a poor model.
+
+    Args:
+        names: by value, as ``file`` has them; those that the model does not have are passed over.
+        file: for the message.
+        readings: by value the model's names, in each way in which the values may be meant.
+    """
+    for read in readings:
+        known = {_plain(name) for name in read.values()}
+        other = [value for value, name in names.items() if _plain(name) in known - {_plain(read.get(value, ""))}]
+        if not other:
+            return
+    said = ", ".join(f"{value} is {names[value]!r}" for value in other[:SHOWN])
+    meant = ", ".join(f"{value} {name!r}" for value, name in sorted(readings[0].items()))
+    raise DataError(
+        f"{file}: {brief(said)}, but the model reads {brief(meant)}: number the label files as the model does, or, if "
+        "the names are wrong, mend them"
+    )
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold()
 
 
 def _refuse_left_out(folder: CaseFolder) -> None:
@@ -95,16 +138,17 @@ def _refuse_left_out(folder: CaseFolder) -> None:
         )
 
 
-def _declared_ignore(root: Path) -> int | None:
-    """As nnU-Net's dataset.json has it; what else is in it is of no matter here."""
+def _declared(root: Path) -> tuple[dict[int, str], int | None]:
+    """Names by value and the value to ignore, as nnU-Net's dataset.json has them; a damaged one says nothing."""
     try:
-        return without_ignored(declared_labels(root))[1]
+        names, ignore = without_ignored(declared_labels(root))
     except DataError:
-        return None
+        return {}, None
+    return names or {}, ignore
 
 
-def _holds(place: Path, known: Path) -> bool:
-    """Whether the scans that a datalist names lie below a folder."""
+def _holds(place: Path, known: Path, cases: Cases) -> bool:
+    """Whether the scans that a datalist names lie below a folder, and are those of the training."""
     if not known.is_file():
         return False
     try:
@@ -112,7 +156,8 @@ def _holds(place: Path, known: Path) -> bool:
     except DataError:
         return False
     items = [*datalist.training_items, *datalist.validation, *datalist.test]
-    return bool(items) and all(Path(file).is_file() for item in items for file in files_of(item["image"]))
+    there = bool(items) and all(Path(file).is_file() for item in items for file in files_of(item["image"]))
+    return there and (not cases or had_any(items, cases))
 
 
 def _absolute(content: dict[str, Any], root: Path) -> dict[str, Any]:

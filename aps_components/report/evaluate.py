@@ -67,9 +67,16 @@ def evaluate(
     weights = require_weights(root) if checkpoint is None else real(expanded(checkpoint))
     name = re.sub(r"\.json$", "", Path(os.path.abspath(data)).name)
     folder = expanded(out) if out else _results(root, whole=whole) / name
-    known = root / "configs" / DATALIST
-    labels = read_settings(weights).get("labels") or read_object(root / "configs" / FILES[0])["labels"]
-    dataset = dataset_to_judge(data, known=known, labels=labels, work=real(folder), split=split)
+    stored = read_object(root / "configs" / FILES[0]) | read_settings(weights)
+    dataset = dataset_to_judge(
+        data,
+        known=root / "configs" / DATALIST,
+        labels=stored["labels"],
+        label_values={**stored, **(options or {})}.get("label_values"),
+        cases=trained_cases(weights),
+        work=real(folder),
+        split=split,
+    )
     ensure_writable(folder)
     chosen = {} if split is None else {"split": split}
     paths = {"dataset_dir": dataset, "checkpoint": weights, "output_dir": real(folder)}

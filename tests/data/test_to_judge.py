@@ -3,8 +3,9 @@
 import json
 
 import pytest
+from scans import random_image, write
 
-from aps_components.data import load_datalist
+from aps_components.data import case_identities, load_datalist
 from aps_components.data.errors import DataError
 from aps_components.data.to_judge import dataset_to_judge
 
@@ -80,6 +81,67 @@ def test_the_folder_of_the_training_is_known_by_its_files(tmp_path):
     folder, datalist = judged(data, tmp_path)
     assert folder == tmp_path / "work"
     assert names(datalist.test) == ["b.nii.gz"]
+
+
+def test_other_scans_under_the_names_of_the_training_are_not_its_own(tmp_path):
+    data = touch(tmp_path / "data", "labels/a.nii.gz", "labels/b.nii.gz")
+    items = [{"image": f"images/{name}.nii.gz", "label": f"labels/{name}.nii.gz"} for name in "ab"]
+    content = {"name": "own", "labels": LABELS, "training": items[:1], "validation": items[1:]}
+    (tmp_path / "known.json").write_text(json.dumps(content))
+    for seed, name in enumerate("ab"):
+        write(data / "images" / f"{name}.nii.gz", random_image(seed))
+    own = [{"image": str(data / item["image"])} for item in items]
+    cases = case_identities(own[:1], own[1:])
+    assert judged(data, tmp_path, cases=cases)[0] == data
+    write(data / "images" / "a.nii.gz", random_image(2))  # one scan that validated is enough
+    assert judged(data, tmp_path, cases=cases)[0] == data
+    write(data / "images" / "b.nii.gz", random_image(3))
+    folder, datalist = judged(data, tmp_path, cases=cases)
+    assert folder == tmp_path / "work"
+    assert names(datalist.test) == ["a.nii.gz", "b.nii.gz"]
+
+
+THREE = {"0": "background", "1": "wall", "2": "Cavity"}
+
+
+@pytest.mark.parametrize(
+    ("declared", "label_values", "fits"),
+    [
+        ({"background": 0, "wall": 1, "cavity ": 2}, None, True),
+        ({"background": 0, "cavity": 1, "wall": 2}, None, False),
+        ({"0": "background", "1": "Cavity"}, None, False),
+        ({"background": 0, "muscle": 1, "fat": 2, "bone": 3}, None, True),
+        ({"background": 0, "wall": 4, "cavity": 2}, {"4": 1}, True),
+        ({"background": 0, "wall": 3, "cavity": 2}, {"4": 1}, False),
+        ({"wall": 2, "cavity": 3}, {"2": 1, "3": 2}, True),
+        ({"wall": 1, "cavity": 2}, {"2": 1, "3": 2}, False),
+    ],
+)
+def test_classes_of_a_folder_that_have_other_values_than_the_models_are_refused(tmp_path, declared, label_values, fits):
+    data = touch(tmp_path / "data", "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    (data / "dataset.json").write_text(json.dumps({"labels": declared}))
+    given = {"labels": THREE, "label_values": label_values}
+    if fits:
+        assert len(judged(data, tmp_path, **given)[1].test) == 1
+    else:
+        with pytest.raises(DataError, match=r"dataset\.json: \d is '\w+'.*, but the model reads 0 'background', 1 "):
+            judged(data, tmp_path, **given)
+        assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("file", ["datalist.json", "mine.json"])
+def test_classes_of_a_datalist_go_by_value_or_by_number(tmp_path, file):
+    data = touch(tmp_path / "data", "images/a.nii.gz", "labels/a.nii.gz")
+    items = [{"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}]
+    given = {"labels": THREE, "label_values": {"2": 1, "3": 2}}
+    for listed in (["background", "wall", "cavity"], ["background", "x", "wall", "cavity"]):
+        content = {"name": "own", "labels": dict(enumerate(listed)), "training": [], "test": items}
+        (data / file).write_text(json.dumps(content))
+        assert len(judged(data / file, tmp_path, **given)[1].test) == 1
+    content["labels"] = {0: "background", 1: "cavity", 2: "wall"}
+    (data / file).write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"{file}: 1 is 'cavity', .* reads .*2 'wall', 3 'Cavity'"):
+        judged(data / file, tmp_path, **given)
 
 
 def test_what_remains_is_found_beside_a_datalist_of_another_name(tmp_path):

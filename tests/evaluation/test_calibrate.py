@@ -103,5 +103,8 @@ def test_a_folder_of_other_scans_serves_too(arguments, phantoms, tmp_path):
             shutil.copy(item[key], tmp_path / "others" / folder)
     cli.calibrate(**arguments, cases=0, held_out=str(tmp_path / "others"))
     assert read_settings(arguments["target"])["doubt"]["scans"] == len(load_datalist(phantoms).test)
+    (tmp_path / "others" / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "left atrium": 2}}))
+    with pytest.raises(ValueError, match=r"dataset\.json: 2 is 'left atrium', but the model reads"):
+        cli.calibrate(**arguments, cases=0, held_out=str(tmp_path / "others"))
     with pytest.raises(ValueError, match="held_out 'nowhere' is no folder"):
         cli.calibrate(**arguments, cases=0, held_out="nowhere")

@@ -16,7 +16,7 @@ from aps_components.evaluation.doubt.evaluated import calibration_of, read_answe
 from aps_components.evaluation.doubt.held_out import said
 from aps_components.evaluation.evaluate import Evaluation
 from aps_components.evaluation.trained import SPLITS, NoScansError, TrainedModel, load_trained
-from aps_components.files import ensure_writable, expanded
+from aps_components.files import expanded
 from aps_components.models import read_settings, save_settings, trained_cases
 
 NONE = "none"
@@ -55,7 +55,8 @@ def calibrate_doubt(
     settings = read_settings(target)
     predictor = settings.get("inference_predictor", "average")
     with TemporaryDirectory() as work:
-        dataset, split = _held_out_scans(held_out, dataset_dir, bundle=bundle, settings=settings, work=Path(work))
+        read = {**settings, "label_values": {**settings, **(options or {})}.get("label_values")}
+        dataset, split = _held_out_scans(held_out, dataset_dir, bundle=bundle, settings=read, work=Path(work))
         try:
             model = load_trained(
                 bundle,
@@ -85,7 +86,13 @@ def _held_out_scans(
         return Path(dataset_dir), held_out
     known = Path(bundle) / CONFIGS / DATALIST
     dataset = dataset_to_judge(
-        held_out, known=known, labels=settings["labels"], work=ensure_writable(work), split=SPLITS[1]
+        held_out,
+        known=known,
+        labels=settings["labels"],
+        label_values=settings.get("label_values"),
+        cases=settings.get("cases"),
+        work=work,
+        split=SPLITS[1],
     )
     return dataset, SPLITS[1]
 
