@@ -25,7 +25,8 @@ def evaluate(
         data: a folder with datalist.json, images/ and labels/, or nnU-Net's and the Decathlon's folders; or a datalist.
         split: test, validation or training; test by default if there are such scans, else validation.
         out: folder of the results; by default evaluation/DATA in the training's folder, or eval/DATA in the bundle's.
-            A bundle that was installed with this package writes into evaluation/DATA here.
+            A bundle that was installed with this package writes into evaluation/DATA here. Results of other data that
+            have this name stay: then it is DATA_2.
         checkpoint: model.pt of another training, with its model.json beside it.
         device: cpu, cuda or cuda:1; a GPU, if there is one, by default.
         options: other keys of the bundle's evaluation, such as --overlap 0.25.

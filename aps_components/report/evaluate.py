@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -23,6 +24,7 @@ from aps_components.report.training import BUNDLE
 
 FILES = ("train.json", "evaluate.json")
 RESULTS = "evaluation"  # beside the bundle that a whole training left, or here
+JUDGED = "evaluation#context#data"  # goes into the figures: what they are of
 SPLITS = ("test", "validation", "training")
 
 
@@ -48,7 +50,8 @@ def evaluate(
         data: see :func:`dataset_to_judge`.
         split: ``test``, ``validation`` or ``training``; by default test if there are such scans, else validation.
         out: of the results; by default ``evaluation/DATA`` in the training's folder, or ``eval/DATA`` in the bundle's;
-            ``evaluation/DATA`` here for a bundle that was installed with this package.
+            ``evaluation/DATA`` here for a bundle that was installed with this package. DATA is the name of the folder
+            or of the datalist; ``DATA_2`` and so on where there are results of other scans.
         checkpoint: other weights than the bundle's ``models/model.pt``.
         options: other keys of the bundle's evaluation.
 
@@ -65,8 +68,10 @@ def evaluate(
     whole = expanded(trained) / BUNDLE
     root = locate_bundle(whole if whole.is_dir() else trained)
     weights = require_weights(root) if checkpoint is None else real(expanded(checkpoint))
-    name = re.sub(r"\.json$", "", Path(os.path.abspath(data)).name)
-    folder = expanded(out) if out else _results(root, whole=whole) / name
+    place = _without_datalist(Path(os.path.abspath(expanded(data))))
+    name = re.sub(r"\.json$", "", place.name)
+    usual = expanded(out) if out else _results(root, whole=whole) / name
+    folder = usual if out else _free(usual, place)
     stored = read_object(root / "configs" / FILES[0]) | read_settings(weights)
     dataset = dataset_to_judge(
         data,
@@ -78,8 +83,10 @@ def evaluate(
         split=split,
     )
     ensure_writable(folder)
+    if folder != usual:
+        print(f"Note: {usual} holds figures of other data; those of {place} go to {folder}")
     chosen = {} if split is None else {"split": split}
-    paths = {"dataset_dir": dataset, "checkpoint": weights, "output_dir": real(folder)}
+    paths = {"dataset_dir": dataset, "checkpoint": weights, "output_dir": real(folder), JUDGED: place}
     command = workflow_command(root, "evaluating", FILES, {**paths, **chosen, **(options or {})})
     if not trained_cases(weights):
         print(
@@ -89,10 +96,7 @@ def evaluate(
     print(f"$ {_typed(command)}", flush=True)
     if start(command).wait() or _changed(folder / METRICS_FILE) == before:
         raise EvaluationFailed("the command above failed; nothing was evaluated")
-    told = {"bundle": root, "data": os.fspath(data)}
-    return write_evaluation_report(
-        folder, name=name, commands=[_typed(command)], told={key: str(value) for key, value in told.items()}
-    )
+    return write_evaluation_report(folder, name=name, commands=[_typed(command)], told={"bundle": str(root)})
 
 
 def _results(root: Path, *, whole: Path) -> Path:
@@ -100,6 +104,28 @@ def _results(root: Path, *, whole: Path) -> Path:
     if whole.is_dir():
         return whole.parent / RESULTS
     return Path(RESULTS) if SHIPPED_BUNDLES in root.parents else root / "eval"
+
+
+def _without_datalist(place: Path) -> Path:
+    """What a dataset is called by: a datalist of the usual name by its folder."""
+    return place.parent if place.name == DATALIST else place
+
+
+def _free(folder: Path, data: Path) -> Path:
+    """The folder, or the first of ``folder_2``, ``folder_3``, ... in which no figures of other data lie."""
+    more = (folder.with_name(f"{folder.name}_{number}") for number in itertools.count(2))
+    return next(place for place in itertools.chain([folder], more) if _judged_in(place) in (None, str(data)))
+
+
+def _judged_in(folder: Path) -> str | None:
+    """The data of which figures lie in a folder; empty where nothing says so, None without figures."""
+    file = folder / METRICS_FILE
+    if not file.exists():
+        return None
+    try:
+        return str(read_object(file)["context"]["data"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _typed(command: list[str]) -> str:

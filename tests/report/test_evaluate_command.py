@@ -5,6 +5,7 @@ import csv
 import json
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -77,6 +78,7 @@ def test_scans_in_a_folder_are_judged_and_reported(trained, phantoms, tmp_path, 
     assert here == []
     assert file == trained / "evaluation" / "mine" / "report.html"
     metrics = json.loads((file.parent / "metrics.json").read_text())
+    assert metrics["context"]["data"] == str(data)
     with open(file.parent / "metrics.csv", newline="") as stream:
         assert {row["case"] for row in csv.DictReader(stream)} == {"new_0", "new_1"}
     report = read_report(file)
@@ -109,6 +111,43 @@ def test_a_dataset_with_its_parts_and_a_bundle_alone(trained, phantoms, tmp_path
     assert json.loads((tmp_path / "results" / "metrics.json").read_text())["context"]["split"] == "validation"
 
 
+def test_two_datasets_of_one_name_keep_their_results_apart(trained, phantoms, tmp_path, capsys):
+    def run(command):
+        flags = dict(zip(command[5::2], command[6::2], strict=True))
+        content = {"context": {"data": flags["--evaluation#context#data"]}}
+        (Path(flags["--output_dir"]) / "metrics.json").write_text(json.dumps(content))
+        return ended(0)
+
+    lists = [tmp_path / folder / "datalist.json" for folder in ("a", "b", "c/a")]
+    content = json.loads((phantoms / "datalist.json").read_text())
+    with (
+        patch("aps_components.report.evaluate.start", run),
+        patch("aps_components.report.evaluate.write_evaluation_report", lambda folder, **_: folder / "report.html"),
+    ):
+        places = []
+        for file in lists:
+            file.parent.mkdir(parents=True)
+            file.write_text(json.dumps(content))
+            places.append(evaluate(trained, file).parent)
+        assert [place.relative_to(trained / "evaluation").as_posix() for place in places] == ["a", "b", "a_2"]
+        said = f"Note: {places[0]} holds figures of other data; those of {lists[2].parent} go to {places[2]}\n"
+        assert said in capsys.readouterr().out
+        assert [evaluate(trained, file.parent).parent for file in lists] == places
+        lists[1].rename(tmp_path / "b" / "split.json")
+        assert evaluate(trained, tmp_path / "b" / "split.json").parent == trained / "evaluation" / "split"
+
+
+def test_scans_are_looked_for_by_what_the_model_says_of_itself(trained, phantoms):
+    with (
+        patch("aps_components.report.evaluate.dataset_to_judge", side_effect=DataError("seen")) as look,
+        pytest.raises(DataError, match="seen"),
+    ):
+        evaluate(trained, phantoms, options={"label_values": {"4": 1}})
+    given = look.call_args.kwargs
+    assert given["cases"] == case_identities(load_datalist(phantoms).training_items, load_datalist(phantoms).validation)
+    assert (given["labels"], given["label_values"]) == ({"0": "background", "1": "left atrium"}, {"4": 1})
+
+
 def test_what_is_no_dataset_leaves_no_folder(trained, phantoms):
     scan = next((phantoms / "images").iterdir())
     with pytest.raises(DataError, match="no datalist"):
@@ -136,7 +175,7 @@ def test_figures_of_before_are_not_taken_for_those_of_a_run_that_failed(trained,
     with patch("aps_components.report.evaluate.start", return_value=ended(0)):
         folder = trained / "evaluation" / phantoms.name
         folder.mkdir(parents=True)
-        (folder / "metrics.json").write_text("{}")
+        (folder / "metrics.json").write_text(json.dumps({"context": {"data": str(phantoms)}}))
         with pytest.raises(EvaluationFailed):
             evaluate(trained, phantoms)
 
