@@ -84,7 +84,7 @@ def changed(listed, change):
 
 def test_what_is_said_of_all_labels_is_said_of_scans_that_are_kept_apart(listed):
     def say_one_thing(content):
-        content["test"][0]["labeled_slices"] = "drawn:0"
+        content["test"][0]["labeled_slices"] = {"axis": 0, "indices": "drawn"}
 
     scans = find_scans(changed(listed, say_one_thing)).told(ignore=9, slices="drawn")
     assert [(item["ignore"], item["labeled_slices"]) for item in scans.validation] == [(9, "drawn")]

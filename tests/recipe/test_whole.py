@@ -255,7 +255,7 @@ def test_other_scans_are_refused(scans, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(copy, tmp_path / "out", FakeCommands(fails=("training", 1)))
     shutil.copy(copy / "labels" / "p1.nii.gz", copy / "labels" / "q1.nii.gz")
-    with pytest.raises(DataError, match=r"has other scans than .* \(another label for q1\): give another --out"):
+    with pytest.raises(DataError, match=r"has other scans than .* \(another image, label or part for q1\): give another --out"):
         run(copy, tmp_path / "out")
 
 
@@ -376,7 +376,7 @@ def test_preprocessed_scans_lie_where_one_stands_and_the_bundle_knows_nothing_of
 def test_options_that_were_refused_before_anything_was_trained_may_be_mended(scans, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(ValueError, match="too short"):
-        run(scans, out, time="2m")
+        run(scans, out, time="1 s")
     with pytest.raises(ValueError, match="name all of them"):
         run(scans, out, labels="3:other")
     commands, results = run(scans, out, labels="1:organ")
