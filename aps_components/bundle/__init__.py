@@ -4,6 +4,7 @@ from aps_components.bundle.block import DatasetBlock
 from aps_components.bundle.command import aps_command, workflow_command
 from aps_components.bundle.locate import (
     bundle_metadata,
+    bundle_name,
     locate_bundle,
     require_weights,
     version_differences,
@@ -16,6 +17,7 @@ __all__ = [
     "DatasetBlock",
     "aps_command",
     "bundle_metadata",
+    "bundle_name",
     "locate_bundle",
     "render_bundle",
     "render_configs",

@@ -88,12 +88,13 @@ def commands(
     size = "".join(f" --{key} {_option(value)}" for key, value in plan.cpu.items())
     coarse = ", at a smaller size" if {"spacing", "roi_size"} & plan.cpu.keys() else ""
     judged = "Evaluate on the validation scans" if validation else "Evaluate, once the datalist has validation cases"
-    run = "python -m monai.bundle run"
+    run, here = "python -m monai.bundle run", shlex.quote(bundle or ".")
     steps = {
         "Train on a GPU; the same command goes on after an interruption": f"{run} training {training}",
         f"Train on a CPU{coarse}": f"{run} training {training}{size} {CPU_SCHEDULE}",
         judged: f"{run} evaluating --config_file {several.format(_config_list(bundle, 'train.json', 'evaluate.json'))}",
-        "Segment a scan or a folder of scans": f"{run} inference --config_file {configs}/inference.json{root} "
+        "Segment scans, with volumes, previews and a report": f"aps segment SCANS RESULTS --bundle {here}",
+        "The same by MONAI": f"{run} inference --config_file {configs}/inference.json{root} "
         "--image SCANS --save_maps true",
     }
     return {title: _broken(command) for title, command in steps.items()}

@@ -59,6 +59,11 @@ def locate_bundle(
     return _named(path.name, [Path("bundles"), installed_bundles(), *(expanded(folder) for folder in search)])
 
 
+def bundle_name(root: Path) -> str:
+    """What results call a bundle: its folder's name; of one that ``aps train`` left in ``OUT/bundle``, that of OUT."""
+    return root.parent.name if root.name == TRAINED and root.parent.name else root.name
+
+
 def installed_bundles() -> Path:
     """The folder of the bundles that come with this package: those in its wheel, or those of its repository."""
     return SHIPPED_BUNDLES if SHIPPED_BUNDLES.is_dir() else REPOSITORY_BUNDLES

@@ -134,7 +134,8 @@ class Listener:
     def _outside(self, given: NDArray[np.float64], where: NDArray[np.float64], frame: Frame) -> str:
         reach = f"its voxels run from 0 to {[size - 1 for size in self.shape]}"
         if frame == "voxel":
-            return f"voxel {_shown(given)} lies outside the scan: {reach}; if it is in mm, say so"
+            mend = "if it is in mm, say so (world_mm in a file, frame='world' in Python)"
+            return f"voxel {_shown(given)} lies outside the scan: {reach}; {mend}"
         return (
             f"{_shown(given)} mm lies outside the scan, at voxel {_shown(where)}: {reach}; "
             "give mm, RAS+, or say that these are voxels"

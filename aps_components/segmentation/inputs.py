@@ -127,9 +127,9 @@ def _without_written(cases: list[Case], left_out: list[str]) -> Inputs:
 def _series_cases(folder: Path, wanted: str | None) -> Inputs:
     found = find_series(folder)
     if not found:
-        raise DataError(
-            f"{folder}: neither a .nii or .nii.gz file nor DICOM images in this folder; put the scans there"
-        )
+        inner = [name for name in ("images", "imagesTs", "imagesTr") if (folder / name).is_dir()]
+        mend = f"did you mean {folder / inner[0]}?" if inner else "put the scans there"
+        raise DataError(f"{folder}: neither a .nii or .nii.gz file nor DICOM images in this folder; {mend}")
     named = list(zip(series_names(found), found, strict=True))
     if wanted is not None:
         named = [(name, one) for name, one in named if _is_asked_for(one, name, wanted)]

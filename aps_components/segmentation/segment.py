@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aps_components.bundle import bundle_metadata, locate_bundle, version_differences
+from aps_components.bundle import bundle_metadata, bundle_name, locate_bundle, version_differences
 from aps_components.bundle.locate import CACHE_DIR
 from aps_components.data import DataError
 from aps_components.data.geometry import Geometry
@@ -151,7 +151,7 @@ def segment(
     said = None if prompts is None else words_for(prompts, inputs.cases, labels=inference.labels, checkpoint=weights)
     outputs, metadata = choose_outputs(output, inputs.cases), bundle_metadata(root)
     made_by = {
-        "bundle": root.name,
+        "bundle": bundle_name(root),
         "version": metadata.get("version"),
         "weights_sha256": sha256_of(weights),
         "weights_settings_sha256": sha256_of(beside) if (beside := settings_file(weights)).is_file() else None,
@@ -162,7 +162,7 @@ def segment(
     segs = None
     if dicom_seg:
         maker = Maker.of_bundle(
-            metadata, name=root.name, weights=str(made_by["weights_sha256"]), labels=inference.labels
+            metadata, name=bundle_name(root), weights=str(made_by["weights_sha256"]), labels=inference.labels
         )
         segs = DicomSegOutput(outputs, inputs.cases, maker=maker, overwrite=overwrite, by_a_person=said is not None)
     for line in (*(f"Note: {line}" for line in version_differences(root)), *(f"Left out {x}" for x in inputs.left_out)):

@@ -255,7 +255,9 @@ def test_other_scans_are_refused(scans, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(copy, tmp_path / "out", FakeCommands(fails=("training", 1)))
     shutil.copy(copy / "labels" / "p1.nii.gz", copy / "labels" / "q1.nii.gz")
-    with pytest.raises(DataError, match=r"has other scans than .* \(another image, label or part for q1\): give another --out"):
+    with pytest.raises(
+        DataError, match=r"has other scans than .* \(another image, label or part for q1\): give another --out"
+    ):
         run(copy, tmp_path / "out")
 
 

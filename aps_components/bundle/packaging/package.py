@@ -128,8 +128,9 @@ def package_bundle(
 
 def _large_fault(weights: Weights, limit_mb: float) -> str:
     return (
-        f"{weights.path}: {weights.megabytes:.1f} MB, and a package takes {limit_mb:g} MB; say with "
-        "--weights_url ADDRESS from where it can be fetched"
+        f"{weights.path}: {weights.megabytes:.1f} MB, and a package takes {limit_mb:g} MB; write it at half the size "
+        f"(aps halve {weights.path} HALF.pt) and give --checkpoint HALF.pt, or say with --weights_url ADDRESS from "
+        "where it can be fetched"
     )
 
 

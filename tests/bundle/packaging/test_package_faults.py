@@ -254,7 +254,7 @@ class TestWeights:
 
     def test_too_large_without_an_address(self, bundle):
         fault = the_fault(bundle, limit_mb=0.5)
-        assert " MB, and a package takes 0.5 MB; say with --weights_url ADDRESS from where it can be fetched" in fault
+        assert " MB, and a package takes 0.5 MB; write it at half the size" in fault
 
 
 class TestWeightsOfThisBundle:
