@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from fire.parser import DefaultParseValue
 
+from aps_components.files import expanded
 from aps_components.options import has_comment, refuse_unknown
 from aps_components.terminal import brief
 
@@ -26,10 +28,13 @@ def parsed(text: str) -> Any:
 
 
 def several(values: Any) -> list[Any]:
-    """The values of an option that takes some: fire makes a tuple of "1,2", of "1" a number, and of "a.b,c" a text."""
+    """The values of an option that takes some: fire makes a tuple of "1,2", of "1" a number, and of "a.b,c" a text.
+
+    A comma may belong to the name of a file that there is; several such files are given as a Python list.
+    """
     if isinstance(values, list | tuple):
         return list(values)
-    if isinstance(values, str):
+    if isinstance(values, str) and not os.path.exists(expanded(values)):
         return [part.strip() for part in values.split(",") if part.strip()]
     return [values]
 

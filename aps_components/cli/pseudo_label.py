@@ -16,7 +16,8 @@ def pseudo_label(bundle: str, dataset_dir: str, checkpoints: Any, target: str, *
     Args:
         bundle: a bundle's folder or name.
         dataset_dir: the scans that the models were trained on.
-        checkpoints: model.pt of one or more trainings, separated by commas; their model.json must lie beside them.
+        checkpoints: model.pt of one or more trainings, separated by commas, or as a list, "['/a,b/model.pt']"; their
+            model.json must lie beside them.
         target: a folder for the labels and the datalist.
         options: other keys of the bundle's evaluation, such as --overlap 0.25, or --predictor a; without it each model
             answers as in inference.

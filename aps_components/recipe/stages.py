@@ -212,7 +212,7 @@ class Commands:
         options = {
             "bundle": self.bundle,
             "dataset_dir": dataset,
-            "checkpoints": ",".join(map(str, checkpoints)),
+            "checkpoints": [str(checkpoint) for checkpoint in checkpoints],
             "target": target,
             "predictor": predictor,
             **self._shared(),

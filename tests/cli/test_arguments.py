@@ -21,6 +21,16 @@ def test_several_values_however_fire_read_them(given, meant):
     assert several(given) == meant
 
 
+@pytest.mark.parametrize("file", ["a,b", "a,b/model.pt"])
+def test_a_comma_belongs_to_the_name_of_a_file_that_there_is(tmp_path, file):
+    (tmp_path / "a,b").mkdir()
+    (tmp_path / "a,b" / "model.pt").touch()
+    first, other = str(tmp_path / file), str(tmp_path / "other.pt")
+    assert several(parsed(first)) == [first]
+    assert several(parsed(repr([first, other]))) == [first, other]
+    assert several(f"{other},{tmp_path}") == [other, str(tmp_path)]
+
+
 def called(*words):
     """What a command is called with for words of a command line."""
     done = []

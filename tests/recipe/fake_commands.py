@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from aps_components.cli.arguments import parsed, several
 from aps_components.data import case_name, load_datalist
 from aps_components.evaluation.doubt.held_out import TEMPERATURES
 from aps_components.models import save_model
@@ -97,7 +98,7 @@ class FakeCommands:
             shutil.copy(source, target)
 
     def pseudo_label(self, options: dict[str, str]) -> None:
-        for checkpoint in options["checkpoints"].split(","):
+        for checkpoint in several(parsed(options["checkpoints"])):
             assert Path(checkpoint).is_file()
         datalist, target = load_datalist(options["dataset_dir"]), Path(options["target"])
         target.mkdir(parents=True, exist_ok=True)

@@ -79,6 +79,12 @@ def test_all_rounds_end_in_a_bundle(scans, tmp_path):
     assert page.index("## Performance") < page.index("## MONAI Bundle Commands")
 
 
+def test_a_folder_with_a_comma_in_its_name(scans, tmp_path):
+    commands, _ = run(scans, tmp_path / "first, second", FakeCommands(better(round=2)))
+    assert commands.kinds.count("pseudo-label") == 3
+    assert (tmp_path / "first, second" / "bundle" / "models" / "model.pt").is_file()
+
+
 def test_without_flips_nothing_is_said_of_turned_windows(scans, tmp_path):
     _, results = run(scans, tmp_path / "out")
     assert "windows" not in {choice.name for choice in results.choices}

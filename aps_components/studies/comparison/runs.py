@@ -209,7 +209,7 @@ class Run:
                 f"{self.method.name}, seed {self.seed}: {' and '.join(self.method.teachers)} were trained again after "
                 f"they labelled the scans in {dataset}: delete {self.folder} to begin the round anew"
             )
-        paths = {"bundle": self.bundle, "checkpoints": ",".join(map(str, answering)), "target": dataset}
+        paths = {"bundle": self.bundle, "checkpoints": [str(file) for file in answering], "target": dataset}
         tqdm.write(f"{self.method.name}, seed {self.seed}: {' and '.join(self.method.teachers)} label the scans")
         # How many of the labels the models saw, and which of them are by hand, stands beside each.
         options = {key: value for key, value in self.options.items() if key != "labeled_count"}

@@ -104,7 +104,7 @@ def test_what_a_second_round_learns_from(runs):
     assert [name for name, _ in commands] == ["labelling", "training", "training"]
     labelling, training = commands[0][1], commands[1][1]
     first = second.out
-    both = f"{first}/bcp/seed_0/models/model.pt,{first}/ours/seed_0/models/model_calibrated.pt"
+    both = [f"{first}/bcp/seed_0/models/model.pt", f"{first}/ours/seed_0/models/model_calibrated.pt"]
     assert f"pseudo-label --dataset_dir DIR --overlap 0 --bundle {LA} --checkpoints {both} --target" in labelling
     assert "labeled_count" not in labelling  # how many were labelled by hand stands beside the models
     for option in (
