@@ -1,10 +1,15 @@
-"""Who a scan is: by its voxels, whatever its file is called, wherever it lies, and however it is packed."""
+"""Who a scan is: by its voxels, whatever its file is called, wherever it lies, and however it is packed.
+
+Two scans are one if all their files are alike, in whatever order. One file of several is enough where it tells a scan
+from others: not if it has one value everywhere, as in the place of a modality that was not taken, and not if different
+scans of one part share it, as an atlas.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any
@@ -14,7 +19,7 @@ import numpy as np
 from aps_components.data.datalist import Item, case_name, files_of
 from aps_components.data.errors import DataError
 from aps_components.data.geometry import geometry_of
-from aps_components.data.nifti import read_header, stored_shape, stored_voxels
+from aps_components.data.nifti import read_header, read_scan, stored_shape, stored_voxels
 from aps_components.data.partial import said_of
 from aps_components.data.remembered import Remembered, facts
 from aps_components.terminal import shown
@@ -139,13 +144,11 @@ def seen_items(items: Iterable[Item], cases: Cases) -> list[tuple[Item, Identity
 
     Scans that a training validated on are none of them: it did not learn from those.
     """
-    seen = {voxels: (case, part) for part in LEARNED_FROM for case in cases.get(part, ()) for voxels in _voxels(case)}
-    found = []
-    for item in items:
-        known = [seen[voxels] for voxels in _voxels(identity({"image": item["image"]})) if voxels in seen]
-        if known:
-            found.append((item, *known[0]))
-    return found
+    given = [(item, identity({"image": item["image"]})) for item in items]
+    shared = _shared([*cases.values(), [who for _, who in given]])
+    seen = {key: (case, part) for part in LEARNED_FROM for case in cases.get(part, ()) for key in _keys(case)}
+    found = [(item, _known_by(item, who, seen, shared)) for item, who in given]
+    return [(item, *seen[known[1]]) for item, known in found if known]
 
 
 def had_any(items: Iterable[Item], cases: Cases) -> bool:
@@ -180,17 +183,50 @@ def _matters(part: str, other: str) -> bool:
 
 def _refuse_repeats(parts: Mapping[str, Sequence[Item]], cases: Cases) -> None:
     seen: dict[str, tuple[str, str]] = {}
+    shared = _shared(cases.values())
     for part, items in parts.items():
         for item, case in zip(items, cases[part], strict=True):
-            for file, scan in zip(files_of(item["image"]), case["image"], strict=True):
-                voxels = scan.partition(":")[0]
-                other, there = seen.get(voxels, ("", ""))
-                if other and _matters(part, there):
+            if known := _known_by(item, case, seen, shared):
+                file, (other, there) = known[0], seen[known[1]]
+                if _matters(part, there):
                     raise DataError(
                         f"{file} ({part}) and {other} ({there}) are one scan, voxel for voxel: take one of them out of "
                         "the datalist"
                     )
-                seen[voxels] = file, part
+            files = files_of(item["image"])
+            seen |= {key: (file, part) for key, file in zip(_keys(case), [files[0], *files], strict=True)}
+
+
+def _shared(parts: Iterable[Iterable[Identity]]) -> set[str]:
+    """Voxels of a file that different scans of one part have."""
+    shared = set()
+    for cases in parts:
+        first: dict[str, str] = {}
+        for case in cases:
+            whole, *files = _keys(case)
+            shared |= {voxels for voxels in files if first.setdefault(voxels, whole) != whole}
+    return shared
+
+
+def _known_by(item: Item, case: Identity, seen: Collection[str], shared: Collection[str]) -> tuple[str, str] | None:
+    """The file by which a case is one of those whose keys were seen, and that key."""
+    files = files_of(item["image"])
+    whole, *parts = _keys(case)
+    if whole in seen:
+        return files[0], whole
+    both = zip(files, parts, strict=True)
+    return next((one for one in both if one[1] in seen and one[1] not in shared and not _is_constant(one[0])), None)
+
+
+def _keys(case: Identity) -> list[str]:
+    """The voxels of all files of a case together, and of each."""
+    parts = _voxels(case)
+    return ["+".join(sorted(parts)), *parts]
+
+
+def _is_constant(file: str) -> bool:
+    voxels = read_scan(file, scaled=False).voxels
+    return bool(voxels.min() == voxels.max())
 
 
 def _learned_from(cases: Cases) -> list[Identity]:

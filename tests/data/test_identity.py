@@ -97,6 +97,38 @@ class TestRepeats:
         with pytest.raises(DataError, match="are one scan"):
             case_identities([{"image": [first, shared]}], [{"image": [last, shared]}])
 
+    @pytest.fixture
+    def files(self, tmp_path):
+        """Four channels, each other voxels."""
+        return [item(tmp_path, name, seed, label=False)["image"] for seed, name in enumerate("abcd")]
+
+    def test_a_channel_of_one_value_may_be_shared(self, files, tmp_path):
+        a, b, c, _ = files
+        empty = [write(tmp_path / f"empty_{n}.nii.gz", np.zeros(SHAPE, np.float32)) for n in range(2)]
+        validation = [{"image": [b, empty[1]]}]
+        found = case_identities([{"image": [a, empty[0]]}], validation)
+        assert seen_items([*validation, {"image": [empty[1], c]}], found) == []
+
+    def test_a_channel_that_scans_of_one_part_share_may_be_shared(self, files):
+        a, b, c, atlas = files
+        validation = [{"image": [c, atlas]}]
+        found = case_identities([{"image": [a, atlas]}, {"image": [b, atlas]}], validation)
+        assert seen_items(validation, found) == []
+
+    def test_all_channels_alike_are_one_scan_in_any_order(self, files):
+        a, b, c, other = files
+        training = [{"image": [a, b]}, {"image": [b, c]}, {"image": [c, a]}]
+        with pytest.raises(DataError, match=r"\(validation\) and .*a\.nii\.gz \(unlabeled\) are one scan"):
+            case_identities(training, [{"image": [b, a]}])
+        again, new = {"image": [c, b]}, {"image": [c, other]}
+        assert [seen for seen, *_ in seen_items([again, new], case_identities(training))] == [again]
+
+    def test_a_training_scan_with_one_channel_of_another_is_found(self, files):
+        a, b, c, other = files
+        found = case_identities([{"image": [a, b]}, {"image": [c, b]}])
+        assert len(seen_items([{"image": [a, other]}], found)) == 1
+        assert len(seen_items([{"image": a}], found)) == 1
+
     def test_a_scan_that_only_comes_more_often_is_no_leak(self, tmp_path):
         cases = [item(tmp_path, "a", 0), item(tmp_path, "b", 0, label=False), item(tmp_path, "c", 0, label=False)]
         assert len(case_identities(cases)["unlabeled"]) == 2
