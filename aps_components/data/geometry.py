@@ -26,6 +26,7 @@ SMALLEST, LARGEST = 0.07, 25.0  # mm, of a voxel's sides: what lies outside is m
 FARTHEST = 1e6  # mm, of the first voxel from the origin: beyond, a header's float32 tell no neighbours apart
 COARSEST = 10.0  # mm, of its shortest side: SPECT has up to 9.6
 MAGNIFIED = (10, 100)  # times, by which the sizes of a microscopy may be stated to be those of a scan
+REAL = "biuf"  # NumPy's kinds of types that voxels may have
 CODES = range(6)  # of qform_code and sform_code
 UNITS = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # to mm; 0 states none
 UNIT_NAMES = {1: "metres", 3: "microns"}
@@ -33,6 +34,10 @@ FLATTEST = 1e-3  # volume of a voxel as a share of the product of its sides
 SAME_SIZE = 1e-3  # share by which pixdim may differ from the sizes that count
 SAME_PLACE = 0.1  # share of the shortest side by which qform and sform may differ
 PERPENDICULAR = 0.1  # degrees
+NO_INVERSE = {
+    "affine": "give the one from voxel to mm",
+    "sform": "set the voxel sizes in the header, or sform_code to 0",
+}
 
 
 class Geometry(NamedTuple):
@@ -77,9 +82,49 @@ def geometry_of(header: Any, file: str) -> Geometry:
     unit = UNITS.get(_unit(header), 1.0)
     affine, states = _affine(header, shape, file)
     affine[:3] *= unit
-    _refuse_affine(affine, states, _unit(header), file)
+    refuse_affine(affine, file, states=states, unit=_unit(header))
     notes = tuple(f"{file}: {note}" for note in _notes(header, shape, affine, states))
     return Geometry(shape, channels, affine, notes)
+
+
+def refuse_affine(affine: Affine, file: str, *, states: str = "affine", unit: int = 0) -> None:
+    """Refuse one that no scan has.
+
+    Args:
+        affine: [4, 4], from voxel to mm.
+        file: for messages.
+        states: the fields of a header that say so; "affine" of an array, which has none.
+        unit: that the header states.
+
+    Raises:
+        DataError: what is wrong, and the mend.
+    """
+    if not np.isfinite(affine).all():
+        raise DataError(f"{file}: its {states} holds {affine[:3].tolist()}; set the voxel sizes and the place anew")
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if abs(np.linalg.det(affine[:3, :3])) <= FLATTEST * np.prod(sizes):
+        raise DataError(
+            f"{file}: its affine {affine[:3].tolist()} has no inverse; "
+            f"{NO_INVERSE.get(states, 'set the voxel sizes in the header, or the sform')}"
+        )
+    if not _fit(sizes):
+        said = f", which its header states in {UNIT_NAMES[unit]}" if unit in UNIT_NAMES else ""
+        times = 10 ** math.ceil(math.log10(SMALLEST / sizes.min()))
+        true = f"; if they are true, as of micro-CT, state them {times} times as large in every scan"
+        mend = "give an affine in mm" if states == "affine" else "mend the voxel sizes or xyzt_units in the header"
+        true *= times in MAGNIFIED and _fit(times * sizes)
+        raise DataError(
+            f"{file}: its voxels are {_by(sizes)} mm{said}; a scan has {SMALLEST:g} to {LARGEST:g}, and "
+            f"{COARSEST:g} at most along its finest axis: {mend}{true}"
+        )
+    if (far := float(np.linalg.norm(affine[:3, 3]))) > FARTHEST:
+        raise DataError(f"{file}: its {states} puts it {far:.3g} mm from the origin; set its place anew")
+
+
+def not_real(file: str, kind: str, name: str) -> str:
+    """The fault of voxels of a type that is none of ``REAL``; ``kind`` is NumPy's letter of it."""
+    mend = {"c": "take its magnitude", "V": "give the scan of which it is a colour picture"}.get(kind, "convert it")
+    return f"{file}: its voxels are of type {name}, but a scan has one real number a voxel: {mend}"
 
 
 def _refuse_type(header: Any, file: str) -> None:
@@ -87,10 +132,8 @@ def _refuse_type(header: Any, file: str) -> None:
     if code not in data_type_codes:
         raise DataError(f"{file}: its voxels are of the unknown type {code}; convert the scan again")
     kind = np.dtype(data_type_codes.dtype[code]).kind
-    if kind not in "iuf":
-        mend = {"c": "take its magnitude", "V": "give the scan of which it is a colour picture"}.get(kind, "convert it")
-        name = data_type_codes.label[code]
-        raise DataError(f"{file}: its voxels are of type {name}, but a scan has one real number a voxel: {mend}")
+    if kind not in REAL:
+        raise DataError(not_real(file, kind, data_type_codes.label[code]))
 
 
 def _shape(header: Any, file: str) -> tuple[tuple[int, int, int], int]:
@@ -159,28 +202,6 @@ def _qform(header: Any, file: str) -> Affine:
         return np.asarray(header.get_qform(coded=False), dtype=float)
     except (ValueError, HeaderDataError) as error:
         raise DataError(f"{file}: its qform is no rotation ({error}); set the qform or the sform anew") from error
-
-
-def _refuse_affine(affine: Affine, states: str, unit: int, file: str) -> None:
-    if not np.isfinite(affine).all():
-        raise DataError(f"{file}: its {states} holds {affine[:3].tolist()}; set the voxel sizes and the place anew")
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    if abs(np.linalg.det(affine[:3, :3])) <= FLATTEST * np.prod(sizes):
-        raise DataError(
-            f"{file}: its affine {affine[:3].tolist()} has no inverse; set the voxel sizes in the header, or "
-            f"{'sform_code to 0' if states == 'sform' else 'the sform'}"
-        )
-    if not _fit(sizes):
-        said = f", which its header states in {UNIT_NAMES[unit]}" if unit in UNIT_NAMES else ""
-        times = 10 ** math.ceil(math.log10(SMALLEST / sizes.min()))
-        true = f"; if they are true, as of micro-CT, state them {times} times as large in every scan"
-        true *= times in MAGNIFIED and _fit(times * sizes)
-        raise DataError(
-            f"{file}: its voxels are {_by(sizes)} mm{said}; a scan has {SMALLEST:g} to {LARGEST:g}, and "
-            f"{COARSEST:g} at most along its finest axis: mend the voxel sizes or xyzt_units in the header{true}"
-        )
-    if (far := float(np.linalg.norm(affine[:3, 3]))) > FARTHEST:
-        raise DataError(f"{file}: its {states} puts it {far:.3g} mm from the origin; set its place anew")
 
 
 def _fit(sizes: Affine) -> bool:

@@ -115,20 +115,21 @@ class LoadVolumed(MapTransform):
         refuse_unloadable(entries)
         partial = Partial.of(d)
         for key, entry in entries.items():
-            d[key] = self._label(files_of(entry), partial) if key == LABEL else self._image(files_of(entry))
+            files = files_of(entry)
+            d[key] = self._label(files, partial) if key == LABEL else self.checked(self._load(files), files[0])
         for key in PARTIAL_KEYS:
             d.pop(key, None)
         if LABEL in entries and (undrawn := partial.undrawn(self.num_classes)):
             d[UNDRAWN] = table_of(undrawn)
         return d
 
-    def _image(self, files: list[str]) -> MetaTensor:
-        image = self._load(files)
+    def checked(self, image: MetaTensor, name: str) -> MetaTensor:
+        """An image as it is, whose values can be those of a scan; a DataError calls it by its name."""
         bad = int((~torch.isfinite(image)).sum())
         if bad:
-            raise DataError(f"{files[0]}: {bad} voxels are NaN or infinite; replace them, for instance by the minimum")
+            raise DataError(f"{name}: {bad} voxels are NaN or infinite; replace them, for instance by the minimum")
         if image.amin() == image.amax():
-            self._note(f"{files[0]}: every voxel is {float(image.amin()):g}; is it the right scan?")
+            self._note(f"{name}: every voxel is {float(image.amin()):g}; is it the right scan?")
         return image
 
     def _label(self, files: list[str], partial: Partial) -> MetaTensor:

@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from aps_components.models import (
 )
 from aps_components.models.settings import trained_b
 from aps_components.options import Pieces, list_differences, pieces, refuse_unknown
+from aps_components.terminal import brief
 
 OVERLAP = 0.5
 # What `evaluation_transforms` does, as training writes it down.
@@ -148,10 +150,10 @@ def class_value(label: int | str, labels: Mapping[int, str]) -> int:
     """The value of a class, from its value or its name; a ValueError says which classes there are."""
     values = {name: value for value, name in labels.items()}
     value = values.get(label) if isinstance(label, str) else label
-    if value not in labels or isinstance(label, bool):
+    if not isinstance(value, Real) or isinstance(value, bool) or value not in labels:
         known = ", ".join(f"{value} {name!r}" for value, name in labels.items())
-        raise ValueError(f"there is no class {label!r}; there are: {known}")
-    return int(value)  # type: ignore[arg-type]
+        raise ValueError(f"there is no class {brief(repr(label))}; there are: {known}")
+    return int(value)
 
 
 def taught_prompts(settings: Mapping[str, Any]) -> bool:

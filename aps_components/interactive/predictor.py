@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from aps_components.data import DataError
+from aps_components.data import DataError, Pipeline
+from aps_components.data.geometry import REAL, not_real, refuse_affine
 from aps_components.inference import PromptPoint
 from aps_components.inference.interactive import CERTAIN, TOUCHING, InteractiveVolume
 from aps_components.inference.temperature import calibrated
@@ -28,7 +28,9 @@ from aps_components.interactive.model import LoadedModel
 from aps_components.interactive.words import Corners, Frame, Line, Listener, Point, Words
 from aps_components.options import OF_EACH_CLASS, OF_THE_FOREGROUND, Pieces
 from aps_components.prompts import Box, Click, Scribble
+from aps_components.terminal import brief
 
+ARRAY = "the array"  # in messages
 Voxel = tuple[int, int, int]
 Scan = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | tuple[NDArray[Any], NDArray[np.floating]]
 
@@ -152,11 +154,15 @@ class Predictor:
         whole = self.model.preprocessing
         if isinstance(scan, str | os.PathLike):
             return whole({"image": os.fspath(scan)})["image"]
-        if isinstance(scan[0], str | os.PathLike):
-            return whole({"image": [os.fspath(file) for file in scan]})["image"]  # type: ignore[arg-type]
-        array, affine = scan
-        image = _as_loaded(np.asarray(array), np.asarray(affine, dtype=np.float64), self.model.in_channels)
-        return Compose(whole.transforms[1:])({"image": image})["image"]
+        entries: list[Any] = list(scan) if isinstance(scan, Sequence) else []
+        if entries and all(isinstance(entry, str | os.PathLike) for entry in entries):
+            return whole({"image": [os.fspath(file) for file in entries]})["image"]
+        if len(entries) != 2:
+            given = brief(repr(scan), most=60)
+            raise DataError(f"scan must be a file, a list of files, or (array, affine), and is {given}")
+        load, *others = whole.transforms
+        image = load.checked(_as_loaded(*entries, in_channels=self.model.in_channels), ARRAY)
+        return Pipeline(others)({"image": image})["image"]
 
 
 class _Session:
@@ -250,22 +256,31 @@ class _Session:
         return points
 
 
-def _as_loaded(array: NDArray[Any], affine: NDArray[np.float64], in_channels: int) -> MetaTensor:
-    """What loading a file with these values gives, [C, X, Y, Z]."""
+def _as_loaded(voxels: Any, place: Any, *, in_channels: int) -> MetaTensor:
+    """What loading a file with these values and this affine gives, [C, X, Y, Z]."""
+    try:
+        array = np.asarray(voxels)
+        affine = np.asarray(place, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"scan must be (array, affine), both of numbers alone ({brief(error)})") from error
+    if array.dtype.kind not in REAL:
+        raise DataError(not_real(ARRAY, array.dtype.kind, str(array.dtype)))
     channels = array.shape[3] if array.ndim == 4 else 1
     if array.ndim not in (3, 4) or channels != in_channels or min(array.shape) < 1:
         raise DataError(
             f"an array of shape {array.shape} where {in_channels} channel(s) are wanted; give [X, Y, Z], "
             "or [X, Y, Z, channels]"
         )
-    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise DataError(f"affine {affine.tolist()} must be an invertible 4 x 4 matrix from voxel to mm")
-    values = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-    if bad := int((~torch.isfinite(values)).sum()):
-        raise DataError(f"{bad} voxels of the array are NaN or infinite; replace them, for instance by the minimum")
+    if affine.shape != (4, 4) or affine[3].tolist() != [0, 0, 0, 1]:
+        raise DataError(
+            f"affine {affine.tolist()} must be an invertible 4 x 4 matrix from voxel to mm, its last row 0, 0, 0, 1"
+        )
+    refuse_affine(affine, ARRAY)
+    with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite
+        values = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
     values = values.movedim(-1, 0) if array.ndim == 4 else values[None]
     shape = np.array(array.shape[:3])
-    meta = {"original_affine": affine.copy(), "spatial_shape": shape}
+    meta = {"original_affine": affine.copy(), "spatial_shape": shape, "filename_or_obj": ARRAY}
     return MetaTensor(values, affine=torch.from_numpy(affine), meta=meta)
 
 

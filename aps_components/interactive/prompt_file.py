@@ -112,7 +112,7 @@ class _Reader:
             raise ValueError(f'{where}: has no class; add "name" or "label"')
         try:
             values = [self.listener.class_value(label) for label in given]
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
         if len(set(values)) > 1:
             raise ValueError(f"{where}: label {given[0]!r} is not {given[1]!r}; mend one of them, or delete it")
@@ -164,7 +164,7 @@ def _content(path: Path) -> dict[str, Any]:
 def _refuse_another_scan(content: Entry, scan: str, shape: Sequence[int], affine: NDArray[np.floating]) -> None:
     """Prompts of another scan would land anywhere."""
     _refuse_unknown(content, (*HEAD, *KINDS), "")
-    if content.get("world", WORLD) not in TO_RAS:
+    if content.get("world", WORLD) not in tuple(TO_RAS):
         raise ValueError(f"world {content['world']!r} must be one of {', '.join(TO_RAS)}: which way mm count")
     if "scan" not in content:
         raise ValueError(f'it names no scan; add "scan": "{scan}"')

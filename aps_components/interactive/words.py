@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aps_components.prompts import Box, Click, Scribble
+from aps_components.terminal import brief
 
 Frame = Literal["voxel", "world"]
 Place = Sequence[float]
@@ -87,16 +88,13 @@ class Listener:
         if frame not in get_args(Frame):
             raise ValueError(f"frame {frame!r} must be 'voxel' or 'world'")
         said = Words()
-        for index, entry in enumerate(points):
-            place, label = _pair(entry, f"points[{index}]", "((x, y, z), class)")
-            said.clicks.append(Click(self._class(label, f"points[{index}]"), self.voxel(place, frame=frame)))
-        for index, entry in enumerate(boxes):
-            corners, label = _pair(entry, f"boxes[{index}]", "((corner, opposite corner), class)")
-            said.boxes.append(self.box(corners, self._class(label, f"boxes[{index}]"), frame=frame))
-        for index, entry in enumerate(scribbles):
-            places, label = _pair(entry, f"scribbles[{index}]", "(places, class)")
+        for where, (place, label) in _pairs(points, "points", "((x, y, z), class)"):
+            said.clicks.append(Click(self._class(label, where), self.voxel(place, frame=frame)))
+        for where, (corners, label) in _pairs(boxes, "boxes", "((corner, opposite corner), class)"):
+            said.boxes.append(self.box(corners, self._class(label, where), frame=frame))
+        for where, (places, label) in _pairs(scribbles, "scribbles", "(places, class)"):
             voxels = [self.voxel(place, frame=frame) for place in places]
-            said.scribbles.append(Scribble(self._class(label, f"scribbles[{index}]"), list(dict.fromkeys(voxels))))
+            said.scribbles.append(Scribble(self._class(label, where), list(dict.fromkeys(voxels))))
         return without_contradictions(said)
 
     def voxel(self, place: Place, *, frame: Frame) -> tuple[int, int, int]:
@@ -174,12 +172,20 @@ def _refuse_many(said: Words) -> None:
         raise ValueError(f"scribbles of {voxels} voxels, and {MOST_DRAWN} at once are the most; draw shorter ones")
 
 
-def _pair(entry: Any, name: str, wanted: str) -> tuple[Any, Any]:
+def _pairs(entries: Any, name: str, wanted: str) -> Iterator[tuple[str, tuple[list[Any], Any]]]:
+    """Of each entry its name, and its place or places with its class."""
     try:
-        place, label = entry
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} {entry!r} must be {wanted}") from error
-    return place, label
+        listed = list(entries)
+    except TypeError as error:
+        raise ValueError(f"{name} {brief(repr(entries))} must be a list of {wanted}") from error
+    for index, entry in enumerate(listed):
+        where = f"{name}[{index}]"
+        try:
+            place, label = entry
+            places = list(place)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where} {brief(repr(entry))} must be {wanted}") from error
+        yield where, (places, label)
 
 
 def _shown(place: Any) -> str:
@@ -187,4 +193,4 @@ def _shown(place: Any) -> str:
     try:
         return str([round(float(value), 2) + 0.0 for value in place])
     except (TypeError, ValueError):
-        return repr(place)
+        return brief(repr(place))

@@ -93,6 +93,6 @@ def test_a_model_that_was_trained_without_prompts_says_so(model_file, tmp_path, 
 
 def test_a_class_has_a_value_and_a_name(model):
     assert model.class_value("liver") == model.class_value(2) == 2
-    for wrong in ("lung", 3, -1, True):
+    for wrong in ("lung", 3, -1, True, None, [1], {"value": 1}):
         with pytest.raises(ValueError, match=r"there is no class .*; there are: 0 'background', 1 'kidney', 2 'liver'"):
             model.class_value(wrong)

@@ -163,6 +163,15 @@ def test_own_points_lie_on_the_scans_grid(predictor):
         (np.zeros((3, 4, 5, 2)), AFFINE, "1 channel"),
         (np.full((3, 4, 5), np.nan), AFFINE, "NaN"),
         (np.zeros((3, 4, 5)), np.zeros((4, 4)), "invertible"),
+        (np.zeros((3, 4, 5)), AFFINE.T, "invertible 4 x 4 matrix from voxel to mm, its last row 0, 0, 0, 1"),
+        (np.zeros((3, 4, 5)), np.diag([1, 1, 0, 1]), "the array: its affine .* has no inverse; give the one from"),
+        (np.zeros((3, 4, 5)), np.diag([1e3, 1e3, 1e3, 1]), "the array: its voxels are 1000 x .* give an affine in mm"),
+        (np.zeros((3, 4, 5)), None, "must be an invertible"),
+        (np.zeros((3, 4, 5)), "RAS", r"scan must be \(array, affine\), both of numbers"),
+        (np.full((3, 4, 5), 7), AFFINE, "the array: it has no contrast, voxels are 7 everywhere"),
+        (np.zeros((3, 4, 5), dtype=complex), AFFINE, "the array: its voxels are of type complex128.* its magnitude"),
+        (np.full((3, 4, 5), 1e300), AFFINE, "the array: 60 voxels are NaN or infinite"),
+        ([[1], [2, 3]], AFFINE, r"scan must be \(array, affine\), both of numbers"),
     ],
 )
 def test_arrays_that_are_no_scan(model, array, affine, message):
@@ -171,6 +180,12 @@ def test_arrays_that_are_no_scan(model, array, affine, message):
         predictor.set_image((array, affine))
     with pytest.raises(RuntimeError, match="call set_image first"):
         predictor.predict()
+
+
+@pytest.mark.parametrize("scan", [[], None, 5, np.zeros((3, 4, 5)), (np.zeros((3, 4, 5)),)])
+def test_what_is_neither_files_nor_an_array_with_its_affine(model, scan):
+    with pytest.raises(DataError, match=r"scan must be a file, a list of files, or \(array, affine\), and is .*"):
+        Predictor(model).set_image(scan)
 
 
 def test_a_click_decodes_one_window_and_nothing_is_encoded(predictor, model, monkeypatch):

@@ -107,6 +107,7 @@ def test_the_later_of_two_words_counts_and_it_is_said(tmp_path):
         ({"affine": np.eye(4).tolist()}, r"lies elsewhere in space \(affine\)"),
         ({"affine": "none"}, "lies elsewhere"),
         ({"world": "LAS"}, "world 'LAS' must be one of RAS, LPS"),
+        ({"world": ["RAS"]}, r"world \['RAS'\] must be one of RAS, LPS"),
         ({"point": []}, "there is no key 'point'; there are: scan"),
         ({"points": {}}, "points must be a list"),
         ({"points": [[1, 2, 3]]}, r"points\[0\] must be as in"),
@@ -118,7 +119,10 @@ def test_the_later_of_two_words_counts_and_it_is_said(tmp_path):
         ({"points": [{"label": 1}]}, r'points\[0\]: has no place; add "voxel" or "world_mm"'),
         ({"points": [{"voxel": [1, 2, 3]}]}, r'points\[0\]: has no class; add "name" or "label"'),
         ({"points": [{"label": 3, "voxel": [1, 2, 3]}]}, r"points\[0\]: there is no class 3; there are: 0 'backgr"),
-        ({"points": [{"label": [1], "voxel": [1, 2, 3]}]}, r"points\[0\]: "),
+        (
+            {"points": [{"label": [1], "voxel": [1, 2, 3]}]},
+            r"points\[0\]: there is no class \[1\]; there are: 0 'backgr",
+        ),
         ({"points": [{"name": "lung", "voxel": [1, 2, 3]}]}, "no class 'lung'"),
         ({"points": [{"label": 1, "name": "liver", "voxel": [1, 2, 3]}]}, "label 1 is not 'liver'; mend one"),
         (
