@@ -131,9 +131,8 @@ def class_values(fingerprint: Fingerprint, names: Mapping[int, str] | None) -> l
     """The values of the foreground classes: those that are named, or else those that occur."""
     found = fingerprint.values
     if not found:
-        raise DataError(
-            "no label holds anything but 0, the background; put labels with classes into the labels' folder"
-        )
+        empty = listed(str(facts.case.label) for facts in fingerprint.labelled)
+        raise DataError(f"no label holds anything but 0, the background: draw a class in {empty}")
     if not names:
         return found
     if unknown := sorted(set(found) - set(names)):

@@ -159,7 +159,9 @@ def declared_labels(root: Path) -> dict[int, str]:
                 f"{file}: the class {brief(repr(name))} has the value {brief(repr(value))}; it must be a whole number; "
                 f"{mend}"
             )
-    names = {int(value): str(name) for value, name in pairs}
+        if not isinstance(name, str):
+            raise DataError(f"{file}: the class {value} has the name {brief(repr(name))}; it must be a text; {mend}")
+    names = {int(value): name for value, name in pairs}
     if len(names) < len(pairs):
         raise DataError(f"{file}: labels {brief(entries)} gives a value two names; {mend}")
     return names

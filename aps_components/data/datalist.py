@@ -328,13 +328,14 @@ def _name(content: dict[str, Any], source: Path) -> str:
 
 def _labels(content: dict[str, Any], source: Path) -> dict[int, str]:
     try:
-        labels = {int(value): str(name) for value, name in content["labels"].items()}
+        labels = {int(value): name for value, name in content["labels"].items()}
     except (AttributeError, ValueError):
         labels = {}
-    if len(labels) < 2 or sorted(labels) != list(range(len(labels))):
+    are_texts = all(isinstance(name, str) and name.strip() for name in labels.values())
+    if len(labels) < 2 or sorted(labels) != list(range(len(labels))) or not are_texts:
         raise DataError(
             f"{source}: labels is {brief(repr(content['labels']))}; map each class value 0, 1, ... without a gap to "
-            "its name"
+            "its name, a text"
         )
     return dict(sorted(labels.items()))
 

@@ -161,9 +161,11 @@ def _channel_tokens(cases: Sequence[Case]) -> tuple[str, ...]:
 
 
 def _ignore(items: Sequence[Item], file: Path) -> int | None:
-    values = {item[IGNORE] for item in items if IGNORE in item}
+    values = {item[IGNORE]: item["label"] for item in items if IGNORE in item}
     if len(values) > 1:
         raise DataError(f"{file}: ignore has the values {sorted(values)}: give one for the whole datalist")
+    if 0 in values:
+        raise DataError(f"{values[0]}: ignore 0 is class 0 as well: take a value that no class has, such as 255")
     return next(iter(values), None)
 
 

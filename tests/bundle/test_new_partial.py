@@ -112,6 +112,10 @@ def test_a_datalists_value_goes_on(tmp_path):
     content = {"name": "x", "labels": {"0": "background", "1": "one"}, "ignore": 9, "training": entries}
     (tmp_path / "datalist.json").write_text(json.dumps(content))
     assert find_scans(tmp_path).folder.ignore == 9
+    entries[0]["ignore"] = 0
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"labels/c00\.nii\.gz: ignore 0 is class 0 as well"):
+        find_scans(tmp_path)
 
 
 def test_scans_to_judge_by_bring_their_value(nnunet, tmp_path):

@@ -134,6 +134,7 @@ def test_a_dataset_json_of_windows_is_read(tmp_path, encoding):
         ('{"labels": ["background"]}', "must map names to values"),
         ('{"labels": {"background": 0, "liver": 1.5}}', "'liver' has the value 1.5"),
         ('{"labels": {"background": 0, "liver": 1, "tumour": 1}}', "a value two names"),
+        ('{"labels": {"0": "background", "1": null}}', "the class 1 has the name None; it must be a text"),
     ],
 )
 def test_a_faulty_dataset_json_is_refused_by_name(tmp_path, text, message):

@@ -107,6 +107,8 @@ def test_own_datalist_comes_before_the_default(tmp_path):
         ({"name": "toy", "labels": LABELS}, {}, r"datalist.json: key 'training' is missing"),
         (content(labels={"1": "heart"}), {}, r"labels is .*without a gap"),
         (content(labels=["heart"]), {}, r"labels is .*without a gap"),
+        (content(labels={"0": "background", "1": None}), {}, r"labels is .*'1': None.* to its name, a text"),
+        (content(labels={"0": "background", "1": " "}), {}, r"labels is .* to its name, a text"),
         (content(name=""), {}, r"name is ''"),
         (content(validaton=[]), {}, r"datalist.json: no key 'validaton' is known; did you mean 'validation'"),
         (content(unlabelled=[]), {}, r"did you mean 'unlabeled'"),
