@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from aps_components.data.case_folder import CaseFolder, declared_labels, find_cases, without_ignored
-from aps_components.data.datalist import DATALIST, PARTS, files_of, load_datalist, read_datalist, scans_in
+from aps_components.data.datalist import (
+    DATALIST,
+    PARTS,
+    Datalist,
+    Item,
+    files_of,
+    load_datalist,
+    read_datalist,
+    scans_in,
+)
 from aps_components.data.errors import DataError
 from aps_components.data.identity import Cases, had_any
 from aps_components.data.label_values import LabelValues, parsed_label_values
@@ -56,7 +65,8 @@ def dataset_to_judge(
     listing = place if place.is_file() else place / DATALIST
     if listing.is_file():
         return _listed(listing, readings=[read, _read_as(labels)], work=Path(work))
-    if _holds(place, Path(known), cases or {}):
+    own = _trained_on(place, Path(known), cases or {})
+    if own and (split or own.validation or own.test):
         return place
     if split == "training":
         raise DataError(
@@ -69,6 +79,8 @@ def dataset_to_judge(
     names, ignore = _declared(place)
     _refuse_other_classes(names, file=place / DECLARATION, readings=[read])
     items = [case.item for case in folder.cases if case.label is not None]
+    if own:
+        items = _not_learned_from(items, folder, own)
     content: dict[str, Any] = {"name": place.name, "labels": dict(labels), "training": [], split or "test": items}
     if ignore is not None:
         content["ignore"] = ignore
@@ -147,17 +159,29 @@ def _declared(root: Path) -> tuple[dict[int, str], int | None]:
     return names or {}, ignore
 
 
-def _holds(place: Path, known: Path, cases: Cases) -> bool:
-    """Whether the scans that a datalist names lie below a folder, and are those of the training."""
+def _not_learned_from(items: Sequence[Item], folder: CaseFolder, own: Datalist) -> list[Item]:
+    """The scans that have come into the training's own folder since."""
+    learned = {file for item in own.training_items for file in files_of(item["image"])}
+    new = [item for item in items if not {str(folder.root / file) for file in files_of(item["image"])} & learned]
+    if not new:
+        raise DataError(
+            f"{folder.root}: all {len(items)} labelled scans are ones that the model learned from, and its datalist "
+            "keeps none apart; add other scans with labels, or give another folder"
+        )
+    return new
+
+
+def _trained_on(place: Path, known: Path, cases: Cases) -> Datalist | None:
+    """A datalist whose scans lie below a folder, and are those of the training."""
     if not known.is_file():
-        return False
+        return None
     try:
         datalist = load_datalist(place, default=known, counts_at_most=True)
     except DataError:
-        return False
+        return None
     items = [*datalist.training_items, *datalist.validation, *datalist.test]
     there = bool(items) and all(Path(file).is_file() for item in items for file in files_of(item["image"]))
-    return there and (not cases or had_any(items, cases))
+    return datalist if there and (not cases or had_any(items, cases)) else None
 
 
 def _absolute(content: dict[str, Any], root: Path) -> dict[str, Any]:

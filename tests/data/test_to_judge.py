@@ -208,3 +208,19 @@ def test_nothing_there_is_named(tmp_path):
     data = touch(tmp_path / "data", "images/a.nii.gz", "labels/b.nii.gz")
     with pytest.raises(DataError, match="no label belongs to an image"):
         judged(data, tmp_path)
+
+
+def test_where_the_training_kept_none_apart_scans_that_came_since_are_judged(tmp_path):
+    data = touch(tmp_path / "data", "images/a.nii.gz", "images/b.nii.gz", "labels/a.nii.gz")
+    content = {
+        "name": "own",
+        "labels": LABELS,
+        "training": [{"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}],
+        "unlabeled": [{"image": "images/b.nii.gz"}],
+    }
+    (tmp_path / "known.json").write_text(json.dumps(content))
+    touch(data, "labels/b.nii.gz")
+    with pytest.raises(DataError, match=r"data: all 2 labelled scans are ones that the model learned from"):
+        judged(data, tmp_path)
+    touch(data, "images/c.nii.gz", "labels/c.nii.gz")
+    assert names(judged(data, tmp_path)[1].test) == ["c.nii.gz"]
