@@ -23,6 +23,11 @@ def aps(*arguments):
         cli.main()
 
 
+def test_it_says_which_version_it_is(capsys):
+    aps("--version")
+    assert re.fullmatch(r"aps \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
 def test_phantoms_writes_scans_and_a_datalist(tmp_path, capsys):
     aps("phantoms", tmp_path / "data", "--labeled=1", "--unlabeled=1", "--validation=0", "--test=0", "--seed=3")
     assert capsys.readouterr().out.strip() == str(tmp_path / "data" / "datalist.json")

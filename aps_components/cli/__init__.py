@@ -13,6 +13,7 @@ from typing import Any
 import fire
 from fire.decorators import SetParseFn
 
+from aps_components import __version__
 from aps_components.cli.arguments import parsed, strict
 from aps_components.cli.benchmark import benchmark
 from aps_components.cli.calibrate import calibrate
@@ -44,6 +45,7 @@ from aps_components.errors import (
 from aps_components.terminal import guard_terminal
 
 HELP = "--help", "-h"
+VERSION = "--version"
 VERBOSE = "--verbose"  # of every command: the traceback of an error is printed, too
 # A packaged bundle's copy of the code has no studies.
 STUDIES = {"compare": compare, "uncertainty": uncertainty, "benchmark": benchmark}
@@ -76,6 +78,9 @@ def main() -> None:
     print_anything()
     for command in COMMANDS.values():
         SetParseFn(parsed)(command)
+    if sys.argv[1:] == [VERSION]:
+        print(f"aps {__version__}")
+        return
     if VERBOSE in sys.argv:
         sys.argv.remove(VERBOSE)
         os.environ[SHOW_TRACEBACK] = "1"  # for what this starts, too
