@@ -48,6 +48,36 @@ class Facts:
     jobs: int = 1
 
 
+@dataclass(frozen=True)
+class Tempo:
+    """Seconds of the iterations of a training, the first of which may be faster.
+
+    Attributes:
+        pace: of an iteration.
+        warmup: of one of the first.
+        share: of all iterations, that are such ones.
+        least: how many are, in any case.
+    """
+
+    pace: float
+    warmup: float = 0.0
+    share: float = 0.0
+    least: int = 0
+
+    def seconds(self, iterations: float) -> float:
+        """Of so many iterations."""
+        first = min(iterations, max(self.share * iterations, self.least))
+        return first * self.warmup + (iterations - first) * self.pace
+
+    def iterations(self, seconds: float) -> float:
+        """In so many seconds."""
+        first = self.least * self.warmup
+        if self.least and seconds <= first:
+            return seconds / self.warmup
+        mean = self.share * self.warmup + (1 - self.share) * self.pace
+        return max(self.least + (seconds - first) / self.pace, seconds / mean)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pace:
     """Seconds, measured on this machine.
@@ -70,13 +100,13 @@ class Pace:
     scan: float
     scan_b: float
 
-    def first(self, recipe: Recipe) -> float:
-        """Of a mean iteration of the first round."""
-        return recipe.warmup_share * self.labeled + (1 - recipe.warmup_share) * self.joint
+    def first(self, recipe: Recipe) -> Tempo:
+        """Of a first-round training."""
+        return Tempo(self.joint, self.labeled, share=recipe.warmup_share, least=recipe.warmup_iterations)
 
-    def first_alone(self, recipe: Recipe) -> float:
+    def first_alone(self, recipe: Recipe) -> Tempo:
         """The same, in a training that has the machine for itself."""
-        return self.first(recipe) * self.alone / self.labeled
+        return Tempo(self.joint_alone, self.alone, share=recipe.warmup_share, least=recipe.warmup_iterations)
 
     @property
     def joint_alone(self) -> float:

@@ -41,7 +41,9 @@ def measure_pace(
     one = len(learning.labelled) == 1
     scans = learning if one else replace(learning, labelled=learning.labelled[1:], validation=learning.labelled[:1])
     dataset = replace(scans, validation=scans.validation[:1]).write(folder / "scans")
-    quick = replace(commands, recipe=replace(commands.recipe, epochs=2 * PHASES, warmup_share=1 / PHASES))
+    quick = replace(
+        commands, recipe=replace(commands.recipe, epochs=2 * PHASES, warmup_share=1 / PHASES, warmup_patches=0)
+    )
     counts = len(scans.labelled), len(scans.unlabelled)
     iterations = 2 * PHASES * commands.recipe.probe_iterations
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from aps_components.recipe.facts import Facts, Pace, Shape, Step
+from aps_components.recipe.facts import Facts, Pace, Shape, Step, Tempo
 from aps_components.recipe.settings import FROM_EARLIER, Recipe
 
 PROMPT_STEP = "Model B beside it"
@@ -15,24 +15,24 @@ FIRST_STEP, CHECK_STEP, JUDGE_STEP = "first round", "is a second round better?",
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Of a plan: ``turns`` trainings one after another, each of ``iterations`` that take ``pace`` seconds."""
+    """Of a plan: ``turns`` trainings one after another, each of ``iterations`` at ``tempo``."""
 
     name: str
     what: str
     share: float = 0.0
     turns: int = 1
-    pace: float = 0.0
+    tempo: Tempo = field(default_factory=lambda: Tempo(0.0))
     most: int = 0
     overhead: float = 0.0
 
     def iterations(self, usable: float) -> int:
         """Of each training, in the seconds that all iterations have together."""
-        return min(self.most, int(self.share * usable / self.turns / self.pace)) if self.share else 0
+        return min(self.most, int(self.tempo.iterations(self.share * usable / self.turns))) if self.share else 0
 
     def step(self, usable: float) -> Step:
         """As it is printed, with those iterations."""
         count = self.iterations(usable)
-        seconds = self.overhead + count * self.pace * self.turns
+        seconds = self.overhead + self.tempo.seconds(count) * self.turns
         return Step(name=self.name, what=self.what.format(iterations=f"{count:,}"), seconds=seconds)
 
 
@@ -54,7 +54,7 @@ def first(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> Part | N
         share=shares(shape, recipe)["first"],
         most=recipe.most_iterations,
         turns=turns,
-        pace=first_pace(shape, facts, pace, recipe),
+        tempo=first_tempo(shape, facts, pace, recipe),
         overhead=turns * (pace.start + judging),
     )
 
@@ -71,7 +71,7 @@ def check(shape: Shape, facts: Facts, pace: Pace, *, unlabelled: int, recipe: Re
         share=shares(shape, recipe)["check"],
         most=recipe.most_iterations,
         turns=turns,
-        pace=pace.labeled,
+        tempo=Tempo(pace.labeled),
         overhead=turns * (labelling + _calibrating(facts, pace, recipe=recipe) + 2 * pace.start + scans),
     )
 
@@ -88,7 +88,7 @@ def judge(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> Part | N
         share=shares(shape, recipe)["judge"],
         most=recipe.most_iterations,
         turns=turns,
-        pace=pace.prompt,
+        tempo=Tempo(pace.prompt),
         overhead=turns * (2 * pace.start + scans + _calibrating(facts, pace, recipe=recipe, with_b=True)),
     )
 
@@ -105,7 +105,7 @@ def complete(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> Part 
         share=shares(shape, recipe)["complete"],
         most=recipe.most_iterations,
         turns=turns,
-        pace=pace.joint,
+        tempo=Tempo(pace.joint),
         overhead=turns * (pace.start + calibrating),
     )
 
@@ -133,7 +133,7 @@ def last(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> Part:
         what=f"Model A, {{iterations}} iterations on {scans}",
         share=shares(shape, recipe)["last"],
         most=recipe.most_iterations,
-        pace=last_pace(shape, facts, pace, recipe),
+        tempo=last_tempo(shape, facts, pace, recipe),
         overhead=pace.start + (0.0 if shape.prompted else _calibrating(facts, pace, recipe=recipe)),
     )
 
@@ -147,7 +147,7 @@ def prompt(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> Part | 
         what="{iterations} iterations of answers to points and clicks, then calibration",
         share=shares(shape, recipe)["prompt"],
         most=recipe.most_iterations,
-        pace=pace.prompt_alone,
+        tempo=Tempo(pace.prompt_alone),
         overhead=pace.start + _calibrating(facts, pace, recipe=recipe, with_b=True),
     )
 
@@ -191,18 +191,18 @@ def least_prompt(pace: Pace, recipe: Recipe) -> float:
     return (recipe.least_iterations + 1) * pace.prompt_alone
 
 
-def first_pace(shape: Shape, facts: Facts, pace: Pace, recipe: Recipe) -> float:
-    """Seconds of an iteration of the first round; a single training has the machine for itself."""
+def first_tempo(shape: Shape, facts: Facts, pace: Pace, recipe: Recipe) -> Tempo:
+    """Of the first round; a single training has the machine for itself."""
     if shape.single:
-        return pace.first_alone(recipe) if facts.unlabelled else pace.alone
-    return pace.first(recipe) if facts.unlabelled else pace.labeled
+        return pace.first_alone(recipe) if facts.unlabelled else Tempo(pace.alone)
+    return pace.first(recipe) if facts.unlabelled else Tempo(pace.labeled)
 
 
-def last_pace(shape: Shape, facts: Facts, pace: Pace, recipe: Recipe) -> float:
-    """Seconds of an iteration of the last training."""
+def last_tempo(shape: Shape, facts: Facts, pace: Pace, recipe: Recipe) -> Tempo:
+    """Of the last training."""
     if shape.second or not facts.unlabelled:
-        return pace.alone
-    return pace.joint_alone if shape.goes_on(recipe) else pace.first_alone(recipe)
+        return Tempo(pace.alone)
+    return Tempo(pace.joint_alone) if shape.goes_on(recipe) else pace.first_alone(recipe)
 
 
 def _held_out(shape: Shape, facts: Facts) -> int:

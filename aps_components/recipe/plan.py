@@ -33,8 +33,8 @@ def make_time_plan(facts: Facts, pace: Pace, *, seconds: float, recipe: Recipe, 
             return plan
     single = _filled(Shape(folds=0), facts, pace, left=left, whole=seconds, recipe=recipe)
     if single.last < recipe.least_iterations:
-        iteration = pace.first_alone(recipe) if facts.unlabelled else pace.alone
-        needed = (spent + single.overhead + recipe.least_iterations * iteration) / (1 - SLACK)
+        least = parts.last_tempo(single.shape, facts, pace, recipe).seconds(recipe.least_iterations)
+        needed = (spent + single.overhead + least) / (1 - SLACK)
         raise ValueError(
             f"time {duration(seconds)} is too short: one training of {recipe.least_iterations} iterations alone takes "
             f"{duration(needed)} on this machine; give --time {math.ceil(needed / 60)}m or more"
@@ -145,7 +145,7 @@ def last_iterations(shape: Shape, facts: Facts, pace: Pace, *, left: float, reci
     of_prompt = shares["prompt"] / (shares["last"] + shares["prompt"])
     if shape.prompted and usable > 0:
         of_prompt = min(1.0, max(of_prompt, parts.least_prompt(pace, recipe) / usable))
-    return _within((1 - of_prompt) * usable / parts.last_pace(shape, facts, pace, recipe), recipe)
+    return _within(parts.last_tempo(shape, facts, pace, recipe).iterations((1 - of_prompt) * usable), recipe)
 
 
 def prompt_iterations(shape: Shape, facts: Facts, pace: Pace, *, left: float, recipe: Recipe) -> int:
@@ -202,8 +202,9 @@ def unknown(shape: Shape, facts: Facts, recipe: Recipe) -> list[str]:
 def epochs_of(iterations: int, recipe: Recipe) -> tuple[int, int, int]:
     """Epochs, iterations of each, and epochs on labelled patches alone, for about this number of iterations."""
     epochs = max(1, min(recipe.epochs, iterations))
-    warmup = min(max(0, epochs - 1), round(recipe.warmup_share * epochs))
-    return epochs, max(1, round(iterations / epochs)), warmup
+    length = max(1, round(iterations / epochs))
+    warmup = max(round(recipe.warmup_share * epochs), math.ceil(recipe.warmup_iterations / length))
+    return epochs, length, min(epochs, warmup)
 
 
 def duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ Change a default here by measurement, or one of them for a single call: ``aps tr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
@@ -45,6 +46,8 @@ class Recipe:
         most_overhead: of the time, what starting, judging and labelling may take; a plan with more is made simpler.
         epochs: of every training; after each it can go on if it was killed.
         warmup_share: of a first-round training, its part on labelled patches alone.
+        warmup_patches: labelled patches that it sees before the unlabelled ones at least: a teacher that knows less
+            teaches errors (docs/results/aps-train.md).
         labeled_batch, unlabeled_batch: patches of an iteration of the first round; together those of the second.
         prompt_batch: patches of an iteration of Model B.
         judged_folds: that Model B's answers are judged on.
@@ -85,6 +88,7 @@ class Recipe:
     most_overhead: float = 0.45
     epochs: int = 30
     warmup_share: float = 1 / 3
+    warmup_patches: int = 600
     labeled_batch: int = 2
     unlabeled_batch: int = 2
     prompt_batch: int = 1
@@ -101,6 +105,11 @@ class Recipe:
     calibrated_cases: int = 20
     probe_iterations: int = 3
 
+    @property
+    def warmup_iterations(self) -> int:
+        """The least on labelled patches alone."""
+        return math.ceil(self.warmup_patches / self.labeled_batch)
+
 
 _SHARE, _SECONDS, _RATE = number(least=0, below=1), number(least=0), number(above=0)
 _KINDS: dict[str, Kind] = {
@@ -113,6 +122,7 @@ _KINDS: dict[str, Kind] = {
     "quick_folds": whole(least=2),
     "fewest_patients": whole(least=2),
     "unlabeled_batch": whole(least=0),
+    "warmup_patches": whole(least=0),
     "second_decision_interval": whole(least=0),
     "warmup_share": number(least=0, most=1),
     "least_teacher": number(least=0, most=100),

@@ -27,7 +27,7 @@ from aps_components.recipe.evaluations import Evaluations
 from aps_components.recipe.facts import Asked, Facts, Pace, TimePlan
 from aps_components.recipe.journal import Journal
 from aps_components.recipe.measure import measure_pace
-from aps_components.recipe.parts import first_pace
+from aps_components.recipe.parts import first_tempo
 from aps_components.recipe.plan import (
     SLACK,
     last_iterations,
@@ -208,7 +208,8 @@ class WholeTraining:
     def _real_pace(self) -> Pace:
         """As the trainings so far had it."""
         pace = self.pace
-        planned = first_pace(self.plan.shape, self.facts, pace, self.recipe)
+        count = max(1, self.plan.first)
+        planned = first_tempo(self.plan.shape, self.facts, pace, self.recipe).seconds(count) / count
         slower = (self._seconds_an_iteration("fold_*", "seed_*") or planned) / planned
         return replace(
             pace,

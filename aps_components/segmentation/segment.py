@@ -34,8 +34,8 @@ from aps_components.segmentation.dicom import is_multi_frame
 from aps_components.segmentation.dicom_seg import Maker
 from aps_components.segmentation.dicom_seg_output import DicomSegOutput, remove_own
 from aps_components.segmentation.expected import expected_by_label, expected_in_words, with_expectation
-from aps_components.segmentation.inputs import Case, find_cases
-from aps_components.segmentation.outputs import Outputs, choose_outputs
+from aps_components.segmentation.inputs import PROBABILITIES, Case, find_cases
+from aps_components.segmentation.outputs import NIFTI, Outputs, choose_outputs
 from aps_components.segmentation.records import (
     Claim,
     Found,
@@ -407,6 +407,9 @@ class _Run:
         with one_at_a_time(self.outputs.folder):
             self._refuse_what_came_meanwhile(case, claim)
             earlier = (preview_file(self.outputs, case), *self.outputs.wanted(case, maps=True)[1:])
+            maps = [self.outputs.file(case, PROBABILITIES, NIFTI), *self.outputs.uncertainties(case)]
+            if not self.maps and (gone := [file.name for file in maps if file.exists()]):
+                self.line.append(f"  (note: maps of the former answer are removed: {', '.join(gone)})")
             for stale in (self.outputs.label_map(case), *(file for file in earlier if file != words)):
                 stale.unlink(missing_ok=True)
             remove_own(self.outputs, case)

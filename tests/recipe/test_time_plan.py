@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from aps_components.recipe.facts import Facts, Pace, Shape, TimePlan
+from aps_components.recipe.facts import Facts, Pace, Shape, Tempo, TimePlan
 from aps_components.recipe.plan import (
     duration,
     epochs_of,
@@ -193,11 +193,27 @@ def test_the_folds_models_learn_from_all_labelled_scans_before_they_label_others
 
 @pytest.mark.parametrize("iterations", [1, 2, 7, 100, 1234])
 def test_epochs(iterations):
-    epochs, length, warmup = epochs_of(iterations, Recipe())
+    epochs, length, warmup = epochs_of(iterations, Recipe(warmup_patches=0))
     assert epochs <= 30
     assert abs(epochs * length - iterations) <= max(1, iterations / 50 + 15)
-    assert 0 <= warmup < max(2, epochs)
     assert warmup == pytest.approx(epochs / 3, abs=1)
+
+
+@pytest.mark.parametrize(("iterations", "alone"), [(90, 90), (600, 300), (900, 300), (3000, 1000)])
+def test_unlabelled_patches_wait_until_the_teacher_knows_something(iterations, alone):
+    """600 labelled patches, two an iteration, or a third of the training."""
+    epochs, length, warmup = epochs_of(iterations, Recipe(labeled_batch=2))
+    assert epochs * length == iterations
+    assert warmup * length == alone
+
+
+@pytest.mark.parametrize(("iterations", "seconds"), [(100, 200), (300, 600), (500, 1200), (1200, 3300)])
+def test_the_tempo_of_a_training_whose_first_iterations_are_faster(iterations, seconds):
+    """2 s for a quarter of them, or for the first 300 at least; then 3 s. Of 1,200 iterations 300 are a quarter."""
+    tempo = Tempo(3, 2, share=0.25, least=300)
+    assert tempo.seconds(iterations) == pytest.approx(seconds)
+    assert tempo.iterations(tempo.seconds(iterations)) == pytest.approx(iterations)
+    assert tempo.iterations(tempo.seconds(2000)) == pytest.approx(2000)
 
 
 def test_a_plan_survives_a_file():

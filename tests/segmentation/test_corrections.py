@@ -66,7 +66,11 @@ def test_what_maps_wrote_is_edited_and_given_back(bundle, scan, tmp_path, capsys
     segment(scan, out, bundle, f"--prompts={file}")
     np.testing.assert_array_equal(voxels(out / "a_seg.nii.gz"), after)
     assert file.read_text() == first
-    assert "failed" not in capsys.readouterr().out.replace("0 failed", "")
+    said = capsys.readouterr().out
+    assert "failed" not in said.replace("0 failed", "")
+    gone = "a_probabilities.nii.gz, a_epistemic.nii.gz, a_aleatoric.nii.gz"
+    assert f"(note: maps of the former answer are removed: {gone})" in said
+    assert set(names_with_maps()) - set(names(out)) == set(gone.split(", "))
 
 
 def names_with_maps():
