@@ -3,8 +3,8 @@
     python benchmarks/backbones.py OUT --bundle BUNDLE --dataset_dir DIR --minutes 8 --seeds 0,1,2
 
 Each network first trains for a few iterations, which gives its pace; then a training of each seed has as many
-iterations as the minutes hold. Model A learns alone, from labelled patches for the first third and from both kinds
-after that. What it leaves answers the validation scans. All else is what BUNDLE has; a network that has no strides and
+iterations as the minutes hold. Model A learns alone, for --warmup_share of them from labelled patches and then from
+both kinds. What it leaves answers the validation scans. All else is what BUNDLE has; a network that has no strides and
 kernels there halves every axis four times. OUT receives a folder for each training and runs.csv, a row for each class
 of each. Called again, it goes on with what is missing.
 """
@@ -31,7 +31,7 @@ from aps_components.training.history import HISTORY_FILE, read_history
 RUN = ("dataset", "backbone", "seed", "minutes", "iterations", "seconds_an_iteration")
 COLUMNS = (*RUN, "class", "dice", "worst_dice")
 TABLE, METRICS = "runs.csv", "metrics.csv"
-EPOCHS, WARMUP = 12, 4  # the first third on labelled patches alone
+EPOCHS = 12
 PROBE = 12  # iterations an epoch; the first of each phase is left out
 
 
@@ -43,13 +43,14 @@ class Study:
     bundle: Path
     dataset: Path
     minutes: float
+    warmup_share: float
     threads: int
     options: Mapping[str, Any]
 
     def pace(self, backbone: str) -> float:
-        """Mean seconds an iteration of a training with a third on labelled patches alone."""
+        """Mean seconds an iteration."""
         history = self.train(backbone, 0, folder=self.out / backbone / "pace", epochs=4, length=PROBE, warmup=2)
-        return (history[1] + 2 * history[3]) / 3
+        return self.warmup_share * history[1] + (1 - self.warmup_share) * history[3]
 
     def train(
         self, backbone: str, seed: int, *, folder: Path, epochs: int, length: int, warmup: int
@@ -104,7 +105,8 @@ def measured(study: Study, backbone: str, seed: int) -> list[dict[str, Any]]:
     """Rows of the table, one for each class and one for their mean."""
     length = max(1, round(60 * study.minutes / study.pace(backbone) / EPOCHS))
     folder = study.out / backbone / f"seed_{seed}"
-    seconds = study.train(backbone, seed, folder=folder, epochs=EPOCHS, length=length, warmup=WARMUP)
+    warmup = round(study.warmup_share * EPOCHS)
+    seconds = study.train(backbone, seed, folder=folder, epochs=EPOCHS, length=length, warmup=warmup)
     dice = study.answer(backbone, folder=folder)
     means = [fmean(scan) for scan in zip(*dice.values(), strict=True)]
     common = {
@@ -129,6 +131,9 @@ def main() -> None:
     parser.add_argument("--backbones", default="vnet,residual_encoder")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--minutes", type=float, default=8.0, help="of each training, without its start")
+    parser.add_argument(
+        "--warmup_share", type=float, default=1 / 3, help="of the iterations, on labelled patches alone"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--labeled_batch", type=int, default=1)
     parser.add_argument("--unlabeled_batch", type=int, default=1)
@@ -138,6 +143,7 @@ def main() -> None:
         bundle=given.bundle.resolve(),
         dataset=given.dataset_dir.resolve(),
         minutes=given.minutes,
+        warmup_share=given.warmup_share,
         threads=given.threads,
         options={"labeled_batch": given.labeled_batch, "unlabeled_batch": given.unlabeled_batch},
     )
