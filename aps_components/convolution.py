@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from aps_components.exporting import exporting
 
-FEW_CELLS = 96  # of all volumes: for so few, a product of matrices is up to 4 times as fast as a convolution
+FEW_CELLS = 96  # of all volumes: for so few, a product of matrices is up to 3 times as fast as a convolution
 SMALLEST_BF16_GRID = 3
 LARGEST_SLOW_GRID = 20480  # channels x depth x height of one volume: torch, Convolution.cpp, ConvParams::use_mkldnn
 _PLAIN: ContextVar[bool] = ContextVar("plain", default=False)
@@ -31,7 +31,7 @@ def plain_convolutions() -> Iterator[None]:
 class Conv3d(nn.Conv3d):
     """``torch.nn.Conv3d`` without three traps of small grids on a CPU, the deepest levels of a small patch.
 
-    Few cells: oneDNN's convolution, above all the gradient of its many weights, takes up to four times as long as the
+    Few cells: oneDNN's convolution, above all the gradient of its many weights, takes up to three times as long as the
     same sums as one product of matrices (``benchmarks/few_cells.py``). So these are one, each row
     a cell with its surroundings (im2col; Chellapilla et al. 2006, inria-00112631).
 
