@@ -32,13 +32,13 @@ class Conv3d(nn.Conv3d):
     """``torch.nn.Conv3d`` without three traps of small grids on a CPU, the deepest levels of a small patch.
 
     Few cells: oneDNN's convolution, above all the gradient of its many weights, takes up to three times as long as the
-    same sums as one product of matrices (``benchmarks/few_cells.py``). So these are one, each row
-    a cell with its surroundings (im2col; Chellapilla et al. 2006, inria-00112631).
+    same sums as one product of matrices (``benchmarks/few_cells.py``). So these are one, each row a cell with its
+    surroundings (im2col; Chellapilla et al. 2006, inria-00112631).
 
     bf16, an axis shorter than three cells: oneDNN 3.12 (torch 2.13) reads memory it never wrote when it computes the
     gradient of a padded 3x3x3 convolution's weights: gradients of 1e35, infinities and NaN
-    (``tests/test_convolution.py``). Such grids leave autocast: they hold so few cells that float32 costs
-    nothing.
+    (``tests/test_convolution.py``). Such grids leave autocast, where they are no
+    product.
 
     fp32, one small volume: torch then keeps away from oneDNN, and is up to 17 times slower. In inference such a volume
     goes to oneDNN's convolution by name. That has no gradient of its own, so in training the volume goes through as a
