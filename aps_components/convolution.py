@@ -37,8 +37,7 @@ class Conv3d(nn.Conv3d):
 
     bf16, an axis shorter than three cells: oneDNN 3.12 (torch 2.13) reads memory it never wrote when it computes the
     gradient of a padded 3x3x3 convolution's weights: gradients of 1e35, infinities and NaN
-    (``tests/test_convolution.py``). Such grids leave autocast, where they are no
-    product.
+    (``tests/test_convolution.py``). Such grids leave autocast, where they are no product.
 
     fp32, one small volume: torch then keeps away from oneDNN, and is up to 17 times slower. In inference such a volume
     goes to oneDNN's convolution by name. That has no gradient of its own, so in training the volume goes through as a
