@@ -127,7 +127,7 @@ def test_documentation_repeats_what_was_found_and_chosen(make):
     assert len(tables) >= 10
     assert not [line for line in tables if line not in readme]
     assert "- `flip_axes`: `[1, 2]`: not x (left-right): left side before right side" in readme
-    assert readme.count("\n```bash\n") == 4
+    assert readme.count("\n```bash\n") == 5
     assert "your own" in (bundle / "configs" / "metadata.json").read_text()
     assert json.loads((bundle / "configs" / "metadata.json").read_text())["to_fill_in"] == ["docs/data_license.txt"]
     fingerprint = json.loads((bundle / "configs" / "fingerprint.json").read_text())
