@@ -28,6 +28,7 @@ from aps_components.evaluation.preview import save_preview
 from aps_components.files import expanded, sha256_of
 from aps_components.interactive import Words, holds_a_persons_words
 from aps_components.models import settings_file
+from aps_components.plain_json import read_object
 from aps_components.segmentation.bundle_inference import BundleInference
 from aps_components.segmentation.corrections import corrected, words_for
 from aps_components.segmentation.dicom import is_multi_frame
@@ -57,7 +58,7 @@ from aps_components.segmentation.statistics import (
     write_table,
 )
 from aps_components.segmentation.workspace import one_at_a_time, work_folder
-from aps_components.terminal import say, shown
+from aps_components.terminal import brief, say, shown
 
 RESEARCH_ONLY = "For research only. Not a medical device; not for diagnosis or treatment."
 FEW_VALUES = 16  # a scan has more different ones
@@ -165,13 +166,24 @@ def segment(
             metadata, name=bundle_name(root), weights=str(made_by["weights_sha256"]), labels=inference.labels
         )
         segs = DicomSegOutput(outputs, inputs.cases, maker=maker, overwrite=overwrite, by_a_person=said is not None)
-    for line in (*(f"Note: {line}" for line in version_differences(root)), *(f"Left out {x}" for x in inputs.left_out)):
+    notes = [*version_differences(root), *_other_classes(inference, weights)]
+    for line in (*(f"Note: {line}" for line in notes), *(f"Left out {x}" for x in inputs.left_out)):
         print(line)
     for note in [] if said is None else said.notes:
         print(f"Note: {prompts}: {note}")
     cases = inputs.cases if share is None else share.take(inputs.cases)
     run = _Run(inference, outputs, made_by, maps=maps, preview=preview, overwrite=overwrite, said=said, segs=segs)
     return run.every(cases, device=device)
+
+
+def _other_classes(inference: BundleInference, weights: Path) -> list[str]:
+    """A note, if weights find other classes than the bundle is made for."""
+    file = inference.root / "configs" / "train.json"
+    own = read_object(file).get("labels") if file.is_file() else None
+    if own is None or {int(value): name for value, name in own.items()} == inference.labels:
+        return []
+    found, made_for = (", ".join(list(labels.values())[1:]) for labels in (inference.labels, own))
+    return [f"{weights} finds {brief(found)}; the bundle {bundle_name(inference.root)!r} is made for {brief(made_for)}"]
 
 
 @dataclass
@@ -348,7 +360,11 @@ class _Run:
             if self.said is not None:
                 look(self.outputs, case, partial(self._claim_of_before, case), maps=False)
                 return Found(complete=False)
-            return look(self.outputs, case, partial(Claim.of, case, self.made_by), maps=self.maps)
+            try:
+                return look(self.outputs, case, partial(Claim.of, case, self.made_by), maps=self.maps)
+            except DataError:
+                self._refuse_words(case)  # to which --overwrite, which others are advised, does nothing
+                raise
         except (ValueError, OSError) as error:
             return error
 

@@ -71,6 +71,8 @@ def test_what_maps_wrote_is_edited_and_given_back(bundle, scan, tmp_path, capsys
     gone = "a_probabilities.nii.gz, a_epistemic.nii.gz, a_aleatoric.nii.gz"
     assert f"(note: maps of the former answer are removed: {gone})" in said
     assert set(names_with_maps()) - set(names(out)) == set(gone.split(", "))
+    refusal(scan, out, f"--bundle={bundle}", "--device=cpu", "--nopreview")
+    assert f"{file} holds a person's prompts: segment with --prompts {file}" in capsys.readouterr().out
 
 
 def names_with_maps():

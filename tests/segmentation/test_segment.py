@@ -15,6 +15,7 @@ from tiny_bundles import tiny_bundle, write_weights
 from workflows import BUNDLES, run_workflow
 
 from aps_components import cli
+from aps_components.models import read_settings, save_settings
 from aps_components.segmentation import segment
 from aps_components.segmentation.bundle_inference import BundleInference
 from aps_components.segmentation.segment import RESEARCH_ONLY
@@ -328,6 +329,14 @@ def test_another_checkpoint(la, scans, results, tmp_path):
     label_map = voxels(tmp_path / "out" / "a_seg.nii.gz")
     np.testing.assert_array_equal(label_map, voxels(tmp_path / "ref" / "a_seg.nii.gz"))
     assert (label_map != voxels(results / "a_seg.nii.gz")).any()
+
+
+def test_weights_of_other_classes_are_noted(la, scans, tmp_path, capsys):
+    weights = write_weights(tmp_path / "models" / "model.pt", num_classes=2, seed=5)
+    save_settings({**read_settings(weights), "labels": {"0": "background", "1": "tumour"}}, weights)
+    arguments = ("--checkpoint", weights, "--nopreview", "--device=cpu")
+    aps(scans / "a.nii.gz", tmp_path / "out", "--bundle", la, *arguments)
+    assert f"Note: {weights} finds tumour; the bundle 'la' is made for left atrium" in capsys.readouterr().out
 
 
 def test_a_bundle_in_a_zip_is_the_bundle(la, scans, results, tmp_path, monkeypatch):
