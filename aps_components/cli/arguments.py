@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from fire.parser import DefaultParseValue
@@ -60,10 +61,24 @@ def strict(command: Callable[..., Any]) -> Callable[..., Any]:
         for name, value in given.items():
             if isinstance(value, str) and not value.strip():
                 raise ValueError(f"{name} is empty: give a value, or leave it out")
-        return command(**{name: _as_text(known.get(name), value) for name, value in given.items()})
+        try:
+            return command(**{name: _as_text(known.get(name), value) for name, value in given.items()})
+        except ValueError as error:
+            if (other := _meant_here(error, kwargs.keys() - known.keys(), known)) is None:
+                raise
+            raise other from None
 
     run.__signature__ = signature.replace(parameters=list(_with_others(signature)))  # type: ignore[attr-defined]
     return run
+
+
+def _meant_here(error: ValueError, others: Iterable[str], known: Collection[str]) -> ValueError | None:
+    """Of an option that a configuration does not have, either: which one of the command was meant."""
+    for name in others:
+        near = difflib.get_close_matches(name, sorted(known), n=1)
+        if near and str(error).startswith(f"no option --{name};"):
+            return ValueError(f"no option --{name}; did you mean --{near[0]}?")
+    return None
 
 
 def _with_others(signature: inspect.Signature) -> Iterator[inspect.Parameter]:

@@ -4,6 +4,7 @@ from fire.decorators import SetParseFn
 
 from aps_components import cli
 from aps_components.cli.arguments import parsed, several, strict
+from aps_components.options import refuse_unknown
 
 
 @pytest.mark.parametrize(
@@ -80,3 +81,13 @@ def test_help_is_help_for_every_command(monkeypatch, capsys):
             cli.main()
         assert end.value.code == 0
         assert f"aps {name}" in "".join(capsys.readouterr())
+
+
+def test_a_mistyped_option_of_a_command_that_hands_others_on_is_known():
+    def command(time: str = "4h", **options) -> None:
+        refuse_unknown(options, ["ema_decay"])
+
+    for given, meant in (("tim", "did you mean --time"), ("ema_dcay", "did you mean --ema_decay")):
+        with pytest.raises(ValueError, match=f"no option --{given}; {meant}"):
+            strict(command)(**{given: "8m"})
+    strict(command)(time="8m", ema_decay=0.9)
