@@ -20,6 +20,7 @@ from aps_components.plain_json import read_object
 from aps_components.processes import start
 from aps_components.report.evaluated import METRICS_FILE
 from aps_components.report.evaluation import write_evaluation_report
+from aps_components.report.page import REPORT_FILE
 from aps_components.report.training import BUNDLE
 
 FILES = ("train.json", "evaluate.json")
@@ -95,7 +96,8 @@ def evaluate(
     before = _changed(folder / METRICS_FILE)
     print(f"$ {_typed(command)}", flush=True)
     if start(command).wait() or _changed(folder / METRICS_FILE) == before:
-        raise EvaluationFailed("the command above failed; nothing was evaluated")
+        earlier = f"; {folder / REPORT_FILE} is of an earlier call" if (folder / REPORT_FILE).is_file() else ""
+        raise EvaluationFailed(f"the command above failed; nothing was evaluated{earlier}")
     return write_evaluation_report(folder, name=name, commands=[_typed(command)], told={"bundle": str(root)})
 
 

@@ -99,7 +99,11 @@ def test_scans_that_it_learned_from_are_refused_whatever_they_are_called(trained
     with pytest.raises(EvaluationFailed, match="nothing was evaluated"):
         evaluate(trained, data, options=OPTIONS)
     assert "was trained on 1 of the 3 test scans (new_2)" in here[0]
-    assert not (trained / "evaluation" / "mine" / "report.html").exists()
+    page = trained / "evaluation" / "mine" / "report.html"
+    assert not page.exists()
+    page.touch()
+    with pytest.raises(EvaluationFailed, match=r"mine/report.html is of an earlier call"):
+        evaluate(trained, data, options=OPTIONS)
 
 
 def test_a_dataset_with_its_parts_and_a_bundle_alone(trained, phantoms, tmp_path, here):
