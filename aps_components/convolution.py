@@ -59,10 +59,10 @@ class Conv3d(nn.Conv3d):
 
     def _has_few_cells(self, input: Tensor) -> bool:
         """Whether it is to be a product; never in an export, and for no convolution but a plain one."""
-        if exporting() or _PLAIN.get() or isinstance(self.padding, str) or self.padding_mode != "zeros":
+        if exporting() or _PLAIN.get() or len(input) * input.shape[2:].numel() > FEW_CELLS:
             return False
-        plain = self.groups == 1 and {*self.stride, *self.dilation} == {1} and {*self.kernel_size} != {1}
-        return plain and len(input) * input.shape[2:].numel() <= FEW_CELLS
+        plain = self.groups == 1 and self.padding_mode == "zeros" and not isinstance(self.padding, str)
+        return plain and {*self.stride, *self.dilation} == {1} and {*self.kernel_size} != {1}
 
     def _as_product(self, input: Tensor) -> Tensor:
         """Every cell's surroundings, one after the other, times the weights."""

@@ -247,6 +247,14 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(entry, str) for entry in value)
 
 
+class NoSuchOptionError(ValueError):
+    """An option that there is not; ``known`` are those that there are."""
+
+    def __init__(self, option: str, known: Collection[str]) -> None:
+        super().__init__(f"no option --{option}; {meant(option.partition('#')[0], known)}")
+        self.option, self.known = option, known
+
+
 def refuse_unknown(options: Iterable[str], known: Collection[str]) -> None:
     """Refuse a mistyped option, which a configuration would take for a new key.
 
@@ -255,11 +263,11 @@ def refuse_unknown(options: Iterable[str], known: Collection[str]) -> None:
         known: keys that there are.
 
     Raises:
-        ValueError: an option that there is not; which one was meant, or which there are.
+        NoSuchOptionError: an option that there is not; which one was meant, or which there are.
     """
     for key in options:
-        if (name := key.partition("#")[0]) not in known:
-            raise ValueError(f"no option --{key}; {meant(name, known)}")
+        if key.partition("#")[0] not in known:
+            raise NoSuchOptionError(key, known)
 
 
 def meant(name: str, known: Collection[str], *, inside: str = "") -> str:

@@ -137,8 +137,8 @@ def readme(
 
 Segments {_enumerated(list(block.labels.values())[1:])}.
 It learns from scans with and without a label. A V-Net (Model A) prompts a volume-native Segment Anything model (Model
-B) at the places where it is certain. Which of them answers, or the mean
-of both, is a setting of the weights (`predictor`).
+B) at the places where it is certain. Which of them answers, or the mean of both, is a setting of the weights
+(`predictor`).
 
 For research only; not for diagnosis or treatment. Weights: see [models](../models/README.md).
 

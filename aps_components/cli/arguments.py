@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fire.parser import DefaultParseValue
 
 from aps_components.files import expanded
-from aps_components.options import has_comment, refuse_unknown
+from aps_components.options import NoSuchOptionError, has_comment, refuse_unknown
 from aps_components.terminal import brief
 
 POSITIONAL_OR_KEYWORD = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -63,22 +62,11 @@ def strict(command: Callable[..., Any]) -> Callable[..., Any]:
                 raise ValueError(f"{name} is empty: give a value, or leave it out")
         try:
             return command(**{name: _as_text(known.get(name), value) for name, value in given.items()})
-        except ValueError as error:
-            if (other := _meant_here(error, kwargs.keys() - known.keys(), known)) is None:
-                raise
-            raise other from None
+        except NoSuchOptionError as error:  # of a configuration: it may have been meant for the command
+            raise NoSuchOptionError(error.option, {*known, *error.known}) from None
 
     run.__signature__ = signature.replace(parameters=list(_with_others(signature)))  # type: ignore[attr-defined]
     return run
-
-
-def _meant_here(error: ValueError, others: Iterable[str], known: Collection[str]) -> ValueError | None:
-    """Of an option that a configuration does not have, either: which one of the command was meant."""
-    for name in others:
-        near = difflib.get_close_matches(name, sorted(known), n=1)
-        if near and str(error).startswith(f"no option --{name};"):
-            return ValueError(f"no option --{name}; did you mean --{near[0]}?")
-    return None
 
 
 def _with_others(signature: inspect.Signature) -> Iterator[inspect.Parameter]:

@@ -373,9 +373,13 @@ def said_of_all(item: Item, everywhere: Mapping[str, Any]) -> Item:
     return {**item, **{key: value for key, value in everywhere.items() if key not in item}} if "label" in item else item
 
 
+def listed_entries(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The cases of all parts as they stand in a datalist; a part may be a word in place of a list."""
+    return [entry for part in PARTS if isinstance(content.get(part), list) for entry in content[part]]
+
+
 def _labels_by_models(content: dict[str, Any], root: Path) -> frozenset[str]:
-    entries = [entry for part in PARTS if isinstance(content.get(part), list) for entry in content[part]]
-    made = [entry["label"] for entry in entries if "label" in entry and entry.get(LABEL_BY) == MODELS]
+    made = [e["label"] for e in listed_entries(content) if "label" in e and e.get(LABEL_BY) == MODELS]
     return frozenset(located(root, label) for label in made)
 
 

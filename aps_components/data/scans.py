@@ -11,10 +11,10 @@ from typing import Any
 from aps_components.data.case_folder import CHANNEL, Case, CaseFolder, find_cases
 from aps_components.data.datalist import (
     DATALIST,
-    PARTS,
     Item,
     case_name,
     files_of,
+    listed_entries,
     load_datalist,
     located,
     read_datalist,
@@ -175,10 +175,9 @@ def _folder_of(files: Sequence[str]) -> str:
 
 def _declared_patients(content: Mapping[str, Any], root: Path) -> dict[str, str]:
     """By the first image file of a case, of those that name one."""
-    entries = [entry for part in PARTS if isinstance(content.get(part), list) for entry in content[part]]
     return {
         located(root, files_of(entry["image"])[0]): str(entry[PATIENT])
-        for entry in entries
+        for entry in listed_entries(content)
         if entry.get(PATIENT) is not None
     }
 

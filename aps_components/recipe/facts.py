@@ -59,7 +59,7 @@ class Tempo:
         least: how many are, in any case.
     """
 
-    pace: float
+    pace: float = 0.0
     warmup: float = 0.0
     share: float = 0.0
     least: int = 0

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from aps_components.bundle.block import DatasetBlock
+from aps_components.bundle.locate import TRAINED
 from aps_components.bundle.new import NAME, LookedAt, check_kept_apart, look_at, parse_labels, write_new
 from aps_components.bundle.rules import Choice
 from aps_components.data.datalist import DATALIST, datalist_of
@@ -39,7 +40,6 @@ from aps_components.recipe.whole import WholeTraining, facts_of, measured_pace, 
 from aps_components.report import write_training_report
 from aps_components.report.page import REPORT_FILE
 
-BUNDLE = "bundle"
 MEMORY_OF_A_TRAINING = 4 * 2**30  # bytes; no more are run beside each other than fit
 SCHEDULE = """Those of its training by `aps train`: see [Performance](#performance), where every step stands with its
 iterations. `configs/train.json` trains anew by the bundle's own schedule: 12,000 iterations (120 epochs of 100), the
@@ -228,7 +228,7 @@ def _jobs(recipe: Recipe, *, on_gpu: bool) -> int:
 
 def _planned(wanted: _Wanted, folder: Path) -> TrainingResults:
     """The plan alone, made in a folder that is gone afterwards."""
-    bundle = _new_bundle(wanted, folder / BUNDLE)
+    bundle = _new_bundle(wanted, folder / TRAINED)
     commands, learning = _parts(wanted, bundle)
     block = DatasetBlock.read(bundle / "configs" / "train.json")
     facts = facts_of(learning, block, jobs=wanted.asked.jobs)
@@ -242,7 +242,7 @@ def _planned(wanted: _Wanted, folder: Path) -> TrainingResults:
 
 def _trained(wanted: _Wanted, out: Path) -> TrainingResults:
     journal = Journal(out, wanted.as_json())
-    listed, known, bundle = wanted.scans.facts(), journal.recall("files"), out / BUNDLE
+    listed, known, bundle = wanted.scans.facts(), journal.recall("files"), out / TRAINED
     if known != listed and not journal.stages:
         journal.begin_anew()
         shutil.rmtree(bundle, ignore_errors=True)  # of scans or options that were refused
@@ -250,7 +250,7 @@ def _trained(wanted: _Wanted, out: Path) -> TrainingResults:
         _refuse_other_scans(known, listed, wanted=wanted, out=out)
     journal.remember("files", listed)
     if not bundle.is_dir():
-        unfinished = journal.work / BUNDLE
+        unfinished = journal.work / TRAINED
         shutil.rmtree(unfinished, ignore_errors=True)
         os.replace(_new_bundle(wanted, unfinished), bundle)
     commands, learning = _parts(wanted, bundle)
@@ -362,7 +362,7 @@ def describe(plan: PrintedPlan, asked: Asked) -> str:
 
 def _ended(results: TrainingResults, out: Path, *, worked: float) -> str:
     """What there is now, and what to do with it."""
-    bundle = out / BUNDLE
+    bundle = out / TRAINED
     choices = [f"  {choice.name}: {choice.chosen} ({choice.note})" for choice in results.choices]
     prompted = any(step.name == PROMPT_STEP for step in results.plan.stages)
     label = [f"  aps label --bundles {bundle} --studies SCANS"] if prompted else []

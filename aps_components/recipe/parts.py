@@ -21,7 +21,7 @@ class Part:
     what: str
     share: float = 0.0
     turns: int = 1
-    tempo: Tempo = field(default_factory=lambda: Tempo(0.0))
+    tempo: Tempo = field(default_factory=Tempo)
     most: int = 0
     overhead: float = 0.0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aps_components.bundle import locate_bundle, require_weights, workflow_command
-from aps_components.bundle.locate import SHIPPED_BUNDLES
+from aps_components.bundle.locate import SHIPPED_BUNDLES, TRAINED
 from aps_components.data.datalist import DATALIST
 from aps_components.data.to_judge import dataset_to_judge
 from aps_components.files import ensure_writable, expanded, real
@@ -21,7 +21,6 @@ from aps_components.processes import start
 from aps_components.report.evaluated import METRICS_FILE
 from aps_components.report.evaluation import write_evaluation_report
 from aps_components.report.page import REPORT_FILE
-from aps_components.report.training import BUNDLE
 
 FILES = ("train.json", "evaluate.json")
 RESULTS = "evaluation"  # beside the bundle that a whole training left, or here
@@ -66,8 +65,7 @@ def evaluate(
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split {split!r} must be one of {SPLITS}")
-    whole = expanded(trained) / BUNDLE
-    root = locate_bundle(whole if whole.is_dir() else trained)
+    whole, root = expanded(trained) / TRAINED, locate_bundle(trained)
     weights = require_weights(root) if checkpoint is None else real(expanded(checkpoint))
     place = _without_datalist(Path(os.path.abspath(expanded(data))))
     name = re.sub(r"\.json$", "", place.name)

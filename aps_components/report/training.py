@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from aps_components.bundle.locate import TRAINED
 from aps_components.files import real
 from aps_components.plain_json import read_object
 from aps_components.report.blocks import Block, Commands, Facts, Page, Section, Table, Text
@@ -33,7 +34,6 @@ from aps_components.training.progress import progress_figure
 from aps_components.uncertainty import DEFINITIONS
 
 TRAINING_FILE = "training.json"
-BUNDLE = "bundle"
 UNCERTAINTY_FILE = "report.json"  # of `aps uncertainty`
 MOST_PICTURES = 12
 OVER_CASES = "mean over the classes of each, then mean ± deviation over the cases."
@@ -304,7 +304,7 @@ def _named(
 
 def _evaluations(folder: Path) -> dict[str, Evaluated]:
     """Those in the folders of the bundle, or else anywhere below, by where they lie."""
-    root = folder / BUNDLE if (folder / BUNDLE).is_dir() else folder
+    root = folder / TRAINED if (folder / TRAINED).is_dir() else folder
     found = {}
     for file in sorted(root.rglob(METRICS_FILE)):
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from aps_components.bundle import require_weights
+from aps_components.bundle import bundle_name, require_weights
 from aps_components.configuration import BundleWorkflow
 from aps_components.data import DataError
 from aps_components.data.geometry import Geometry
@@ -24,7 +24,9 @@ from aps_components.machine import chosen_device
 from aps_components.memory import return_freed_memory
 from aps_components.models import CheckpointError, TwoModels, read_settings, settings_file
 from aps_components.options import pieces
+from aps_components.plain_json import read_object
 from aps_components.segmentation.quiet import quiet
+from aps_components.terminal import brief
 
 NEEDED = (
     "labels",
@@ -80,6 +82,15 @@ class BundleInference:
     def labels(self) -> dict[int, str]:
         """Class value to name, background included."""
         return {int(value): str(name) for value, name in self._value("labels").items()}
+
+    def other_classes(self, weights: Path) -> list[str]:
+        """A note, if the weights find other classes than the bundle is made for."""
+        file = self.root / "configs" / "train.json"
+        own = read_object(file).get("labels") if file.is_file() else None
+        if own is None or {int(value): name for value, name in own.items()} == self.labels:
+            return []
+        found, made_for = (", ".join(list(labels.values())[1:]) for labels in (self.labels, own))
+        return [f"{weights} finds {brief(found)}; the bundle {bundle_name(self.root)!r} is made for {brief(made_for)}"]
 
     @property
     def modalities(self) -> list[str] | None:

@@ -52,9 +52,12 @@ class Outputs:
         """The files that a scan must have to count as segmented."""
         files = [self.label_map(case)] + ([] if case.series is None else [self.scan(case)])
         if maps:
-            files += [self.file(case, PROBABILITIES, NIFTI), *self.uncertainties(case)]
-            files.append(self.file(case, "prompts", ".json"))
+            files += [*self.maps(case), self.file(case, "prompts", ".json")]
         return files
+
+    def maps(self, case: Case) -> list[Path]:
+        """The volumes that ``--maps`` writes of a scan."""
+        return [self.file(case, PROBABILITIES, NIFTI), *self.uncertainties(case)]
 
     def uncertainties(self, case: Case) -> list[Path]:
         """The uncertainty maps of a scan: those of the form of which there are any, or of the default one."""

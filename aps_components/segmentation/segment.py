@@ -28,15 +28,14 @@ from aps_components.evaluation.preview import save_preview
 from aps_components.files import expanded, sha256_of
 from aps_components.interactive import Words, holds_a_persons_words
 from aps_components.models import settings_file
-from aps_components.plain_json import read_object
 from aps_components.segmentation.bundle_inference import BundleInference
 from aps_components.segmentation.corrections import corrected, words_for
 from aps_components.segmentation.dicom import is_multi_frame
 from aps_components.segmentation.dicom_seg import Maker
 from aps_components.segmentation.dicom_seg_output import DicomSegOutput, remove_own
 from aps_components.segmentation.expected import expected_by_label, expected_in_words, with_expectation
-from aps_components.segmentation.inputs import PROBABILITIES, Case, find_cases
-from aps_components.segmentation.outputs import NIFTI, Outputs, choose_outputs
+from aps_components.segmentation.inputs import Case, find_cases
+from aps_components.segmentation.outputs import Outputs, choose_outputs
 from aps_components.segmentation.records import (
     Claim,
     Found,
@@ -58,7 +57,7 @@ from aps_components.segmentation.statistics import (
     write_table,
 )
 from aps_components.segmentation.workspace import one_at_a_time, work_folder
-from aps_components.terminal import brief, say, shown
+from aps_components.terminal import say, shown
 
 RESEARCH_ONLY = "For research only. Not a medical device; not for diagnosis or treatment."
 FEW_VALUES = 16  # a scan has more different ones
@@ -150,9 +149,9 @@ def segment(
     inputs = find_cases(source, modalities=inference.modalities, series=series)
     weights = inference.require_checkpoint()
     said = None if prompts is None else words_for(prompts, inputs.cases, labels=inference.labels, checkpoint=weights)
-    outputs, metadata = choose_outputs(output, inputs.cases), bundle_metadata(root)
+    outputs, metadata, name = choose_outputs(output, inputs.cases), bundle_metadata(root), bundle_name(root)
     made_by = {
-        "bundle": bundle_name(root),
+        "bundle": name,
         "version": metadata.get("version"),
         "weights_sha256": sha256_of(weights),
         "weights_settings_sha256": sha256_of(beside) if (beside := settings_file(weights)).is_file() else None,
@@ -162,11 +161,9 @@ def segment(
     }
     segs = None
     if dicom_seg:
-        maker = Maker.of_bundle(
-            metadata, name=bundle_name(root), weights=str(made_by["weights_sha256"]), labels=inference.labels
-        )
+        maker = Maker.of_bundle(metadata, name=name, weights=str(made_by["weights_sha256"]), labels=inference.labels)
         segs = DicomSegOutput(outputs, inputs.cases, maker=maker, overwrite=overwrite, by_a_person=said is not None)
-    notes = [*version_differences(root), *_other_classes(inference, weights)]
+    notes = [*version_differences(root), *inference.other_classes(weights)]
     for line in (*(f"Note: {line}" for line in notes), *(f"Left out {x}" for x in inputs.left_out)):
         print(line)
     for note in [] if said is None else said.notes:
@@ -174,16 +171,6 @@ def segment(
     cases = inputs.cases if share is None else share.take(inputs.cases)
     run = _Run(inference, outputs, made_by, maps=maps, preview=preview, overwrite=overwrite, said=said, segs=segs)
     return run.every(cases, device=device)
-
-
-def _other_classes(inference: BundleInference, weights: Path) -> list[str]:
-    """A note, if weights find other classes than the bundle is made for."""
-    file = inference.root / "configs" / "train.json"
-    own = read_object(file).get("labels") if file.is_file() else None
-    if own is None or {int(value): name for value, name in own.items()} == inference.labels:
-        return []
-    found, made_for = (", ".join(list(labels.values())[1:]) for labels in (inference.labels, own))
-    return [f"{weights} finds {brief(found)}; the bundle {bundle_name(inference.root)!r} is made for {brief(made_for)}"]
 
 
 @dataclass
@@ -423,8 +410,7 @@ class _Run:
         with one_at_a_time(self.outputs.folder):
             self._refuse_what_came_meanwhile(case, claim)
             earlier = (preview_file(self.outputs, case), *self.outputs.wanted(case, maps=True)[1:])
-            maps = [self.outputs.file(case, PROBABILITIES, NIFTI), *self.outputs.uncertainties(case)]
-            if not self.maps and (gone := [file.name for file in maps if file.exists()]):
+            if not self.maps and (gone := [file.name for file in self.outputs.maps(case) if file.exists()]):
                 self.line.append(f"  (note: maps of the former answer are removed: {', '.join(gone)})")
             for stale in (self.outputs.label_map(case), *(file for file in earlier if file != words)):
                 stale.unlink(missing_ok=True)
