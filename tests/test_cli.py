@@ -99,6 +99,7 @@ def test_demo_is_the_bundles_own(tmp_path):
     run.assert_called_once_with(str(tmp_path), bundle=ROOT / "bundles" / "la", seed=0)
 
 
+@pytest.mark.slow
 def test_module_is_the_command(tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "aps_components", "demo", "--bundle", "nowhere"],

@@ -118,6 +118,7 @@ class TestTorchScript:
             assert torch.equal(traced(image), model(image))
 
     @torch.no_grad()
+    @pytest.mark.slow
     def test_of_several_classes_and_channels_where_one_class_has_no_point(self, tmp_path):
         folder, model = make_bundle(tmp_path / "bundle", **FOUR_CLASSES)
         leave_a_class_without_points(folder, model)
@@ -295,6 +296,7 @@ def monai_options(folder, size, channels=1):
 class TestMonai:
     @pytest.mark.parametrize("made", [pytest.param("bundle", marks=pytest.mark.slow), "several"])
     @torch.no_grad()
+    @pytest.mark.slow
     def test_ckpt_export_gives_the_same(self, made, request, monkeypatch):
         folder, model = request.getfixturevalue(made)
         channels = model.model_a.in_channels

@@ -68,6 +68,7 @@ class TestModalities:
             "patient_seg.nii.gz",
         }
 
+    @pytest.mark.slow
     def test_the_setting_of_the_published_tables(self, data, tmp_path):
         """FLAIR alone and the whole tumour, by an override of the training: the model tells the other commands."""
         override = "flair_whole_tumour.json"

@@ -58,6 +58,7 @@ def batches(workflow):
     return workflow.parser.get_parsed_content("train#dataloader").batch_sampler.batch_sizes
 
 
+@pytest.mark.slow
 def test_schedule_follows_the_epochs_that_are_asked_for(bundle, store):
     workflow = press_train(bundle, store, labels=3)
     assert workflow.parser.get_parsed_content("lr_scheduler").total_iters == 6
@@ -88,6 +89,7 @@ def test_every_scan_labelled_trains_on_labels_alone(bundle, store):
     assert batches(press_train(bundle, store, labels=4)) == [2, 0]
 
 
+@pytest.mark.slow
 def test_second_training_starts_from_the_model_of_the_first(bundle, store):
     small = {key.partition("#")[2]: value for key, value in TINY.items() if key.startswith("network_def#")}
     network = build_auto_prompt_seg(num_classes=2, roi_size=TINY["roi_size"], **small)

@@ -244,6 +244,7 @@ def test_missing_model_says_how_to_get_one(phantoms, tmp_path, run):
     assert "or train one: python -m monai.bundle run training" in message
 
 
+@pytest.mark.slow
 def test_command_line_from_another_folder_ends_with_the_plain_cause(tmp_path):
     """A scan that is cut off, which two layers below this package and three above it complain about."""
     scan = tmp_path / "scan.nii.gz"

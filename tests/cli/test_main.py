@@ -29,6 +29,7 @@ with patch("aps_components.processes.subprocess.Popen", start):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without asking it")
+@pytest.mark.slow
 def test_kill_ends_the_trainings_too(phantoms, tmp_path):
     command = [sys.executable, "-c", COMMAND, str(LA), str(phantoms)]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)

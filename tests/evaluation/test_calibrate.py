@@ -27,6 +27,7 @@ def arguments(phantoms, tiny_checkpoint, tiny_options, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_both_models_find_the_volumes_of_the_scans_they_were_trained_on(arguments, phantoms, tiny_options, tmp_path):
     cli.calibrate(**arguments, largest_component=False)
     target = tmp_path / "new" / "model.pt"

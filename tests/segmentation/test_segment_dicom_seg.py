@@ -88,6 +88,7 @@ def test_the_label_map_is_there_as_dicom_and_follows_corrections(la, series, tmp
     assert not (out / SEG).exists()  # it was of the earlier label map
 
 
+@pytest.mark.slow
 def test_each_job_writes_those_of_its_own_series(la, tmp_path):
     pytest.importorskip("highdicom", reason="highdicom is not installed")
     for number in (1, 2):

@@ -216,6 +216,7 @@ def learned(label, *, image, scans):
     return 2 * int((answer * truth).sum()) / int(answer.sum() + truth.sum())
 
 
+@pytest.mark.slow
 def test_a_third_of_the_slices_of_three_times_the_scans_is_worth_whole_labels():
     image, label = boxes(24, torch.Generator().manual_seed(0))
     unlabeled = torch.arange(SIZE[2]) % 3 != 0

@@ -62,6 +62,7 @@ def test_goes_on_to_the_bit(make_trainer, tmp_path):
         assert same(read(tmp_path / "killed" / file), read(tmp_path / "whole" / file)), file
 
 
+@pytest.mark.slow
 def test_killed_process_goes_on_to_the_bit(phantoms, tmp_path, caplog):
     """The same options again after SIGKILL end where an uninterrupted training does."""
     train(training_options(phantoms, tmp_path / "whole"))
@@ -90,6 +91,7 @@ def test_killed_process_goes_on_to_the_bit(phantoms, tmp_path, caplog):
     assert lines == whole_lines
 
 
+@pytest.mark.slow
 def test_killed_between_its_files_a_training_has_one_line_for_each_epoch(phantoms, tmp_path, monkeypatch):
     """A checkpoint that says that an epoch is done comes after everything else of it."""
     options = training_options(phantoms, tmp_path)

@@ -78,6 +78,7 @@ def test_an_interruption_loses_only_the_case_at_hand(tmp_path, run, conversions,
     assert len(conversions) == 2 * (len(IDS) - 2)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path, run, conversions):
     raw = write_la(tmp_path / "raw", IDS)
     script = textwrap.dedent("""
@@ -111,6 +112,7 @@ def test_a_killed_run_goes_on(tmp_path, run, conversions):
     assert len(conversions) == 2 * (len(IDS) - 2) + 2 * len(IDS)
 
 
+@pytest.mark.slow
 def test_processes_do_the_same_as_one(tmp_path, run):
     raw = write_la(tmp_path / "raw", IDS)
     spoil(raw / "ID_B" / "lgemri.nrrd")

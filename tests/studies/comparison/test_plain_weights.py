@@ -68,6 +68,7 @@ def finish(run, offset):
     return student, {name: read_checkpoint(file) for name, file in seen.items() if file.is_file()}
 
 
+@pytest.mark.slow
 def test_offsets_from_whole_scans(run):
     student, seen = finish(run, offset=0.25)
     averaged, calibrated, plain = (seen[name] for name in ("ema", "calibrated", "plain"))

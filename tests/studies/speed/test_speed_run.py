@@ -25,6 +25,7 @@ def arguments(phantoms, tiny_checkpoint, tiny_options, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_dice_is_that_of_the_evaluation_and_nothing_is_measured_twice(arguments, tmp_path, capsys):
     table = benchmark(**arguments, reference_cases=0)
     text = table.read_text()

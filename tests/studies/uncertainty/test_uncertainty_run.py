@@ -11,6 +11,7 @@ COARSE = {"spacing": [2.0, 2.0, 2.0]}  # a scan is one window
 MEASURE = "aps_components.studies.uncertainty.run.measure_scan"
 
 
+@pytest.mark.slow
 def test_models_are_measured_in_the_order_of_their_labels_and_never_again(
     phantoms, tiny_checkpoint, tiny_options, tmp_path
 ):
