@@ -6,7 +6,8 @@ import itertools
 import os
 import re
 import shlex
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from aps_components.files import ensure_writable, expanded, real
 from aps_components.models import read_settings, trained_cases
 from aps_components.plain_json import read_object
 from aps_components.processes import start
-from aps_components.report.evaluated import METRICS_FILE
+from aps_components.report.evaluated import METRICS_FILE, Evaluated
 from aps_components.report.evaluation import write_evaluation_report
 from aps_components.report.page import REPORT_FILE
 
@@ -26,6 +27,8 @@ FILES = ("train.json", "evaluate.json")
 RESULTS = "evaluation"  # beside the bundle that a whole training left, or here
 JUDGED = "evaluation#context#data"  # goes into the figures: what they are of
 SPLITS = ("test", "validation", "training")
+OF_MONAI = re.compile(rb"\d{4}-\d\d-\d\d \S+ - INFO - ")  # how it begins the lines in which it repeats the command
+QUIET = "ignore:parsing config_file:UserWarning"  # MONAI's, of a file that the bundle brings
 
 
 class EvaluationFailed(RuntimeError):
@@ -93,10 +96,24 @@ def evaluate(
         )
     before = _changed(folder / METRICS_FILE)
     print(f"$ {_typed(command)}", flush=True)
-    if start(command).wait() or _changed(folder / METRICS_FILE) == before:
+    if _run(command) or _changed(folder / METRICS_FILE) == before:
         earlier = f"; {folder / REPORT_FILE} is of an earlier call" if (folder / REPORT_FILE).is_file() else ""
         raise EvaluationFailed(f"the command above failed; nothing was evaluated{earlier}")
-    return write_evaluation_report(folder, name=name, commands=[_typed(command)], told={"bundle": str(root)})
+    report = write_evaluation_report(folder, name=name, commands=[_typed(command)], told={"bundle": str(root)})
+    if (evaluated := Evaluated.read(folder / METRICS_FILE)) is not None:
+        print(evaluated.line())
+    return report
+
+
+def _run(command: Sequence[str]) -> int:
+    """Its exit status. What it says is passed on, but for the lines in which MONAI repeats the command."""
+    quiet = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), QUIET]))
+    environ = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": quiet}
+    with start(command, stdout=subprocess.PIPE, env=environ) as process:
+        for line in process.stdout or ():
+            if not OF_MONAI.match(line):
+                print(line.decode(errors="replace"), end="", flush=True)
+    return process.returncode
 
 
 def _results(root: Path, *, whole: Path) -> Path:

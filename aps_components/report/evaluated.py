@@ -99,6 +99,14 @@ class Evaluated:
         """In words."""
         return PREDICTOR_NAMES.get(self.predictor, self.predictor) + VARIANT_NAMES.get(self.variant, "")
 
+    def line(self) -> str:
+        """Whose answer it is, and mean Dice by class, in one line."""
+        dice = self.figures("dice")
+        one = [f"{name} {percent(mean(values))}" for name, values in by_class(dice).items()]
+        classes = f" ({', '.join(one)})" if len(one) > 1 else ""
+        whole = percent(mean([mean(values) for values in by_case(dice).values()]))
+        return f"Dice of {self.answer}: {whole} % over {len(self.cases)} scans{classes}"
+
     def headline(self) -> list[tuple[str, str]]:
         """Mean Dice, NSD and how many cases."""
         dice, surface = (by_case(self.figures(name)) for name in ("dice", "nsd"))

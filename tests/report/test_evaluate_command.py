@@ -3,8 +3,10 @@
 import ast
 import csv
 import json
+import os
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -28,9 +30,9 @@ def literal(text):
         return text
 
 
-def ended(status):
-    """A process that has ended."""
-    return SimpleNamespace(wait=lambda: status)
+def ended(status, said=()):
+    """A process that has ended, and what it said."""
+    return nullcontext(SimpleNamespace(returncode=status, stdout=said))
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def here(monkeypatch):
     """Commands run in this process; what they refused is kept, as their last line would be."""
     said = []
 
-    def run(command):
+    def run(command, **_):
         flags = dict(zip(command[5::2], command[6::2], strict=True))
         files = [file.rpartition("/")[2] for file in literal(flags.pop("--config_file"))]
         options = {key.removeprefix("--"): literal(value) for key, value in flags.items()}
@@ -89,7 +91,11 @@ def test_scans_in_a_folder_are_judged_and_reported(trained, phantoms, tmp_path, 
     }
     assert [row[0] for row in report.table("case", "Dice %")] == sorted(dice, key=dice.get)
     assert len(report.pictures("worst error")) == 2
-    assert "$ python -m monai.bundle run evaluating" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "$ python -m monai.bundle run evaluating" in said
+    mean = sum(dice.values()) / 2
+    whose = "the average of Models A and B, without the pieces that inference drops"
+    assert said.endswith(f"Dice of {whose}: {100 * mean:.1f} % over 2 scans\n")
     assert "--split" not in report.words
 
 
@@ -116,7 +122,7 @@ def test_a_dataset_with_its_parts_and_a_bundle_alone(trained, phantoms, tmp_path
 
 
 def test_two_datasets_of_one_name_keep_their_results_apart(trained, phantoms, tmp_path, capsys):
-    def run(command):
+    def run(command, **_):
         flags = dict(zip(command[5::2], command[6::2], strict=True))
         content = {"context": {"data": flags["--evaluation#context#data"]}}
         (Path(flags["--output_dir"]) / "metrics.json").write_text(json.dumps(content))
@@ -127,6 +133,7 @@ def test_two_datasets_of_one_name_keep_their_results_apart(trained, phantoms, tm
     with (
         patch("aps_components.report.evaluate.start", run),
         patch("aps_components.report.evaluate.write_evaluation_report", lambda folder, **_: folder / "report.html"),
+        patch("aps_components.report.evaluate.Evaluated.read", return_value=None),
     ):
         places = []
         for file in lists:
@@ -139,6 +146,19 @@ def test_two_datasets_of_one_name_keep_their_results_apart(trained, phantoms, tm
         assert [evaluate(trained, file.parent).parent for file in lists] == places
         lists[1].rename(tmp_path / "b" / "split.json")
         assert evaluate(trained, tmp_path / "b" / "split.json").parent == trained / "evaluation" / "split"
+
+
+def test_what_monai_says_of_its_own_command_is_left_out(trained, phantoms, capsys):
+    of_monai = [b"2026-11-30 16:19:28,524 - INFO - > run_id: 'evaluating'\n", b"2026-11-30 16:19:28,524 - INFO - ---\n"]
+    of_ours = [b"Note: case_3 has no label\n", "caf\u00e9.nii.gz: 2026-11-30 - INFO\n".encode()]
+    said = [of_monai[0], of_ours[0], of_monai[1], of_ours[1]]
+    with (
+        patch("aps_components.report.evaluate.start", return_value=ended(1, said)) as start,
+        pytest.raises(EvaluationFailed),
+    ):
+        evaluate(trained, phantoms)
+    assert capsys.readouterr().out.endswith("".join(line.decode() for line in of_ours))
+    assert start.call_args.kwargs["env"].keys() >= os.environ.keys()
 
 
 def test_scans_are_looked_for_by_what_the_model_says_of_itself(trained, phantoms):
