@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 def make_folds(patients: Mapping[str, str], count: int, *, seed: int = 0) -> list[list[str]]:
@@ -34,6 +34,13 @@ def make_folds(patients: Mapping[str, str], count: int, *, seed: int = 0) -> lis
     for patient in order:
         min(folds, key=len).extend(scans_of[patient])
     return [sorted(fold) for fold in folds]
+
+
+def most_even(folds: Sequence[list[str]], count: int) -> list[list[str]]:
+    """The ``count`` folds whose sizes are nearest to the mean, in the order in which they are."""
+    mean = sum(map(len, folds)) / len(folds)
+    nearest = sorted(range(len(folds)), key=lambda index: abs(len(folds[index]) - mean))
+    return [folds[index] for index in sorted(nearest[:count])]
 
 
 def _draw(patient: str, seed: int) -> str:

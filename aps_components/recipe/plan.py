@@ -72,20 +72,23 @@ def shapes(facts: Facts, *, seconds: float, recipe: Recipe) -> Iterator[Shape]:
         # More folds come after the check of a second round: so more time never means fewer of them.
         many = most if not second or seconds >= recipe.checked_from else fewest
         for folds in dict.fromkeys((many, fewest)):
-            yield from _with_folds(folds, facts, second=second, seconds=seconds, recipe=recipe)
-    quick = Shape(folds=min(recipe.quick_folds, most), calibrated=True, prompted=True)
+            yield from _with_folds(folds, facts, parts=most, second=second, seconds=seconds, recipe=recipe)
+    quick = Shape(folds=min(recipe.quick_folds, most), parts=most, calibrated=True, prompted=True)
     yield quick
-    one = Shape(folds=1, parts=most, calibrated=True, prompted=True)
+    one = replace(quick, folds=1)
     yield one
     yield replace(one, calibrated=False)
     yield replace(one, prompted=False)
     yield from single
 
 
-def _with_folds(folds: int, facts: Facts, *, second: bool, seconds: float, recipe: Recipe) -> Iterator[Shape]:
+def _with_folds(
+    folds: int, facts: Facts, *, parts: int, second: bool, seconds: float, recipe: Recipe
+) -> Iterator[Shape]:
     """What is judged on folds, from everything to little: turned windows go first. Fewer folds come before no check of
-    the second round, where there is time for one."""
-    plain = Shape(folds=folds, second=second, calibrated=True, prompted=True)
+    the second round, where there is time for one. Each is without one of all the parts, be there ever so few folds: a
+    model of half of eight labelled scans is a poor teacher."""
+    plain = Shape(folds=folds, parts=parts, second=second, calibrated=True, prompted=True)
     checked = min(recipe.checked_folds, folds) if second and seconds >= recipe.checked_from else 0
     judged = min(recipe.judged_folds, folds)
     for checks in [checked] if folds > recipe.quick_folds else dict.fromkeys((checked, 0)):

@@ -14,7 +14,7 @@ from aps_components.recipe.choices import Answer
 from aps_components.recipe.datasets import Learning
 from aps_components.recipe.evaluations import PLAIN, TURNED, WITH_OFFSETS, Evaluations
 from aps_components.recipe.facts import Asked, TimePlan
-from aps_components.recipe.folds import make_folds
+from aps_components.recipe.folds import make_folds, most_even
 from aps_components.recipe.parts import PROMPT_STEP
 from aps_components.recipe.settings import FROM_EARLIER
 from aps_components.recipe.stages import CALIBRATED, MODEL, Commands, Stage
@@ -51,14 +51,12 @@ class Rounds:
 
     @cached_property
     def folds(self) -> list[list[str]]:
-        """Names of the labelled scans that are held out together."""
+        """Names of the labelled scans that are held out together, by training."""
         patients = {case_name(item): self.learning.patient(case_name(item)) for item in self.learning.labelled}
         shape = self.plan.shape
         if not shape.folds:
             return []
-        folds = make_folds(patients, shape.divided, seed=self.seed)
-        equal = len(patients) / shape.divided
-        return [min(folds, key=lambda fold: abs(len(fold) - equal))] if shape.single else folds
+        return most_even(make_folds(patients, shape.divided, seed=self.seed), shape.folds)
 
     def seeded(self, index: int) -> Stage:
         """A training of the first round on all labelled scans."""

@@ -20,9 +20,10 @@ class Recipe:
     """How scans become a model.
 
     Attributes:
-        folds: of the labelled scans in the first round, a training each; at most one for each patient.
-        quick_folds: the same where there is time for one round alone. Where even these would take too much of it, one
-            training is without one of ``folds`` parts, answers it, and the last training goes on from there.
+        folds: parts of the labelled scans, at most one for each patient. A training of the first round is without one
+            of them, and answers it; there is one for each part where there is time.
+        quick_folds: such trainings where there is not. Where even these would take too much of the time, there is a
+            single one, and the last training goes on from there.
         seeds: first-round trainings on all labelled scans where there are too few for folds.
         fewest_patients: that folds are made of.
         short: seconds below which there is one round alone.

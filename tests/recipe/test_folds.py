@@ -1,7 +1,7 @@
 import pytest
 
 from aps_components.data.patients import patient_of
-from aps_components.recipe.folds import make_folds
+from aps_components.recipe.folds import make_folds, most_even
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,11 @@ def test_folds_depend_on_names_and_seed_alone():
 def test_too_few_patients_are_refused(count):
     with pytest.raises(ValueError, match=rf"2 patient\(s\) cannot be divided into {count} folds"):
         make_folds({"a_1": "a", "a_2": "a", "b": "b"}, count)
+
+
+def test_of_some_folds_those_of_about_the_mean_size_are_taken_in_their_order():
+    folds = [["a"], ["b", "c"], ["d"], ["e", "f", "g", "h"]]
+    assert most_even(folds, 1) == [["b", "c"]]
+    assert most_even(folds, 2) == [["a"], ["b", "c"]]
+    assert most_even(folds, 3) == [["a"], ["b", "c"], ["d"]]
+    assert most_even(folds, 4) == folds

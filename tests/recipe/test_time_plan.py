@@ -81,6 +81,7 @@ def test_folds_are_fewer_where_each_would_have_few_iterations():
         plan_of(40 * 60, recipe=Recipe(enough_iterations=count, checked_from=0)) for count in (900, 400, 100)
     )
     assert (none.shape.folds, few.shape.folds, many.shape.folds) == (1, 2, 4)
+    assert {plan.shape.parts for plan in (none, few, many)} == {4}  # two trainings are without a quarter each
     assert few.first >= 400
     assert few.last >= 800
 
