@@ -18,6 +18,7 @@ OPTIONS = {
     "flip_axes": [0, 1, 2],
     "label_values": None,
     "balanced_crops": 0.0,
+    "swelling": 0.0,
 }
 
 

@@ -60,6 +60,7 @@ class DatasetBlock:
         intensity: see ``data.intensity_transforms``.
         augmentation: which of the random transforms in ``train.json`` are on.
         flip_axes: that patches are flipped along; those in a list of their own together.
+        swelling: share of the labelled patches in which a class swells or shrinks, see ``data.RandSwelld``.
         balanced_crops: share of the labelled patches centred on a voxel of a foreground class, drawn evenly.
         class_weights: of the cross entropy, one per class; None for equal ones.
         largest_component: which pieces of an answer stay, see ``label_map.kept_pieces``.
@@ -85,6 +86,7 @@ class DatasetBlock:
     intensity: str | dict[str, list[float]] | None = "zscore"
     augmentation: str = "full"
     flip_axes: list[int | list[int]] = field(default_factory=lambda: [0, 1, 2])
+    swelling: float = 0.0
     balanced_crops: float = 0.33
     class_weights: list[float] | None = None
     largest_component: Pieces = True
@@ -115,7 +117,7 @@ class DatasetBlock:
         """
         path = Path(train_json)
         try:
-            content = {"ignore": None, **read_object(path)}  # bundles of before there was one have none
+            content = {"ignore": None, "swelling": 0.0, **read_object(path)}  # bundles of before have neither
             return cls(**{entry.name: content[entry.name] for entry in fields(cls)})
         except KeyError as error:
             raise ValueError(f"{path}: the dataset block has no {error}; add it") from error

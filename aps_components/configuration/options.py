@@ -194,6 +194,7 @@ DATASET_OPTIONS: dict[str, Kind] = {
     "intensity": intensity,
     "augmentation": choice(*AUGMENTATIONS),
     "flip_axes": axes,
+    "swelling": _share,
     "balanced_crops": _share,
     "class_weights": class_weights,
     "largest_component": pieces,

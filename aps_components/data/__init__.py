@@ -28,6 +28,7 @@ from aps_components.data.sampling import (
     two_stream_loader,
 )
 from aps_components.data.scans_to_segment import inference_items
+from aps_components.data.swelling import RandSwelld
 from aps_components.data.transforms import (
     LoadVolumed,
     NormalizeScand,
@@ -51,6 +52,7 @@ __all__ = [
     "NormalizeScand",
     "OfKeys",
     "Pipeline",
+    "RandSwelld",
     "Resampled",
     "SampleKey",
     "ScansToSegment",

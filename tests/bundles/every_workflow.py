@@ -79,6 +79,7 @@ class EveryWorkflow:
             "label_values",
             "modalities",
             "flip_axes",
+            "swelling",
             "balanced_crops",
             "class_weights",
             "intensity",

@@ -66,7 +66,7 @@ def test_what_the_bundles_say_is_all_right(run):
         ("inference", "postprocessing#transforms#1#largest_componen", "postprocessing#transforms#1#largest_component"),
         ("inference", "preprocessing#transforms#2#spacin", "preprocessing#transforms#2#spacing"),
         ("training", "train#random_transforms#0#spatial_sizes", "train#random_transforms#0#spatial_size"),
-        ("training", "train#random_transforms#14#transform#sigmax", "train#random_transforms#14#transform#sigma_x"),
+        ("training", "train#random_transforms#15#transform#sigmax", "train#random_transforms#15#transform#sigma_x"),
         ("training", "train#random_transforms#5#_disabeld_", "train#random_transforms#5#_disabled_"),
         (
             "training",
@@ -236,6 +236,7 @@ NAN = float("nan")
         ("training", "cache_rate", [1.5, -1]),
         ("training", "num_workers", [-1, 0.5]),
         ("training", "balanced_crops", [-0.1, 2]),
+        ("training", "swelling", [-0.1, 2, "often"]),
         ("training", "in_channels", [0, "two"]),
         ("training", "modalities", ["t1", ["t1", "t2"], []]),
         ("training", "intensity", ["zscores", {"window": [3, 1]}, {"window": [0, NAN]}, {"window": 3}, 5]),
