@@ -55,7 +55,8 @@ def label(
     if server.host not in ("127.0.0.1", "localhost", "::1"):
         print(f"WARNING: {server.host} is open to the network. Whoever learns the address below can read the scans.")
     for name, origin in origins.items():
-        print(f"{name}: {origin}", flush=True)
+        print(f"{name}: {origin}")
+    print(f"Scans: {studies}\nStarting MONAI Label ...", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # a server that is told to end has not failed
     with server:
         print(

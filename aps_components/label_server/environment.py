@@ -63,10 +63,12 @@ def ensure_environment(folder: str | os.PathLike[str], *, python: str = sys.exec
     environment = LabelEnvironment(Path(os.path.abspath(expanded(folder))))
     if not environment.is_complete:
         _refuse_version(python)
-        print(f"Setting up {environment.folder} with MONAI Label; takes some minutes, once", flush=True)
+        print(f"Setting up {environment.folder}, an environment of some 2.5 GB for MONAI Label, once:", flush=True)
         environment.make(python=python)
+        print("  PyTorch, MONAI and what the server needs; 5 minutes, more on a slow line", flush=True)
         with resources.as_file(_requirements()) as requirements:
             environment.install("-r", str(requirements))
+        print(f"  {', '.join(WITHOUT_DEPENDENCIES)}", flush=True)
         environment.install("--no-deps", *WITHOUT_DEPENDENCIES)
         _write_torchvision(_site_packages(environment))
         environment.finish(_stamp())
