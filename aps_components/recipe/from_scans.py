@@ -297,9 +297,7 @@ def _with_options(found: LookedAt, given: Mapping[str, Any]) -> LookedAt:
     """What was asked for in the place of what was proposed."""
     if not given:
         return found
-    choices = {
-        key: Choice(given[key], "as given") if key in given else choice for key, choice in found.plan.choices.items()
-    }
+    choices = {**found.plan.choices, **{key: Choice(value, "as given") for key, value in given.items()}}
     plan = replace(found.plan, block=replace(found.plan.block, **given), choices=choices)
     return replace(found, plan=plan)
 

@@ -1,6 +1,7 @@
 """A whole training with commands that take no time: what is run, decided, kept and refused."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -50,10 +51,12 @@ def run(scans, out, commands=None, **options):
 
 
 def test_a_plan_is_printed_and_nothing_is_written(scans, tmp_path, capsys):
-    commands, results = run(scans, tmp_path / "out", dry_run=True)
+    commands, results = run(scans, tmp_path / "out", dry_run=True, options={"swelling": 0.3, "augmentation": "full"})
     assert not (tmp_path / "out").exists()
     assert commands.kinds == []
     printed = capsys.readouterr().out
+    for option, value in {"augmentation": '"full"', "swelling": "0.3"}.items():
+        assert re.search(rf"{option} +{value}\n +as given", printed)
     assert "6 labelled scans of 5 patients, 4 unlabelled" in printed
     assert "3 trainings of" in printed
     assert 0.9 * 4 * 3600 < results.plan.seconds < 4 * 3600
