@@ -197,5 +197,6 @@ TYPES: Mapping[str, tuple[Check, str]] = {
     "in_channels": (lambda value: _is_whole(value, least=1), "a whole number from 1 on"),
     **dict.fromkeys(("validation_count", "seed", "epochs", "epoch_length", "warmup_epochs"), COUNT),
     **dict.fromkeys(("labeled_batch", "unlabeled_batch", "decision_interval", "mc_samples"), COUNT),
-    **dict.fromkeys(("learning_rate", "weight_decay", "ema_decay", "balanced_crops", "swelling"), (_is_number, "a number")),
+    **dict.fromkeys(("learning_rate", "weight_decay", "ema_decay"), (_is_number, "a number")),
+    **dict.fromkeys(("balanced_crops", "swelling"), (_is_number, "a number")),
 }
