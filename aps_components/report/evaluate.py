@@ -107,9 +107,8 @@ def evaluate(
 
 def _run(command: Sequence[str]) -> int:
     """Its exit status. What it says is passed on, but for the lines in which MONAI repeats the command."""
-    quiet = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), QUIET]))
-    environ = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": quiet}
-    with start(command, stdout=subprocess.PIPE, env=environ) as process:
+    python, *rest = command
+    with start([python, "-u", "-W", QUIET, *rest], stdout=subprocess.PIPE) as process:
         for line in process.stdout or ():
             if not OF_MONAI.match(line):
                 print(line.decode(errors="replace"), end="", flush=True)

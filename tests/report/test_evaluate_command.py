@@ -3,7 +3,6 @@
 import ast
 import csv
 import json
-import os
 import shutil
 import sys
 from contextlib import nullcontext
@@ -35,13 +34,19 @@ def ended(status, said=()):
     return nullcontext(SimpleNamespace(returncode=status, stdout=said))
 
 
+def flags_of(command):
+    """Options by their flags."""
+    said = command[command.index("evaluating") + 1 :]
+    return dict(zip(said[::2], said[1::2], strict=True))
+
+
 @pytest.fixture
 def here(monkeypatch):
     """Commands run in this process; what they refused is kept, as their last line would be."""
     said = []
 
     def run(command, **_):
-        flags = dict(zip(command[5::2], command[6::2], strict=True))
+        flags = flags_of(command)
         files = [file.rpartition("/")[2] for file in literal(flags.pop("--config_file"))]
         options = {key.removeprefix("--"): literal(value) for key, value in flags.items()}
         try:
@@ -123,7 +128,7 @@ def test_a_dataset_with_its_parts_and_a_bundle_alone(trained, phantoms, tmp_path
 
 def test_two_datasets_of_one_name_keep_their_results_apart(trained, phantoms, tmp_path, capsys):
     def run(command, **_):
-        flags = dict(zip(command[5::2], command[6::2], strict=True))
+        flags = flags_of(command)
         content = {"context": {"data": flags["--evaluation#context#data"]}}
         (Path(flags["--output_dir"]) / "metrics.json").write_text(json.dumps(content))
         return ended(0)
@@ -153,12 +158,11 @@ def test_what_monai_says_of_its_own_command_is_left_out(trained, phantoms, capsy
     of_ours = [b"Note: case_3 has no label\n", "caf\u00e9.nii.gz: 2026-11-30 - INFO\n".encode()]
     said = [of_monai[0], of_ours[0], of_monai[1], of_ours[1]]
     with (
-        patch("aps_components.report.evaluate.start", return_value=ended(1, said)) as start,
+        patch("aps_components.report.evaluate.start", return_value=ended(1, said)),
         pytest.raises(EvaluationFailed),
     ):
         evaluate(trained, phantoms)
     assert capsys.readouterr().out.endswith("".join(line.decode() for line in of_ours))
-    assert start.call_args.kwargs["env"].keys() >= os.environ.keys()
 
 
 def test_scans_are_looked_for_by_what_the_model_says_of_itself(trained, phantoms):
