@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import math
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ from scipy import ndimage
 from aps_components.data.case_folder import find_cases
 from aps_components.data.nifti import read_header, read_scan, write_like
 from aps_components.prompts.simulated import scribble_inside
+from aps_components.recipe.plan import epochs_of
 from aps_components.recipe.settings import Recipe
 
 LabelMap = NDArray[np.integer]
@@ -163,10 +163,10 @@ def commands(options: argparse.Namespace, arms: Mapping[str, Arm], *, images: st
     """What to run, a line each; ``images`` and ``labels`` are the sub-folders of the data."""
     out, data = shlex.quote(str(options.out)), shlex.quote(str(options.data))
     bundle, run = f"{out}/bundle", "python -m monai.bundle run"
-    first = max(options.epochs // 3, math.ceil(Recipe.warmup_patches / (options.batch * options.epoch_length)))
+    recipe = Recipe(epochs=options.epochs, labeled_batch=options.batch)
+    epochs, length, warmup = epochs_of(options.epochs * options.epoch_length, recipe)
     schedule = (
-        f"--epochs {options.epochs} --epoch_length {options.epoch_length} "
-        f"--warmup_epochs {min(first, options.epochs)} "
+        f"--epochs {epochs} --epoch_length {length} --warmup_epochs {warmup} "
         f"--val_interval {options.epochs + 1} --labeled_batch {options.batch} --unlabeled_batch {options.batch}"
     )
     train = f"{schedule} '--objective#train_b' False --predictor a" if options.model_a else schedule

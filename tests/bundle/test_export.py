@@ -294,9 +294,9 @@ def monai_options(folder, size, channels=1):
 
 @pytest.mark.usefixtures("plain")
 class TestMonai:
-    @pytest.mark.parametrize("made", [pytest.param("bundle", marks=pytest.mark.slow), "several"])
-    @torch.no_grad()
     @pytest.mark.slow
+    @pytest.mark.parametrize("made", ["bundle", "several"])
+    @torch.no_grad()
     def test_ckpt_export_gives_the_same(self, made, request, monkeypatch):
         folder, model = request.getfixturevalue(made)
         channels = model.model_a.in_channels
