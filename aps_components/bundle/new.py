@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -27,6 +26,7 @@ from aps_components.configuration import DATASET_OPTIONS
 from aps_components.data.case_folder import CaseFolder, declared_labels, without_ignored
 from aps_components.data.checks import check_cases
 from aps_components.data.datalist import DATALIST, datalist_of, load_datalist
+from aps_components.data.drawn import drawn
 from aps_components.data.errors import DataError
 from aps_components.data.fingerprint import CaseFacts, Fingerprint, take_fingerprint
 from aps_components.data.partial import CLASSES, SLICES, parsed_slices
@@ -277,10 +277,10 @@ def make_datalist(
     Raises:
         ValueError: so many validation scans leave none to train on.
     """
-    drawn = sorted(fingerprint.labelled, key=lambda facts: (_draw(_patient(facts, scans), seed), facts.case.name))
-    kept = [] if scans.validation else _kept_apart(drawn, scans, validation)
+    order = sorted(fingerprint.labelled, key=lambda facts: (drawn(_patient(facts, scans), seed=seed), facts.case.name))
+    kept = [] if scans.validation else _kept_apart(order, scans, validation)
     apart = {facts.case.name for facts in kept}
-    learned = [f for f in (fingerprint.labelled if scans.listing else drawn) if f.case.name not in apart]
+    learned = [f for f in (fingerprint.labelled if scans.listing else order) if f.case.name not in apart]
     item = scans.folder.item
     return datalist_of(
         name,
@@ -293,15 +293,15 @@ def make_datalist(
     )
 
 
-def _kept_apart(drawn: Sequence[CaseFacts], scans: Scans, validation: int | None) -> list[CaseFacts]:
+def _kept_apart(order: Sequence[CaseFacts], scans: Scans, validation: int | None) -> list[CaseFacts]:
     """The last patients with about so many scans, one of them at least."""
-    count, asked = len(drawn), validation is not None
+    count, asked = len(order), validation is not None
     if validation is None:
         validation = max(1, round(VALIDATION_SHARE * count)) if count >= VALIDATED_FROM else 0
     if not 0 <= validation < count:
         raise ValueError(f"validation {validation} of {count} labelled cases leaves none to train on; lower it")
     by_patient: dict[str, list[CaseFacts]] = {}
-    for facts in drawn if validation else []:
+    for facts in order if validation else []:
         by_patient.setdefault(_patient(facts, scans), []).append(facts)
     if len(by_patient) == 1 and asked:
         raise ValueError(f"validation {validation}: all labelled cases are of one patient, so none can be kept apart")
@@ -315,10 +315,6 @@ def _kept_apart(drawn: Sequence[CaseFacts], scans: Scans, validation: int | None
 
 def _patient(facts: CaseFacts, scans: Scans) -> str:
     return scans.patients.get(facts.case.name, facts.case.name)
-
-
-def _draw(patient: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest()
 
 
 def _check_arguments(

@@ -81,6 +81,5 @@ def cropped_size(roi_size: Sequence[int], augmentation: str) -> list[int]:
         raise ValueError(f"augmentation {augmentation!r} must be one of {AUGMENTATIONS}")
     if augmentation not in STRONG:
         return list(roi_size)
-    # The same on both sides, or a patch that is not turned would lie half a voxel off and be blurred.
     in_plane = augmentation == IN_PLANE
     return [size if in_plane and axis == 2 else size + 2 * round(MARGIN * size) for axis, size in enumerate(roi_size)]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+
+from aps_components.data.drawn import drawn
 
 
 def make_folds(patients: Mapping[str, str], count: int, *, seed: int = 0) -> list[list[str]]:
@@ -29,7 +30,7 @@ def make_folds(patients: Mapping[str, str], count: int, *, seed: int = 0) -> lis
         scans_of[patient].append(scan)
     if not 2 <= count <= len(scans_of):
         raise ValueError(f"{len(scans_of)} patient(s) cannot be divided into {count} folds")
-    order = sorted(scans_of, key=lambda patient: (-len(scans_of[patient]), _draw(patient, seed)))
+    order = sorted(scans_of, key=lambda patient: (-len(scans_of[patient]), drawn(patient, seed=seed)))
     folds: list[list[str]] = [[] for _ in range(count)]
     for patient in order:
         min(folds, key=len).extend(scans_of[patient])
@@ -41,7 +42,3 @@ def most_even(folds: Sequence[list[str]], count: int) -> list[list[str]]:
     mean = sum(map(len, folds)) / len(folds)
     nearest = sorted(range(len(folds)), key=lambda index: abs(len(folds[index]) - mean))
     return [folds[index] for index in sorted(nearest[:count])]
-
-
-def _draw(patient: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest()

@@ -15,9 +15,17 @@ import torch
 
 from aps_components.bundle.block import DatasetBlock
 from aps_components.bundle.locate import TRAINED
-from aps_components.bundle.new import NAME, LookedAt, check_kept_apart, look_at, parse_labels, write_new
+from aps_components.bundle.new import (
+    NAME,
+    LookedAt,
+    check_kept_apart,
+    look_at,
+    make_datalist,
+    parse_labels,
+    write_new,
+)
 from aps_components.bundle.rules import Choice
-from aps_components.data.datalist import DATALIST, datalist_of
+from aps_components.data.datalist import DATALIST
 from aps_components.data.errors import DataError
 from aps_components.data.partial import SLICES, parsed_slices
 from aps_components.data.scans import Scans, find_scans
@@ -278,16 +286,8 @@ def _new_bundle(wanted: _Wanted, bundle: Path) -> Path:
     found = _with_options(found, wanted.of_dataset)
     print("\n" + found.described() + "\n", flush=True)
     check_kept_apart(wanted.scans, found)
-    name, item = _name(found.folder.root), found.folder.item
-    datalist = datalist_of(
-        name,
-        found.plan.block.labels,
-        folder=found.folder.root,
-        training=[item(facts.case) for facts in found.fingerprint.labelled],
-        unlabeled=[item(facts.case) for facts in found.fingerprint.unlabelled],
-        validation=wanted.scans.validation,
-        test=wanted.scans.test,
-    )
+    name = _name(found.folder.root)
+    datalist = make_datalist(name, found.fingerprint, found.plan.block.labels, scans=wanted.scans, validation=0)
     written = write_new(bundle, name=name, found=found, datalist=datalist, trained=SCHEDULE)
     set_options(written, wanted.of_training)
     return written

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from aps_components.data.datalist import Item, case_name
+from aps_components.data.drawn import drawn
 from aps_components.models import read_checkpoint, read_settings, save_model
 from aps_components.recipe.choices import Answer
 from aps_components.recipe.datasets import Learning
@@ -95,11 +95,11 @@ class Rounds:
         """As the last training will be, from labels by the one model that knows nothing of the held-out scans."""
         folder, name = self.work / f"second_{index + 1}", f"second round, fold {index + 1}"
         learning = self.learning.without(self.folds[index])
-        drawn = self.drawn(learning.unlabelled)
+        to_label = self.drawn(learning.unlabelled)
         teacher = self._model(self._fold_folder(index), answer)
         labelling = self.commands.labelling(
             f"{name}, labels",
-            dataset=learning.write(folder / "to_label", unlabelled=drawn),
+            dataset=learning.write(folder / "to_label", unlabelled=to_label),
             checkpoints=[teacher],
             target=folder / "scans",
             predictor=answer.predictor,
@@ -241,10 +241,10 @@ class Rounds:
         """Labels for the second round, by all models of the first."""
         folders = [self._complete_folder(index) for index in range(len(self.folds))]
         folders = folders or [self.work / f"seed_{index + 1}" for index in range(self.plan.shape.seeds)]
-        drawn = self.drawn(self.learning.unlabelled)
+        to_label = self.drawn(self.learning.unlabelled)
         return self.commands.labelling(
             "labels by models",
-            dataset=self.learning.write(self.work / "to_label", unlabelled=drawn),
+            dataset=self.learning.write(self.work / "to_label", unlabelled=to_label),
             checkpoints=[self._model(folder, answer) for folder in folders],
             target=self.work / "second",
             predictor=answer.predictor,
@@ -256,7 +256,7 @@ class Rounds:
 
     def drawn(self, items: Sequence[Item]) -> list[Item]:
         """Those that models label, where there is no time for all."""
-        order = sorted(items, key=lambda item: hashlib.sha256(f"{self.seed}:{case_name(item)}".encode()).digest())
+        order = sorted(items, key=lambda item: drawn(case_name(item), seed=self.seed))
         kept = {case_name(item) for item in order[: self.plan.unlabelled]}
         return [item for item in items if case_name(item) in kept]
 

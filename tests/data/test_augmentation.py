@@ -6,7 +6,7 @@ import torch
 from monai.transforms import RandAffined
 from pipelines import training_transforms
 
-from aps_components.data import InPlane, cropped_size
+from aps_components.data import InPlane, Pipeline, cropped_size
 
 SIZE = (40, 36, 6)
 
@@ -40,6 +40,24 @@ def test_patches_keep_size_and_types(item, augmentation, roi_size):
         assert sample["image"].shape == sample["label"].shape == (1, *roi_size)
         assert (sample["image"].dtype, sample["label"].dtype) == (torch.float32, torch.uint8)
         assert torch.isfinite(sample["image"]).all()
+
+
+@pytest.mark.parametrize("augmentation", ["strong", "strong_in_plane"])
+def test_a_patch_that_is_not_turned_is_cut_out_of_the_scan(make_case, augmentation):
+    """Also where the scan is an odd number of voxels larger than the patch, so that no even margin fits."""
+    voxels, label, roi = np.arange(np.prod(SIZE)).reshape(SIZE), slices_of_their_own(), np.array([39, 33, 6])
+    item = make_case(image=voxels.astype(np.float32), label=label)
+    transforms = pipeline(augmentation, roi_size=tuple(roi), flip_axes=[]).transforms
+    cut = Pipeline(transforms[: 1 + [type(each).__name__ for each in transforms].index("CenterSpatialCropd")])
+    found = 0
+    for seed in range(20):
+        sample = {key: np.asarray(value[0]) for key, value in cut.set_random_state(seed=seed)(item).items() if key in item}
+        start = np.unravel_index(int(sample["image"].flat[0]), SIZE)
+        where = tuple(slice(first, first + size) for first, size in zip(start, roi, strict=True))
+        if sample["image"].shape == voxels[where].shape and np.array_equal(sample["image"], voxels[where]):
+            np.testing.assert_array_equal(sample["label"], label[where])
+            found += 1
+    assert found in range(5, 16)  # half of the patches stay as they are
 
 
 def test_in_the_plane_no_voxel_comes_from_another_slice(item):

@@ -7,13 +7,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from aps_components.data.drawn import drawn
 from aps_components.data.errors import DataError
 from aps_components.data.preparation.cases import RawCase, Split
 
 
 def shuffled(cases: Iterable[RawCase], *, seed: int) -> list[RawCase]:
     """The cases ordered by the SHA-256 of "seed:name"."""
-    return sorted(cases, key=lambda case: hashlib.sha256(f"{seed}:{case.name}".encode()).hexdigest())
+    return sorted(cases, key=lambda case: drawn(case.name, seed=seed))
 
 
 def rule_of(seed: int) -> str:
