@@ -21,6 +21,12 @@ from typing import Any
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 THREADS = "OMP_NUM_THREADS"  # of the environment: threads that a process takes
 ORPHANED = 137  # the exit status of what was killed
+KILL_LATER = """
+import contextlib, os, signal, sys, time
+time.sleep(float(sys.argv[1]))
+with contextlib.suppress(ProcessLookupError):
+    os.killpg(int(sys.argv[2]), signal.SIGKILL)
+"""
 
 
 class CommandFailedError(RuntimeError):
@@ -119,15 +125,11 @@ def end_with_pipe(pipe: Any, *, seconds: float = 10.0) -> threading.Thread:
 def end_group(seconds: float) -> None:
     """End every process of this one's group, and this one."""
     if hasattr(os, "killpg"):
-        signal.signal(signal.SIGTERM, signal.SIG_IGN) if _in_main_thread() else None
+        kill = [sys.executable, "-c", KILL_LATER, str(seconds), str(os.getpgrp())]
+        subprocess.Popen(kill, start_new_session=True)  # of another group: the signal to end may end this process
         os.killpg(0, signal.SIGTERM)
-        threading.Event().wait(seconds)
-        os.killpg(0, signal.SIGKILL)
+        threading.Event().wait(2 * seconds)
     os._exit(ORPHANED)
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -36,7 +36,10 @@ thread.join()
 SERVER = """
 import subprocess, sys, time
 from aps_components.processes import end_with_pipe
-print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid, flush=True)
+deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(0, flush=True); time.sleep(60)"
+child = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
 end_with_pipe(sys.stdin.buffer, seconds=0.2)
 time.sleep(60)
 """
