@@ -11,7 +11,7 @@ from threading import Event
 from typing import Any
 
 from aps_components.bundle import aps_command, workflow_command
-from aps_components.processes import CommandFailedError, run_logged
+from aps_components.processes import CommandFailedError, CommandStopped, run_logged
 from aps_components.recipe.display import Display
 from aps_components.recipe.journal import Journal
 from aps_components.recipe.plan import epochs_of
@@ -285,6 +285,8 @@ def _run_chain(chain: Sequence[Stage], threads: int, journal: Journal, stop: Eve
             if not journal.is_done(stage.name):
                 with display.running(stage.name, stage.training, stage.iterations):
                     _run(stage, threads, journal, stop)
+    except CommandStopped:  # because another chain failed, whose error is the one to tell
+        return
     except BaseException:
         stop.set()  # before this thread takes the next chain
         raise
