@@ -23,7 +23,8 @@ OWN = {
     **dict.fromkeys(("epochs", "epoch_length", "warmup_epochs", "val_interval"), "it follows from --time and --recipe"),
     **dict.fromkeys(("labeled_batch", "unlabeled_batch", "learning_rate"), "give it in --recipe"),
     **dict.fromkeys(("labeled_count", "validation_count", "pretrained", "pretrained_part"), "the rounds set it"),
-    "predictor": "held-out scans decide about it",
+    **dict.fromkeys(("train_a", "objective#train_b"), "Model A is trained first, then Model B beside it"),
+    **dict.fromkeys(("predictor", "mirror_axes"), "held-out scans decide about it"),
 }
 
 

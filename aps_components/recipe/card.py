@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from statistics import fmean, pstdev
 
-from aps_components.recipe.choices import Answer, answered_so
+from aps_components.recipe.choices import PREDICTORS, Answer, answered_so
 from aps_components.recipe.parts import CHECK_STEP, FIRST_STEP, JUDGE_STEP
 from aps_components.recipe.plan import duration
 from aps_components.recipe.results import HeldOut, TrainingResults
@@ -63,12 +64,15 @@ def _of_folds(folds: Sequence[HeldOut], answer: Answer, *, round: int) -> str:
     if not folds:
         return "No labelled scan was held out, so no figure is known of other scans."
     measured = answered_so(folds, answer, round=1)
+    by = ""
+    if not measured:  # Model B was judged beside the second round's Model A alone
+        measured, by = answered_so(folds, replace(answer, predictor=PREDICTORS[0]), round=1), ", by Model A alone"
     trainings = len({entry.fold for entry in measured})
     which = "each answered by the one of {} trainings that did not learn from it, or from another scan of its patient"
     if trainings == 1:
         which = "answered by a training that did not learn from them, or from another scan of their patients"
     lines = [
-        f"Labelled scans, {which.format(trainings)}: **{summary_line(measured)}**.",
+        f"Labelled scans, {which.format(trainings)}{by}: **{summary_line(measured)}**.",
         "The model of the bundle learned from all of them and for longer. These figures say what its kind is worth on "
         "other scans; they are not of its own weights.",
     ]

@@ -66,6 +66,13 @@ def choose_answer(
     return answer, [by_calibration, *([by_windows] if can_mirror else [])]
 
 
+def calibrated_after_all(record: ChoiceRecord) -> ChoiceRecord:
+    """The choice of offsets, of a model that gets them whatever the first round said; any other stays."""
+    if record.name != CALIBRATION:
+        return record
+    return replace(record, chosen=YES, note=f"first round: {record.note}; a second round gets its offsets afterwards")
+
+
 def choose_predictor(
     held_out: Sequence[HeldOut], *, answer: Answer, round: int, least_gain: float
 ) -> tuple[str, ChoiceRecord]:
@@ -76,7 +83,7 @@ def choose_predictor(
     Args:
         held_out: of all trainings.
         answer: as Model A answers.
-        round: 2 where the bundle's model learns from labels by models.
+        round: in which Model B was judged: 2 where folds have a second round.
         least_gain: Dice points.
     """
     plain = [e for e in held_out if e.round == round and e.calibrated == answer.calibrated and not e.mirrored]

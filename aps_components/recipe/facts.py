@@ -38,6 +38,7 @@ class Facts:
         validation: scans that the dataset keeps apart, to be measured on at the end.
         can_mirror: whether training flips patches, so that windows may be turned.
         jobs: trainings at once.
+        known: labelled scans that the model to begin with has learned from; where there are any, none is held out.
     """
 
     labelled: int
@@ -46,6 +47,11 @@ class Facts:
     validation: int = 0
     can_mirror: bool = True
     jobs: int = 1
+    known: int = 0
+
+    def can_hold_out(self, recipe: Recipe) -> bool:
+        """Whether some labelled scans can be kept from a training, and say how good it is."""
+        return not self.known and self.patients >= recipe.fewest_patients
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def train(
         labels_dir: the sub-folder of the labels, if it has another name.
         jobs: trainings at once; by default one on a GPU, and on a CPU as many as there are cores and folds.
         pretrained: ``model.pt`` of another training, also of other classes or channels: every training begins with what
-            fits of it.
+            fits of it. If it learned from labelled scans of these, none is held out.
         recipe: numbers of :class:`Recipe` to change.
         options: further options of the bundle's ``train.json``, for every training.
         dry_run: look, measure and print the plan alone; nothing is written into ``out``.
@@ -239,9 +239,9 @@ def _planned(wanted: _Wanted, folder: Path) -> TrainingResults:
     bundle = _new_bundle(wanted, folder / TRAINED)
     commands, learning = _parts(wanted, bundle)
     block = DatasetBlock.read(bundle / "configs" / "train.json")
-    facts = facts_of(learning, block, jobs=wanted.asked.jobs)
+    facts = facts_of(learning, block, jobs=wanted.asked.jobs, pretrained=wanted.pretrained)
     print("Measuring the pace of a training on this machine ...", flush=True)
-    pace = measured_pace(wanted.asked, commands, learning, folder)
+    pace = measured_pace(wanted.asked, commands, learning, folder, facts=facts)
     plan = make_time_plan(facts, pace, seconds=wanted.asked.seconds, recipe=wanted.asked.recipe)
     said = printed_plan(plan, facts, wanted.asked.recipe, block=block, data=wanted.data)
     print(describe(said, wanted.asked))

@@ -23,7 +23,14 @@ LEAST_SCAN = 0.05
 
 
 def measure_pace(
-    commands: Commands, learning: Learning, folder: Path, *, jobs: int, threads: int, all_threads: int
+    commands: Commands,
+    learning: Learning,
+    folder: Path,
+    *,
+    jobs: int,
+    threads: int,
+    all_threads: int,
+    hold_out: bool = True,
 ) -> Pace:
     """Train both models for some iterations and answer one scan.
 
@@ -34,12 +41,13 @@ def measure_pace(
         jobs: trainings at once, as there will be.
         threads: of each of them.
         all_threads: of a training that has the machine for itself.
+        hold_out: keep a labelled scan from the training and answer it; else it answers one that it learned from.
 
     Raises:
         StageFailedError: the training fails on these scans.
     """
-    one = len(learning.labelled) == 1
-    scans = learning if one else replace(learning, labelled=learning.labelled[1:], validation=learning.labelled[:1])
+    whole = len(learning.labelled) == 1 or not hold_out
+    scans = learning if whole else replace(learning, labelled=learning.labelled[1:], validation=learning.labelled[:1])
     dataset = replace(scans, validation=scans.validation[:1]).write(folder / "scans")
     quick = replace(
         commands, recipe=replace(commands.recipe, epochs=2 * PHASES, warmup_share=1 / PHASES, warmup_patches=0)
@@ -82,7 +90,7 @@ def measure_pace(
         alone = _seconds_by_epoch(single)[-1]
     of_b = [prompting(number) for number in range(jobs)]
     _run(of_b, threads=threads)
-    split = "training" if one else "validation"
+    split = "training" if whole else "validation"
     scan, scan_b = (
         _seconds_of_scan(quick, folder, dataset=dataset, split=split, threads=threads, with_b=with_b)
         for with_b in (False, True)

@@ -19,6 +19,7 @@ class Part:
 
     name: str
     what: str
+    few: str = ""  # in its place with no more iterations than those of the warm-up, `tempo.least`
     share: float = 0.0
     turns: int = 1
     tempo: Tempo = field(default_factory=Tempo)
@@ -33,7 +34,8 @@ class Part:
         """As it is printed, with those iterations."""
         count = self.iterations(usable)
         seconds = self.overhead + self.tempo.seconds(count) * self.turns
-        return Step(name=self.name, what=self.what.format(iterations=f"{count:,}"), seconds=seconds)
+        what = self.few if self.few and count <= self.tempo.least else self.what
+        return Step(name=self.name, what=what.format(iterations=f"{count:,}"), seconds=seconds)
 
 
 def first(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> Part | None:
@@ -126,11 +128,13 @@ def label(shape: Shape, facts: Facts, pace: Pace, *, unlabelled: int) -> Part | 
 
 def last(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> Part:
     """The training that becomes the bundle's Model A."""
+    unlabelled = not shape.second and facts.unlabelled > 0 and recipe.unlabeled_batch > 0
     scans = "those labels and the labelled scans" if shape.second else "all labelled scans"
-    scans += " and the unlabelled ones" if not shape.second and facts.unlabelled else ""
+    what = f"Model A, {{iterations}} iterations on {scans}"
     return Part(
         name="last training",
-        what=f"Model A, {{iterations}} iterations on {scans}",
+        what=f"{what} and the unlabelled ones" if unlabelled else what,
+        few=f"{what} alone" if unlabelled else "",
         share=shares(shape, recipe)["last"],
         most=recipe.most_iterations,
         tempo=last_tempo(shape, facts, pace, recipe),
@@ -203,6 +207,12 @@ def last_tempo(shape: Shape, facts: Facts, pace: Pace, recipe: Recipe) -> Tempo:
     if shape.second or not facts.unlabelled:
         return Tempo(pace.alone)
     return Tempo(pace.joint_alone) if shape.goes_on(recipe) else pace.first_alone(recipe)
+
+
+def learns_unlabelled(iterations: int, *, shape: Shape, facts: Facts, recipe: Recipe) -> bool:
+    """Whether a last training of so many iterations gets to scans without a label."""
+    least = 0 if shape.goes_on(recipe) else recipe.warmup_iterations
+    return not shape.second and facts.unlabelled > 0 and recipe.unlabeled_batch > 0 and iterations > least
 
 
 def _held_out(shape: Shape, facts: Facts) -> int:

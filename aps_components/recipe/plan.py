@@ -61,7 +61,7 @@ def shapes(facts: Facts, *, seconds: float, recipe: Recipe) -> Iterator[Shape]:
     """Plans from the richest to a single training, as far as data and time allow them at all."""
     second = facts.unlabelled > 0 and seconds >= recipe.short
     single = [Shape(folds=0, prompted=True), Shape(folds=0)]
-    if facts.patients < recipe.fewest_patients:
+    if not facts.can_hold_out(recipe):
         if second:
             yield Shape(folds=0, seeds=recipe.seeds, second=True, prompted=True)
         yield from single
@@ -164,9 +164,12 @@ def _within(iterations: float, recipe: Recipe) -> int:
 def unknown(shape: Shape, facts: Facts, recipe: Recipe) -> list[str]:
     """What no figure of a plan can say, a sentence each."""
     lines = []
-    if not shape.folds and facts.patients < recipe.fewest_patients:
+    if not shape.folds and not facts.can_hold_out(recipe):
+        why = f"There are labelled scans of {facts.patients} patient(s)"
+        if facts.known:
+            why = f"The model to begin with has learned from {facts.known} of the {facts.labelled} labelled scans"
         lines.append(
-            f"There are labelled scans of {facts.patients} patient(s), and none is held out: nobody will know "
+            f"{why}, and none is held out: nobody will know "
             f"{'' if facts.validation else 'how good the model is on other scans, nor '}which predictor and "
             "calibration are best."
         )
@@ -175,7 +178,7 @@ def unknown(shape: Shape, facts: Facts, recipe: Recipe) -> list[str]:
             "which predictor and calibration are best" if facts.validation else "how good the model is on other scans"
         )
         lines.append(f"The time is too short to hold scans out: nobody will know {left}.")
-    if facts.patients < recipe.fewest_patients and facts.unlabelled and not shape.second:
+    if not facts.can_hold_out(recipe) and facts.unlabelled and not shape.second:
         lines.append("The time is too short for a second round, which learns from labels by two models.")
     if shape.folds < shape.divided:
         answered = math.ceil(facts.labelled * shape.folds / shape.divided)

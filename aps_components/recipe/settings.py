@@ -47,8 +47,8 @@ class Recipe:
         most_overhead: of the time, what starting, judging and labelling may take; a plan with more is made simpler.
         epochs: of every training; after each it can go on if it was killed.
         warmup_share: of a first-round training, its part on labelled patches alone.
-        warmup_patches: labelled patches that it sees before the unlabelled ones at least: a teacher that knows less
-            teaches errors (docs/results/aps-train.md).
+        warmup_patches: labelled patches that it sees before the unlabelled ones at least, as many in an iteration as
+            of both later: a teacher that knows less teaches errors (docs/results/aps-train.md).
         labeled_batch, unlabeled_batch: patches of an iteration of the first round; together those of the second.
         prompt_batch: patches of an iteration of Model B.
         judged_folds: that Model B's answers are judged on.
@@ -89,7 +89,7 @@ class Recipe:
     most_overhead: float = 0.45
     epochs: int = 30
     warmup_share: float = 1 / 3
-    warmup_patches: int = 600
+    warmup_patches: int = 1200
     labeled_batch: int = 2
     unlabeled_batch: int = 2
     prompt_batch: int = 1
@@ -109,7 +109,7 @@ class Recipe:
     @property
     def warmup_iterations(self) -> int:
         """The least on labelled patches alone."""
-        return math.ceil(self.warmup_patches / self.labeled_batch)
+        return math.ceil(self.warmup_patches / (self.labeled_batch + self.unlabeled_batch))
 
 
 _SHARE, _SECONDS, _RATE = number(least=0, below=1), number(least=0), number(above=0)

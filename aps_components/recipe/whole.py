@@ -15,19 +15,20 @@ import aps_components
 from aps_components.bundle.block import DatasetBlock
 from aps_components.bundle.describe import with_performance
 from aps_components.data.datalist import case_name
+from aps_components.data.identity import seen_items
 from aps_components.evaluation.doubt.evaluated import calibration_of
 from aps_components.evaluation.machine import machine
 from aps_components.files import replace_text
-from aps_components.models import read_checkpoint, read_settings, save_model, save_settings
+from aps_components.models import read_checkpoint, read_settings, save_model, save_settings, trained_cases
 from aps_components.recipe.card import performance, summary_line
-from aps_components.recipe.choices import Answer, choose_answer, choose_predictor, choose_round
+from aps_components.recipe.choices import Answer, calibrated_after_all, choose_answer, choose_predictor, choose_round
 from aps_components.recipe.datasets import Learning
 from aps_components.recipe.display import Display
 from aps_components.recipe.evaluations import Evaluations
 from aps_components.recipe.facts import Asked, Facts, Pace, TimePlan
 from aps_components.recipe.journal import Journal
 from aps_components.recipe.measure import measure_pace
-from aps_components.recipe.parts import first_tempo
+from aps_components.recipe.parts import first_tempo, learns_unlabelled
 from aps_components.recipe.plan import (
     SLACK,
     last_iterations,
@@ -69,7 +70,7 @@ class WholeTraining:
         self.asked, self.commands, self.learning, self.journal, self.data = asked, commands, learning, journal, data
         self.recipe, self.work = asked.recipe, journal.work
         self.block = DatasetBlock.read(commands.bundle / "configs" / "train.json")
-        self.facts = facts_of(learning, self.block, jobs=asked.jobs)
+        self.facts = facts_of(learning, self.block, jobs=asked.jobs, pretrained=commands.pretrained)
         self.display = Display(self._left)
         self.choices: list[ChoiceRecord] = []
         self.evaluations = Evaluations(commands, journal, self.block)
@@ -92,10 +93,13 @@ class WholeTraining:
         )
         self.choices = [*choices, choice]
         last = replace(answer, calibrated=self.rounds.calibrated(answer, second=second))
+        if last.calibrated and not answer.calibrated:
+            self.choices = list(map(calibrated_after_all, self.choices))
         self._judge_model_b(last, second=second)
         if self.plan.shape.prompted:
+            judged_in = 2 if second and self.plan.shape.checked else 1  # beside the folds' latest Model A
             predictor, choice = choose_predictor(
-                self.evaluations.held_out(), answer=last, round=1 + second, least_gain=self.recipe.least_gain
+                self.evaluations.held_out(), answer=last, round=judged_in, least_gain=self.recipe.least_gain
             )
             self.choices, last = [choice, *self.choices], replace(last, predictor=predictor)
         if second:
@@ -119,7 +123,7 @@ class WholeTraining:
         """Of this machine; measured once."""
         if (found := self.journal.recall("pace")) is None:
             with TemporaryDirectory(prefix="pace_", dir=self.work) as folder:
-                found = asdict(measured_pace(self.asked, self.commands, self.learning, Path(folder)))
+                found = asdict(measured_pace(self.asked, self.commands, self.learning, Path(folder), facts=self.facts))
             self.journal.remember("pace", found)
         return Pace(**found)
 
@@ -230,19 +234,22 @@ class WholeTraining:
     def _last_said(self, *, second: bool) -> str:
         by_models = len(self.rounds.drawn(self.learning.unlabelled))
         others = f"{by_models} that the models of the first round labelled" if second else ""
-        others = others or (f"{self.facts.unlabelled} without a label" if self.facts.unlabelled else "")
+        iterations, shape = self._last_iterations(second=second), replace(self.plan.shape, second=second)
+        if learns_unlabelled(iterations, shape=shape, facts=self.facts, recipe=self.recipe):
+            others = f"{self.facts.unlabelled} without a label"
         scans = " and ".join(filter(None, [f"{self.facts.labelled} labelled scans", others]))
-        return f"{self._last_iterations(second=second):,} iterations on {scans}"
+        return f"{iterations:,} iterations on {scans}"
 
     def _deploy(self, answer: Answer) -> None:
         """The last model, and how it answers, into the bundle."""
-        if self.journal.recall("deployed"):
+        target = self.commands.bundle / "models" / MODEL
+        if self.journal.recall("deployed") and target.is_file():
             return
         folder = self.rounds.deployed_from()
         source = folder / (CALIBRATED if answer.calibrated else MODEL)
         answering = {f"inference_{key}": value for key, value in self.rounds.answering(answer).items()}
         settings = {**read_settings(source), **answering}
-        save_model(read_checkpoint(source), settings, self.commands.bundle / "models" / MODEL)
+        save_model(read_checkpoint(source), settings, target)
         self.journal.remember("deployed", True)
 
     def _measure_apart(self) -> None:
@@ -275,8 +282,9 @@ class WholeTraining:
         )
 
 
-def facts_of(learning: Learning, block: DatasetBlock, *, jobs: int) -> Facts:
+def facts_of(learning: Learning, block: DatasetBlock, *, jobs: int, pretrained: Path | None = None) -> Facts:
     """What there is to plan for."""
+    known = seen_items(learning.labelled, trained_cases(pretrained)) if pretrained else []
     return Facts(
         labelled=len(learning.labelled),
         unlabelled=len(learning.unlabelled),
@@ -284,12 +292,21 @@ def facts_of(learning: Learning, block: DatasetBlock, *, jobs: int) -> Facts:
         validation=len(learning.validation),
         can_mirror=bool(block.flip_axes),
         jobs=jobs,
+        known=len(known),
     )
 
 
-def measured_pace(asked: Asked, commands: Commands, learning: Learning, folder: Path) -> Pace:
+def measured_pace(asked: Asked, commands: Commands, learning: Learning, folder: Path, *, facts: Facts) -> Pace:
     """Of this machine, with as many trainings at once as there will be."""
-    return measure_pace(commands, learning, folder, jobs=asked.jobs, threads=asked.threads, all_threads=asked.cores)
+    return measure_pace(
+        commands,
+        learning,
+        folder,
+        jobs=asked.jobs,
+        threads=asked.threads,
+        all_threads=asked.cores,
+        hold_out=not facts.known,
+    )
 
 
 def printed_plan(plan: TimePlan, facts: Facts, recipe: Recipe, *, block: DatasetBlock, data: Path) -> PrintedPlan:

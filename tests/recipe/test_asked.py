@@ -36,3 +36,9 @@ def test_options_stand_in_the_bundle(tmp_path):
     assert inference == {"overlap": 0.25}
     with pytest.raises(ValueError, match="no option --overlap#x: overlap has nothing inside"):
         set_options(tmp_path, {"overlap#x": 1})
+
+
+@pytest.mark.parametrize("option", ["mirror_axes", "predictor", "train_a", "objective#train_b"])
+def test_what_the_rounds_decide_is_no_option(option):
+    with pytest.raises(ValueError, match=rf"--{option} is not for aps train: (held-out scans|Model A is trained)"):
+        checked_options({option: [0]})

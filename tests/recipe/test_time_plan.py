@@ -3,6 +3,7 @@ import math
 import pytest
 
 from aps_components.recipe.facts import Facts, Pace, Shape, Tempo, TimePlan
+from aps_components.recipe.parts import learns_unlabelled
 from aps_components.recipe.plan import (
     duration,
     epochs_of,
@@ -202,10 +203,27 @@ def test_epochs(iterations):
 
 @pytest.mark.parametrize(("iterations", "alone"), [(90, 90), (600, 300), (900, 300), (3000, 1000)])
 def test_unlabelled_patches_wait_until_the_teacher_knows_something(iterations, alone):
-    """600 labelled patches, two an iteration, or a third of the training."""
-    epochs, length, warmup = epochs_of(iterations, Recipe(labeled_batch=2))
+    """1,200 labelled patches, four an iteration, or a third of the training."""
+    epochs, length, warmup = epochs_of(iterations, Recipe(labeled_batch=2, unlabeled_batch=2))
     assert epochs * length == iterations
     assert warmup * length == alone
+
+
+@pytest.mark.parametrize(("seconds", "scans"), [(220, "all labelled scans alone"), (1500, "and the unlabelled ones")])
+def test_a_plan_names_unlabelled_scans_only_if_it_gets_to_them(seconds, scans):
+    """Two patients, so no folds: 300 iterations of 0.6 s on labelled patches come first."""
+    facts = Facts(labelled=2, unlabelled=62, patients=2)
+    plan = plan_of(seconds, facts=facts, recipe=Recipe(short=HOUR))
+    (step,) = (step for step in plan.steps if step.name == "last training")
+    assert step.what.endswith(scans)
+    assert (plan.last > 300) == learns_unlabelled(plan.last, shape=plan.shape, facts=facts, recipe=Recipe())
+
+
+def test_no_scan_is_held_out_that_the_first_model_knows():
+    facts = Facts(labelled=8, unlabelled=62, patients=8, known=3)
+    plan = plan_of(8 * HOUR, facts=facts)
+    assert (plan.shape.folds, plan.shape.seeds) == (0, 2)
+    assert "has learned from 3 of the 8 labelled scans" in unknown(plan.shape, facts, Recipe())[0]
 
 
 @pytest.mark.parametrize(("iterations", "seconds"), [(100, 200), (300, 600), (500, 1200), (1200, 3300)])

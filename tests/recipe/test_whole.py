@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from unittest.mock import patch
 
@@ -16,11 +17,14 @@ from fake_commands import PACE, FakeCommands, options_of
 import aps_components
 from aps_components.data import case_name, load_datalist
 from aps_components.data.errors import DataError
+from aps_components.data.identity import identity
 from aps_components.models import read_checkpoint, read_settings, save_model
 from aps_components.ownership import FolderInUseError
-from aps_components.processes import CommandFailedError
+from aps_components.processes import CommandFailedError, CommandStopped
 from aps_components.recipe import read_results, train
-from aps_components.recipe.stages import StageFailedError
+from aps_components.recipe.display import Display
+from aps_components.recipe.journal import Journal
+from aps_components.recipe.stages import Stage, StageFailedError, run_chains
 
 BOXES = {1: box((8, 28), (12, 30), (8, 20))}
 LONG = {"time": "4h", "recipe": {"folds": 3}, "jobs": 1}
@@ -123,6 +127,45 @@ def test_the_better_predictor_answers_in_the_bundle(scans, tmp_path, wanted):
     assert results.choices[0].figures == {"average": 50.0, "a": 50.0, "b": 50.0, wanted: 60.0}
 
 
+def test_model_b_is_judged_where_the_second_round_is_not(scans, tmp_path):
+    recipe = {"folds": 3, "checked_from": 86_400, "least_teacher": 0}
+    _, results = run(scans, tmp_path / "out", FakeCommands(better(predictor="average")), recipe=recipe)
+    chosen = {choice.name: choice.chosen for choice in results.choices}
+    assert (chosen["second round"], chosen["predictor"]) == ("yes", "average")
+    assert {entry.round for entry in results.held_out} == {1}
+
+
+def test_a_second_round_has_offsets_whatever_the_first_one_said_and_says_so(scans, tmp_path):
+    recipe = {"folds": 3, "checked_from": 86_400, "least_teacher": 0}
+    _, results = run(scans, tmp_path / "out", FakeCommands(better(calibrated=False)), recipe=recipe)
+    (choice,) = (choice for choice in results.choices if choice.name == "calibration")
+    assert (choice.chosen, choice.figures) == ("yes", {"no": 60.0, "yes": 50.0})
+    assert re.fullmatch(r"first round: -10.00 points .*; a second round gets its offsets afterwards", choice.note)
+
+
+def test_the_card_of_an_average_that_was_judged_in_the_second_round(scans, tmp_path):
+    def dice(what):
+        return 0.7 if what["beside"] and what["predictor"] == "average" else better(round=2)(what)
+
+    run(scans, tmp_path / "out", FakeCommands(dice))
+    page = (tmp_path / "out" / "bundle" / "docs" / "README.md").read_text()
+    assert (
+        "by the one of 3 trainings that did not learn from it, or from another scan of its patient, by Model A" in page
+    )
+    assert "After a second round, on 4 of these scans: Dice 70.0 %" in page
+    assert "no Dice" not in page
+
+
+def test_a_bundle_that_was_moved_away_is_made_again_with_its_weights(scans, tmp_path):
+    run(scans, tmp_path / "out")
+    model = Path("bundle") / "models" / "model.pt"
+    (tmp_path / "out" / "bundle").rename(tmp_path / "bundle")
+    again, _ = run(scans, tmp_path / "out")
+    assert again.kinds == []
+    assert read_settings(tmp_path / "out" / model) == read_settings(tmp_path / model)
+    assert read_checkpoint(tmp_path / "out" / model).keys() == {"weight"}
+
+
 @pytest.mark.parametrize(("predictor", "answers"), [("a", 6 * [0.5]), ("average", 4 * [0.6])])
 def test_predicted_dice_is_of_answers_by_the_predictor_of_the_bundle_each_scan_once(
     scans, tmp_path, predictor, answers
@@ -210,6 +253,25 @@ def test_after_an_end_nothing_is_repeated(scans, tmp_path):
     again, results = run(scans, tmp_path / "whole")
     assert again.kinds == []
     assert read_results(tmp_path / "whole") == results
+
+
+def test_of_trainings_beside_each_other_the_one_that_failed_is_named(tmp_path):
+    """Not those that were stopped because of it, which may be the first to end."""
+    both = threading.Barrier(2)
+
+    def run_logged(command, *, stop, **_):
+        both.wait(10)
+        if command == ["bad"]:
+            raise CommandFailedError("the loss is nan")
+        assert stop.wait(10)
+        raise CommandStopped
+
+    stages = [[Stage(name=name, command=[name], log=tmp_path / "a.log")] for name in ("good", "bad")]
+    with patch("aps_components.recipe.stages.run_logged", run_logged):
+        for attempt in range(5):
+            journal = Journal(tmp_path / str(attempt), {})
+            with pytest.raises(StageFailedError, match="bad failed: the loss is nan"):
+                run_chains(stages, jobs=2, threads=1, journal=journal, display=Display(lambda: 0.0))
 
 
 def test_a_failure_names_the_stage_and_goes_on_afterwards(scans, tmp_path):
@@ -375,6 +437,18 @@ def test_every_training_begins_with_what_fits_of_another_model(scans, tmp_path):
         run(scans, tmp_path / "other", pretrained=tmp_path / "nowhere.pt")
     with pytest.raises(ValueError, match=r"pretrained '.*' there, None now"):
         run(scans, tmp_path / "out")
+
+
+def test_scans_that_the_model_to_begin_with_has_seen_are_not_held_out(scans, tmp_path):
+    model, seen = tmp_path / "model.pt", {"image": str(scans / "images" / "p1.nii.gz")}
+    save_model({"weight": torch.zeros(1)}, {"cases": {"unlabeled": [identity(seen)]}}, model)
+    commands, results = run(scans, tmp_path / "out", pretrained=model)
+    assert "evaluating" not in commands.kinds
+    assert results.held_out == []
+    assert results.plan.unknown[0].startswith(
+        "The model to begin with has learned from 1 of the 6 labelled scans, and none is held out: nobody will know"
+    )
+    assert of_kind(commands, "training")[0]["pretrained"] == str(model)
 
 
 def test_preprocessed_scans_lie_where_one_stands_and_the_bundle_knows_nothing_of_it(scans, tmp_path, monkeypatch):
