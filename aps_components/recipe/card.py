@@ -9,8 +9,8 @@ from statistics import fmean, pstdev
 
 from aps_components.recipe.choices import PREDICTORS, Answer, answered_so
 from aps_components.recipe.parts import CHECK_STEP, FIRST_STEP, JUDGE_STEP
-from aps_components.recipe.plan import duration
 from aps_components.recipe.results import HeldOut, TrainingResults
+from aps_components.report.reading import duration
 from aps_components.report.training import VALIDATION
 
 JUDGED = (FIRST_STEP, CHECK_STEP, JUDGE_STEP)  # steps of a plan that were done as planned

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from aps_components.recipe.results import ChoiceRecord, HeldOut
+from aps_components.report.training import CALIBRATION, PREDICTOR, ROUND, WINDOWS, YES
 
 PREDICTORS = ("a", "average", "b")  # the first is taken where the others are no better
-PREDICTOR, WINDOWS, CALIBRATION, ROUND = "predictor", "windows", "calibration", "second round"
-YES, NO = "yes", "no"
+NO = "no"
 NOT_MEASURED = "not measured"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TextIO
 
-from aps_components.recipe.plan import duration
+from aps_components.report.reading import duration
 from aps_components.training.history import HISTORY_FILE, read_history
 
 SECONDS_BETWEEN_LINES = 60.0

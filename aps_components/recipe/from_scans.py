@@ -40,13 +40,14 @@ from aps_components.recipe.datasets import Learning
 from aps_components.recipe.facts import Asked
 from aps_components.recipe.journal import Journal
 from aps_components.recipe.parts import PROMPT_STEP
-from aps_components.recipe.plan import duration, make_time_plan
+from aps_components.recipe.plan import make_time_plan
 from aps_components.recipe.results import PrintedPlan, TrainingResults, write_results
 from aps_components.recipe.settings import Recipe, recipe_of
 from aps_components.recipe.stages import Commands
 from aps_components.recipe.whole import WholeTraining, facts_of, measured_pace, printed_plan
 from aps_components.report import write_training_report
 from aps_components.report.page import REPORT_FILE
+from aps_components.report.reading import duration
 
 MEMORY_OF_A_TRAINING = 4 * 2**30  # bytes; no more are run beside each other than fit
 SCHEDULE = """Those of its training by `aps train`: see [Performance](#performance), where every step stands with its

@@ -14,8 +14,9 @@ from typing import Any
 from aps_components.files import replace_text
 from aps_components.options import differences
 from aps_components.plain_json import read_object
+from aps_components.report.training import WORK
 
-WORK, JOURNAL, COMMANDS = "work", "journal.json", "commands.sh"
+JOURNAL, COMMANDS = "journal.json", "commands.sh"
 MEND = "give the same, or another --out"
 SECONDS_BETWEEN_WRITES = 5.0
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from aps_components.recipe import parts
 from aps_components.recipe.facts import Facts, Pace, Shape, TimePlan
 from aps_components.recipe.settings import Recipe
+from aps_components.report.reading import duration
 
 SLACK = 0.03  # of the time, for what no measurement foresaw
 
@@ -211,14 +212,6 @@ def epochs_of(iterations: int, recipe: Recipe) -> tuple[int, int, int]:
     length = max(1, round(iterations / epochs))
     warmup = max(round(recipe.warmup_share * epochs), math.ceil(recipe.warmup_iterations / length))
     return epochs, length, min(epochs, warmup)
-
-
-def duration(seconds: float) -> str:
-    """As one says it: ``2 h 05 min``, ``12 min``, ``40 s``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _most_labelled(shape: Shape, facts: Facts, pace: Pace, *, whole: float, recipe: Recipe) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -50,6 +51,7 @@ from aps_components.recipe.stages import CALIBRATED, MODEL, Commands, Stage, run
 from aps_components.training.history import HISTORY_FILE, read_history
 
 PACKAGES = ("torch", "monai", "numpy")
+PACE = "pace_"  # begins the name of a folder in which the pace is measured
 
 
 class WholeTraining:
@@ -122,7 +124,9 @@ class WholeTraining:
     def pace(self) -> Pace:
         """Of this machine; measured once."""
         if (found := self.journal.recall("pace")) is None:
-            with TemporaryDirectory(prefix="pace_", dir=self.work) as folder:
+            for left in self.work.glob(f"{PACE}*"):  # by a call that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            with TemporaryDirectory(prefix=PACE, dir=self.work) as folder:
                 found = asdict(measured_pace(self.asked, self.commands, self.learning, Path(folder), facts=self.facts))
             self.journal.remember("pace", found)
         return Pace(**found)

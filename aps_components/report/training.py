@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aps_components.bundle.locate import TRAINED
 from aps_components.files import real
 from aps_components.plain_json import read_object
 from aps_components.report.blocks import Block, Commands, Facts, Page, Section, Table, Text
@@ -34,6 +33,7 @@ from aps_components.training.progress import progress_figure
 from aps_components.uncertainty import DEFINITIONS
 
 TRAINING_FILE = "training.json"
+WORK = "work"  # of a whole training, below its folder
 UNCERTAINTY_FILE = "report.json"  # of `aps uncertainty`
 MOST_PICTURES = 12
 OVER_CASES = "mean over the classes of each, then mean ± deviation over the cases."
@@ -303,10 +303,9 @@ def _named(
 
 
 def _evaluations(folder: Path) -> dict[str, Evaluated]:
-    """Those in the folders of the bundle, or else anywhere below, by where they lie."""
-    root = folder / TRAINED if (folder / TRAINED).is_dir() else folder
+    """Those below the folder, by where they lie; without those by which a whole training judges its rounds."""
     found = {}
-    for file in sorted(root.rglob(METRICS_FILE)):
+    for file in sorted(file for file in folder.rglob(METRICS_FILE) if file.relative_to(folder).parts[0] != WORK):
         try:
             evaluated = Evaluated.read(file)
         except ValueError:

@@ -185,7 +185,8 @@ def test_there_is_a_curve_of_every_training_that_left_one(tmp_path):
     assert "work/broken: its history cannot be drawn" in report.words
 
 
-def test_evaluations_of_the_bundle_are_in_it_and_say_the_headline(tmp_path):
+@pytest.mark.parametrize("where", ["bundle/eval/test", "evaluation"])
+def test_evaluations_below_the_folder_are_in_it_and_say_the_headline(tmp_path, where):
     folder = write(tmp_path / "out", CONTENT)
     row = {"case": "t", "predictor": "a", "variant": "raw", "class": "wall", "dice": 0.875, "nsd": 0.5, "hd95_mm": None}
     row |= {"prediction_voxels": 100, "truth_voxels": 80}
@@ -195,13 +196,13 @@ def test_evaluations_of_the_bundle_are_in_it_and_say_the_headline(tmp_path):
         "summary": [],
         "scans": [{"case": "t", "voxel_ml": 0.5, "picture": "worst_cases/t.png"}],
     }
-    (folder / "bundle" / "eval" / "test" / "worst_cases").mkdir(parents=True)
-    (folder / "bundle" / "eval" / "test" / "metrics.json").write_text(json.dumps(metrics))
-    Image.new("RGB", (60, 40)).save(folder / "bundle" / "eval" / "test" / "worst_cases" / "t.png")
-    shutil.copytree(folder / "bundle" / "eval" / "test", folder / "work" / "fold_1")  # is none of the bundle's
-    (folder / "bundle" / "eval" / "metrics.json").write_text("{}")  # nor is this one
+    (folder / where / "worst_cases").mkdir(parents=True)
+    (folder / where / "metrics.json").write_text(json.dumps(metrics))
+    Image.new("RGB", (60, 40)).save(folder / where / "worst_cases" / "t.png")
+    shutil.copytree(folder / where, folder / "work" / "fold_1")  # is none of the bundle's
+    (folder / "metrics.json").write_text("{}")  # nor is this one
     report = read_report(write_training_report(folder))
-    assert "Dice and NSD by class and case, bundle/eval/test" in report.titles
+    assert f"Dice and NSD by class and case, {where}" in report.titles
     assert sum("Volumes against truth" in title for title in report.titles) == 1
     assert "87.5 %" in report.words
     assert report.table("case", "class", "truth, ml") == [["t", "wall", "40", "50", "+10", "+25.0"]]
