@@ -12,7 +12,6 @@ of each. Called again, it goes on with what is missing.
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +19,18 @@ from statistics import fmean
 from threading import Event
 from typing import Any
 
+from answers import METRICS, dice_by_class
+
 from aps_components.bundle import workflow_command
 from aps_components.csv_table import comma_separated
 from aps_components.evaluation.machine import machine
-from aps_components.evaluation.report import VARIANTS
 from aps_components.files import replace_text
 from aps_components.processes import run_logged
 from aps_components.training.history import HISTORY_FILE, read_history
 
 RUN = ("dataset", "backbone", "seed", "minutes", "iterations", "seconds_an_iteration")
 COLUMNS = (*RUN, "class", "dice", "worst_dice")
-TABLE, METRICS = "runs.csv", "metrics.csv"
+TABLE = "runs.csv"
 EPOCHS = 12
 PROBE = 12  # iterations an epoch; the first of each phase is left out
 
@@ -85,14 +85,7 @@ class Study:
             }
             files = ["train.json", "evaluate.json"]
             self._run(workflow_command(self.bundle, "evaluating", files, options), folder / "validation.log")
-        with open(table, newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-        kept = max({row["variant"] for row in rows}, key=VARIANTS.index)
-        found: dict[str, list[float]] = {}
-        for row in rows:
-            if row["variant"] == kept:
-                found.setdefault(row["class"], []).append(100 * float(row["dice"]))
-        return found
+        return dice_by_class(table.parent)
 
     def _data(self, backbone: str) -> dict[str, Any]:
         return {"dataset_dir": self.dataset, "backbone": backbone, "predictor": "a", **self.options}

@@ -24,6 +24,7 @@ from threading import Event
 from typing import Any
 
 import numpy as np
+from answers import METRICS, dice_by_class
 from partial_labels import NOT_LABELED, third_of_slices
 
 from aps_components.bundle import aps_command, workflow_command
@@ -32,10 +33,8 @@ from aps_components.data import LoadVolumed, case_name
 from aps_components.data.datalist import Item, files_of
 from aps_components.data.nifti import read_header, read_scan, write_like
 from aps_components.evaluation.doubt.next_scan import FOREGROUND, RANDOM, STRATEGIES, ScanScore, next_scans
-from aps_components.evaluation.report import VARIANTS
 from aps_components.files import replace_text
 from aps_components.interactive import Predictor, load_model
-from aps_components.models import read_settings
 from aps_components.plain_json import read_object
 from aps_components.processes import run_logged
 from aps_components.prompts import deepest_error
@@ -89,16 +88,16 @@ class Chain:
         if not self.model(round).is_file():
             self._run(self._training(round, scans, len(items), len(others)), here / "training.log")
         answers = here / "answers"
-        if not (answers / "metrics.json").is_file():
+        if not (answers / METRICS).is_file():
             paths = {"dataset_dir": scans, "checkpoint": self.model(round), "output_dir": answers}
             files = ["train.json", "evaluate.json"]
             command = workflow_command(
                 self.options.bundle, "evaluating", files, {**paths, "split": "validation", **self._answering}
             )
             self._run(command, here / "evaluating.log")
-        largest = bool(read_settings(self.model(round)).get("largest_component", True))
+        dice = fmean(value for found in dice_by_class(answers).values() for value in found)
         values = [*(getattr(self, name) for name in COLUMNS[:3]), round, len(items), round_minutes(minutes)]
-        return dict(zip(COLUMNS, [*values, f"{mean_dice(answers, VARIANTS[largest]):.2f}"], strict=True))
+        return dict(zip(COLUMNS, [*values, f"{dice:.2f}"], strict=True))
 
     @property
     def _pool(self) -> list[Item]:
@@ -198,13 +197,6 @@ class Chain:
 def round_minutes(minutes: float) -> str:
     """As it stands in the table."""
     return f"{minutes:.1f}"
-
-
-def mean_dice(answers: Path, variant: str) -> float:
-    """In percent, over classes and scans, of the predictor that was asked."""
-    rows = read_object(answers / "metrics.json", keys=("cases",))["cases"]
-    values = [row["dice"] for row in rows if row["variant"] == variant and row["dice"] is not None]
-    return 100 * fmean(values)
 
 
 def read_rows(table: Path) -> list[dict[str, str]]:
