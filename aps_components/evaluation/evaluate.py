@@ -19,7 +19,14 @@ from aps_components.data.label_values import LabelValues
 from aps_components.evaluation.doubt.held_out import answer_record
 from aps_components.evaluation.doubt.measures import look_of
 from aps_components.evaluation.doubt.second_view import agreement, second_view
-from aps_components.evaluation.metrics import ClassMetrics, Region, foreground_regions, region_masks, region_metrics
+from aps_components.evaluation.metrics import (
+    ClassMetrics,
+    Region,
+    dice,
+    foreground_regions,
+    region_masks,
+    region_metrics,
+)
 from aps_components.evaluation.predictors import PREDICTORS, prompt_precision
 from aps_components.evaluation.report import VARIANTS, EvaluationReport
 from aps_components.evaluation.scan_record import Answered, WorstCases, band_of, doubt, scan_record
@@ -139,6 +146,7 @@ class Evaluation:
             answers[predictor] = answer_record(said, truth.label_map, band, to_voxel=to_voxel)
             answers[predictor]["agreement"] = None if view is None else agreement(said, view)
             measured = self._measured(label_map, truth, regions)
+            answers[predictor]["dice"] = self._dice_of_classes(label_map, truth, measured[self.answering_variant])
             for variant, metrics in measured.items():
                 for entry, share in zip(metrics, precision, strict=True):
                     report.add(case_name(item), [entry], variant=variant, predictor=predictor, prompt_precision=share)
@@ -146,12 +154,22 @@ class Evaluation:
                 answered = Answered(item, label_map, self._confidence(said, own, data["image"]), truth, band)
                 if not regions:
                     continue
-                dice = float(np.mean([entry.dice for entry in measured[self.answering_variant]]))
-                self.worst_cases.add(answered, dice=dice, labels=self.labels, largest_component=self.pieces)
+                mean = float(np.mean([entry.dice for entry in measured[self.answering_variant]]))
+                self.worst_cases.add(answered, dice=mean, labels=self.labels, largest_component=self.pieces)
         assert answered is not None
         # Soft Dice of a whole scan is not to be compared with Dice of a part of it.
         held_out = {"look": look_of(data["image"]), "answers": answers if truth.is_whole else {}}
         self.scans.append(scan_record(answered, doubts=doubts, predictor=answering, held_out=held_out))
+
+    def _dice_of_classes(self, answer: np.ndarray, truth: Truth, measured: Sequence[ClassMetrics]) -> list[float]:
+        """Of each class from 1 on, of the pieces that inference keeps: what is measured may be regions."""
+        known = {entry.label: entry.dice for entry in measured}
+        others = [region for region in foreground_regions(self.labels) if region.label not in known]
+        masks = region_masks(answer, others, largest_component=self.pieces)
+        known |= {
+            region.label: dice(mask, region.mask(truth.label_map)) for region, mask in zip(others, masks, strict=True)
+        }
+        return [known[value] for value in sorted(self.labels) if value]
 
     def _confidence(self, said: Tensor, own: Mapping[Any, Any], image: Any) -> np.ndarray:
         """Of the likeliest class at the network's temperature, on the scan's own grid."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from aps_components.data.partial import NOT_LABELED
 from aps_components.evaluation.metrics import Region
 from aps_components.inference import PromptPoint
+from aps_components.inference.points import in_their_class
 
 PREDICTORS = {"average": "probabilities", "a": "probabilities_a", "b": "probabilities_b"}
 
@@ -23,11 +23,12 @@ def prompt_precision(points: Sequence[PromptPoint], truth: Any, *, region: Regio
         region: one class or several.
         to_voxel: from the network's voxels to the truth's, [4, 4].
     """
-    hits: list[bool] = []
-    for point in points:
-        if point.label in region.classes:
-            voxel = np.rint(to_voxel @ np.append(point.voxel, 1.0))[:3].astype(int)
-            voxel = np.clip(voxel, 0, np.array(truth.shape) - 1)
-            if truth[tuple(voxel)] != NOT_LABELED:
-                hits.append(int(truth[tuple(voxel)]) in region.classes)
+    there = [_moved(point, to_voxel, size=truth.shape) for point in points if point.label in region.classes]
+    hits = in_their_class(there, truth, together=region.classes)
     return float(np.mean(hits)) if hits else float("nan")
+
+
+def _moved(point: PromptPoint, to_voxel: Any, *, size: Sequence[int]) -> PromptPoint:
+    """A point at the nearest voxel of another grid (D, H, W)."""
+    d, h, w = np.rint(to_voxel @ np.append(point.voxel, 1.0))[:3].clip(0, np.array(size) - 1).astype(int).tolist()
+    return point._replace(voxel=(d, h, w))

@@ -55,6 +55,7 @@ from aps_components.plain_json import read_json
 ANSWER = "a"  # an ensemble has one answer; its offsets are held where Model A's are
 LABELS, MADE_BY, AGREEMENT = "labels", "made_by.json", "agreement.csv"
 AGREED = "agreement.jsonl"  # what the table is made of in the end
+DEVICE = "device"  # a labelling that was killed goes on with another one
 LEAST_AGREED = 5  # scans that are named
 
 
@@ -180,12 +181,19 @@ def _is_labelled(file: Path, mark: Mark) -> bool:
 
 def _refuse_labels_of_others(folder: Path, models: Sequence[TrainedModel]) -> str:
     """Some scans labelled by one ensemble and some by another are no dataset; what made them is given back."""
-    made_by = json.dumps([model.settings for model in models], indent=1, default=str) + "\n"
+    made_by = json.dumps([_made_by(model) for model in models], indent=1, default=str) + "\n"
     note = folder / MADE_BY
     if note.is_file() and note.read_text(encoding="utf-8") != made_by:
         raise ValueError(f"{folder} holds labels of other models or settings ({note}): give another --target")
     replace_text(note, made_by)
     return made_by
+
+
+def _made_by(model: TrainedModel) -> dict[str, Any]:
+    """What a model's labels depend on: not the device, nor the precision that ``auto`` means there."""
+    settings = {key: value for key, value in model.settings.items() if key != DEVICE}
+    options = {key: value for key, value in model.settings["options"].items() if key != DEVICE}
+    return {**settings, "precision": model.inferer.precision, "options": options}
 
 
 def _decision(models: Sequence[TrainedModel], datalist: Datalist) -> tuple[Decision, list[str]]:

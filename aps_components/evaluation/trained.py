@@ -140,6 +140,20 @@ def load_trained(
     return model
 
 
+def answering_settings(
+    network: TwoModels, inferer: PromptedSlidingWindowInferer, *, device: torch.device
+) -> dict[str, Any]:
+    """How a scan is answered, of JSON's types: what the file beside the weights, and not the weights, may decide."""
+    return {
+        "predictor": network.predictor,
+        "roi_size": list(inferer.roi_size),
+        "overlap": inferer.overlap,
+        "mirror_axes": [list(group) for group in inferer.mirror_axes],
+        "precision": resolved_precision(device, inferer.precision),
+        "device": str(device),
+    }
+
+
 def _refuse_twice(options: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """An option that is decided otherwise would have no effect."""
     if decided := sorted(set(options) & set(own)):
@@ -195,10 +209,8 @@ def _built(config: BundleConfig, checkpoint: Path, split: str, options: dict[str
             "cases": digest_of(items),
             "split": split,
             "spacing": value("spacing"),
-            "roi_size": list(inferer.roi_size),
             "mc_samples": network.mc_samples,
-            "precision": resolved_precision(device, inferer.precision),
-            "device": str(device),
+            **answering_settings(network, inferer, device=device),
             "options": options,
         },
     )

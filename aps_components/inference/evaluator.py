@@ -20,6 +20,7 @@ from aps_components.data import DataError
 from aps_components.data.datalist import FAULT
 from aps_components.data.partial import NOT_LABELED, UNDRAWN
 from aps_components.inference.inferer import PromptedSlidingWindowInferer
+from aps_components.inference.points import in_their_class
 from aps_components.inference.temperature import calibrated, calibrated_tiles
 from aps_components.models import TwoModels
 from aps_components.uncertainty import MAP_NAMES
@@ -165,17 +166,11 @@ class PromptPrecisionMetric(Metric):
     def update(self, outputs: Sequence[Mapping[str, Any]]) -> None:
         """Count the points of some volumes: ``prompts`` and ``label`` [1, D, H, W] of each."""
         for output in outputs:
-            label, undrawn = output["label"][0], output.get(UNDRAWN)
-            points = [point for point in output["prompts"] if not _left_open(int(label[point.voxel]), undrawn)]
-            self._total += len(points)
-            self._correct += sum(int(label[point.voxel]) == point.label for point in points)
+            hits = in_their_class(output["prompts"], output["label"][0], undrawn=output.get(UNDRAWN))
+            self._total += len(hits)
+            self._correct += sum(hits)
 
     @sync_all_reduce("_correct", "_total")
     def compute(self) -> float:
         """The share in [0, 1]."""
         return float(self._correct / self._total)
-
-
-def _left_open(value: int, undrawn: Tensor | None) -> bool:
-    """Whether a voxel of a label may have another class, too."""
-    return value == NOT_LABELED or (value == 0 and undrawn is not None and bool(undrawn.any()))

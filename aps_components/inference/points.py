@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from aps_components.data.partial import NOT_LABELED
 from aps_components.inference.tiles import Window
 from aps_components.networks.sam3d import Prompts
 from aps_components.prompts import PAD_LABEL, PointPrompts
@@ -38,6 +39,29 @@ def listed(prompts: PointPrompts) -> list[PromptPoint]:
         )
     ]
     return sorted(points, key=lambda point: (point.label, -point.score, point.voxel))
+
+
+def in_their_class(
+    points: Iterable[PromptPoint],
+    label: Any,
+    *,
+    together: Collection[int] | None = None,
+    undrawn: Tensor | None = None,
+) -> list[bool]:
+    """Whether each point lies in its class, of those on voxels whose class a label tells.
+
+    Args:
+        points: on the label's grid.
+        label: label map [D, H, W], ``NOT_LABELED`` where nobody labelled.
+        together: the points' classes, which count as one; None where each is one of its own.
+        undrawn: bool by class, those that nobody drew: with one, a voxel of the background may have another class.
+    """
+    known = ((point, int(label[point.voxel])) for point in points)
+    return [
+        value in (together or (point.label,))
+        for point, value in known
+        if value != NOT_LABELED and (value != 0 or undrawn is None or not bool(undrawn.any()))
+    ]
 
 
 def prompts_in(

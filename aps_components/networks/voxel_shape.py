@@ -30,11 +30,6 @@ class VoxelShape(NamedTuple):
     kernel_sizes: tuple[Triple, ...]
     """Of each level, finest first; one more than strides."""
 
-    @property
-    def isotropic(self) -> bool:
-        """Whether these are the defaults of a network."""
-        return self.strides == ISOTROPIC_STRIDES and self.kernel_sizes == isotropic_kernels(self.strides)
-
 
 def network_shape(spacing: Sequence[float], roi_size: Sequence[int]) -> VoxelShape:
     """Strides and kernels for four halvings.

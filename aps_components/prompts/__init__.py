@@ -7,10 +7,8 @@ from aps_components.prompts.generator import (
     PAD_LABEL,
     PointPrompts,
     PromptGenerator,
-    PromptPrecision,
     local_maxima,
     normalise_per_case,
-    prompt_precision,
     window_maximum,
 )
 from aps_components.prompts.moved_border import MovedBorder, moved_border
@@ -26,7 +24,6 @@ __all__ = [
     "MovedBorder",
     "PointPrompts",
     "PromptGenerator",
-    "PromptPrecision",
     "Scribble",
     "SimulatedUser",
     "UserPrompts",
@@ -38,7 +35,6 @@ __all__ = [
     "local_maxima",
     "moved_border",
     "normalise_per_case",
-    "prompt_precision",
     "window_maximum",
     "with_moved_borders",
 ]

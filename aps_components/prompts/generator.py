@@ -173,32 +173,3 @@ class PromptGenerator:
             torch.where(found, labels, PAD_LABEL).reshape(batch, -1),
             scores.reshape(batch, -1),
         )
-
-
-class PromptPrecision(NamedTuple):
-    """How many points of each class there are and how many of them lie in it, each [C]."""
-
-    correct: Tensor
-    total: Tensor
-
-    @property
-    def share(self) -> Tensor:
-        """Precision of each class in [0, 1], [C]; NaN where a class has no points."""
-        return self.correct / self.total
-
-
-def prompt_precision(prompts: PointPrompts, label: Tensor, *, num_classes: int) -> PromptPrecision:
-    """Count the points that lie in their own class.
-
-    Args:
-        prompts: of B cases.
-        label: the truth, integers [B, 1, D, H, W].
-        num_classes: C.
-    """
-    d, h, w = prompts.point_coords.long().unbind(dim=-1)  # each [B, N]
-    case = torch.arange(label.shape[0], device=label.device)[:, None]
-    truth = label[case, 0, d, h, w]
-    real = prompts.point_labels != PAD_LABEL
-    per_class = F.one_hot(prompts.point_labels.clamp_min(0), num_classes) * real[..., None]
-    correct = per_class * (truth == prompts.point_labels)[..., None]
-    return PromptPrecision(correct.sum(dim=(0, 1)).float(), per_class.sum(dim=(0, 1)).float())

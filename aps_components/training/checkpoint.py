@@ -97,11 +97,13 @@ class TrainingCheckpoint:
         """Restore the last epoch's state, if there is one.
 
         Raises:
-            CheckpointError: the file is damaged or belongs to other settings, or the ranks were given different ones.
+            CheckpointError: the file is damaged or belongs to other settings, or the ranks were given different ones or
+                do not find the same file.
         """
         self._refuse_ranks_apart()
         path = self.directory / STATE_FILE
         state = self._state(path, max_epochs=engine.state.max_epochs) if path.is_file() else None
+        self._refuse_other_folders(None if state is None else state["epoch"])
         engine.ckpt_dir = str(self.directory)
         if state is None:
             return
@@ -197,6 +199,17 @@ class TrainingCheckpoint:
                 raise CheckpointError(
                     f"rank {rank} was given other settings or scans than rank 0 ({different}): start every node with "
                     "the same options and the same datalist"
+                )
+
+    def _refuse_other_folders(self, epoch: int | None) -> None:
+        """Rank 0 writes for all: one that reads elsewhere would begin anew, or an epoch behind, beside the others."""
+        first, *others = of_all_ranks(epoch)
+        for rank, found in enumerate(others, 1):
+            if found != first:
+                said = ["no checkpoint" if each is None else f"epoch {each}" for each in (first, found)]
+                raise CheckpointError(
+                    f"rank 0 found {said[0]} in {self.directory}, rank {rank} {said[1]}: --ckpt_dir must be one folder "
+                    "that all nodes share"
                 )
 
     def _refuse_other_settings(self, found: Mapping[str, Any], path: Path) -> None:

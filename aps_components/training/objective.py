@@ -55,7 +55,7 @@ class SemiSupervisedObjective:
         supervised: Dice and cross entropy, for Models A and B.
         heteroscedastic: trains A's noise head.
         heteroscedastic_weight: of it.
-        iou_weight: of B's IoU head.
+        iou_weight: of B's IoU head, for the automatic answer and for the corrected ones, a mean over these rounds.
         copy_paste: mix labelled and unlabelled patches in both directions (BCP) instead of using them side by side.
         copy_paste_share: of each axis that the pasted box covers.
         pseudo_label_weight: of the supervised loss on the teacher's labels.
@@ -71,7 +71,7 @@ class SemiSupervisedObjective:
             model against the other's most likely class, on voxels without a person's label.
         teacher_consistency: agreement with the mean teacher on voxels without a person's label.
         user: prompts and corrects Model B; None gives it Model A's own points and no corrections, as published.
-        interaction_weight: of the loss of the corrected answers, a mean over the rounds.
+        interaction_weight: of the loss of the corrected answers, a mean over the rounds; 0 teaches nothing of them.
         click_weight: of the cross entropy near what the user marked, in these rounds.
     """
 
@@ -220,7 +220,8 @@ class SemiSupervisedObjective:
             user=user,
         )
         rampup = self.rampup(iteration)
-        terms = self._label_terms(output, patches, rampup) | self._noise_and_iou_terms(output, patches)
+        terms = self._label_terms(output, patches, rampup) | self._noise_term(output, patches)
+        terms |= self._iou_terms(output, patches)
         terms |= self._interaction_terms(output, patches, rampup)
         terms |= self._deep_terms(terms, output, patches, rampup)
         if not patches.all_labeled:
@@ -318,32 +319,33 @@ class SemiSupervisedObjective:
         deep = [share * torch.stack([*level.values()]).sum() for share, level in zip(shares[1:], levels, strict=True)]
         return shared | {"deep_a": torch.stack(deep).sum()}
 
-    def _noise_and_iou_terms(self, output: TrainingOutput, patches: TrainingPatches) -> dict[str, Tensor]:
-        """A's noise head and B's IoU head, where labels are true."""
-        terms: dict[str, Tensor] = {}
-        if self.heteroscedastic_weight and self.train_a:
-            undrawn = patches.undrawn_of(output.logits_a.shape[1])
-            noise = self.heteroscedastic(
-                output.logits_a, output.variance, patches.merged_label, patches.labeled, undrawn=undrawn
-            )
-            terms["heteroscedastic"] = self.heteroscedastic_weight * noise
-        if self.iou_weight and output.logits_b is not None and output.iou_predictions is not None:
-            told = told_to_b(patches, output)
-            iou = iou_loss(
-                output.iou_predictions,
-                output.logits_b.detach(),
-                told.label,
-                told.labeled,
-                known=judged(told, output.logits_b.shape[1]),
-            )
-            terms["iou"] = self.iou_weight * iou
+    def _noise_term(self, output: TrainingOutput, patches: TrainingPatches) -> dict[str, Tensor]:
+        """A's noise head, where labels are true."""
+        if not self.heteroscedastic_weight or not self.train_a:
+            return {}
+        undrawn = patches.undrawn_of(output.logits_a.shape[1])
+        noise = self.heteroscedastic(
+            output.logits_a, output.variance, patches.merged_label, patches.labeled, undrawn=undrawn
+        )
+        return {"heteroscedastic": self.heteroscedastic_weight * noise}
+
+    def _iou_terms(self, output: TrainingOutput, patches: TrainingPatches) -> dict[str, Tensor]:
+        """B's IoU head, where labels are true: its opinion of the automatic answer, and of the corrected ones."""
+        if not self.iou_weight or output.logits_b is None or output.iou_predictions is None:
+            return {}
+        automatic = _iou_loss(output.iou_predictions, output.logits_b, told_to_b(patches, output))
+        terms = {"iou": self.iou_weight * automatic}
+        rounds = output.rounds[1:] if self.interaction_weight else ()
+        if rounds:
+            losses = [_iou_loss(each.iou_predictions, each.logits, as_told(patches, each)) for each in rounds]
+            terms["iou_corrected"] = self.iou_weight * torch.stack(losses).mean()
         return terms
 
     def _consistency_term(self, output: TrainingOutput, unlabeled: Tensor, rampup: float) -> dict[str, Tensor]:
         """Agreement of A and B where there is no person's label."""
         if not self.consistency_weight or output.logits_b is None:
             return {}
-        a, b = output.logits_a.float().softmax(dim=1), output.logits_b.softmax(dim=1)
+        a, b = output.logits_a.float().softmax(dim=1), output.logits_b.float().softmax(dim=1)
         student, target = (b, a) if self.consistency_target == "a" else (a, b)
         agreement = softmax_mse(student, target, unlabeled, detach=self.consistency_target != "both")
         return {"consistency": self.consistency_weight * rampup * agreement}
@@ -372,6 +374,12 @@ class SemiSupervisedObjective:
                 difference = self.teacher_consistency.loss(logits, patches.target, unlabeled=where)
                 terms[f"teacher_{name}"] = self.teacher_consistency.weight * rampup * difference
         return terms
+
+
+def _iou_loss(iou_predictions: Tensor, logits: Tensor, told: TrainingPatches) -> Tensor:
+    """Of one of Model B's answers and its patches; no gradient reaches the masks."""
+    known = judged(told, logits.shape[1])
+    return iou_loss(iou_predictions, logits.detach(), told.label, told.labeled, known=known)
 
 
 def deep_shares(count: int) -> list[float]:

@@ -78,9 +78,12 @@ def told_to_b(patches: TrainingPatches, output: TrainingOutput) -> TrainingPatch
 def judged(patches: TrainingPatches, classes: int) -> Tensor | None:
     """bool, [N, C]: masks whose truth a person's label tells; None where it tells all of them."""
     undrawn = patches.undrawn_of(classes)
-    if undrawn is None:
+    if undrawn is None and patches.all_labeled:
         return None
-    told = ~undrawn & patches.labeled.flatten(1).any(dim=1, keepdim=True)
+    told = patches.labeled.flatten(1).any(dim=1, keepdim=True).expand(-1, classes)
+    if undrawn is None:
+        return told
+    told = told & ~undrawn
     told[:, 0] &= ~undrawn.any(dim=1)
     return told
 

@@ -183,6 +183,13 @@ class TestBundle:
             assert content(name, "datalist.json")["labels"] == labels
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_a_pretraining_asks_of_its_objective_what_a_training_asks_of_model_a(name):
+    training, pretraining = (merged(name, combination).get("objective") for combination in ("train", "pretrain"))
+    kept = {key: training[key] for key in ("class_weights", "largest_component", "warmup_iterations")}
+    assert pretraining == {"_target_": training["_target_"], "train_b": False, **kept}
+
+
 def test_only_the_atrium_brings_a_datalist():
     """Theirs depend on the download and are written beside the scans."""
     assert [name for name in OURS if (BUNDLES / name / "configs" / "datalist.json").exists()] == ["la"]

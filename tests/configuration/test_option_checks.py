@@ -66,7 +66,7 @@ def test_what_the_bundles_say_is_all_right(run):
         ("inference", "postprocessing#transforms#1#largest_componen", "postprocessing#transforms#1#largest_component"),
         ("inference", "preprocessing#transforms#2#spacin", "preprocessing#transforms#2#spacing"),
         ("training", "train#random_transforms#0#spatial_sizes", "train#random_transforms#0#spatial_size"),
-        ("training", "train#random_transforms#15#transform#sigmax", "train#random_transforms#15#transform#sigma_x"),
+        ("training", "train#random_transforms#16#transform#sigmax", "train#random_transforms#16#transform#sigma_x"),
         ("training", "train#random_transforms#5#_disabeld_", "train#random_transforms#5#_disabled_"),
         (
             "training",

@@ -51,7 +51,8 @@ def test_a_patch_that_is_not_turned_is_cut_out_of_the_scan(make_case, augmentati
     cut = Pipeline(transforms[: 1 + [type(each).__name__ for each in transforms].index("CenterSpatialCropd")])
     found = 0
     for seed in range(20):
-        sample = {key: np.asarray(value[0]) for key, value in cut.set_random_state(seed=seed)(item).items() if key in item}
+        moved = cut.set_random_state(seed=seed)(item)
+        sample = {key: np.asarray(moved[key][0]) for key in item}
         start = np.unravel_index(int(sample["image"].flat[0]), SIZE)
         where = tuple(slice(first, first + size) for first, size in zip(start, roi, strict=True))
         if sample["image"].shape == voxels[where].shape and np.array_equal(sample["image"], voxels[where]):

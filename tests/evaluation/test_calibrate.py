@@ -97,6 +97,13 @@ def test_held_out_scans_say_how_sure_and_how_good_answers_are(arguments, phantom
     assert not {"doubt", "temperature"} & read_settings(arguments["target"]).keys()  # of other offsets, perhaps
 
 
+def test_predicted_dice_is_of_classes_whatever_regions_are_measured(arguments, phantoms):
+    cli.calibrate(**arguments, cases=0, regions={"heart": [1]})
+    held_out = [item for item in load_datalist(phantoms).validation if "label" in item]
+    points = read_settings(arguments["target"])["doubt"]["classes"]["left atrium"]
+    assert len(points["dice"]) == len(held_out)
+
+
 def test_a_folder_of_other_scans_serves_too(arguments, phantoms, tmp_path):
     for item in load_datalist(phantoms).test:
         for key, folder in (("image", "images"), ("label", "labels")):

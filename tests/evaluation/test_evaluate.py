@@ -12,6 +12,7 @@ from torch import nn
 
 from aps_components.data import evaluation_transforms
 from aps_components.evaluation import Evaluation
+from aps_components.evaluation.doubt.evaluated import read_answers
 from aps_components.inference import PromptPoint, VolumePrediction
 
 LABELS = {0: "background", 1: "atrium"}
@@ -294,6 +295,12 @@ class TestRegions:
         assert whole["prediction_voxels"] == SIDE**3 + 2
         assert whole["dice"] == pytest.approx(2 * SIDE**3 / (2 * SIDE**3 + 2))
         assert [row["dice"] for row in (core, enhancing)] == [0, 0]
+
+    def test_the_classes_can_be_calibrated_beside_regions_of_their_names(self, tmp_path):
+        """Each half of the cube has the other's class: the region "core" is all right, and the class all wrong."""
+        self.evaluate(tmp_path, regions={"core": [1, 3], "oedema": [1, 2, 3]}, largest_component=True).run()
+        (answer,) = read_answers(tmp_path / "out", predictor="a", largest_component=True)
+        assert answer.dice == {1: 0, 2: 1, 3: 0}
 
     def test_precision_is_of_all_points_of_the_regions_classes(self, tmp_path):
         report = self.evaluate(tmp_path, regions=self.regions).run()

@@ -1,5 +1,6 @@
 import csv
 import json
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -8,7 +9,7 @@ from workflows import LA
 
 from aps_components import cli
 from aps_components.data import case_identities, case_name, load_datalist
-from aps_components.evaluation.pseudo_labels import _unaware
+from aps_components.evaluation.pseudo_labels import _refuse_labels_of_others, _unaware
 from aps_components.evaluation.trained import load_trained
 from aps_components.label_map import keep_largest_component
 
@@ -120,6 +121,21 @@ def test_goes_on_with_the_scans_that_are_left(arguments, tmp_path):
     stayed = [file.stat().st_mtime_ns == time for file, time in zip(files, times, strict=True)]
     assert stayed == [True, True, True, True, False]
     assert len(kept.read_text().splitlines()) == 1 + len(files)  # the models, and each scan once
+
+
+def test_what_was_killed_goes_on_with_another_device(tmp_path):
+    """Also where ``auto`` means another precision there."""
+
+    def model(device, precision, *, asked="auto", **options):
+        settings = {"checkpoint_sha256": "7", "device": device, "precision": precision}
+        settings["options"] = {"device": device, **options}
+        return SimpleNamespace(settings=settings, inferer=SimpleNamespace(precision=asked))
+
+    made_by = _refuse_labels_of_others(tmp_path, [model("cuda:0", "bf16")])
+    assert _refuse_labels_of_others(tmp_path, [model("cpu", "fp32")]) == made_by
+    for other in (model("cuda:0", "bf16", asked="bf16"), model("cuda:0", "bf16", overlap=0)):
+        with pytest.raises(ValueError, match="holds labels of other models or settings"):
+            _refuse_labels_of_others(tmp_path, [other])
 
 
 def test_a_target_behind_a_link(arguments, tmp_path):

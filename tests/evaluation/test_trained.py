@@ -26,6 +26,12 @@ def test_everything_comes_from_the_bundle_and_the_settings_of_the_checkpoint(pha
     assert model.settings["options"] == tiny_options
 
 
+def test_figures_are_told_apart_by_what_the_file_beside_the_weights_decides(phantoms, tiny_checkpoint, tiny_options):
+    file = tiny_checkpoint(inference_mirror_axes=[[0, 1], [2]])
+    settings = load_trained(LA, dataset_dir=phantoms, checkpoint=file, options=tiny_options).settings
+    assert (settings["mirror_axes"], settings["overlap"], settings["predictor"]) == ([[0, 1], [2]], 0.25, "average")
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_scans_are_those_that_the_training_left_out(unsplit, tiny_checkpoint, tiny_options, count):
     everything = load_datalist(unsplit).labeled

@@ -6,11 +6,9 @@ from torch.nn import functional as F
 
 from aps_components.prompts import (
     PAD_LABEL,
-    PointPrompts,
     PromptGenerator,
     local_maxima,
     normalise_per_case,
-    prompt_precision,
     window_maximum,
 )
 from aps_components.prompts.generator import _scrambled_index
@@ -260,8 +258,10 @@ class TestPromptGenerator:
         for case in range(2):
             present = set(label[case].unique().tolist())
             assert set(prompts.point_labels[case].tolist()) - {PAD_LABEL} == present
-        counted = prompt_precision(prompts, label, num_classes=16)
-        assert torch.equal(counted.correct, counted.total)
+        real = prompts.point_labels != PAD_LABEL
+        d, h, w = prompts.point_coords[real].long().unbind(-1)
+        case = torch.arange(2)[:, None].expand_as(real)[real]
+        assert torch.equal(label[case, 0, d, h, w], prompts.point_labels[real])
 
     def test_points_of_a_class_are_apart(self):
         prompts = PromptGenerator(points_per_class=8, radius=4)(smooth_probabilities(), **certain(2))
@@ -306,27 +306,3 @@ class TestPromptGenerator:
     def test_value_that_does_not_fit_is_refused(self, settings, message):
         with pytest.raises(ValueError, match=message):
             PromptGenerator(**settings)
-
-
-class TestPromptPrecision:
-    def test_by_hand(self):
-        label = torch.zeros(2, 1, *SIZE, dtype=torch.uint8)
-        label[0, 0, 3, 4, 5] = 1
-        label[1, 0, 16, 23, 39] = 2
-        prompts = PointPrompts(
-            point_coords=torch.tensor(
-                [[[3.0, 4, 5], [5, 4, 3], [0, 0, 0], [0, 0, 0]], [[3, 4, 5], [16, 23, 39], [16, 23, 38], [0, 0, 0]]]
-            ),
-            point_labels=torch.tensor([[1, 1, 0, -1], [1, 2, 0, -1]]),
-            scores=torch.ones(2, 4),
-        )
-        precision = prompt_precision(prompts, label, num_classes=4)
-        assert precision.correct.tolist() == [2, 1, 1, 0]
-        assert precision.total.tolist() == [2, 3, 1, 0]
-        torch.testing.assert_close(precision.share, torch.tensor([1, 1 / 3, 1, torch.nan]), equal_nan=True)
-
-    def test_without_any_point(self):
-        prompts = PromptGenerator(points_per_class=0)(smooth_probabilities(), **uncertainties())
-        precision = prompt_precision(prompts, torch.zeros(2, 1, *SIZE, dtype=torch.long), num_classes=3)
-        assert precision.total.tolist() == [0, 0, 0]
-        assert precision.share.isnan().all()

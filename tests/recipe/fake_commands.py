@@ -66,6 +66,7 @@ class FakeCommands:
     def evaluating(self, options: dict[str, str]) -> None:
         datalist, folder = load_datalist(options["dataset_dir"]), Path(options["output_dir"])
         assert datalist.validation
+        named = datalist.labels[1]
         what = {
             "calibrated": "calibrated" in options["checkpoint"],
             "mirrored": "mirror_axes" in options,
@@ -73,7 +74,7 @@ class FakeCommands:
             "beside": "work/beside_" in options["checkpoint"],
         }
         rows = [
-            {"case": name, "predictor": predictor, "variant": variant, "class": datalist.labels[1], "dice": dice}
+            {"case": name, "predictor": predictor, "variant": variant, "class": named, "label": 1, "dice": dice}
             for name in map(case_name, datalist.validation)
             for predictor in (("a",) if options["predictor"] == "a" else ("average", "a", "b"))
             for variant in ("raw", "largest_component")

@@ -3,11 +3,18 @@ from pathlib import Path
 import pytest
 import torch
 from pipelines import training_transforms
+from students import C, D, H, W
 from torch.optim.lr_scheduler import PolynomialLR
 
 from aps_components.data import SeededCacheDataset, load_datalist, two_stream_loader
 from aps_components.models import build_auto_prompt_seg
-from aps_components.training import MeanTeacher, SemiSupervisedTrainer, TrainingCheckpoint, build_objective
+from aps_components.training import (
+    MeanTeacher,
+    SemiSupervisedTrainer,
+    TrainingCheckpoint,
+    TrainingPatches,
+    build_objective,
+)
 
 ROI = (32, 32, 32)
 
@@ -75,3 +82,20 @@ def make_trainer(dataset):
         )
 
     return make
+
+
+@pytest.fixture
+def patches():
+    """Four, each voxel of which a person or the teacher labelled, at random."""
+    generator = torch.Generator().manual_seed(1)
+    return TrainingPatches(
+        image=torch.zeros(4, 1, D, H, W),
+        label=torch.randint(C, (4, 1, D, H, W), generator=generator),
+        labeled=torch.rand(4, 1, D, H, W, generator=generator) > 0.3,
+        all_labeled=False,
+    )
+
+
+@pytest.fixture
+def labelled_patches(patches):
+    return patches._replace(labeled=torch.ones_like(patches.labeled), all_labeled=True)

@@ -1,194 +1,18 @@
+"""The losses, what each weighs, and which voxels it sees."""
+
 import math
 
 import pytest
 import torch
+from students import PERSON, TEACHER, C, D, Forward, H, W, make_batch, teacher
 
 from aps_components.losses import HeteroscedasticCrossEntropy, iou_loss, sigmoid_rampup, softmax_mse
 from aps_components.losses.supervised import DiceCrossEntropy
-from aps_components.models import Round, TrainingOutput
+from aps_components.models import TrainingOutput
 from aps_components.prompts import AlteredTargets, SimulatedUser
-from aps_components.training import TrainingPatches, build_objective
+from aps_components.training import build_objective
 from aps_components.training.objective import deep_shares
 from aps_components.training.patches import at_size
-from aps_components.uncertainty import MonteCarloSamples
-
-C, D, H, W = 3, 5, 7, 11  # sizes that cannot be confused
-PERSON, TEACHER = 1, 2  # the class that each of the two gives to every voxel
-
-
-def make_batch(labeled=2, unlabeled=2):
-    """Labelled patch i is filled with i + 1, unlabelled patch j with -(j + 1); a person labelled everything 1."""
-
-    def images(numbers):
-        return torch.stack([torch.full((1, D, H, W), float(number)) for number in numbers])
-
-    batch = {
-        "labeled": {
-            "image": images(range(1, labeled + 1)),
-            "label": torch.full((labeled, 1, D, H, W), PERSON, dtype=torch.uint8),
-        }
-    }
-    if unlabeled:
-        batch["unlabeled"] = {"image": images(range(-1, -unlabeled - 1, -1))}
-    return batch
-
-
-def teacher(image):
-    """Sees class 2 everywhere."""
-    logits = torch.zeros(image.shape[0], C, *image.shape[2:])
-    logits[:, TEACHER] = 1.0
-    return logits
-
-
-def no_teacher(_image):
-    pytest.fail("the teacher was asked")
-
-
-def cases_of(image):
-    """The one value that the patch of each side has: the positive and the negative one."""
-    return [(int(patch[patch > 0].unique()), int(patch[patch < 0].unique())) for patch in image]
-
-
-class TestPatches:
-    @pytest.mark.parametrize("iteration", [0, 2])
-    def test_warm_up_gives_the_labelled_patches_only(self, iteration):
-        batch = make_batch()
-        objective = build_objective(warmup_iterations=3)
-        patches = objective.patches(batch, teacher=no_teacher, iteration=iteration)
-        assert torch.equal(patches.image, batch["labeled"]["image"])
-        assert torch.equal(patches.label, batch["labeled"]["label"].long())
-        assert patches.labeled.all()
-        assert patches.all_labeled
-
-    def test_unlabelled_patches_come_in_right_after_the_warm_up(self):
-        patches = build_objective(warmup_iterations=3).patches(make_batch(), teacher=teacher, iteration=3)
-        assert not patches.labeled.all()
-        assert not patches.all_labeled
-
-    @pytest.mark.parametrize("changes", [{"train_b": False}, {}, {"teacher_weight": 1.0}])
-    def test_labelled_batches_leave_the_teacher_out(self, changes):
-        batch = make_batch(unlabeled=0)
-        patches = build_objective(**changes).patches(batch, teacher=no_teacher, iteration=9)
-        assert torch.equal(patches.image, batch["labeled"]["image"])
-        assert patches.labeled.all()
-        assert patches.all_labeled
-
-    @pytest.mark.parametrize("seed", range(3))
-    def test_copy_paste_takes_image_label_and_owner_from_the_same_side(self, seed):
-        torch.manual_seed(seed)
-        patches = build_objective().patches(make_batch(), teacher=teacher, iteration=0)
-        assert patches.image.shape == patches.label.shape == patches.labeled.shape == (4, 1, D, H, W)
-        assert patches.label.dtype == torch.int64
-        assert torch.equal(patches.labeled, patches.image > 0)
-        assert torch.equal(patches.label, torch.where(patches.labeled, PERSON, TEACHER))
-        assert cases_of(patches.image) == [(1, -1), (2, -2)] * 2
-
-    def test_the_same_box_is_pasted_both_ways(self):
-        patches = build_objective(copy_paste_share=0.5).patches(make_batch(), teacher=teacher, iteration=0)
-        person_in_box, person_around_box = patches.labeled.chunk(2)
-        assert torch.equal(person_in_box, ~person_around_box)
-        inside = person_in_box[0, 0].nonzero()
-        extent = inside.amax(dim=0) - inside.amin(dim=0) + 1
-        assert extent.tolist() == [round(0.5 * size) for size in (D, H, W)]
-        assert len(inside) == extent.prod()
-
-    @pytest.mark.parametrize(
-        ("labeled", "unlabeled", "pairs"),
-        [(3, 2, [(1, -1), (2, -2), (3, -1)]), (1, 3, [(1, -1), (1, -2), (1, -3)])],
-    )
-    def test_the_smaller_stream_serves_again(self, labeled, unlabeled, pairs):
-        patches = build_objective().patches(make_batch(labeled, unlabeled), teacher=teacher, iteration=0)
-        assert cases_of(patches.image) == pairs * 2
-
-    def test_without_copy_paste_they_stand_side_by_side(self):
-        batch = make_batch(3, 2)
-        patches = build_objective(copy_paste=False).patches(batch, teacher=teacher, iteration=0)
-        assert torch.equal(patches.image, torch.cat([batch["labeled"]["image"], batch["unlabeled"]["image"]]))
-        assert not patches.all_labeled
-        assert patches.labeled.flatten(1).all(dim=1).tolist() == [True, True, True, False, False]
-        assert not patches.labeled[3:].any()
-        assert torch.equal(patches.label, torch.where(patches.labeled, PERSON, TEACHER))
-
-    @pytest.mark.parametrize("copy_paste", [True, False])
-    def test_teacher_is_not_asked_where_its_labels_weigh_nothing(self, copy_paste):
-        objective = build_objective(pseudo_label_weight=0.0, copy_paste=copy_paste)
-        patches = objective.patches(make_batch(), teacher=no_teacher, iteration=0)
-        assert torch.equal(patches.labeled, patches.image > 0)
-        assert (patches.label[patches.labeled] == PERSON).all()
-
-    def test_pseudo_labels_keep_the_largest_component(self):
-        def two_islands(image):
-            logits = torch.zeros(image.shape[0], C, *image.shape[2:])
-            logits[:, TEACHER, 0, 0, 0], logits[:, TEACHER, 3:, 3:, 3:] = 1.0, 1.0
-            return logits
-
-        for largest_component in (True, False):
-            objective = build_objective(copy_paste=False, largest_component=largest_component)
-            patches = objective.patches(make_batch(), teacher=two_islands, iteration=0)
-            assert (patches.label[2:, 0, 3:, 3:, 3:] == TEACHER).all()
-            assert (patches.label[2:, 0, 0, 0, 0] == (0 if largest_component else TEACHER)).all()
-
-
-class Forward:
-    """Stands for the student; its outputs are leaves, so that each one's gradient can be read."""
-
-    def __init__(self):
-        generator = torch.Generator().manual_seed(0)
-
-        def leaf(*size, positive=False):
-            values = torch.randn(4, *size, generator=generator)
-            return (values.sigmoid() if positive else values).requires_grad_()
-
-        self.logits_a, self.logits_b = leaf(C, D, H, W), leaf(C, D, H, W)
-        self.variance, self.iou_predictions = leaf(1, D, H, W, positive=True), leaf(C, positive=True)
-
-    def __call__(self, image, *, with_a, with_b, label, user):
-        assert image.shape == (4, 1, D, H, W)
-        self.asked = {"with_a": with_a, "with_b": with_b, "label": label, "user": user}
-        output = self.output(self.rounds(label) if user else ())
-        return output if with_b else output._replace(logits_b=None, iou_predictions=None)
-
-    def output(self, rounds):
-        of_models = self.logits_a, self.variance, self.logits_b, self.iou_predictions
-        return TrainingOutput(*of_models, None, None, rounds=tuple(rounds))
-
-    def rounds(self, label):
-        """The automatic answer, and two corrected ones of patches 3 and 1.
-
-        Classes are exchanged in patch 3; the target of patch 1 is altered before the corrections.
-        """
-        generator = torch.Generator().manual_seed(2)
-        target = label.clone()
-        target[3] = (target[3] + 1) % C
-        altered = torch.stack([target[3], (label[1] + 2) % C])
-        exchanged, nowhere = torch.tensor([False, False, False, True]), torch.zeros(4, 1, D, H, W)
-        automatic = torch.arange(4), self.logits_b, self.iou_predictions, target, exchanged
-        rounds = [Round(*automatic, nowhere, nowhere > 0)]
-        for _ in range(2):
-            logits = torch.randn(2, C, D, H, W, generator=generator).requires_grad_()
-            nearness = (torch.rand(2, 1, D, H, W, generator=generator) - 0.5).clamp_min(0)
-            within = (nearness > 0) | (torch.rand(2, 1, D, H, W, generator=generator) > 0.7)
-            rows = torch.tensor([3, 1])
-            iou_predictions, changed = self.iou_predictions[rows], torch.tensor([True, True])
-            rounds.append(Round(rows, logits, iou_predictions, altered, changed, nearness, within))
-        return tuple(rounds)
-
-
-@pytest.fixture
-def patches():
-    generator = torch.Generator().manual_seed(1)
-    return TrainingPatches(
-        image=torch.zeros(4, 1, D, H, W),
-        label=torch.randint(C, (4, 1, D, H, W), generator=generator),
-        labeled=torch.rand(4, 1, D, H, W, generator=generator) > 0.3,
-        all_labeled=False,
-    )
-
-
-@pytest.fixture
-def labelled_patches(patches):
-    return patches._replace(labeled=torch.ones_like(patches.labeled), all_labeled=True)
-
 
 ALL_TERMS = {
     "supervised_a",
@@ -328,6 +152,23 @@ class TestLosses:
         assert forward.iou_predictions.grad.any()
         assert forward.logits_b.grad is None
 
+    def test_iou_head_learns_nothing_of_patches_that_the_teacher_alone_labelled(self, patches):
+        """Nothing of them counts, and of nothing the IoU is 1."""
+        patches.labeled[2:] = False
+        forward = Forward()
+        terms = build_objective(iou_weight=0.7)(forward, patches, iteration=0)
+        by_a_person = (forward.iou_predictions[:2], forward.logits_b[:2], patches.label[:2], patches.labeled[:2])
+        torch.testing.assert_close(terms["iou"], 0.7 * iou_loss(*by_a_person))
+        terms["iou"].backward()
+        assert forward.iou_predictions.grad.flatten(1).any(dim=1).tolist() == [True, True, False, False]
+
+    def test_agreement_is_measured_in_float32(self, patches):
+        """Answers that are alike agree, though one is in bf16, as a second V-Net's under autocast."""
+        forward = Forward()
+        forward.logits_b = forward.logits_b.detach().bfloat16()
+        forward.logits_a = forward.logits_b.float()
+        assert build_objective()(forward, patches, iteration=0)["consistency"] == 0
+
 
 class TestUser:
     """Model B's answers to a simulated user; see ``Forward.rounds`` for what is altered."""
@@ -410,7 +251,27 @@ class TestUser:
             expected.append(by_person + 0.9 * by_teacher)
         torch.testing.assert_close(terms["interaction"], torch.stack(expected).mean())
 
-    def test_an_interaction_weight_of_zero_removes_both(self, patches):
+    def test_iou_head_judges_corrected_answers_too(self, patches):
+        """Against the target where it was altered, as in patch 3, and elsewhere where a person labelled."""
+        forward = Forward()
+        first, *later = forward.rounds(patches.label)
+        changed, generator = torch.tensor([True, False]), torch.Generator().manual_seed(4)
+        opinions = [torch.rand(2, C, generator=generator).requires_grad_() for _ in later]
+        later = [
+            each._replace(iou_predictions=opinion, changed=changed)
+            for each, opinion in zip(later, opinions, strict=True)
+        ]
+        output = forward.output((first, *later))
+        options = {"user": {}, "iou_weight": 0.7, "interaction_weight": 0.8}
+        terms = build_objective(**options)(lambda *_, **__: output, patches, iteration=0)
+        true = torch.stack([torch.ones_like(patches.labeled[3]), patches.labeled[1]])
+        expected = [iou_loss(each.iou_predictions, each.logits, each.target, true) for each in later]
+        torch.testing.assert_close(terms["iou_corrected"], 0.7 * torch.stack(expected).mean())
+        terms["iou_corrected"].backward()
+        assert all(opinion.grad.all() for opinion in opinions)
+        assert all(each.logits.grad is None for each in later)
+
+    def test_an_interaction_weight_of_zero_removes_all_of_them(self, patches):
         terms = build_objective(user={}, interaction_weight=0.0)(Forward(), patches, iteration=0)
         assert set(terms) == ALL_TERMS
 
@@ -498,75 +359,3 @@ class TestCrossPseudoSupervision:
     def test_it_needs_two_models(self, patches):
         terms = build_objective(cross_pseudo_weight=0.5, train_b=False)(Forward(), patches, iteration=0)
         assert "cross_pseudo_a" not in terms
-
-
-class TestTeacherConsistency:
-    def test_the_student_is_compared_with_the_teacher_on_unlabelled_patches_alone(self):
-        seen = []
-
-        def noisy_teacher(image):
-            seen.append(image)
-            return teacher(image)
-
-        objective = build_objective(
-            copy_paste=False, pseudo_label_weight=0.0, teacher_weight=0.7, teacher_noise=0.1, train_b=False
-        )
-        batch = make_batch(2, 2)
-        patches = objective.patches(batch, teacher=noisy_teacher, iteration=0)
-        (view,) = seen
-        noise = view - batch["unlabeled"]["image"]
-        assert 0.15 < noise.abs().max() < 0.2 + 1e-6
-        assert noise.std() == pytest.approx(0.1, rel=0.15)
-        forward = Forward()
-        terms = objective(forward, patches, iteration=0)
-        difference = forward.logits_a[2:].softmax(1) - teacher(view).softmax(1)
-        torch.testing.assert_close(terms["teacher_a"], 0.7 * difference.square().mean())
-        assert "teacher_b" not in terms
-        terms["teacher_a"].backward()
-        assert not forward.logits_a.grad[:2].any()
-
-    @pytest.mark.parametrize(("iteration", "share"), [(0, 0.75 + 0.25 * math.exp(-5)), (10, 1.0)])
-    def test_uncertain_voxels_do_not_count(self, iteration, share):
-        """Half of each patch is certain, the other half has an entropy just above or below the threshold."""
-        for offset, counts in ((-0.02, True), (0.02, False)):
-            threshold = (share + offset) * math.log(C)
-            if threshold > math.log(C):
-                continue
-            objective = build_objective(
-                copy_paste=False, pseudo_label_weight=0.0, teacher_weight=1.0, teacher_samples=3, rampup_iterations=10
-            )
-            certain = objective.patches(
-                make_batch(), teacher=HalfCertain(threshold), iteration=iteration
-            ).target.certain
-            assert certain[:, :, :2].all()
-            assert certain[:, :, 2:].all() == counts
-            assert certain[:, :, 2:].any() == counts
-
-    def test_negative_settings_are_refused(self):
-        with pytest.raises(ValueError, match="noise -1"):
-            build_objective(teacher_noise=-1)
-
-
-class HalfCertain:
-    """A teacher that is certain of the first two slices; elsewhere the entropy is as given, in nats."""
-
-    def __init__(self, nats):
-        self.likely = _likely_with_entropy(nats)
-
-    def monte_carlo(self, image, *, samples):
-        probabilities = torch.full((image.shape[0], C, D, H, W), (1 - self.likely) / (C - 1))
-        probabilities[:, 0] = self.likely
-        probabilities[:, :, :2] = torch.tensor([1.0, 0.0, 0.0]).view(1, C, 1, 1, 1)
-        variance = torch.zeros(samples, image.shape[0], 1, D, H, W)
-        return MonteCarloSamples(probabilities.expand(samples, -1, -1, -1, -1, -1), variance)
-
-
-def _likely_with_entropy(nats):
-    """The probability of the likeliest of C classes, the others being equal, at which the entropy is so high."""
-    low, high = 1 / C, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        rest = (1 - middle) / (C - 1)
-        value = -middle * math.log(middle) - (C - 1) * rest * math.log(rest)
-        low, high = (middle, high) if value > nats else (low, middle)
-    return low

@@ -171,6 +171,19 @@ def test_ranks_that_were_given_different_things_do_not_begin(make_trainer, tmp_p
     assert contents(tmp_path) == {}
 
 
+def test_ranks_that_do_not_find_the_same_checkpoint_do_not_begin(make_trainer, tmp_path, monkeypatch):
+    """Rank 0 writes it; a node with a folder of its own has none, and would begin anew."""
+    make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path).run()
+    before = contents(tmp_path)
+    monkeypatch.setattr(
+        "aps_components.training.checkpoint.of_all_ranks", lambda own: [own, own if isinstance(own, dict) else None]
+    )
+    message = r"rank 0 found epoch 1 .*, rank 1 no checkpoint.*--ckpt_dir must be one folder that all nodes share"
+    with pytest.raises(CheckpointError, match=message):
+        make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path).run()
+    assert contents(tmp_path) == before
+
+
 def test_a_finished_run_has_nothing_to_do(make_trainer, tmp_path, caplog):
     make_trainer(epochs=1, epoch_length=1, ckpt_dir=tmp_path).run()
     before = contents(tmp_path)

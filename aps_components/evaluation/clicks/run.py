@@ -21,11 +21,11 @@ from aps_components.evaluation.metrics import foreground_regions
 from aps_components.evaluation.records import Records, results_folder
 from aps_components.evaluation.report import json_ready
 from aps_components.evaluation.seen import unseen_items
-from aps_components.evaluation.trained import load_trained
+from aps_components.evaluation.trained import answering_settings, load_trained
 from aps_components.files import expanded, replace_text, sha256_of
 from aps_components.interactive import LoadedModel, Predictor, load_model
 from aps_components.interactive.model import taught_prompts
-from aps_components.models import read_settings, resolved_precision
+from aps_components.models import read_settings
 from aps_components.options import number, optional, whole
 
 MOST_CLICKS = 1000  # of a scan; whoever needs more draws it anew
@@ -109,9 +109,8 @@ def measure_clicks(
         "checkpoint_sha256": sha256_of(model.checkpoint),
         "cases": digest_of(items),
         "thorough": thorough,
-        "predictor": model.network.predictor,
-        "precision": resolved_precision(model.device, model.inferer.precision),
-        "device": str(model.device),
+        "largest_component": model.largest_component,
+        **answering_settings(model.network, model.inferer, device=model.device),
         "options": dict(options or {}),
     }
     return report_clicks(annotator, items[:cases], out, settings=settings, title=model.checkpoint.name)

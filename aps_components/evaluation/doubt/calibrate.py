@@ -108,7 +108,6 @@ def _evaluation(model: TrainedModel, folder: Path, predictor: str, *, split: str
         output_dir=folder,
         split=split,
         answering=predictor,
-        regions=model.regions,
         label_values=model.label_values,
         largest_component=model.largest_component,
         pictures=0,

@@ -25,17 +25,20 @@ class HeldOutAnswer:
         case: name of the scan.
         record: what ``held_out.answer_record`` says of it.
         look: of the image.
-        dice: by class name; None where it is not defined.
+        dice: by class; None where it is not defined.
     """
 
     case: str
     record: dict[str, Any]
     look: list[list[float]]
-    dice: dict[str, float | None]
+    dice: dict[int, float | None]
 
 
 def read_answers(folder: str | Path, *, predictor: str, largest_component: Pieces) -> list[HeldOutAnswer]:
     """Every scan of an evaluation of which enough was written; those of earlier versions have nothing.
+
+    Its table may be of regions, which may have the names of classes. Where a record does not say the classes' own Dice,
+    as those of earlier versions, only that of regions of a single class is known.
 
     Args:
         folder: that it was written into.
@@ -47,20 +50,21 @@ def read_answers(folder: str | Path, *, predictor: str, largest_component: Piece
     """
     file = Path(folder) / METRICS_FILE
     content = read_object(file, keys=("cases",))
-    dice: defaultdict[str, dict[str, float | None]] = defaultdict(dict)
+    dice: defaultdict[str, dict[int, float | None]] = defaultdict(dict)
     try:
         for row in content["cases"]:
-            if (row["predictor"], row["variant"]) == (predictor, VARIANTS[bool(largest_component)]):
-                dice[row["case"]][row["class"]] = row["dice"]
+            wanted = (row["predictor"], row["variant"]) == (predictor, VARIANTS[bool(largest_component)])
+            if wanted and isinstance(row["label"], int):
+                dice[row["case"]][row["label"]] = row["dice"]
         return [
             HeldOutAnswer(
                 case=scan["case"],
-                record=scan[HELD_OUT]["answers"][predictor],
+                record=record,
                 look=scan[HELD_OUT]["look"],
-                dice=dice[scan["case"]],
+                dice=dice[scan["case"]] | dict(enumerate(record.get("dice", ()), start=1)),
             )
             for scan in content.get("scans", [])
-            if predictor in scan.get(HELD_OUT, {}).get("answers", {})
+            if (record := scan.get(HELD_OUT, {}).get("answers", {}).get(predictor)) is not None
         ]
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{file}: no evaluation of this version ({error!r}); evaluate again") from error

@@ -86,7 +86,7 @@ def calibration_errors(records: Sequence[Record]) -> tuple[float, float]:
 
 def calibration(
     records: Sequence[Record],
-    dices: Sequence[Mapping[str, float | None]],
+    dices: Sequence[Mapping[int, float | None]],
     looks: Sequence[Sequence[Sequence[float]]],
     *,
     labels: Mapping[int, str],
@@ -96,7 +96,7 @@ def calibration(
 
     Args:
         records: of the answers, as :func:`answer_record` gives them.
-        dices: what they turned out to be worth, by class name; None where it is not defined.
+        dices: what they turned out to be worth, by class; None where it is not defined.
         looks: of scans that are of the kind that the model knows.
         labels: class value to name, background included.
         source: which scans they were, in words.
@@ -112,7 +112,7 @@ def calibration(
             found = [
                 (
                     record["soft_dice"][value - 1][at],
-                    dice.get(name),
+                    dice.get(value),
                     (record.get("agreement") or {value - 1: None})[value - 1],
                 )
                 for record, dice in zip(records, dices, strict=True)

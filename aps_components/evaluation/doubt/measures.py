@@ -15,7 +15,7 @@ from torch import Tensor
 
 from aps_components.evaluation.reliability import Calibration
 from aps_components.inference.own_grid import Maps, WholeMaps
-from aps_components.inference.temperature import calibrated
+from aps_components.inference.temperature import LEAST, calibrated
 from aps_components.uncertainty import entropy
 
 MOST_VALUES = 8_000_000  # of probabilities that are looked at for several temperatures; more know no better
@@ -86,8 +86,9 @@ def surprise_by_temperature(probabilities: Tensor, truth: Tensor, temperatures: 
         truth: their classes, integers, [N].
         temperatures: to try.
     """
+    probabilities = probabilities.clamp_min(LEAST)  # also at 1, which would be judged by another floor than the others
     of_truth = (calibrated(probabilities, value, dim=0).gather(0, truth[None]) for value in temperatures)
-    return [float(-found.clamp_min(1e-12).log().double().mean()) for found in of_truth]
+    return [float(-found.log().double().mean()) for found in of_truth]
 
 
 def calibration_error_by_temperature(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
-from monai.data.utils import dense_patch_slices
+import torch
 
 from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.options import Axes, axis_groups, choice, number
@@ -126,8 +126,5 @@ def grid(
 
 def window_count(image_size: Sequence[int], inferer: PromptedSlidingWindowInferer) -> int:
     """Windows that an inferer moves over a volume (D, H, W)."""
-    roi = list(inferer.roi_size)
-    size = [max(pair) for pair in zip(image_size, roi, strict=True)]
-    overlap = inferer.overlap if isinstance(inferer.overlap, Sequence) else [inferer.overlap] * 3
-    interval = [max(1, int(window * (1 - share))) for window, share in zip(roi, overlap, strict=True)]
-    return len(dense_patch_slices(size, roi, interval))
+    shape_alone = torch.empty(1, 1, *image_size, device="meta")
+    return len(inferer.windows(inferer.padded(shape_alone)))

@@ -13,6 +13,7 @@ from aps_components.evaluation.clicks import measure_clicks
 from aps_components.evaluation.clicks.scan import Annotator
 from aps_components.evaluation.metrics import Region
 from aps_components.interactive import Predictor, load_model
+from aps_components.models import read_settings, save_settings
 
 CORRECT = "aps_components.evaluation.clicks.scan.Annotator.correct"
 STORED = {"network_def": {"filters": 2, "sam_variant": "tiny"}, "simulated_user": {}, "spacing": [1.5, 1.5, 1.5]}
@@ -56,6 +57,10 @@ def test_figures_and_files_and_no_scan_twice(phantoms, checkpoint, tmp_path):
         assert measure_clicks(**given)["dice"] == figures["dice"]
         with pytest.raises(ValueError, match="clicks 3 there, 4 now"):
             measure_clicks(**given | {"clicks": 4})
+        changed = {"inference_mirror_axes": [0], "largest_component": False}
+        save_settings(read_settings(checkpoint) | changed, checkpoint)
+        with pytest.raises(ValueError, match=r"largest_component True there, False now; mirror_axes \[\] there"):
+            measure_clicks(**given)
 
 
 def test_a_perfect_answer_needs_no_click_and_a_shifted_one_is_measured(phantoms, checkpoint, tmp_path):

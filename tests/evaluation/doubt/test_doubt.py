@@ -12,7 +12,12 @@ from aps_components.evaluation.doubt.held_out import (
     best_temperature,
     calibration,
 )
-from aps_components.evaluation.doubt.measures import class_doubts, look_of, soft_dice_by_temperature
+from aps_components.evaluation.doubt.measures import (
+    class_doubts,
+    look_of,
+    soft_dice_by_temperature,
+    surprise_by_temperature,
+)
 from aps_components.evaluation.doubt.unlike import KnownLooks
 from aps_components.inference.temperature import calibrated
 from aps_components.models import CheckpointError
@@ -62,6 +67,15 @@ class TestTemperature:
         said = calibrated(right, 1 / true, dim=0)
         record = answer_record(said, truth, np.ones_like(truth, dtype=bool), to_voxel=np.eye(4))
         assert best_temperature([record]) == pytest.approx(true, rel=0.2)
+
+    def test_a_few_truths_called_impossible_do_not_make_right_answers_less_sure(self):
+        """One voxel in a thousand: the least probability counts the same at every temperature."""
+        probabilities = answers().flatten(1)
+        truth = torch.multinomial(probabilities.T, 1, generator=torch.Generator().manual_seed(1))[:, 0]
+        probabilities[:, ::1000] = torch.tensor([1.0, 0.0, 0.0])[:, None]
+        truth[::1000] = 1
+        surprise = surprise_by_temperature(probabilities, truth, TEMPERATURES)
+        assert TEMPERATURES[int(np.argmin(surprise))] == 1.0
 
     def test_truth_is_looked_up_on_its_own_grid(self):
         """The network's grid has half the voxels of the scan's, turned around along the first axis."""
@@ -126,7 +140,7 @@ class TestStored:
             records.append(answer_record(probabilities, truth, np.ones_like(truth, dtype=bool), to_voxel=np.eye(4)))
             records[-1]["surprise"] = [float(value != 1) for value in TEMPERATURES]
             doubts = class_doubts(probabilities)
-            dices.append({name: doubts[label - 1].soft_dice - 0.05 for label, name in LABELS.items() if label})
+            dices.append({label: doubts[label - 1].soft_dice - 0.05 for label in LABELS if label})
             looks.append(TestUnlike().looks(1, seed=seed)[0])
         return calibration(records, dices, looks, labels=LABELS, source="here")
 
