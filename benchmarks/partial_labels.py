@@ -163,7 +163,7 @@ def commands(options: argparse.Namespace, arms: Mapping[str, Arm], *, images: st
     """What to run, a line each; ``images`` and ``labels`` are the sub-folders of the data."""
     out, data = shlex.quote(str(options.out)), shlex.quote(str(options.data))
     bundle, run = f"{out}/bundle", "python -m monai.bundle run"
-    recipe = Recipe(epochs=options.epochs, labeled_batch=options.batch)
+    recipe = Recipe(epochs=options.epochs, labeled_batch=options.batch, unlabeled_batch=options.batch)
     epochs, length, warmup = epochs_of(options.epochs * options.epoch_length, recipe)
     schedule = (
         f"--epochs {epochs} --epoch_length {length} --warmup_epochs {warmup} "
