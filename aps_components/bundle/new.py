@@ -85,7 +85,9 @@ def new_bundle(
     own = scans.folder.root / DATALIST  # which training reads in the place of the bundle's
     validation = _asked_validation(validation, scans, own=own)
     if slices is not None and scans.listing == own:
-        raise ValueError(f'{SLICES} {slices!r}: training reads {own}; write "{SLICES}": {json.dumps(slices)} there')
+        raise ValueError(
+            f'{SLICES} {slices!r}: training reads {own}; write "{SLICES}": {json.dumps(slices)} beside each label there'
+        )
     scans = scans.told(slices=slices)
     found = look_at(scans.folder, names=names or scans.names, budget=budget, spacing=spacing, roi_size=roi_size)
     check_kept_apart(scans, found)

@@ -163,7 +163,8 @@ def _in_steps(
         if axis is None:
             break
         size[axis] -= steps[axis]
-    if cut and shape[0] == shape[1]:  # patches are turned by quarters only where these two agree
+    # Patches are turned by quarters only where these two agree; of other steps one size may not be divided.
+    if cut and shape[0] == shape[1] and steps[0] == steps[1]:
         size[:2] = [min(size[:2])] * 2
     return size, cut
 

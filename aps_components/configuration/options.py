@@ -10,6 +10,7 @@ import torch
 from aps_components.configuration.targets import arguments_of, kind_of_argument
 from aps_components.data import AUGMENTATIONS, intensity_transforms
 from aps_components.data.geometry import LARGEST, SMALLEST
+from aps_components.data.label_values import ignore_faults, parsed_label_values
 from aps_components.data.partial import MOST_CLASSES
 from aps_components.machine import chosen_device
 from aps_components.models import Precision, Predictor
@@ -268,7 +269,9 @@ def contradictions(values: Mapping[str, Any]) -> Iterator[str]:
             yield (
                 f"label_values maps {value!r} to class {target!r}: take one of 0 to {classes - 1}, or add it to labels"
             )
-    yield from ignore_faults(values)
+    if (ignore := values.get("ignore")) is not None:
+        mapping = parsed_label_values(values.get("label_values"))
+        yield from ignore_faults(ignore, num_classes=classes, label_values=mapping)
     for name, members in (values.get("regions") or {}).items():
         if not all(0 < member < classes for member in members):
             yield f"regions {name!r} is {members!r}: list foreground classes, 1 to {classes - 1}, each once"
@@ -281,22 +284,6 @@ def contradictions(values: Mapping[str, Any]) -> Iterator[str]:
     names, channels = values.get("modalities"), values.get("in_channels")
     if names is not None and channels is not None and len(names) != channels:
         yield (f"modalities {names} names {len(names)} but in_channels is {channels}: name one per channel, or null")
-
-
-def ignore_faults(values: Mapping[str, Any]) -> Iterator[str]:
-    """A value that is to mean "not labelled here" and a class as well.
-
-    Args:
-        values: some of ``labels``, ``label_values`` and ``ignore``.
-    """
-    ignore, mapping = values.get("ignore"), values.get("label_values") or {}
-    if ignore is None:
-        return
-    taken = mapping.get(str(ignore))
-    if taken is None and ignore < len(values["labels"]) and ignore not in mapping.values():
-        taken = ignore
-    if taken is not None:
-        yield f"ignore {ignore} is class {taken} as well: take a value that no class has, such as 255"
 
 
 def network_faults(values: Mapping[str, Any]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from aps_components.data.datalist import files_of
 from aps_components.data.errors import DataError
 from aps_components.data.geometry import Geometry
-from aps_components.data.label_values import LabelValues, map_values, parsed_label_values
+from aps_components.data.label_values import LabelValues, ignore_faults, map_values, parsed_label_values
 from aps_components.data.nifti import File, read_geometry, read_scan
 from aps_components.data.partial import NOT_LABELED, Partial, said_of
 from aps_components.data.remembered import Remembered, facts
@@ -27,6 +27,7 @@ INTEGER_TOLERANCE = 1e-3  # labels stored with a slope come back as 0.99999
 LINES_SHOWN = 10
 CASES_WITHOUT_BAR = 20
 READERS = 8  # threads, which wait for disks
+RULES = 2  # another number where more is checked than before: what was found right is then looked at again
 
 Items = TypeVar("Items", bound=Sequence[Mapping[str, Any]])
 
@@ -62,7 +63,7 @@ def check_cases(
     remembered = Remembered(cache_dir)
 
     def faults_of(item: Mapping[str, Any]) -> list[str]:
-        key = f"right {json.dumps([in_channels, num_classes, sorted(mapping.items())])} {_facts_of(item)}"
+        key = f"right {RULES} {json.dumps([in_channels, num_classes, sorted(mapping.items())])} {_facts_of(item)}"
         if key in remembered:
             return []
         found = list(_case_faults(item, in_channels, num_classes, mapping))
@@ -101,7 +102,7 @@ def header_faults(item: Mapping[str, Any], *, in_channels: int, label_key: str =
 def label_faults(
     file: str,
     values: np.ndarray,
-    num_classes: int,
+    num_classes: int | None,
     label_values: Mapping[int, int] | None = None,
     partial: Partial | None = None,
 ) -> Iterator[str]:
@@ -110,11 +111,14 @@ def label_faults(
     Args:
         file: where they stand.
         values: those of the file.
-        num_classes: background included.
+        num_classes: background included; None where nobody said yet which values are classes.
         label_values: value to class.
         partial: what was labelled; None for all of it.
     """
     partial = partial or Partial()
+    if faults := list(_ignore_faults(partial, num_classes, label_values)):
+        yield from (f"{file}: {fault}" for fault in faults)
+        return
     integers = np.rint(values) if values.dtype.kind == "f" else values
     with np.errstate(invalid="ignore"):
         broken = ~(np.abs(values - integers) <= INTEGER_TOLERANCE)  # true for NaN as well
@@ -125,22 +129,27 @@ def label_faults(
         )
         return
     classes = map_values(integers, label_values or {})
-    wrong = (classes < 0) | (classes >= num_classes)
+    wrong = classes < 0 if num_classes is None else (classes < 0) | (classes >= num_classes)
     if partial.ignore is not None:
         wrong &= integers != partial.ignore
     if wrong.any():
+        known = "0, 1, ..." if num_classes is None else f"0 to {num_classes - 1}"
         yield (
-            f"{file}: label values {_some(integers[wrong])} are outside the classes 0 to {num_classes - 1}; "
+            f"{file}: label values {_some(integers[wrong])} are outside the classes {known}; "
             "name these classes in labels, say by label_values which class each one is, by ignore which one means that "
             "nobody labelled a voxel, or renumber the label"
         )
         return
-    yield from _partial_faults(file, integers, classes, num_classes=num_classes, partial=partial)
+    yield from _partial_faults(file, integers, classes, partial)
 
 
-def _partial_faults(
-    file: str, values: np.ndarray, classes: np.ndarray, *, num_classes: int, partial: Partial
-) -> Iterator[str]:
+def _ignore_faults(partial: Partial, num_classes: int | None, label_values: Mapping[int, int] | None) -> Iterator[str]:
+    if partial.ignore is not None and num_classes is not None:
+        undrawn = partial.undrawn(num_classes)
+        yield from ignore_faults(partial.ignore, num_classes=num_classes, label_values=label_values, undrawn=undrawn)
+
+
+def _partial_faults(file: str, values: np.ndarray, classes: np.ndarray, partial: Partial) -> Iterator[str]:
     if partial.is_whole:
         return
     if faults := list(partial.faults(file, values.shape[-3:])):
@@ -149,10 +158,10 @@ def _partial_faults(
     labeled = ~partial.unlabeled(values, classes)
     if not labeled.any():
         yield f"{file}: no voxel of it is labelled; label some, or leave the label out of the datalist"
-    elif (held := np.isin(classes[labeled], partial.undrawn(num_classes))).any():
+    elif partial.classes is not None and (held := labeled & ~np.isin(classes, (0, *partial.classes))).any():
         yield (
-            f"{file}: holds class {_some(classes[labeled][held])}, which its labeled_classes leave out; name it there, "
-            "or take it out of the label"
+            f"{file}: holds class {_some(classes[held])}, which its labeled_classes leave out; name it there, or take "
+            "it out of the label"
         )
 
 
@@ -174,9 +183,10 @@ def read_labels(file: File) -> NDArray[np.uint8]:
     Raises:
         DataError: it cannot be read, is no single volume, or holds others than whole numbers from 0 to 255.
     """
-    values = read_scan(file).voxels
-    if values.ndim != 3:
-        raise DataError(f"{os.fspath(file)}: {values.shape[3]} channels; {_channel_mend(is_label=True)}")
+    scan = read_scan(file)
+    if (channels := scan.geometry.channels) != 1:
+        raise DataError(f"{os.fspath(file)}: {channels} channels; {_channel_mend(is_label=True)}")
+    values = scan.voxels.reshape(scan.geometry.shape)
     for fault in label_faults(os.fspath(file), values, VALUES):
         raise DataError(fault)
     return np.rint(values).astype(np.uint8)

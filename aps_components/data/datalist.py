@@ -12,7 +12,8 @@ A dataset is a folder and a datalist, a JSON file whose paths are relative to th
     }
 
 "image" may be a list of files, one per modality. A "label_by" of "models" beside a label says that no hand drew it;
-"labeled_slices", "labeled_classes" and "ignore" say that it is not whole (see `aps_components.data.partial`).
+"labeled_slices", "labeled_classes" and "ignore" say that it is not whole (see `aps_components.data.partial`), and
+"patient" beside an image says whose it is.
 Only file names are looked at here, never a scan.
 """
 
@@ -31,7 +32,7 @@ from aps_components.data.modalities import (
     select_modalities,
     stem,
 )
-from aps_components.data.partial import IGNORE, KEYS, parsed
+from aps_components.data.partial import CLASSES, IGNORE, KEYS, SLICES, parsed
 from aps_components.files import expanded
 from aps_components.plain_json import read_object, refuse_config_syntax
 from aps_components.terminal import brief
@@ -42,9 +43,10 @@ File = str | os.PathLike[str]
 DATALIST = "datalist.json"
 PARTS = ("training", "unlabeled", "validation", "test")
 FAULT = "fault"  # of an item that cannot be used: why
-TOP_KEYS, CASE_KEYS = ("name", "labels"), ("image", "label", "label_by")
+PATIENT = "patient"  # of a case: whose scan it is
+TOP_KEYS, CASE_KEYS = ("name", "labels"), ("image", "label", "label_by", PATIENT)
 COUNT = "num"  # how the Medical Segmentation Decathlon's counts begin, such as numTraining
-ALIKE = 0.75  # of letters, from which on a key is another one mistyped
+ALIKE = 0.78  # of letters, from which on a key is another one mistyped
 LABEL_BY, HAND, MODELS = "label_by", "hand", "models"
 
 
@@ -161,6 +163,9 @@ def load_datalist(
             )
         training, parts["validation"] = training[:-validation_count], training[-validation_count:]
         _require_labels(parts["validation"], f"{source}: validation_count {validation_count}")
+        if not counts_at_most:  # else it is a model that is judged, which may have learned from other scans
+            declared = declared_patients(content, root)
+            _refuse_cut_patients([*training, *parts["unlabeled"]], parts["validation"], declared, source)
     by_models = _labels_by_models(content, root)
     for part in ("validation", "test"):
         asked = f"{source}: {part}_count {validation_count}" if part == "validation" and validation_count else ""
@@ -304,6 +309,9 @@ def read_datalist(source: Path, *, keys: Sequence[str] = ("name", "labels", "tra
         raise DataError(f"{source}: no datalist, which is a .json file; give one, or the folder that the scans lie in")
     content = read_object(source, keys=keys, error=DataError)
     _refuse_mistyped(content, (*TOP_KEYS, *PARTS, *KEYS), where=source)
+    for key in (SLICES, CLASSES):
+        if content.get(key) is not None:
+            raise DataError(f"{source}: {key} stands at the top, where nothing reads it: write it beside each label")
     # These two go on into settings and configurations; a path of a scan does not, as it stands.
     for key in sorted({"name", "labels"} & content.keys()):
         refuse_config_syntax(content[key], where=f"{source}: {key}", error=DataError)
@@ -376,6 +384,42 @@ def said_of_all(item: Item, everywhere: Mapping[str, Any]) -> Item:
 def listed_entries(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The cases of all parts as they stand in a datalist; a part may be a word in place of a list."""
     return [entry for part in PARTS if isinstance(content.get(part), list) for entry in content[part]]
+
+
+def declared_patients(content: Mapping[str, Any], root: Path) -> dict[str, str]:
+    """Whose scan an image file is, by its absolute path, where the datalist says it."""
+    return {
+        located(root, file): str(entry[PATIENT])
+        for entry in listed_entries(content)
+        if entry.get(PATIENT) is not None
+        for file in files_of(entry["image"])
+    }
+
+
+def same_patient(learned: Iterable[Item], kept: Iterable[Item], declared: Mapping[str, str]) -> tuple[str, str] | None:
+    """Names of a case that is kept apart and of one of the same patient that is learned from; None without such two.
+
+    Args:
+        learned, kept: items.
+        declared: by image file, see :func:`declared_patients`.
+    """
+    seen = {patient: item for item in learned if (patient := declared.get(files_of(item["image"])[0]))}
+    for item in kept:
+        if other := seen.get(declared.get(files_of(item["image"])[0], "")):
+            return case_name(item), case_name(other)
+    return None
+
+
+def _refuse_cut_patients(
+    learned: Iterable[Item], kept: Sequence[Item], declared: Mapping[str, str], source: Path
+) -> None:
+    """The last cases are taken by their number, whoever they are of."""
+    if found := same_patient(learned, kept, declared):
+        raise DataError(
+            f"{source}: validation_count {len(kept)} keeps {found[0]} apart, and {found[1]} of the same patient is "
+            "learned from: figures would be too good; take another validation_count, or name the validation cases in "
+            "the datalist"
+        )
 
 
 def _labels_by_models(content: dict[str, Any], root: Path) -> frozenset[str]:

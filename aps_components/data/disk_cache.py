@@ -13,7 +13,8 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,13 +29,15 @@ from aps_components.data.errors import DataError
 from aps_components.data.identity import identity
 from aps_components.data.remembered import Remembered
 from aps_components.files import expanded
-from aps_components.plain_json import read_json
+from aps_components.plain_json import read_object
 
 FORM = 2  # of an entry; another one where a version of this project preprocesses in another way
 DIGITS = 32
 FACTS = "facts.json"
 ARRAYS = "arrays"  # in the facts: how many there are under a key, such as the voxels of each class
 AFFINE = "affine"  # of a volume; a plain tensor, such as a table of classes, has none
+UNFINISHED = ".unfinished-"  # how a folder begins in which an entry is being written
+DAY = 24 * 60 * 60  # seconds, after which nobody writes into it any more
 PASSED_OVER = ("lazy", "noted", "tracing")  # attributes of transforms that change nothing of what they do
 
 
@@ -45,19 +48,27 @@ class Stored(NamedTuple):
 
     def opened(self) -> dict[str, Any]:
         """Its volumes, which are read where something of them is needed, and may be written to in memory."""
-        facts = read_json(self.place / FACTS)
-        return {key: self._value(key, about) for key, about in facts.items()}
+        return {key: self._value(key, about) for key, about in read_object(self.place / FACTS).items()}
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all its files are there: some systems delete what nobody opened for long, file by file."""
+        try:
+            facts = read_object(self.place / FACTS)
+        except (OSError, ValueError):
+            return False
+        return all((self.place / name).is_file() for name in _files(facts))
 
     def _value(self, key: str, about: Mapping[str, Any]) -> Any:
         if ARRAYS in about:
-            return [self._tensor(f"{key}.{index}") for index in range(about[ARRAYS])]
+            return [self._tensor(name) for name in _files({key: about})]
         if AFFINE not in about:
-            return self._tensor(key)
+            return self._tensor(f"{key}.npy")
         affine = torch.tensor(about[AFFINE], dtype=torch.float64)
-        return MetaTensor(self._tensor(key), affine=affine, meta={"filename_or_obj": about["file"]})
+        return MetaTensor(self._tensor(f"{key}.npy"), affine=affine, meta={"filename_or_obj": about["file"]})
 
     def _tensor(self, name: str) -> torch.Tensor:
-        return torch.from_numpy(np.load(self.place / f"{name}.npy", mmap_mode="c"))
+        return torch.from_numpy(np.load(self.place / name, mmap_mode="c"))
 
 
 class DiskCache:
@@ -71,11 +82,12 @@ class DiskCache:
     def __init__(self, folder: str | os.PathLike[str], transforms: Sequence[Callable]) -> None:
         self.folder = expanded(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._clear()
         self.remembered = Remembered(self.folder)
         self.preprocessing = json.dumps([FORM, monai.__version__, *map(described, transforms)])
 
     def stored(self, item: Mapping[str, Any], prepare: Callable[[], Mapping[str, Any]]) -> Stored:
-        """An item's entry, which is made if it is not there.
+        """An item's entry, which is made if it is not there, or not whole.
 
         Args:
             item: with the files of "image" and, where there is one, "label".
@@ -86,27 +98,39 @@ class DiskCache:
         """
         who = identity(item, remembered=self.remembered)
         key = hashlib.sha256(json.dumps([who["image"], who["label"], self.preprocessing]).encode()).hexdigest()[:DIGITS]
-        place = self.folder / key[:2] / key
-        if not (place / FACTS).is_file():
-            self._write(place, prepare())
-        return Stored(place)
+        entry = Stored(self.folder / key[:2] / key)
+        if not entry.is_whole:
+            self._write(entry, prepare())
+        return entry
 
-    def _write(self, place: Path, item: Mapping[str, Any]) -> None:
-        """An entry is there whole or not at all; who comes second leaves the first one's."""
-        place.parent.mkdir(exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self.folder))
+    def _write(self, entry: Stored, item: Mapping[str, Any]) -> None:
+        """A new entry is there whole or not at all; who comes second leaves the first one's."""
+        entry.place.parent.mkdir(exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self.folder))
         try:
             _fill(work, item)
-            if not place.exists():
-                os.replace(work, place)
+            if not entry.place.exists():
+                os.replace(work, entry.place)
+            elif not entry.is_whole:
+                _mend(entry.place, work)
         except OSError as error:
-            if not (place / FACTS).is_file():  # not made by another process meanwhile
+            if not entry.is_whole:  # not made by another process meanwhile
                 raise DataError(
                     f"{self.folder}: a preprocessed scan cannot be kept there ({error.strerror}); free some room, or "
                     "give another --cache_dir"
                 ) from error
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+    def _clear(self) -> None:
+        """What processes left that were killed in the middle of an entry."""
+        for work in self.folder.glob(f"{UNFINISHED}*"):
+            try:
+                is_left = time.time() - work.stat().st_mtime > DAY
+            except OSError:  # just finished
+                continue
+            if is_left:
+                shutil.rmtree(work, ignore_errors=True)
 
 
 def described(value: Any) -> Any:
@@ -146,3 +170,21 @@ def _fill(work: Path, item: Mapping[str, Any]) -> None:
             np.save(work / f"{key}.npy", value.numpy())
             facts[key] = {}
     (work / FACTS).write_text(json.dumps(facts))
+
+
+def _files(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the arrays of an entry."""
+    for key, about in facts.items():
+        if ARRAYS in about:
+            yield from (f"{key}.{index}.npy" for index in range(about[ARRAYS]))
+        else:
+            yield f"{key}.npy"
+
+
+def _mend(place: Path, work: Path) -> None:
+    """Put a new entry's files in the places of those of an entry that is not whole, the facts last.
+
+    Others may do the same meanwhile, or have some of these files open: each is replaced at once, by an equal one.
+    """
+    for file in sorted(work.iterdir(), key=lambda file: file.name == FACTS):
+        os.replace(file, place / file.name)

@@ -277,7 +277,7 @@ def _facts(root: Path, case: Case, *, in_full: bool, partial: Partial) -> CaseFa
         shape=(shape[0], shape[1], shape[2]),
         spacing=(spacing[0], spacing[1], spacing[2]),
         intensity=_intensity(root, case, labels) if in_full else None,
-        classes=None if labels is None else dict(_classes(labels, axes, float(np.prod(spacing)) / 1000)),
+        classes=None if labels is None else dict(_classes(labels, axes, geometry.voxel_mm3 / 1000)),
         unlabeled_voxels=unlabeled,
         drawn=partial.classes,
         joined_share=share,
@@ -292,7 +292,7 @@ def _read_label(root: Path, file: str, partial: Partial) -> tuple[NDArray[np.int
     values = values.reshape(values.shape[:3])
     top = float(values.max())
     with np.errstate(invalid="ignore"):
-        faults = list(label_faults(file, values, max(int(top), 0) + 1 if np.isfinite(top) else 1, partial=partial))
+        faults = list(label_faults(file, values, None, partial=partial))
     if faults:
         raise DataError("\n".join(faults))
     if top > LARGEST_VALUE:

@@ -19,7 +19,7 @@ import numpy as np
 from aps_components.data.datalist import Item, case_name, files_of
 from aps_components.data.errors import DataError
 from aps_components.data.geometry import geometry_of
-from aps_components.data.nifti import read_header, read_scan, stored_shape, stored_voxels
+from aps_components.data.nifti import read_header, read_scan, scaling_of, stored_shape, stored_voxels
 from aps_components.data.partial import said_of
 from aps_components.data.remembered import Remembered, facts
 from aps_components.terminal import shown
@@ -106,9 +106,11 @@ def identity(item: Mapping[str, Any], *, remembered: Remembered | None = None) -
 
 
 def scan_identity(file: str | os.PathLike[str]) -> str:
-    """Of a NIfTI file: a hash of its voxels as they are stored and, after a ":", one of where they lie.
+    """Of a NIfTI file: a hash of its voxels as they are stored and, after a ":", one of where they lie and, where the
+    header scales them, of how.
 
-    A copy, a link, another name and another packing (``.nii``, ``.nii.gz``) change nothing.
+    A copy, a link, another name and another packing (``.nii``, ``.nii.gz``) change nothing; another type of numbers
+    does, whatever their values.
 
     Raises:
         DataError: it cannot be read.
@@ -173,6 +175,8 @@ def _scan_identity(path: str, changed: int, size: int, number: int) -> str:
     for block in stored_voxels(path, header):
         voxels.update(block)
     place = hashlib.sha256(np.round(affine, 4).tobytes())
+    if (scaling := scaling_of(header)) != (1, 0):  # so that what was stored of all other scans stays right
+        place.update(repr(scaling).encode())
     return f"{voxels.hexdigest()[:DIGITS]}:{place.hexdigest()[:8]}"
 
 

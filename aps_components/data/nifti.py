@@ -118,6 +118,12 @@ def read_scan(file: File, *, scaled: bool = True) -> Scan:
     return Scan(voxels.reshape(shape), geometry, scan.dataobj.slope, scan.dataobj.inter)
 
 
+def scaling_of(header: Any) -> tuple[float, float]:
+    """Slope and intercept of a scan's values as a header states them; 1 and 0 where it states none."""
+    slope = float(header["scl_slope"])
+    return (slope, float(header["scl_inter"])) if slope and math.isfinite(slope) else (1.0, 0.0)
+
+
 def stored_shape(header: Any) -> tuple[int, ...]:
     """All axes, as the header has them."""
     return tuple(int(size) for size in header["dim"][1 : 1 + int(header["dim"][0])])
@@ -277,8 +283,7 @@ def _refuse_short(file: File, header: Any) -> None:
 
 def _require_room(file: File, header: Any, *, scaled: bool) -> None:
     """A short file can be packed gigabytes of zeros."""
-    slope = float(header["scl_slope"])
-    is_scaled = scaled and math.isfinite(slope) and slope not in (0.0, 1.0)
+    is_scaled = scaled and scaling_of(header)[0] != 1
     each = int(header.get_data_dtype().itemsize) + (SCALED if is_scaled else 0)
     try:
         require_memory(each * math.prod(stored_shape(header)), what=os.fspath(file), mend="crop or resample the scan")

@@ -164,14 +164,15 @@ def drawn_slices(drawn: Mask) -> str | dict[str, Any]:
     of a viewer's planes do. Along the last axis such a drawing has something in every slice, and is whole in none.
 
     Args:
-        drawn: where a class was drawn, [X, Y, Z].
+        drawn: where a class was drawn, [X, Y, Z] or [X, Y, Z, 1].
     """
     alone = _alone_along(drawn)
     return _drawn_along(LAST_AXIS if alone is None else alone)
 
 
 def sliced_axis(drawn: Mask) -> int | None:
-    """The axis of a label [X, Y, Z] that looks as if only some slices had been drawn: three or more, all apart.
+    """The axis of a label, [X, Y, Z] or [X, Y, Z, 1], that looks as if only some slices had been drawn: three or more,
+    all apart.
 
     Several small pieces stand alone along every axis; slices of a larger object along one. None for any other label.
     """
@@ -181,7 +182,7 @@ def sliced_axis(drawn: Mask) -> int | None:
 
 def _alone_along(drawn: Mask) -> int | None:
     """The one axis along which each slice that holds something stands alone."""
-    alone = [axis for axis in range(drawn.ndim) if _stand_alone(drawn, axis)]
+    alone = [axis for axis in range(3) if _stand_alone(drawn, axis)]
     return alone[0] if len(alone) == 1 else None
 
 
@@ -204,7 +205,7 @@ def _slices(value: Any, *, labels: Mapping[int, str], where: str) -> Any:
     axis, indices = (value.get(AXIS, LAST_AXIS), value.get(INDICES)) if isinstance(value, Mapping) else (2, value)
     numbers = isinstance(indices, list) and indices and all(type(n) is int and n >= 0 for n in indices)
     known = not isinstance(value, Mapping) or set(value) <= {AXIS, INDICES}
-    if axis not in (0, 1, 2) or not known or not (numbers or indices == DRAWN):
+    if type(axis) is not int or axis not in (0, 1, 2) or not known or not (numbers or indices == DRAWN):
         raise DataError(
             f"{where}: {SLICES} is {brief(repr(value))}; it must be the numbers of the labelled slices, from 0 on, or "
             f'"{DRAWN}" for those that hold something, or {{"{AXIS}": 0, "{INDICES}": ...}} across another axis'

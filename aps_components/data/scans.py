@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,23 +11,24 @@ from typing import Any
 from aps_components.data.case_folder import CHANNEL, Case, CaseFolder, find_cases
 from aps_components.data.datalist import (
     DATALIST,
+    PATIENT,
     Item,
     case_name,
+    declared_patients,
     files_of,
-    listed_entries,
     load_datalist,
-    located,
     read_datalist,
     refuse_same_names,
     said_of_all,
+    same_patient,
 )
 from aps_components.data.errors import DataError
+from aps_components.data.label_values import ignore_faults
 from aps_components.data.modalities import stem
 from aps_components.data.partial import CLASSES, IGNORE, KEYS, SLICES
-from aps_components.data.patients import patient_of
+from aps_components.data.patients import patients_of
 from aps_components.files import expanded, sha256_of
-
-PATIENT = "patient"  # of a case in a datalist: whose scan it is
+from aps_components.terminal import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,8 @@ def _file_facts(item: Item) -> list[Any]:
 def find_scans(data: str | os.PathLike[str], *, images: str | None = None, labels_dir: str | None = None) -> Scans:
     """Find the scans of a folder, or of a datalist.
 
+    Prints a note where names say that one patient's scans are both learned from and kept apart.
+
     Args:
         data: a datalist's file, or a folder that holds ``datalist.json``, ``images/`` and ``labels/``, or ``imagesTr/``
             and ``labelsTr/`` as nnU-Net and the Medical Segmentation Decathlon lay it out.
@@ -105,7 +108,7 @@ def find_scans(data: str | os.PathLike[str], *, images: str | None = None, label
     if file.is_file() and images is None and labels_dir is None:
         return _listed(file)
     folder = find_cases(place, images=images, labels=labels_dir)
-    patients = {case.name: patient_of(case.name) for case in folder.cases}
+    patients = patients_of(case.name for case in folder.cases)
     return Scans(folder=folder, names=None, validation=[], test=[], patients=patients)
 
 
@@ -128,10 +131,12 @@ def _listed(file: Path) -> Scans:
         faults=[],
         ignore=_ignore(learned, file),
     )
-    declared = _declared_patients(read_datalist(file), root)
-    _refuse_same_patients(datalist.training_items, kept, declared, file)
+    declared = declared_patients(read_datalist(file), root)
+    by_name = patients_of(case_name(item) for item in [*learned, *kept])
+    _refuse_same_patients(learned, kept, declared, file)
+    _note_same_patients(learned, kept, declared, by_name)
     patients = {
-        case_name(item): declared.get(files_of(item["image"])[0]) or patient_of(case_name(item)) for item in learned
+        case_name(item): declared.get(files_of(item["image"])[0]) or by_name[case_name(item)] for item in learned
     }
     return Scans(
         folder=folder,
@@ -164,8 +169,9 @@ def _ignore(items: Sequence[Item], file: Path) -> int | None:
     values = {item[IGNORE]: item["label"] for item in items if IGNORE in item}
     if len(values) > 1:
         raise DataError(f"{file}: ignore has the values {sorted(values)}: give one for the whole datalist")
-    if 0 in values:
-        raise DataError(f"{values[0]}: ignore 0 is class 0 as well: take a value that no class has, such as 255")
+    for value, label in values.items():
+        for fault in ignore_faults(value, num_classes=1):  # other values may be left out of the classes later
+            raise DataError(f"{label}: {fault}")
     return next(iter(values), None)
 
 
@@ -173,23 +179,40 @@ def _folder_of(files: Sequence[str]) -> str:
     return os.path.dirname(files[0]) or "." if files else "."
 
 
-def _declared_patients(content: Mapping[str, Any], root: Path) -> dict[str, str]:
-    """By the first image file of a case, of those that name one."""
-    return {
-        located(root, files_of(entry["image"])[0]): str(entry[PATIENT])
-        for entry in listed_entries(content)
-        if entry.get(PATIENT) is not None
-    }
-
-
 def _refuse_same_patients(
-    learned: Iterable[Item], kept: Iterable[Item], declared: Mapping[str, str], file: Path
+    learned: Sequence[Item], kept: Sequence[Item], declared: Mapping[str, str], file: Path
 ) -> None:
     """Figures on a patient that a model has seen are too good."""
-    seen = {patient: item for item in learned if (patient := declared.get(files_of(item["image"])[0]))}
-    for item in kept:
-        if other := seen.get(declared.get(files_of(item["image"])[0], "")):
-            raise DataError(
-                f"{file}: {case_name(item)} is kept apart, and {case_name(other)} of the same patient is learned from: "
-                "figures would be too good; move one of them to the other's part"
-            )
+    if found := same_patient(learned, kept, declared):
+        raise DataError(
+            f"{file}: {found[0]} is kept apart, and {found[1]} of the same patient is learned from: figures would be "
+            "too good; move one of them to the other's part"
+        )
+
+
+def _note_same_patients(
+    learned: Sequence[Item], kept: Sequence[Item], declared: Mapping[str, str], by_name: Mapping[str, str]
+) -> None:
+    """A name may mislead: what it alone says is printed, and refused by nobody."""
+    if pairs := _alike_by_name(learned, kept, declared, by_name):
+        apart, seen = pairs[0]
+        more = f", and so it is with {len(pairs) - 1} more" if len(pairs) > 1 else ""
+        say(
+            f"Note: by their names, {apart} (kept apart) and {seen} (learned from) are of one patient{more}: figures "
+            f'would be too good; move one of them, or give each its "{PATIENT}" in the datalist'
+        )
+
+
+def _alike_by_name(
+    learned: Sequence[Item], kept: Sequence[Item], declared: Mapping[str, str], by_name: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Each case that is kept apart with one of its patient's that is learned from, unless both say whose they are."""
+
+    def says(item: Item) -> bool:
+        return files_of(item["image"])[0] in declared
+
+    names = {case_name(item): says(item) for item in learned}
+    seen = {by_name[name]: name for name in names}
+    unsaid = {by_name[name]: name for name, said in names.items() if not said}
+    pairs = ((case_name(item), (unsaid if says(item) else seen).get(by_name[case_name(item)])) for item in kept)
+    return [(name, other) for name, other in pairs if other is not None]

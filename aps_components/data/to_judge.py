@@ -23,8 +23,9 @@ from aps_components.data.errors import DataError
 from aps_components.data.identity import Cases, had_any
 from aps_components.data.label_values import LabelValues, parsed_label_values
 from aps_components.data.modalities import stem
+from aps_components.data.partial import CLASSES, parsed
 from aps_components.files import ensure_writable, expanded, replace_text
-from aps_components.terminal import brief
+from aps_components.terminal import brief, say
 
 # Of nnU-Net and the Medical Segmentation Decathlon.
 KEPT_APART, DECLARATION = ("imagesTs", "labelsTs"), "dataset.json"
@@ -46,6 +47,9 @@ def dataset_to_judge(
     A folder with a datalist of its own stays as it is, and so does one that holds the scans of ``known``. Of any other
     every labelled scan is one to judge by; whether the model has seen it is for the evaluation to say.
 
+    Where a dataset declares some of the model's classes by name and others not at all, these are not measured: a line
+    says so, and the datalist that is written then calls them not drawn.
+
     Args:
         data: a folder with ``datalist.json``, ``images/`` and ``labels/``, or ``imagesTs/`` and ``labelsTs/``, or else
             ``imagesTr/`` and ``labelsTr/``; or a datalist's file.
@@ -64,7 +68,7 @@ def dataset_to_judge(
     read = _read_as(labels, label_values)
     listing = place if place.is_file() else place / DATALIST
     if listing.is_file():
-        return _listed(listing, readings=[read, _read_as(labels)], work=Path(work))
+        return _listed(listing, labels=labels, readings=[read, _read_as(labels)], work=Path(work))
     own = _trained_on(place, Path(known), cases or {})
     if own and (split or own.validation or own.test):
         return place
@@ -78,7 +82,9 @@ def dataset_to_judge(
     _refuse_left_out(folder)
     names, ignore = _declared(place)
     _refuse_other_classes(names, file=place / DECLARATION, readings=[read])
-    items = [case.item for case in folder.cases if case.label is not None]
+    drawn = _declared_classes(names, file=place / DECLARATION, labels=labels, readings=[read])
+    said: Item = {} if drawn is None else {CLASSES: drawn}
+    items = [case.item | said for case in folder.cases if case.label is not None]
     if own:
         items = _not_learned_from(items, folder, own)
     content: dict[str, Any] = {"name": place.name, "labels": dict(labels), "training": [], split or "test": items}
@@ -87,8 +93,8 @@ def dataset_to_judge(
     return _written(_absolute(content, folder.root), Path(work))
 
 
-def _listed(file: Path, *, readings: Sequence[Mapping[int, str]], work: Path) -> Path:
-    """A datalist's own folder, if it is found there by its name, or else one with a copy of it."""
+def _listed(file: Path, *, labels: Mapping[str, str], readings: Sequence[Mapping[int, str]], work: Path) -> Path:
+    """A datalist's own folder, if it is found there by its name and declares all classes; else one with a copy."""
     root = file.parent
     try:
         datalist = load_datalist(root, file=file, counts_at_most=True)
@@ -97,11 +103,67 @@ def _listed(file: Path, *, readings: Sequence[Mapping[int, str]], work: Path) ->
             raise
         raise DataError(f"{error}. If this is nnU-Net's or the Decathlon's file, give its folder, {root}") from error
     _refuse_other_classes(datalist.labels, file=file, readings=readings)
-    if file.name == DATALIST:
+    drawn = _declared_classes(datalist.labels, file=file, labels=labels, readings=readings)
+    if file.name == DATALIST and drawn is None:
         return root
     content = read_datalist(file)
     remaining = {} if isinstance(content.get("test", []), list) else {"test": datalist.test}
-    return _written(_absolute(content | remaining, root), work)
+    content = _absolute(content | remaining, root)
+    if drawn is not None:
+        content = _without_others(content, drawn, labels=labels, own=datalist.labels)
+    return _written(content, work)
+
+
+def _declared_classes(
+    names: Mapping[int, str],
+    *,
+    file: Path,
+    labels: Mapping[str, str],
+    readings: Sequence[Mapping[int, str]],
+) -> list[int] | None:
+    """The model's foreground classes that a dataset declares, where it lacks some, which is printed; else None.
+
+    Of a dataset that knows none of the model's names nothing is known. A class whose value has a name there that is
+    none of the model's, as in another language, is taken for declared.
+
+    Args:
+        names: by value, as ``file`` has them.
+        file: for the message.
+        labels: the model's class value to name.
+        readings: as of :func:`_refuse_other_classes`.
+    """
+    classes = {int(value): name for value, name in labels.items() if int(value)}
+    known, declared = ({_plain(name) for name in each} for each in (labels.values(), names.values()))
+    other = [value for value, name in names.items() if _plain(name) not in known]
+    by_value = {read.get(value) for read in readings for value in other}
+    missing = {value: name for value, name in classes.items() if not (_plain(name) in declared or name in by_value)}
+    if not missing or not any(_plain(name) in declared for name in classes.values()):
+        return None
+    verb = "it is" if len(missing) == 1 else "they are"
+    say(f"Note: {file} declares no {brief(', no '.join(missing.values()))}: {verb} not measured.")
+    return sorted(classes.keys() - missing.keys())
+
+
+def _without_others(
+    content: Mapping[str, Any], drawn: Sequence[int], *, labels: Mapping[str, str], own: Mapping[int, str]
+) -> dict[str, Any]:
+    """A datalist in the model's classes, of which each label has some that the datalist declares.
+
+    Args:
+        content: of the datalist, whose parts are lists.
+        drawn: the model's classes that it declares.
+        labels: the model's class value to name.
+        own: the datalist's, by number.
+    """
+
+    def item(entry: Item) -> Item:
+        if not entry.get("label"):
+            return entry
+        said = parsed(entry, labels=own, where="").get(CLASSES, drawn)
+        return entry | {CLASSES: [value for value in said if value in drawn] or said}
+
+    parts = {part: [item(entry) for entry in content[part]] for part in PARTS if part in content}
+    return {**content, **parts, "labels": dict(labels)}
 
 
 def _read_as(labels: Mapping[str, str], label_values: LabelValues = None) -> dict[int, str]:

@@ -469,7 +469,7 @@ def test_a_single_labelled_case_trains_with_the_options_that_are_printed(make, t
 def test_slices_are_not_said_of_a_datalist_that_training_reads_itself(make, tmp_path):
     data, *_ = make("small_crops", labelled=5)
     (data / "datalist.json").write_text(json.dumps(listing(data, training=["c00", "c01"])))
-    with pytest.raises(ValueError, match=r"training reads .*datalist.json; write \"labeled_slices\": \"drawn\" there"):
+    with pytest.raises(ValueError, match=r'training reads .*write "labeled_slices": "drawn" beside each label there'):
         new_bundle("mine", data=data, out=tmp_path / "listed", labeled_slices="drawn")
 
 

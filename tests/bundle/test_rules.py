@@ -8,6 +8,7 @@ from aps_components.bundle.rules import (
     keeps_order,
     looks_like_ct,
     propose_augmentation,
+    propose_backbone,
     propose_balanced_crops,
     propose_class_weights,
     propose_flip_axes,
@@ -19,6 +20,7 @@ from aps_components.bundle.rules import (
     propose_spacing,
 )
 from aps_components.data.fingerprint import IntensityFacts
+from aps_components.networks.voxel_shape import checked_strides, levels_of, roi_faults
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,17 @@ def test_spacing(spacings, chosen):
 def test_roi_size(shape, budget, size):
     assert propose_roi_size(shape, spacing=[1, 1, 1], budget=budget).value == size
     assert np.prod(size) <= BUDGETS[budget]
+
+
+@pytest.mark.parametrize("budget", ["gpu", "cpu"])
+@pytest.mark.parametrize("spacing", [[1, 3.5, 1], [3.5, 1, 1], [1, 1, 1], [1, 1, 3.5]])
+def test_a_patch_that_is_cut_down_fits_the_network_whichever_axis_is_thick(spacing, budget):
+    choice = propose_roi_size((96, 96, 200), spacing=spacing, budget=budget)
+    assert "cut down to" in choice.reason
+    strides = propose_network(spacing, choice.value)["strides"].value
+    strides = checked_strides(strides, exactly=levels_of(propose_backbone(spacing).value))
+    assert roi_faults(choice.value, strides) == []
+    assert spacing[0] != spacing[1] or choice.value[0] == choice.value[1]  # so that it can be turned by quarters
 
 
 def test_a_budget_that_nothing_fits_ends_at_the_smallest_patch(monkeypatch):

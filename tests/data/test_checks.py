@@ -3,9 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scans import AFFINE, HEADER_FAULTS, IMAGE_FAULTS, LABEL_FAULTS, SHAPE, random_image, truncate, write
+from scans import AFFINE, HEADER_FAULTS, IMAGE_FAULTS, LABEL_FAULTS, SHAPE, random_image, random_label, truncate, write
 
-from aps_components.data import DataError, check_cases, load_datalist
+from aps_components.data import DataError, LoadVolumed, check_cases, load_datalist
+from aps_components.data.checks import label_faults, read_labels
+from aps_components.data.partial import Partial
 
 
 def test_sound_cases_come_back_unchanged(make_case):
@@ -58,6 +60,50 @@ def test_several_channels_may_be_one_file_or_several(make_case, tmp_path):
     check_cases([item, {**item, "image": files}], in_channels=2)
     with pytest.raises(DataError, match=r"t1.nii.gz: 2 channel\(s\) where 4 are wanted"):
         check_cases([{**item, "image": files}], in_channels=4)
+
+
+def test_a_label_of_one_channel_may_have_four_axes(tmp_path):
+    label = random_label()
+    found = read_labels(write(tmp_path / "a.nii.gz", label[..., None]))
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, label)
+    with pytest.raises(DataError, match=r"b\.nii\.gz: 2 channels; a label is one 3-D volume"):
+        read_labels(write(tmp_path / "b.nii.gz", np.stack([label, label], axis=-1)))
+
+
+class TestAValueToIgnoreThatIsAClass:
+    """Class 2 would never be learned or measured."""
+
+    MESSAGE = r"labels/a\.nii\.gz: ignore 2 is class 2 as well: take a value that no class has"
+
+    def test_it_is_refused_before_training_and_when_it_is_loaded(self, make_case):
+        item = make_case() | {"ignore": 2}
+        with pytest.raises(DataError, match=self.MESSAGE):
+            check_cases([item], num_classes=3)
+        with pytest.raises(DataError, match=self.MESSAGE):
+            LoadVolumed(num_classes=3)(item)
+        check_cases([item], num_classes=3, label_values={"1": 1, "5": 2})  # class 2 has another value
+        check_cases([item], num_classes=2)
+
+    def test_what_was_found_right_without_this_rule_is_looked_at_again(self, make_case, tmp_path, monkeypatch):
+        item, cache = make_case() | {"ignore": 2}, tmp_path / "cache"
+        monkeypatch.setattr("aps_components.data.checks.RULES", 1)
+        monkeypatch.setattr("aps_components.data.checks.ignore_faults", lambda *_, **__: [])
+        check_cases([item], num_classes=3, cache_dir=cache)
+        monkeypatch.undo()
+        with pytest.raises(DataError, match=self.MESSAGE):
+            check_cases([item], num_classes=3, cache_dir=cache)
+
+    def test_a_class_that_was_not_drawn_leaves_its_number_free(self, make_case):
+        check_cases([make_case() | {"ignore": 2, "labeled_classes": [1]}], num_classes=3)
+
+    def test_before_the_classes_are_known_any_value_may_be_ignored(self):
+        label = random_label(num_classes=4)
+        assert list(label_faults("a.nii", label, None, partial=Partial(ignore=2))) == []
+        (fault,) = label_faults("a.nii", label, None, partial=Partial(ignore=2, classes=(1,)))
+        assert fault.startswith("a.nii: holds class 3, which its labeled_classes leave out")
+        (fault,) = label_faults("a.nii", label.astype(np.int16) - 1, None)
+        assert fault.startswith("a.nii: label values -1 are outside the classes 0, 1, ...; ")
 
 
 def test_modalities_on_different_grids_are_refused(tmp_path):

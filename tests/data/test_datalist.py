@@ -113,6 +113,11 @@ def test_own_datalist_comes_before_the_default(tmp_path):
         (content(validaton=[]), {}, r"datalist.json: no key 'validaton' is known; did you mean 'validation'"),
         (content(unlabelled=[]), {}, r"did you mean 'unlabeled'"),
         (content(training=[{"image": "a.nii.gz", "lable": "a.nii.gz"}]), {}, r"training\[0\]: .*'lable'.*'label'"),
+        (content(training=[entry("a") | {"patient_id": 7}]), {}, r"training\[0\]: .*'patient_id'.*mean 'patient'"),
+        (content(validation=[entry("v") | {"patients": 7}]), {}, r"validation\[0\]: .*'patients'.*mean 'patient'"),
+        (content(labeled_slices=[3, 10]), {}, r"datalist.json: labeled_slices stands at the top.* beside each label"),
+        (content(labeled_classes=[1]), {}, r"datalist.json: labeled_classes stands at the top.* beside each label"),
+        (content(labeled_slice="drawn"), {}, r"no key 'labeled_slice' is known; did you mean 'labeled_slices'"),
         (content(training=[]), {}, r"datalist.json: empty label list"),
         (content(training=[{"image": "a.nii.gz"}]), {}, r"datalist.json: empty label list"),
         (content(training=[{"label": "a.nii.gz"}]), {}, r"training\[0\] is .* needs an \"image\""),
@@ -225,3 +230,41 @@ def test_a_path_that_no_system_takes_is_refused_by_its_place(tmp_path, key):
     (tmp_path / "datalist.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"datalist\.json: training\[0\].*must be file names"):
         load_datalist(tmp_path)
+
+
+class TestPatientsOfTheLastCases:
+    """Cases a to e of the patients 1, 1, 2, 3, 3."""
+
+    @pytest.fixture
+    def listing(self):
+        cases = [entry(name) | {"patient": patient} for name, patient in zip("abcde", (1, 1, 2, "3", 3), strict=True)]
+        return content(training=cases)
+
+    def test_a_patient_is_not_cut_in_two(self, tmp_path, listing):
+        with pytest.raises(DataError, match="validation_count 1 keeps e apart, and d of the same patient is learned"):
+            load(tmp_path, listing, validation_count=1)
+        with pytest.raises(DataError, match=r"validation_count 4 keeps b apart, and a of the same patient"):
+            load(tmp_path, listing, validation_count=4)
+
+    @pytest.mark.parametrize(("count", "kept"), [(0, ""), (2, "de"), (3, "cde")])
+    def test_whole_patients_are_kept_apart(self, tmp_path, listing, count, kept):
+        assert names(load(tmp_path, listing, validation_count=count).validation) == kept
+
+    def test_unlabelled_scans_are_learned_from_as_well(self, tmp_path, listing):
+        listing["unlabeled"] = [{"image": "images/u.nii.gz", "patient": "3"}]
+        with pytest.raises(DataError, match=r"validation_count 2 keeps d apart, and u of the same patient"):
+            load(tmp_path, listing, validation_count=2)
+
+    def test_of_several_modalities_any_file_tells_the_patient(self, tmp_path):
+        cases = [
+            {"image": [f"{name}_t1.nii", f"{name}_t2.nii"], "label": f"l/{name}.nii", "patient": "7"} for name in "ab"
+        ]
+        with pytest.raises(DataError, match="validation_count 1 keeps b_t2 apart, and a_t2 of the same patient"):
+            load(tmp_path, content(training=cases), validation_count=1, modalities=["t2"])
+
+    def test_names_alone_do_not_refuse(self, tmp_path):
+        cases = [entry(name) for name in ("x", "p7_visit1", "p7_visit2")]
+        assert len(load(tmp_path, content(training=cases), validation_count=1).validation) == 1
+
+    def test_a_model_that_learned_from_others_may_be_judged_on_them(self, tmp_path, listing):
+        assert names(load(tmp_path, listing, validation_count=1, counts_at_most=True).validation) == "e"

@@ -1,8 +1,10 @@
 """Preprocessed scans on the disk are those in memory, and are made once."""
 
+import gzip
 import os
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -178,3 +180,76 @@ def test_a_line_that_was_cut_off_is_none(tmp_path):
     before = facts(tmp_path / NAME)
     os.utime(tmp_path / NAME, ns=(6, 6))
     assert facts(tmp_path / NAME) != before
+
+
+def scaled(file, slope):
+    """The file with another slope in its header."""
+    content = bytearray(gzip.decompress(file.read_bytes()))
+    content[112:116] = np.float32(slope).tobytes()
+    file.write_bytes(gzip.compress(bytes(content)))
+
+
+def test_a_scan_whose_scaling_was_mended_is_preprocessed_anew(items, tmp_path):
+    options = {"intensity": {"window": [0, 200]}}
+    before = dataset(items[1:], tmp_path / "cache", **options)[SampleKey(0, 1)]["image"]
+    scaled(Path(items[1]["image"]), 0.5)
+    after = dataset(items[1:], tmp_path / "cache", **options)[SampleKey(0, 1)]["image"]
+    assert torch.equal(after, dataset(items[1:], **options)[SampleKey(0, 1)]["image"])
+    assert not torch.equal(after, before)
+
+
+ENTRY = {"image": MetaTensor(torch.arange(30.0).view(1, 2, 3, 5)), "voxels": [np.arange(3), np.arange(7)]}
+FILES = ["facts.json", "image.npy", "voxels.0.npy", "voxels.1.npy"]
+
+
+class TestPurgedEntries:
+    """Some systems delete files that nobody has opened for long."""
+
+    def fill(self, items, tmp_path, prepare=lambda: ENTRY):
+        stored = DiskCache(tmp_path / "cache", []).stored(items[1], prepare)
+        return stored.place, stored.opened()
+
+    @pytest.mark.parametrize("gone", [[file] for file in FILES] + [FILES, FILES[1:]])
+    def test_one_that_is_not_whole_is_written_again(self, items, tmp_path, gone):
+        place, _ = self.fill(items, tmp_path)
+        assert sorted(file.name for file in place.iterdir()) == FILES
+        for name in gone:
+            (place / name).unlink()
+        again, opened = self.fill(items, tmp_path)
+        assert again == place
+        assert sorted(file.name for file in place.iterdir()) == FILES
+        assert torch.equal(opened["image"], ENTRY["image"])
+        assert [each.tolist() for each in opened["voxels"]] == [[0, 1, 2], [0, 1, 2, 3, 4, 5, 6]]
+        self.fill(items, tmp_path, lambda: pytest.fail("it is whole"))
+        assert list((tmp_path / "cache").glob(".*")) == []
+
+    def test_facts_that_were_cut_off_are_none(self, items, tmp_path):
+        place, _ = self.fill(items, tmp_path)
+        (place / "facts.json").write_text("")
+        assert torch.equal(self.fill(items, tmp_path)[1]["image"], ENTRY["image"])
+
+    def test_two_processes_mend_one_at_once(self, items, tmp_path):
+        place, opened = self.fill(items, tmp_path)
+        (place / "voxels.1.npy").unlink()
+        both = threading.Barrier(2)
+
+        def prepare():
+            both.wait(20)
+            return ENTRY
+
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(lambda _: self.fill(items, tmp_path, prepare)[1], range(2)))
+        assert all(len(each["voxels"][1]) == 7 for each in found)
+        assert torch.equal(opened["image"], ENTRY["image"])  # which a third has open
+        assert list((tmp_path / "cache").glob(".*")) == []
+
+
+def test_what_a_killed_process_left_goes_after_a_day(tmp_path):
+    cache = tmp_path / "cache"
+    now = time.time()
+    for name, hours in ((".unfinished-old", 25), (".unfinished-new", 23)):
+        (cache / name).mkdir(parents=True)
+        (cache / name / "image.npy").touch()
+        os.utime(cache / name, (now - hours * 3600,) * 2)
+    DiskCache(cache, [])
+    assert [file.name for file in cache.glob(".*")] == [".unfinished-new"]

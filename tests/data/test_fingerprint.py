@@ -78,6 +78,16 @@ def test_classes_of_a_case(tmp_path):
     assert other.centre == pytest.approx((16.5 / 17, 23.5 / 24, 39.5 / 40))
 
 
+def test_a_voxel_of_a_tilted_gantry_is_smaller_than_its_sides_say(tmp_path):
+    sheared = AFFINE.copy()
+    sheared[1, 2] = 1.5  # mm, by which a slice lies off the one below: its third side is 2.5 mm long
+    save(tmp_path / "images" / "a.nii.gz", random_image(), sheared)
+    save(tmp_path / "labels" / "a.nii.gz", label_map(SHAPE, {1: box((2, 5), (3, 9), (10, 20))}), sheared)
+    print_ = fingerprint_of(tmp_path)
+    assert print_.cases[0].spacing == (1.0, 1.5, 2.5)
+    assert print_.of_class(1)[0].millilitres == pytest.approx(3 * 6 * 10 * 3 / 1000)
+
+
 def test_intensities_of_all_and_of_labelled_voxels(tmp_path):
     shape = (5, 7, 11)
     image = np.arange(385, dtype=np.int16).reshape(shape) - 100

@@ -62,6 +62,29 @@ class TestWhoAScanIs:
         assert moved != scan_identity(scan)
         assert moved.partition(":")[0] == scan_identity(scan).partition(":")[0]
 
+    @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+    def test_another_scaling_of_the_same_numbers_is_told_apart(self, tmp_path, kind):
+        numbers = np.random.default_rng(0).integers(0, 99, SHAPE).astype(np.int16)
+
+        def scaled(slope, inter):
+            header = kind(numbers, AFFINE).header
+            header["vox_offset"], header["scl_slope"], header["scl_inter"] = header.single_vox_offset, slope, inter
+            file = tmp_path / "scaled.nii"
+            file.write_bytes(header.binaryblock + bytes(4) + numbers.tobytes(order="F"))
+            return scan_identity(file)
+
+        plain = scaled(1, 0)
+        assert [scaled(slope, 0) for slope in (0, np.nan, np.inf)] == [plain] * 3
+        assert scaled(0, 5) == plain
+        others = [scaled(*each) for each in ((2, 0), (2, 7), (1, -1024), (0.5, 0))]
+        assert len({plain, *others}) == 5
+        assert {other.partition(":")[0] for other in others} == {plain.partition(":")[0]}
+
+    def test_of_a_scan_without_a_scaling_it_is_what_it_was(self, tmp_path):
+        """Caches and what trainings remember of their scans go by it."""
+        numbers = np.arange(5 * 7 * 11, dtype=np.int16).reshape(5, 7, 11)
+        assert scan_identity(write(tmp_path / "a.nii.gz", numbers)) == "90ac940fbed7ea350f9d420df3b5fa17:2cc79b17"
+
     def test_a_file_that_changes_is_read_again(self, scan):
         before = scan_identity(scan)
         write(Path(scan), random_image(3))

@@ -4,7 +4,7 @@ from pipelines import training_transforms
 from scans import AFFINE, random_label, write
 
 from aps_components.data import DataError, LoadVolumed, check_cases, evaluation_transforms
-from aps_components.data.label_values import map_values, parsed_label_values
+from aps_components.data.label_values import file_values, ignore_faults, map_values, parsed_label_values
 
 
 @pytest.fixture
@@ -25,6 +25,23 @@ def test_a_config_gives_the_values_as_strings():
     assert parsed_label_values({"4": 3, "-1": 0}, num_classes=4) == {4: 3, -1: 0}
     assert parsed_label_values({4: 3}) == {4: 3}
     assert parsed_label_values(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("label_values", "expected"),
+    [
+        (None, {0: 0, 1: 1, 2: 2}),
+        ({"2": 1, "3": 2}, {0: 0, 1: 2, 2: 3}),
+        ({"-1": 0, "5": 2, "6": 2}, {0: 0, 1: 1, 2: 5}),
+        ({"2": 1}, {0: 0, 1: 2}),  # a 2 in a file is class 1: nothing says class 2
+        ({"0": 1, "7": 0}, {0: 7, 1: 0, 2: 2}),
+    ],
+)
+def test_a_class_has_the_value_that_is_read_as_it(label_values, expected):
+    values = file_values(label_values, range(3))
+    assert values == expected
+    written = np.array(list(values.values()))
+    assert map_values(written, parsed_label_values(label_values)).tolist() == list(values)
 
 
 @pytest.mark.parametrize(
@@ -80,3 +97,22 @@ def test_a_value_that_is_not_mapped_is_named_with_the_way_out(item):
         check_cases([item], num_classes=3, label_values={"3": 2})
     with pytest.raises(DataError, match=message):
         evaluation_transforms(num_classes=3, label_values={"3": 2})(item)
+
+
+@pytest.mark.parametrize(
+    ("ignore", "options", "taken"),
+    [
+        (2, {}, 2),
+        (0, {}, 0),
+        (3, {}, None),
+        (4, {"label_values": {4: 1}}, 1),
+        (2, {"label_values": {4: 2}}, None),  # class 2 has a value of its own
+        (0, {"label_values": {1: 0, 2: 1, 3: 2}}, None),
+        (2, {"undrawn": (2,)}, None),
+        (2, {"undrawn": (1,)}, 2),
+    ],
+)
+def test_a_value_to_ignore_is_no_class(ignore, options, taken):
+    faults = list(ignore_faults(ignore, num_classes=3, **options))
+    assert len(faults) == (taken is not None)
+    assert all(fault.startswith(f"ignore {ignore} is class {taken} as well") for fault in faults)

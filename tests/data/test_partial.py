@@ -78,6 +78,7 @@ def test_the_axis_of_a_drawing_is_that_along_which_its_slices_stand_alone(axis, 
     kept = np.zeros(SHAPE, dtype=bool)
     kept[tuple([*numbers] if other == axis else slice(None) for other in range(3))] = True
     assert drawn_slices(kept & (drawn() > 0)) == expected
+    assert drawn_slices((kept & (drawn() > 0))[..., None]) == expected
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,7 @@ def test_a_label_that_looks_drawn_in_slices(numbers, sliced):
     kept = np.zeros(SHAPE, dtype=bool)
     kept[:, :, [*numbers]] = True
     assert sliced_axis(kept & (drawn() > 0)) == sliced
+    assert sliced_axis((kept & (drawn() > 0))[..., None]) == sliced
 
 
 def test_small_pieces_are_no_slices():
@@ -132,6 +134,9 @@ def test_a_label_of_all_classes_is_a_whole_one(write):
         ({"labeled_slices": []}, "must be the numbers of the labelled slices"),
         ({"labeled_slices": [-1]}, "must be the numbers of the labelled slices"),
         ({"labeled_slices": {"axis": 3, "indices": [1]}}, "must be the numbers of the labelled slices"),
+        ({"labeled_slices": {"axis": 1.0, "indices": [1]}}, "must be the numbers of the labelled slices"),
+        ({"labeled_slices": {"axis": True, "indices": "drawn"}}, "must be the numbers of the labelled slices"),
+        ({"labeled_slices": {"axis": [0], "indices": [1]}}, "must be the numbers of the labelled slices"),
         ({"labeled_slices": {"indices": "full"}}, "must be the numbers of the labelled slices"),
         ({"labeled_slices": True}, "must be the numbers of the labelled slices"),
         ({"labeled_classes": []}, "list the foreground classes"),
@@ -153,7 +158,7 @@ def test_an_entry_that_does_not_fit_is_refused_by_name(write, said, message):
     [
         ({"labeled_slices": [40]}, ".*has 40 slices along axis 2, counted from 0"),
         ({"labeled_classes": [1, 3]}, "holds class 2, which its labeled_classes leave out"),
-        ({"labeled_slices": [1], "ignore": 0}, "no voxel of it is labelled"),
+        ({"labeled_slices": [1], "ignore": 0}, "ignore 0 is class 0 as well"),
     ],
 )
 def test_a_label_that_does_not_fit_its_entry_is_refused_by_name(write, said, message):
@@ -162,6 +167,12 @@ def test_a_label_that_does_not_fit_its_entry_is_refused_by_name(write, said, mes
         check_cases(items, num_classes=4)
     with pytest.raises(DataError, match=rf"label\.nii\.gz: {message}"):
         LoadVolumed(num_classes=4)(items[0])
+
+
+def test_a_label_without_a_labelled_voxel_is_refused(write):
+    items = load_datalist(write(np.full(SHAPE, 9, dtype=np.uint8), ignore=9)).labeled
+    with pytest.raises(DataError, match=r"label\.nii\.gz: no voxel of it is labelled"):
+        check_cases(items, num_classes=4)
 
 
 def test_what_is_said_of_a_label_belongs_to_its_identity(write):

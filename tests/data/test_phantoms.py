@@ -13,6 +13,7 @@ from aps_components.data.phantoms import (
     Ellipsoid,
     Structure,
     Tube,
+    dataset,
     draw_phantom,
     render_phantom,
     write_phantoms,
@@ -146,7 +147,8 @@ def test_grid_errors_name_the_value():
 
 def written(folder, **changes):
     sizes = {"labeled": 2, "unlabeled": 3, "validation": 1, "test": 1} | changes
-    path = write_phantoms(folder, **sizes, shape=SMALL_SHAPE, spacing=SMALL_SPACING, seed=11, progress=False)
+    options = {"shape": SMALL_SHAPE, "spacing": SMALL_SPACING, "seed": 11} | sizes
+    path = write_phantoms(folder, **options, progress=False)
     return json.loads(path.read_text())
 
 
@@ -190,6 +192,25 @@ def test_more_cases_leave_earlier_scans_alone_and_old_labels_go(tmp_path):
     written(tmp_path, labeled=1, unlabeled=5)
     assert (tmp_path / "images/phantom_001.nii.gz").read_bytes() == before
     assert not (tmp_path / "labels/phantom_001.nii.gz").exists()
+
+
+def test_a_rerun_that_is_stopped_leaves_no_datalist_of_pairs_that_do_not_match(tmp_path, monkeypatch):
+    written(tmp_path)
+    save, saved = dataset._save, []
+
+    def killed(path, *rest):
+        if saved:
+            raise KeyboardInterrupt
+        saved.append(path)
+        save(path, *rest)
+
+    monkeypatch.setattr(dataset, "_save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        written(tmp_path, seed=12)
+    assert len(saved) == 1  # a label of the new seed beside an image of the old one
+    assert not (tmp_path / "datalist.json").exists()
+    monkeypatch.undo()
+    assert len(written(tmp_path, seed=12)["training"]) == 2
 
 
 def test_negative_number_of_cases_is_refused(tmp_path):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, Orientationd, Spacingd
+from monai.transforms import Compose, Orientationd, Spacingd, SpatialResample
 
 from aps_components.data.resampling import AxisMap, LinearResample, axis_maps, interpolate
 from aps_components.data.transforms import RAS_AXES, Resampled
@@ -52,10 +52,12 @@ def test_slabs_do_not_show(monkeypatch):
 
 
 def test_nearest_is_monais():
-    label = MetaTensor(torch.arange(24.0).reshape(1, 2, 3, 4), affine=np.eye(4))
-    wanted = torch.diag(torch.tensor([0.5, 1, 1, 1.0]))
-    found = LinearResample(mode="nearest")(label, dst_affine=wanted, spatial_size=(4, 3, 4))
-    assert set(found.unique().tolist()) <= set(range(24))
+    voxels = torch.randint(0, 200, (1, 5, 7, 11), generator=torch.Generator().manual_seed(0)).float()
+    label = MetaTensor(voxels, affine=np.eye(4))
+    to = {"dst_affine": torch.diag(torch.tensor([0.6, 1.3, 1, 1.0])), "spatial_size": (8, 5, 11)}
+    found = LinearResample(mode="nearest")(label, **to).as_tensor()
+    assert torch.equal(found, SpatialResample(mode="nearest")(label, **to).as_tensor())
+    assert not torch.equal(found, LinearResample(mode="bilinear", padding_mode="border")(label, **to).as_tensor())
 
 
 def test_a_turned_scan_comes_back_to_its_own_axes():

@@ -114,6 +114,48 @@ def test_a_patient_who_is_learned_from_is_not_kept_apart(listed):
         find_scans(file)
 
 
+def renamed(listed, names):
+    """The datalist with other names for its scans' images, by the old ones."""
+    for old, new in names.items():
+        (listed.parent / "images" / f"{old}.nii.gz").rename(listed.parent / "images" / f"{new}.nii.gz")
+        listed.write_text(listed.read_text().replace(f"images/{old}.nii.gz", f"images/{new}.nii.gz"))
+    return listed
+
+
+NOTE = (
+    "Note: by their names, {} (kept apart) and {} (learned from) are of one patient{}: figures would be too good; move "
+    'one of them, or give each its "patient" in the datalist\n'
+)
+
+
+def test_a_patient_who_by_names_alone_is_in_two_parts_is_noted(listed, capsys):
+    find_scans(renamed(listed, {"c02": "p7_visit1", "c03": "p7_visit2"}))
+    assert capsys.readouterr().out == NOTE.format("p7_visit2", "p7_visit1", "")
+    find_scans(renamed(listed, {"c04": "p8_visit3", "c05": "p8_visit1"}))
+    assert capsys.readouterr().out == NOTE.format("p7_visit2", "p7_visit1", ", and so it is with 1 more")
+
+
+def test_what_is_said_of_both_comes_before_their_names(listed, capsys):
+    renamed(listed, {"c02": "p7_visit1", "c03": "p7_visit2"})
+    find_scans(changed(listed, lambda content: content["validation"][0].update(patient="a")))
+    assert capsys.readouterr().out == NOTE.format("p7_visit2", "p7_visit1", "")
+    find_scans(changed(listed, lambda content: content["training"][2].update(patient="b")))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_name_that_all_scans_share_is_no_patients(listed, capsys):
+    find_scans(renamed(listed, {f"c0{index}": f"site2_scan_00{index}" for index in range(6)}))
+    assert capsys.readouterr().out == ""
+
+
+def test_scans_of_one_site_are_of_many_patients(tmp_path):
+    write_cases(tmp_path, labelled=6, shape=(5, 7, 11), boxes=BOXES)
+    for folder in ("images", "labels"):
+        for file in (tmp_path / folder).iterdir():
+            file.rename(file.with_name(file.name.replace("c0", "2019_scan_00")))
+    assert len(set(find_scans(tmp_path).patients.values())) == 6
+
+
 def test_facts_change_with_a_label_and_with_a_part(listed):
     before = find_scans(listed).facts()
     assert before == find_scans(listed).facts() == json.loads(json.dumps(before))

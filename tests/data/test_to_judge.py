@@ -7,6 +7,7 @@ from scans import random_image, write
 
 from aps_components.data import case_identities, load_datalist
 from aps_components.data.errors import DataError
+from aps_components.data.partial import Partial
 from aps_components.data.to_judge import dataset_to_judge
 
 LABELS = {"0": "background", "1": "wall"}
@@ -224,3 +225,57 @@ def test_where_the_training_kept_none_apart_scans_that_came_since_are_judged(tmp
         judged(data, tmp_path)
     touch(data, "images/c.nii.gz", "labels/c.nii.gz")
     assert names(judged(data, tmp_path)[1].test) == ["c.nii.gz"]
+
+
+FOUR = {"0": "background", "1": "Wall", "2": "cavity", "3": "scar"}
+
+
+class TestClassesThatADatasetDoesNotDeclare:
+    """They would be measured as absent, which lowers the mean."""
+
+    @pytest.fixture
+    def data(self, tmp_path):
+        return touch(tmp_path / "data", "images/a.nii.gz", "labels/a.nii.gz", "images/b.nii.gz", "labels/b.nii.gz")
+
+    @pytest.mark.parametrize(
+        ("declared", "label_values", "drawn", "said"),
+        [
+            ({"background": 0, "wall ": 1, "cavity": 2}, None, [1, 2], "declares no scar: it is not measured."),
+            ({"0": "background", "2": "cavity"}, None, [2], "declares no Wall, no scar: they are not measured."),
+            ({"background": 0, "wall": 1, "Narbe": 3}, None, [1, 3], "declares no cavity: it is not measured."),
+            ({"wall": 2}, {"2": 1, "3": 2, "4": 3}, [1], "declares no cavity, no scar: they are not measured."),
+            ({"wall": 1, "cavity": 2, "ignore": 3}, None, [1, 2], "declares no scar: it is not measured."),
+            ({"background": 0, "wall": 1, "cavity": 2, "scar": 3}, None, None, ""),
+            ({"background": 0, "muscle": 1, "fat": 2}, None, None, ""),  # it knows none of the model's names
+            ({"background": 0, "wall": 1, "Höhle": 2, "Narbe": 3}, None, None, ""),  # other names of these values
+            ({"background": 0}, None, None, ""),
+        ],
+    )
+    def test_of_a_folder(self, data, tmp_path, capsys, declared, label_values, drawn, said):
+        (data / "dataset.json").write_text(json.dumps({"labels": declared}))
+        _, datalist = judged(data, tmp_path, labels=FOUR, label_values=label_values)
+        assert [item.get("labeled_classes") for item in datalist.test] == [drawn, drawn]
+        assert capsys.readouterr().out == (f"Note: {data}/dataset.json {said}\n" if said else "")
+        if drawn:
+            assert Partial.of(datalist.test[0]).undrawn(4) == tuple({1, 2, 3} - set(drawn))
+
+    @pytest.mark.parametrize("file", ["datalist.json", "mine.json"])
+    def test_of_a_datalist(self, data, tmp_path, capsys, file):
+        a, b = ({"image": f"images/{name}.nii.gz", "label": f"labels/{name}.nii.gz"} for name in "ab")
+        content = {"name": "own", "labels": {"0": "background", "1": "wall", "2": "cavity"}, "ignore": 9}
+        content |= {"training": [a | {"labeled_classes": ["wall"]}], "unlabeled": [], "test": [b]}
+        (data / file).write_text(json.dumps(content))
+        folder, datalist = judged(data / file, tmp_path, labels=FOUR)
+        assert folder == tmp_path / "work"
+        assert capsys.readouterr().out == f"Note: {data}/{file} declares no scar: it is not measured.\n"
+        (learned,), (kept,) = datalist.labeled, datalist.test
+        assert (learned["labeled_classes"], kept["labeled_classes"]) == ([1], [1, 2])
+        assert (kept["image"], kept["label"], kept["ignore"]) == (str(data / b["image"]), str(data / b["label"]), 9)
+        assert json.loads((data / file).read_text()) == content
+
+    def test_of_what_remains_beside_a_datalist(self, data, tmp_path):
+        items = [{"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}]
+        content = {"name": "own", "labels": LABELS, "training": items, "test": "remaining"}
+        (data / "datalist.json").write_text(json.dumps(content))
+        (item,) = judged(data, tmp_path, labels=FOUR)[1].test
+        assert (names([item]), item["labeled_classes"]) == (["b.nii.gz"], [1])

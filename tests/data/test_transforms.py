@@ -319,4 +319,7 @@ def test_real_scans_of_three_datasets(shared_data):
         sample = training_transforms(roi_size=(48, 48, 40), **options)(item)
         assert sample["image"].shape == (options.get("in_channels", 1), 48, 48, 40)
         assert sample["label"].shape == (1, 48, 48, 40)
-        assert nib.aff2axcodes(sample["image"].affine.numpy())  # rotations and flips keep the affine usable
+        affine = sample["image"].affine.numpy()  # which turns and flips keep usable
+        assert None not in nib.aff2axcodes(affine)
+        assert np.isfinite(affine).all()
+        assert abs(np.linalg.det(affine)) > 0

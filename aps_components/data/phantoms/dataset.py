@@ -69,6 +69,8 @@ def _written(
     seed: int,
     progress: bool,
 ) -> Path:
+    path = folder / DATALIST
+    path.unlink(missing_ok=True)  # a run that is stopped must leave none beside pairs of two seeds
     parts = [part for part, size in sizes.items() for _ in range(size)]
     cases: dict[str, list[dict[str, str]]] = {part: [] for part in sizes}
     for index, part in enumerate(tqdm(parts, desc="phantoms", unit="scan", disable=not progress)):
@@ -83,7 +85,6 @@ def _written(
         cases[part].append(case)
 
     datalist = {"name": NAME, "labels": {"0": "background", "1": "left atrium"}, **cases}
-    path = folder / DATALIST
     replace_text(path, json.dumps(datalist, indent=2) + "\n")
     return path
 
