@@ -31,7 +31,7 @@ from aps_components.data.datalist import (
     scans_in,
 )
 from aps_components.data.identity import seen_items
-from aps_components.data.label_values import map_values, parsed_label_values
+from aps_components.data.label_values import file_values, map_values
 from aps_components.data.marks import Mark, maker_hash, mark_of, read_mark, scan_hash
 from aps_components.data.nifti import read_header, read_scan, write_like
 from aps_components.data.partial import label_item
@@ -259,7 +259,7 @@ def _rank(agreements: Records, file: Path, datalist: Datalist) -> list[str]:
 
 def _save(file: Path, label_map: np.ndarray, *, item: Mapping[str, Any], model: TrainedModel, mark: Mark) -> None:
     """With the numbers that the dataset's own label files have."""
-    values = {of_class: value for value, of_class in parsed_label_values(model.label_values).items()}
+    values = file_values(model.label_values, model.labels)
     header = read_header(files_of(item["image"])[0])
     write_like(file, map_values(label_map, values), header, description=mark.text)
 

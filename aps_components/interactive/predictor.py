@@ -7,7 +7,7 @@ as often as there is something to say.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,6 +182,8 @@ class _Session:
         self.classes = model.network.num_classes
         self.pieces, self.temperature = model.largest_component, model.network.temperature
         self._automatic = self.grid.label_map(self.volume.automatic.probabilities[0], self.grid.whole)
+        self._shown_first = self._automatic.copy()
+        drop_small_pieces(self._shown_first, self.pieces, classes=self.classes, named={})
         self.reset()
 
     def reset(self, start: NDArray[np.integer] | None = None) -> None:
@@ -189,6 +191,9 @@ class _Session:
         self.volume.reset(None if start is None else self.grid.nearest(start))
         self.label_map = (self._automatic if start is None else start.astype(np.uint8)).copy()
         self.in_pieces = start is not None  # a person's own map may be
+        # What the last answer showed. Which pieces a model's answer keeps is asked of its automatic one alone: after a
+        # correction a hidden piece may be larger than what is left of the one that is shown.
+        self.shown = self._shown_first.copy()
         self.named: dict[Voxel, int] = {}
 
     def say(self, said: Words) -> None:
@@ -215,6 +220,10 @@ class _Session:
         )
         for voxel, label in self.named.items():
             self.label_map[voxel] = label
+            self.shown[voxel] = label
+        for box in said.boxes:
+            place = tuple(slice(low, high + 1) for low, high in zip(box.least, box.greatest, strict=True))
+            np.copyto(self.shown[place], box.label, where=self.label_map[place] == box.label)
 
     def _update(self, former: Tensor, current: Tensor, *, towards: set[int]) -> None:
         """The label map where the probabilities have changed, and nowhere else, towards some classes."""
@@ -229,7 +238,8 @@ class _Session:
         """As it is now."""
         label_map = self.label_map.copy()
         if not self.in_pieces:
-            drop_small_pieces(label_map, self.pieces, classes=self.classes, named=self.named)
+            drop_hidden_pieces(label_map, self.pieces, classes=self.classes, shown=self.shown)
+            self.shown = label_map.copy()
         probabilities = self.volume.probabilities[0].clone()
         return Answer(label_map, self.grid.affine, notes, probabilities, self.grid, dict(self.named), self.temperature)
 
@@ -308,26 +318,47 @@ def drop_small_pieces(
         classes: background included.
         named: voxels that a person has named, with their class.
     """
+    for group in _groups(pieces, classes):
+        if (box := _bounds(_is_in(label_map, group))) is not None:
+            found, count = ndimage.label(_is_in(label_map[box], group), structure=TOUCHING)
+            largest = int(np.bincount(found.ravel(), minlength=count + 1)[1:].argmax()) + 1
+            voxels = [voxel for voxel, said in named.items() if said in group]
+            places = [tuple(index - side.start for index, side in zip(voxel, box, strict=True)) for voxel in voxels]
+            _keep(label_map[box], found, count, [largest, *(int(found[place]) for place in places)])
+
+
+def drop_hidden_pieces(label_map: NDArray[np.uint8], pieces: Pieces, *, classes: int, shown: NDArray[np.uint8]) -> None:
+    """In place: where the larger pieces were chosen once, those that meet what was shown stay, whatever their size.
+
+    Args:
+        label_map: [X, Y, Z], with the pieces that were hidden.
+        pieces: which were chosen, as :func:`drop_small_pieces` has it.
+        classes: background included.
+        shown: what was kept before, and what a person has named since, [X, Y, Z].
+    """
+    for group in _groups(pieces, classes):
+        if (box := _bounds(_is_in(label_map, group))) is not None:
+            found, count = ndimage.label(_is_in(label_map[box], group), structure=TOUCHING)
+            _keep(label_map[box], found, count, np.unique(found[_is_in(shown[box], group)]).tolist())
+
+
+def _groups(pieces: Pieces, classes: int) -> Iterator[range]:
+    """Classes among whose pieces, of all of them together, is chosen, one choice after another."""
     if pieces in OF_THE_FOREGROUND:
-        _drop_others(label_map, label_map > 0, [voxel for voxel, said in named.items() if said])
-    for label in range(1, classes) if pieces in OF_EACH_CLASS else ():
-        _drop_others(label_map, label_map == label, [voxel for voxel, said in named.items() if said == label])
+        yield range(1, classes)
+    if pieces in OF_EACH_CLASS:
+        yield from (range(label, label + 1) for label in range(1, classes))
 
 
-def _drop_others(label_map: NDArray[np.uint8], mask: NDArray[np.bool_], named: Sequence[Voxel]) -> None:
-    """In place: of a mask's pieces, the largest stays, and every one with a named voxel."""
-    box = _bounds(mask)
-    if box is None:
-        return
-    found, count = ndimage.label(mask[box], structure=TOUCHING)
-    if count < 2:
-        return
+def _is_in(values: NDArray[np.uint8], group: range) -> NDArray[np.bool_]:
+    return (values >= group.start) & (values < group.stop)
+
+
+def _keep(part: NDArray[np.uint8], found: NDArray[np.integer], count: int, numbers: Sequence[int]) -> None:
+    """In place: of the pieces of a part, numbered from 1 to ``count`` in ``found``, those of some numbers stay."""
     kept = np.zeros(count + 1, dtype=bool)
-    kept[1 + np.bincount(found.ravel())[1:].argmax()] = True
-    for voxel in named:
-        kept[found[tuple(index - side.start for index, side in zip(voxel, box, strict=True))]] = True
-    kept[0] = True
-    label_map[box][~kept[found]] = 0
+    kept[[0, *numbers]] = True
+    part[~kept[found]] = 0
 
 
 def _bounds(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from monailabel.config import settings
@@ -23,6 +22,7 @@ from aps_components.label_server import strategies
 from aps_components.label_server.archive import Archive, archive_client
 from aps_components.label_server.bundle_model import load_bundle_model
 from aps_components.label_server.clicks import INTERACTIVE, SCRIBBLED, Clicks
+from aps_components.label_server.label_names import served_bundles
 from aps_components.label_server.tasks import ClicksTask, ScribblesTask
 from aps_components.label_server.training import TrainTask
 
@@ -34,8 +34,7 @@ class Application(MONAILabelApp):
     """The bundles of an app's folder that ``--conf models`` names."""
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
-        names = [name.strip() for name in conf.get("models", "").split(",") if name.strip()]
-        self.bundles = {name: Path(app_dir) / "model" / name for name in names}
+        self.bundles = served_bundles(app_dir, conf)
         self.clicks = Clicks(load_bundle_model)
         super().__init__(
             app_dir=app_dir,

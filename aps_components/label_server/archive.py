@@ -3,6 +3,8 @@
 MONAI Label 0.8.5 looks for CT alone, remembers for two hours which series have a label, takes the first label of a
 series for ever, and takes the number of a segment for its class. OHIF stores what was segmented as a DICOM SEG in the
 archive, numbered by the alphabet. Here the newest SEG of a series is its label, and its segments are known by name.
+MONAI Label also keeps what was fetched once for ever, whole or not, and reads it as it comes; here a series is fetched
+again where the archive has other slices of it, and read by this project's own reader, which refuses what is not whole.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,20 +24,41 @@ import numpy as np
 import pydicom
 import pydicom_seg
 import SimpleITK
+from filelock import FileLock
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX, DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
 from monailabel.datastore.utils.convert import nifti_to_dicom_seg
 from monailabel.datastore.utils.dicom import dicom_web_download_series, dicom_web_upload_dcm
+from numpy.typing import NDArray
 
+from aps_components.data import DataError
 from aps_components.data.nifti import read_geometry, write_nifti
-from aps_components.label_server.label_check import check_label, label_voxels
-from aps_components.label_server.label_names import classes_of, renumbered
+from aps_components.label_server.hooks import known_values
+from aps_components.label_server.label_check import check_label, label_affine, label_voxels
+from aps_components.label_server.label_names import (
+    BUNDLE,
+    Served,
+    bundles_by_most_names,
+    bundles_by_value,
+    bundles_of_label,
+    renumbered,
+    type_of,
+)
 from aps_components.label_server.parameters import FINAL, RefusedRequestError
 from aps_components.plain_json import read_object
+from aps_components.segmentation import dicom
+from aps_components.segmentation.dicom_tilt import TILT, tilt_of
+from aps_components.terminal import shown
 
 logger = logging.getLogger(__name__)
-MOMENT = ("SeriesDate", "SeriesTime", "ContentDate", "ContentTime", "InstanceCreationDate", "InstanceCreationTime")
+# Of a SEG; the date of its series, which comes first in DICOM's own order, is often missing.
+MOMENT = ("ContentDate", "ContentTime", "InstanceCreationDate", "InstanceCreationTime")
+SEGMENTATION_TYPES = ("BINARY", "FRACTIONAL")
+INSIDE = 0.5  # of a fractional SEG: the least share that counts
+UNFINISHED = ".fetched-"  # how the folder of a series is called until it is whole
+LOOK_AGAIN = 60.0  # seconds after which the archive is asked anew whether a series has changed
+READER, OURS = "reader", "aps_components"  # noted with a scan that this project's reader has made
 
 
 def archive_client(url: str) -> Any:
@@ -70,9 +95,10 @@ class Archive(DICOMWebDatastore):
         fetch_by_frame: bool,
         bundles: Sequence[Path],
     ) -> None:
-        self.classes = [classes_of(bundle) for bundle in bundles]
+        self.served = [Served.of(bundle) for bundle in bundles]
         self._filters = [dict(search_filter)] if search_filter is not None else modalities(bundles)
         self._segmentations: dict[str, Any] = {}
+        self._compared: dict[str, float] = {}
         super().__init__(client=client, search_filter={}, cache_path=cache_path, fetch_by_frame=fetch_by_frame)
 
     def list_images(self) -> list[str]:
@@ -90,10 +116,26 @@ class Archive(DICOMWebDatastore):
         return [image for image in self.list_images() if image not in labelled]
 
     def get_image_uri(self, image_id: str) -> str:
-        """The scan's NIfTI file, fetched at the first time; empty where there is no such series."""
-        if file := self.fetched(image_id):
+        """The scan's NIfTI file, fetched at first and where it has changed; empty where there is no such series.
+
+        Raises:
+            DataError: the series cannot be read as a volume; why, in a line.
+        """
+        file = self.fetched(image_id)
+        if file and time.monotonic() - self._compared.get(image_id, -math.inf) < LOOK_AGAIN:
             return file
-        return str(super().get_image_uri(image_id)) if image_id in self.list_images() else ""
+        if not file and image_id not in self.list_images():
+            return ""
+        with FileLock(os.path.join(self._datastore_path, ".fetching")):  # a training fetches, too
+            instances = self._instances(image_id)
+            if not self._is_current(image_id, instances):
+                self._fetch(image_id, instances)
+            self._compared[image_id] = time.monotonic()
+        return self.fetched(image_id)
+
+    def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
+        """The label's file; empty where there is none. MONAI Label's own would fetch the series of that name for it."""
+        return str(LocalDatastore.get_label_uri(self, label_id, label_tag))
 
     def fetched(self, image_id: str) -> str:
         """The scan's NIfTI file, if it was fetched already; else empty."""
@@ -108,39 +150,100 @@ class Archive(DICOMWebDatastore):
             except Exception as error:  # whatever a reader of DICOM makes of a series
                 logger.warning(f"left out: series {image}: {error}")
 
+    def _folder(self, image_id: str) -> str:
+        """Of the copy of a series."""
+        return os.path.realpath(os.path.join(self._datastore.image_path(), image_id))
+
+    def _instances(self, image_id: str) -> set[str]:
+        """UIDs of the slices that the archive has of a series; empty where it does not say them."""
+        try:
+            series = self._client.search_for_series(search_filters={"SeriesInstanceUID": image_id})
+            study = next(str(one["0020000D"]["Value"][0]) for one in series if _uid(one) == image_id)
+            found = self._client.search_for_instances(study, image_id, get_remaining=True)
+            return {str(one["00080018"]["Value"][0]) for one in found}
+        except Exception as error:  # of whichever archive; what was fetched is as good as it was
+            logger.warning(f"series {image_id}: the archive does not say its slices ({error})")
+            return set()
+
+    def _is_current(self, image_id: str, instances: set[str]) -> bool:
+        """Whether the scan and its slices are here, as the archive has them, and read by this project's reader."""
+        if not self.fetched(image_id) or LocalDatastore.get_image_info(self, image_id).get(READER) != OURS:
+            return False
+        return not instances or instances == _names_in(self._folder(image_id))
+
+    def _fetch(self, image_id: str, instances: set[str]) -> None:
+        """A series and its scan, both whole or not at all; a label that came from the archive is taken anew.
+
+        Args:
+            image_id: the series' UID.
+            instances: UIDs of its slices, or none.
+        """
+        for left in Path(self._datastore_path).glob(f"{UNFINISHED}*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=self._datastore_path, prefix=UNFINISHED) as place:
+            folder, file = os.path.join(place, image_id), os.path.join(place, f"{image_id}.nii.gz")
+            dicom_web_download_series(None, image_id, folder, self._client, self._fetch_by_frame)
+            if instances and instances != _names_in(folder):
+                raise DataError(
+                    f"series {image_id}: {len(instances & _names_in(folder))} of its {len(instances)} slices came from "
+                    "the archive; try again"
+                )
+            _convert(folder, image_id, file)
+            shutil.rmtree(self._folder(image_id), ignore_errors=True)
+            os.rename(folder, self._folder(image_id))
+            self._replace_scan(image_id, file)
+
+    def _replace_scan(self, image_id: str, file: str) -> None:
+        known = self._datastore.objects.get(image_id)
+        labels = {} if known is None else {tag: one for tag, one in known.labels.items() if tag != FINAL}
+        if old := self.fetched(image_id):
+            os.unlink(old)
+        LocalDatastore.add_image(self, image_id, file, {**self._dicom_info(image_id), READER: OURS})
+        if labels and (kept := self._datastore.objects.get(image_id)):
+            kept.labels.update(labels)
+            self._update_datastore_file()
+
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
     ) -> str:
         """Keep a label, and a final one as a SEG in the archive, too."""
         image = self.get_image_uri(image_id)
-        with _as_image(label_filename, image) as named, renumbered(named, label_info, self.classes) as file:
+        with (
+            _as_image(label_filename, image) as named,
+            renumbered(named, label_info, self.served) as (file, bundles),
+        ):
             info = {key: value for key, value in (label_info or {}).items() if key != "label_info"}
             if label_tag == FINAL:
-                values = {value for classes in self.classes for value in classes.values()}
-                check_label(file, image, values={0, *values})
-                info["SeriesInstanceUID"] = self._stored(image_id, file)
-            return str(LocalDatastore.save_label(self, image_id, file, label_tag, info))
+                check_label(file, image, values=known_values(bundles or self.served))
+                bundles = bundles or bundles_by_value(_drawn(label_voxels(file)), self.served)
+                info["SeriesInstanceUID"] = self._stored(image_id, file, bundles[0])
+            return str(
+                LocalDatastore.save_label(
+                    self, image_id, file, label_tag, {**info, BUNDLE: [bundle.name for bundle in bundles]}
+                )
+            )
 
-    def _stored(self, image_id: str, label: str) -> str:
-        """UID of the new series with a label map as SEG."""
-        values = [value for value in np.unique(label_voxels(label)).astype(int).tolist() if value]
-        if not values:  # a SEG has a segment at least
+    def _stored(self, image_id: str, label: str, bundle: Served) -> str:
+        """UID of the new series with a label map as SEG, whose segments have the names of the bundle's classes."""
+        classes = bundle.class_map(label_voxels(label))
+        names = {value: name for name, value in bundle.classes.items()}
+        drawn = _drawn(classes)
+        if not drawn:  # a SEG has a segment at least
             raise RefusedRequestError("the label is empty, and an archive cannot hold that: draw something first")
-        names = next(
-            ({value: name for name, value in one.items()} for one in self.classes if {*values} <= {*one.values()}), {}
-        )
-        folder = os.path.realpath(os.path.join(self._datastore.image_path(), image_id))
-        segments = [{"name": names[value], "model_name": "AutoPromptSeg"} for value in values]
-        file = nifti_to_dicom_seg(folder, label, segments, use_itk=False)
+        segments = [{"name": names[value], "model_name": "AutoPromptSeg"} for value in drawn]
+        with tempfile.TemporaryDirectory() as place:
+            file = os.path.join(place, "classes.nii.gz")
+            write_nifti(file, classes, label_affine(label))
+            segmentation = nifti_to_dicom_seg(self._folder(image_id), file, segments, use_itk=False)
         try:
-            return str(dicom_web_upload_dcm(file, self._client))
+            return str(dicom_web_upload_dcm(segmentation, self._client))
         finally:
-            os.unlink(file)
+            os.unlink(segmentation)
 
     def _newest(self) -> dict[str, Any]:
         """Series to the header of its newest SEG that knows a class."""
         images, newest = set(self.list_images()), dict[str, Any]()
-        known = {name for classes in self.classes for name in classes}
+        known = {name for bundle in self.served for name in bundle.values}
         for one in self._client.search_for_series(search_filters={"Modality": "SEG"}):
             header = self._header(one)
             image = _referenced(header)
@@ -167,8 +270,10 @@ class Archive(DICOMWebDatastore):
                 self.refresh()
         for image, header in newest.items():
             uid = str(header.SeriesInstanceUID)
-            if LocalDatastore.get_label_info(self, image, FINAL).get("SeriesInstanceUID") == uid:
-                continue
+            info = LocalDatastore.get_label_info(self, image, FINAL)
+            served = {bundle.name for bundle in self.served}
+            if info.get("SeriesInstanceUID") == uid and served.intersection(bundles_of_label(info)):
+                continue  # the copy is of it, and of a bundle of today
             try:
                 self._take(image, uid)
             except Exception as error:  # a SEG of whoever
@@ -180,31 +285,78 @@ class Archive(DICOMWebDatastore):
             dicom_web_download_series(None, uid, folder, self._client, False)
             dataset = pydicom.dcmread(next(file for file in Path(folder).iterdir()))
             label = os.path.join(folder, "label.nii.gz")
-            SimpleITK.WriteImage(label_of_segmentation(dataset, scan, self.classes), label)
-            LocalDatastore.save_label(self, image, label, FINAL, {"SeriesInstanceUID": uid})
+            found, bundles = label_of_segmentation(dataset, scan, self.served)
+            SimpleITK.WriteImage(found, label)
+            info = {"SeriesInstanceUID": uid, BUNDLE: [bundle.name for bundle in bundles]}
+            LocalDatastore.save_label(self, image, label, FINAL, info)
 
 
-def label_of_segmentation(dataset: Any, scan: str, classes: Sequence[Mapping[str, int]]) -> Any:
-    """A SEG as a label map on a scan's grid; the segments of the bundle that knows most of them, by name.
+def label_of_segmentation(dataset: Any, scan: str, served: Sequence[Served]) -> tuple[Any, list[Served]]:
+    """A SEG as a label map on a scan's grid, numbered as the labels of the bundles that know most of its names.
 
     Args:
         dataset: the SEG.
         scan: NIfTI file.
-        classes: name to value, of each bundle.
+        served: the bundles that it can be of.
+
+    Returns:
+        The image, and the bundles.
+
+    Raises:
+        RefusedRequestError: it is of no kind that is read here, of several bundles that number it otherwise, or none of
+            its classes has a voxel on the scan's grid.
     """
+    kind = str(dataset.get("SegmentationType", ""))
+    if kind not in SEGMENTATION_TYPES:
+        raise RefusedRequestError(f"its SegmentationType is {kind!r}, none of {', '.join(SEGMENTATION_TYPES)}")
     segments = _segments(dataset)
-    values = max(classes, key=lambda one: len(set(one) & set(segments.values())))
+    bundles = bundles_by_most_names(list(segments.values()), served)
+    values = bundles[0].values
     grid = SimpleITK.ReadImage(scan)
-    label = np.zeros(grid.GetSize()[::-1], dtype=np.uint8)
+    label = np.zeros(grid.GetSize()[::-1], dtype=type_of(values))
     found = pydicom_seg.SegmentReader().read(dataset)
     for number, name in segments.items():
         if name in values and number in found.available_segments:
-            segment = SimpleITK.Cast(found.segment_image(number), SimpleITK.sitkUInt8)
+            # A fractional one has shares from 0 to 1.
+            segment = SimpleITK.Cast(found.segment_image(number), SimpleITK.sitkFloat32) >= INSIDE
             placed = SimpleITK.Resample(segment, grid, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor, 0)
             label[SimpleITK.GetArrayViewFromImage(placed) > 0] = values[name]
+    if not label.any():
+        raise RefusedRequestError(
+            f"none of its segments {shown(', '.join(segments.values()))[:80]} has a voxel in the scan"
+        )
     image = SimpleITK.GetImageFromArray(label)
     image.CopyInformation(grid)
-    return image
+    return image, bundles
+
+
+def _convert(folder: str, uid: str, file: str) -> None:
+    """The series of a folder as a NIfTI file, by the reader of ``aps segment``.
+
+    Raises:
+        DataError: it is not whole, or no volume whose voxels are those that a viewer shows.
+    """
+    found = next((series for series in dicom.find_series(folder) if series.uid == uid), None)
+    if found is None:
+        raise DataError(f"series {uid}: none of its files can be read as DICOM; send it to the archive again")
+    if reason := found.no_volume:
+        raise DataError(f"series {uid}: {reason}, which is no volume")
+    if not found.fault and not dicom.is_multi_frame(found) and tilt_of(dicom.geometry(found)[1]) > TILT:
+        raise DataError(
+            f"series {uid}: its gantry was tilted, and put upright its voxels are not those of the viewer; use aps "
+            "segment, or label it as NIfTI"
+        )
+    dicom.write_nifti(found, file)
+
+
+def _names_in(folder: str) -> set[str]:
+    """Of files, without their ending: UIDs of the slices in a folder."""
+    return {Path(name).stem for name in os.listdir(folder)} if os.path.isdir(folder) else set()
+
+
+def _drawn(voxels: NDArray[Any]) -> list[int]:
+    """Values other than 0."""
+    return [value for value in np.unique(voxels).astype(int).tolist() if value]
 
 
 @contextmanager

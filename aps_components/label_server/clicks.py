@@ -76,6 +76,10 @@ class _Talk:
         new = {value: places[len(self.said.get(value, [])) :] for value, places in points.items()}
         return {value: places for value, places in new.items() if places}
 
+    def forget(self) -> None:
+        """What was said; the image need not be seen again."""
+        self.said, self.answer = {}, None
+
 
 class Clicks:
     """Answers clicks, and keeps what the network saw of the last scans, by their content.
@@ -119,8 +123,11 @@ class Clicks:
         """
         with self._alone:
             talk = self._talk(scan, points, checkpoint, device, reset=reset)
-            new = None if reset else talk.further(points)
-            if talk.answer is None or new is None or new:
+            # Without an answer the predictor may hold what is none of these points, such as scribbles.
+            new = None if reset or talk.answer is None else talk.further(points)
+            if new is None:
+                talk.forget()  # first: a prediction that fails midway leaves nothing to go on from
+            if talk.answer is None or new:
                 asked = points if new is None else new
                 pairs = [(place, value) for value, places in asked.items() for place in places]
                 with _refusing():
@@ -148,7 +155,7 @@ class Clicks:
         """
         with self._alone:
             talk = self._talk(scan, {}, checkpoint, device, reset=False)
-            talk.said, talk.answer = {}, None
+            talk.forget()
             lines = [(voxels.tolist(), value) for voxels, value in scribbles if len(voxels)]
             with _refusing():
                 return talk.predictor.predict(scribbles=lines, mask=mask)

@@ -37,6 +37,8 @@ class LabelClient:
 
     def __init__(self, url: str, *, timeout: float = 600.0) -> None:
         self.url, self.timeout = url.rstrip("/"), timeout
+        # The server is on this machine or beside it: a proxy for the web, as http_proxy names it, does not reach it.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def info(self) -> dict[str, Any]:
         """Models, trainers, labels and the state of the datastore."""
@@ -54,12 +56,20 @@ class LabelClient:
         query = urllib.parse.urlencode({"image": image, "output": "image"})
         return self._ask("POST", f"/infer/{model}?{query}", body, "application/x-www-form-urlencoded")
 
-    def put_label(self, image: str, label: str | Path, *, tag: str = "final") -> None:
-        """Hand in a label; the tag "final" counts as finished; of "partial" only slices that hold something."""
+    def put_label(self, image: str, label: str | Path, *, tag: str = "final", bundle: str | None = None) -> None:
+        """Hand in a label.
+
+        Args:
+            image: the scan's name, without .nii.gz.
+            label: a NIfTI file on the scan's grid, with the values of the bundle's label files.
+            tag: "final" counts as finished; of "partial" only slices that hold something are labelled.
+            bundle: that it is of; of several that are served no other learns from it, and none where it is not said.
+        """
+        params = json.dumps({"label_info": [], **({} if bundle is None else {"bundle": bundle})})
         boundary = uuid.uuid4().hex
         name = "label" + "".join(Path(label).suffixes[-2:])
         head = (
-            f'--{boundary}\r\nContent-Disposition: form-data; name="params"\r\n\r\n{{"label_info": []}}\r\n'
+            f'--{boundary}\r\nContent-Disposition: form-data; name="params"\r\n\r\n{params}\r\n'
             f'--{boundary}\r\nContent-Disposition: form-data; name="label"; filename="{name}"\r\n'
             "Content-Type: application/octet-stream\r\n\r\n"
         )
@@ -104,7 +114,7 @@ class LabelClient:
         headers: Mapping[str, str] = {"Content-Type": content_type} if content_type else {}
         request = urllib.request.Request(self.url + path, data=body, headers=dict(headers), method=method)
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+            with self._opener.open(request, timeout=self.timeout) as answer:
                 return bytes(answer.read())
         except urllib.error.HTTPError as error:
             said = error.read().decode(errors="replace")[:500]

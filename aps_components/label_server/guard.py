@@ -36,6 +36,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MOST_OF_BODY = 1 << 20  # of JSON
+MOST_FIELDS = 64  # of a query
 NAMES = {"image": "image", "id": "id", "label": "label", "session_id": "session_id", "model": "model"}
 # What the viewers ask; everything else of MONAI Label (new weights for a model, pathology, reloading) is not served.
 ROUTES = {
@@ -182,14 +183,18 @@ def _is_address(host: str) -> bool:
 
 def _check_route(method: str, path: str) -> None:
     parts = path.split("/")
-    if any(part in (".", "..") for part in parts) or "\\" in path or "\x00" in path or "//" in path:
+    # The path is decoded: a "%" in it is encoded twice, and an archive behind the proxy would decode it once more.
+    if any(part in (".", "..") for part in parts) or any(text in path for text in ("\\", "\x00", "//", "%")):
         raise RefusedRequestError("a path that leads elsewhere", 400)
     if method not in ROUTES or not re.fullmatch(ROUTES[method], path):
         raise RefusedRequestError(f"{method} of this is not served", 403)
 
 
 def _check_query(query: bytes) -> None:
-    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=64)
+    try:
+        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+    except ValueError as error:
+        raise RefusedRequestError(f"more than {MOST_FIELDS} fields in the address", 400) from error
     keys = [key for key, _ in pairs]
     for key, value in pairs:
         if keys.count(key) > 1:

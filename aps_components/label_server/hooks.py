@@ -10,13 +10,13 @@ import logging
 import os
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from aps_components.errors import in_a_line, is_meant_for_a_user, root_cause
 from aps_components.label_server.label_check import check_label
-from aps_components.label_server.label_names import classes_of_app, renumbered
+from aps_components.label_server.label_names import BUNDLE, Served, renumbered, served_bundles
 from aps_components.label_server.parameters import (
     FINAL,
     PARTIAL,
@@ -26,7 +26,7 @@ from aps_components.label_server.parameters import (
     check_name,
     check_tag,
 )
-from aps_components.plain_json import MOST_BYTES, parse_json, read_object
+from aps_components.plain_json import MOST_BYTES, parse_json
 from aps_components.terminal import shown
 from aps_components.unpacking import DAMAGES, Member, archive_fault, tar_member, zip_members
 
@@ -47,6 +47,7 @@ def install() -> None:
     infer.run_inference = refusing(_inference(infer.run_inference))
     for name in ("add_image", "save_label", "update_image_info", "update_label_info"):
         setattr(datastore, name, refusing(_with_params(getattr(datastore, name))))
+    datastore.download_image = refusing(datastore.download_image)  # an archive's may be unreadable
     session.create_session = refusing(session.create_session)
     ohif.get_ohif = _with_submit(ohif.get_ohif)
     sessions.shutil = _Unpacking(sessions.shutil)
@@ -91,21 +92,15 @@ def known_image(datastore: Any, image: str) -> str:
     return image
 
 
-def label_values(app: str | os.PathLike[str], *, partly: bool = False) -> set[int]:
-    """What the models of an app call their classes, and label files of their datasets do; 0 among them.
+def known_values(bundles: Collection[Served], *, partly: bool = False) -> set[int]:
+    """What bundles call their classes, and label files of their datasets do; 0 among them.
 
     Args:
-        app: its folder.
+        bundles: that a label may be of.
         partly: also the value that means "not labelled here", where a bundle has one.
     """
-    values = {0}
-    for file in Path(app).glob("model/*/configs/train.json"):
-        content = read_object(file)
-        for names in (content.get("labels"), content.get("label_values")):
-            values |= {int(key) for key in names if str(key).isdecimal()} if isinstance(names, dict) else set()
-        if partly and isinstance(content.get("ignore"), int):
-            values.add(content["ignore"])
-    return values
+    ignored = {bundle.ignore for bundle in bundles if partly and bundle.ignore is not None}
+    return ignored.union({0}, *(bundle.known for bundle in bundles))
 
 
 def unpack(archive: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
@@ -225,12 +220,14 @@ def _save_label(function: Callable[..., Any]) -> Callable[..., Any]:
         check_tag(label_tag)
         if label_tag == FINAL and isinstance(label_info, dict) and "model" in label_info:
             raise RefusedRequestError(f"a model's label is not stored with the tag {FINAL!r}")
-        app = Path(settings.MONAI_LABEL_APP_DIR)
-        with renumbered(label_filename, label_info, classes_of_app(app)) as file:
+        folders = served_bundles(settings.MONAI_LABEL_APP_DIR, settings.MONAI_LABEL_APP_CONF)
+        served = [Served.of(folder) for folder in folders.values()]
+        with renumbered(label_filename, label_info, served) as (file, bundles):
             image = self.get_image_uri(image_id)
             if os.path.isfile(image):  # of DICOM, a folder of slices, the grid is known where it is sent back
-                check_label(file, image, values=label_values(app, partly=label_tag == PARTIAL))
-            return function(self, image_id, file, label_tag, label_info, *rest)
+                check_label(file, image, values=known_values(bundles or served, partly=label_tag == PARTIAL))
+            info = {**(label_info or {}), BUNDLE: [bundle.name for bundle in bundles]}
+            return function(self, image_id, file, label_tag, info, *rest)
 
     return save
 

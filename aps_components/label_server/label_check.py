@@ -34,7 +34,7 @@ def check_label(label: str | os.PathLike[str], image: str | os.PathLike[str], *,
     Raises:
         RefusedRequestError: it cannot be read, lies on another grid, or has other values.
     """
-    what = _called(label)
+    what = called(label)
     shape, place = _grid(image, what=f"the scan {shown(Path(image).name)}")
     shape = shape[:3]  # of a scan with its channels in one file
     own, affine = _grid(label, what=what)  # before its voxels: a few packed bytes can declare gigabytes
@@ -68,7 +68,7 @@ def _grid(file: str | os.PathLike[str], *, what: str) -> tuple[tuple[int, ...], 
 
 def label_voxels(label: str | os.PathLike[str]) -> NDArray[Any]:
     """The voxels of a label, [X, Y, Z]; whatever is wrong with the file is refused."""
-    with _readable(label, _called(label)):
+    with _readable(label, called(label)):
         voxels = read_scan(label).voxels if str(label).endswith(NIFTI) else LoadImage(image_only=True)(label)
         return np.asarray(voxels)
     raise AssertionError
@@ -76,10 +76,11 @@ def label_voxels(label: str | os.PathLike[str]) -> NDArray[Any]:
 
 def label_affine(label: str | os.PathLike[str]) -> NDArray[np.float64]:
     """Of a label's grid, [4, 4], voxel to mm, RAS+."""
-    return _grid(label, what=_called(label))[1]
+    return _grid(label, what=called(label))[1]
 
 
-def _called(label: str | os.PathLike[str]) -> str:
+def called(label: str | os.PathLike[str]) -> str:
+    """A label's file in messages."""
     return f"the label {shown(Path(label).name)}"
 
 

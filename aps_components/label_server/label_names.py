@@ -1,4 +1,4 @@
-"""From the names that a viewer gives its segments to the values that the classes have.
+"""From the names that a viewer gives its segments to the values that label files have, and to the bundle they are of.
 
 Viewers number segments in the order in which they stand, or by the alphabet; the names alone say what they are.
 """
@@ -9,31 +9,93 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
+from aps_components.data.label_values import file_values, map_values, parsed_label_values
 from aps_components.data.nifti import write_nifti
-from aps_components.label_server.label_check import label_affine, label_voxels
+from aps_components.data.partial import IGNORE
+from aps_components.label_server.label_check import called, label_affine, label_voxels
 from aps_components.label_server.parameters import RefusedRequestError
 from aps_components.plain_json import read_object
-from aps_components.terminal import shown
+from aps_components.terminal import brief, shown
 
 NO_CLASS = ("background", "foreground_scribbles", "background_scribbles")
+BUNDLE = "bundle"  # in what is said with a label and kept of it: the name of its bundle, or names where it fits several
+ALONE = "serve one of them alone"
+SAY = f'say which one as "{BUNDLE}" in the label\'s params, or {ALONE}'
 
 
-def classes_of(bundle: Path) -> dict[str, int]:
-    """Name, in small letters, to value of a bundle's classes, without the background."""
-    metadata = read_object(bundle / "configs" / "metadata.json")
-    classes = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
-    return {str(name).lower(): int(value) for value, name in classes.items() if int(value)}
+@dataclass(frozen=True)
+class Served:
+    """A bundle that is served, and how its label files are numbered."""
+
+    name: str
+    classes: Mapping[str, int]
+    """Name, in small letters, to class, without the background."""
+    label_values: Mapping[int, int]
+    """Value in a label file to class; values that are not named keep their number."""
+    ignore: int | None = None
+    """Value in a label file of a voxel that nobody labelled."""
+
+    @classmethod
+    def of(cls, bundle: Path) -> Served:
+        """From a bundle's folder.
+
+        Raises:
+            ValueError: its files cannot be read, or its ``label_values`` are no whole numbers.
+        """
+        metadata = read_object(bundle / "configs" / "metadata.json")
+        classes = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+        file = bundle / "configs" / "train.json"
+        training = read_object(file)
+        label_values, ignore = training.get("label_values"), training.get(IGNORE)
+        try:
+            parsed = parsed_label_values(label_values if isinstance(label_values, dict) else None)
+        except ValueError as error:
+            raise ValueError(f"{file}: {brief(error)}") from error
+        return cls(
+            name=bundle.name,
+            classes={str(name).lower(): int(value) for value, name in classes.items() if int(value)},
+            label_values=parsed,
+            ignore=ignore if isinstance(ignore, int) else None,
+        )
+
+    @cached_property
+    def values(self) -> dict[str, int]:
+        """Name to the value that its label files have; a class that no value means is left out."""
+        values = file_values(self.label_values, self.classes.values())
+        return {name: values[label] for name, label in self.classes.items() if label in values}
+
+    @property
+    def known(self) -> set[int]:
+        """Values that a voxel of a whole label may have."""
+        return {0, *self.classes.values(), *self.label_values}
+
+    def class_map(self, voxels: NDArray[Any]) -> NDArray[Any]:
+        """The voxels of a label file as classes, of the same shape."""
+        return map_values(voxels, self.label_values)
+
+    def name_of(self, value: int) -> str | None:
+        """Of a value in a label file; None of the background."""
+        label = self.label_values.get(value, value)
+        return next((name for name, of_class in self.classes.items() if of_class == label), None)
 
 
-def classes_of_app(app: Path) -> list[dict[str, int]]:
-    """Of each of the app's bundles."""
-    return [classes_of(file.parent.parent) for file in sorted(app.glob("model/*/configs/metadata.json"))]
+def served_bundles(app: str | os.PathLike[str], conf: Mapping[str, str]) -> dict[str, Path]:
+    """Name to folder of the bundles of an app that ``--conf models`` names; others of its folder are of earlier starts.
+
+    Args:
+        app: its folder.
+        conf: what MONAI Label was started with.
+    """
+    names = [name.strip() for name in conf.get("models", "").split(",") if name.strip()]
+    return {name: Path(app) / "model" / name for name in names}
 
 
 def names_in_order(label_info: Any) -> list[str]:
@@ -44,36 +106,42 @@ def names_in_order(label_info: Any) -> list[str]:
     return names if all(names) else []
 
 
-def named_values(drawn: NDArray[Any], names: Sequence[str], values: Mapping[str, int]) -> NDArray[np.uint8]:
-    """A label map whose value 1 is the first of the names, as one whose values are the classes'; others are background.
+def named_values(drawn: NDArray[Any], names: Sequence[str], values: Mapping[str, int]) -> NDArray[np.integer]:
+    """A label map whose value 1 is the first of the names, as one with the values of the names; others are background.
 
     Args:
-        drawn: [X, Y, Z], whole numbers.
+        drawn: [X, Y, Z], whole numbers from 0 to the number of the names.
         names: in small letters; the first has the value 1.
-        values: name to value of the classes.
+        values: name to value.
     """
-    table = np.zeros(max(int(drawn.max(initial=0)), len(names)) + 1, dtype=np.uint8)
-    for number, name in enumerate(names, start=1):
-        table[number] = values.get(name, 0)
+    table = np.array([0, *(values.get(name, 0) for name in names)], dtype=type_of(values))
     return table[drawn.astype(np.int64)]
 
 
-def values_by_name(drawn: NDArray[Any], names: Sequence[str], classes: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    """The classes of the bundle that knows all segments with voxels in them.
+def type_of(values: Mapping[str, int]) -> DTypeLike:
+    """The least type of whole numbers, from uint8 on, that holds the values."""
+    return np.result_type(np.uint8, *(np.min_scalar_type(value) for value in values.values()))
+
+
+def bundles_by_name(used: Sequence[str], names: Sequence[str], served: Sequence[Served]) -> list[Served]:
+    """The bundles that know all segments with voxels in them, which agree on their values.
+
+    Of these, those that know the empty segments, too, if any.
 
     Args:
-        drawn: [X, Y, Z], whole numbers.
-        names: in small letters; the first has the value 1.
-        classes: name to value, of each bundle.
+        used: names of the segments with voxels, in small letters.
+        names: of all segments.
+        served: to choose from.
 
     Raises:
-        RefusedRequestError: no bundle knows them all.
+        RefusedRequestError: no bundle knows them all, or two give one of them different values.
     """
-    used = [names[number - 1] for number in np.unique(drawn).astype(int).tolist() if 0 < number <= len(names)]
-    for values in classes:
-        if all(name in values for name in used):
-            return dict(values)
-    known = sorted({name for values in classes for name in values})
+    found = [bundle for bundle in served if set(used) <= set(bundle.values)]
+    found = [bundle for bundle in found if set(names) <= set(bundle.values)] or found
+    if found:
+        _refuse_disagreement(used, found, mend=SAY)
+        return found
+    known = sorted({name for bundle in served for name in bundle.values})
     strange = next((name for name in used if name not in known), None)
     if strange is None:
         raise RefusedRequestError(f"the segments {', '.join(used)} are not of one model: hand in one model's at a time")
@@ -82,27 +150,114 @@ def values_by_name(drawn: NDArray[Any], names: Sequence[str], classes: Sequence[
     )
 
 
+def bundles_by_most_names(names: Sequence[str], served: Sequence[Served]) -> list[Served]:
+    """The bundles that know most of some segments, which agree on their values.
+
+    Raises:
+        RefusedRequestError: none knows any, or two give one of them different values.
+    """
+    most = max((len(set(names) & set(bundle.values)) for bundle in served), default=0)
+    if not most:
+        raise RefusedRequestError(f"no model here knows any of its segments {shown(', '.join(names))[:80]}")
+    found = [bundle for bundle in served if len(set(names) & set(bundle.values)) == most]
+    _refuse_disagreement([name for name in names if any(name in one.values for one in found)], found, mend=ALONE)
+    return found
+
+
+def _refuse_disagreement(names: Sequence[str], bundles: Sequence[Served], *, mend: str) -> None:
+    first, *others = bundles
+    for name, other in ((name, other) for name in names for other in others):
+        if first.values.get(name) != other.values.get(name):
+            raise RefusedRequestError(
+                f"the segment '{name}' has another value in labels of {first.name} than of {other.name}: {mend}"
+            )
+
+
+def bundles_by_value(values: Sequence[int], served: Sequence[Served]) -> list[Served]:
+    """The bundles whose label files have all these values, which mean the same in each of them.
+
+    Args:
+        values: of a label that came without names, background left out.
+        served: to choose from.
+
+    Raises:
+        RefusedRequestError: there is none, or they mean different things.
+    """
+    found = [bundle for bundle in served if set(values) <= bundle.known]
+    if not found:
+        raise RefusedRequestError(f"no model here knows all of the label's values {list(values)[:40]}")
+    meanings = {bundle.name: [bundle.name_of(value) for value in values] for bundle in found}
+    if any(meaning != meanings[found[0].name] for meaning in meanings.values()):
+        raise RefusedRequestError(
+            f"the label has no names, and its values could be of {' or '.join(meanings)}: name its segments, or {SAY}"
+        )
+    return found
+
+
+def said_bundles(info: Mapping[str, Any] | None, served: Sequence[Served]) -> list[Served]:
+    """Those that are said with a label; [] where none is.
+
+    Raises:
+        RefusedRequestError: one is said that is not served.
+    """
+    said = (info or {}).get(BUNDLE) or []
+    names = [said] if isinstance(said, str) else said
+    found = {bundle.name: bundle for bundle in served}
+    if not isinstance(names, list) or not all(isinstance(name, str) and name in found for name in names):
+        raise RefusedRequestError(
+            f"{BUNDLE} '{shown(said)[:80]}' is none of the bundles that are served: {', '.join(found)}"
+        )
+    return [found[name] for name in names]
+
+
+def bundles_of_label(info: Mapping[str, Any]) -> list[str]:
+    """Names of the bundles that a label is of, as they were kept with it; [] where nothing is known."""
+    names = info.get(BUNDLE)
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
 @contextmanager
 def renumbered(
-    label: str | os.PathLike[str], info: Mapping[str, Any] | None, classes: Sequence[Mapping[str, int]]
-) -> Iterator[str]:
-    """A label that was handed in, with the values of the classes where its segments have names; gone afterwards.
+    label: str | os.PathLike[str], info: Mapping[str, Any] | None, served: Sequence[Served]
+) -> Iterator[tuple[str, list[Served]]]:
+    """A label that was handed in, as its bundle numbers labels, where its segments have names; gone afterwards.
 
     Args:
         label: its file.
-        info: what the viewer said with it; the names are those of its ``label_info``, in their order.
-        classes: name to value, of each bundle.
+        info: what the viewer said with it: the segments' names in its ``label_info``, in their order; perhaps the
+            bundle.
+        served: the bundles that it can be of.
+
+    Yields:
+        The file, and the bundles that it is of: several where it fits them alike, none where nothing says it.
 
     Raises:
-        RefusedRequestError: it cannot be read, or a segment is none of the classes.
+        RefusedRequestError: it cannot be read, or a segment is none of the classes, or of several with other values.
     """
-    names = names_in_order((info or {}).get("label_info"))
-    drawn = label_voxels(label) if names else np.zeros(0)
-    values = values_by_name(drawn, names, classes) if names else {}
-    if all(values.get(name) == number for number, name in enumerate(names, start=1)):
-        yield os.fspath(label)
+    said, names = said_bundles(info, served), names_in_order((info or {}).get("label_info"))
+    if not names:
+        yield os.fspath(label), said or list(served if len(served) == 1 else ())
+        return
+    drawn = _numbered_voxels(label, names)
+    used = [names[number - 1] for number in np.unique(drawn).astype(int).tolist() if number]
+    bundles = bundles_by_name(used, names, said or served)
+    values = {name: bundles[0].values[name] for name in used}
+    if all(values.get(name, number) == number for number, name in enumerate(names, start=1)):
+        yield os.fspath(label), bundles
         return
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, "label.nii.gz")
         write_nifti(file, named_values(drawn, names, values), label_affine(label))
-        yield file
+        yield file, bundles
+
+
+def _numbered_voxels(label: str | os.PathLike[str], names: Sequence[str]) -> NDArray[Any]:
+    """The voxels of a label, [X, Y, Z], whose values number its segments."""
+    drawn = label_voxels(label)
+    for value in np.unique(drawn).tolist():
+        if not (0 <= value <= len(names) and value == int(value)):  # NaN is not, either
+            raise RefusedRequestError(
+                f"{called(label)} has the value {value:g}, and its {len(names)} segments are numbered from 1: save it "
+                "as a label map of these segments"
+            )
+    return drawn

@@ -88,8 +88,7 @@ class LabelServer:
     @property
     def url(self) -> str:
         """Its address with the token, as Slicer wants it; other paths follow it."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}/{self.token}"
+        return f"http://{_address(self.host, self.port)}/{self.token}"
 
     def command(self) -> list[str]:
         """What is run."""
@@ -214,13 +213,18 @@ class LabelServer:
         self.stop()
 
 
+def _address(host: str, port: int) -> str:
+    """As an address on the web has it: IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _free_port(host: str, port: int) -> int:
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             raise LabelServerError(
-                f"cannot listen on {host}:{port} ({error.strerror}); choose another --port"
+                f"cannot listen on {_address(host, port)} ({error.strerror}); choose another --port"
             ) from error
         return int(probe.getsockname()[1])

@@ -1,28 +1,39 @@
-"""Training in MONAI Label: a bundle's own, on the labels that were handed in and on all scans beside them."""
+"""Training in MONAI Label: a bundle's own, on its labels that were handed in and on all scans beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.bundle import BundleTrainTask
 
 from aps_components.data.errors import DataError
 from aps_components.data.nifti import read_scan
 from aps_components.data.partial import DRAWN, IGNORE, SLICES, drawn_slices, is_partial
-from aps_components.label_server.parameters import PARTIAL
+from aps_components.label_server.label_names import bundles_of_label, served_bundles
+from aps_components.label_server.parameters import FINAL, PARTIAL
+
+logger = logging.getLogger(__name__)
 
 
 class TrainTask(BundleTrainTask):
-    """MONAI Label's task for bundles, which sees every scan of an archive, and labels that are not whole."""
+    """MONAI Label's task for bundles: with every scan of an archive, and its own labels, also unfinished ones."""
 
     def _fetch_datalist(self, request: Mapping[str, Any], datastore: Datastore) -> list[dict[str, Any]]:
         fetch = getattr(datastore, "fetch_all", None)
         if fetch is not None:  # of an archive; unlabelled scans are trained on, too
             fetch()
         whole: list[dict[str, Any]] = super()._fetch_datalist(request, datastore)
-        return [*whole, *partly_labelled(datastore, ignore=self.bundle_config.get(IGNORE))]
+        bundle = Path(self.bundle_path)
+        served = served_bundles(bundle.parent.parent, self.conf)
+        others = dict(labels_of_others(datastore, bundle=bundle.name, served=served))
+        for label, reason in others.items():
+            logger.warning(f"left out: {label}: {reason}")
+        partly = partly_labelled(datastore, ignore=self.bundle_config.get(IGNORE), left_out=others)
+        return [*(item for item in whole if item["label"] not in others), *partly]
 
     def _partition_datalist(
         self, datalist: list[dict[str, Any]], request: Mapping[str, Any], shuffle: bool = False
@@ -33,19 +44,54 @@ class TrainTask(BundleTrainTask):
         return [*training, *(item for item in datalist if is_partial(item))], validation
 
 
-def partly_labelled(datastore: Datastore, *, ignore: int | None = None) -> list[dict[str, Any]]:
+def labels_of_others(datastore: Datastore, *, bundle: str, served: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Labels that a bundle does not learn from: the file of each, and why.
+
+    The same number means one class in one bundle and another in the next. A label that does not say whose it is, such
+    as one that was copied into the folder, counts where a single bundle is served.
+
+    Args:
+        datastore: of MONAI Label.
+        bundle: the name of that which is trained.
+        served: names of all that are served.
+    """
+    for image, labels in _labels(datastore).items():
+        for tag, file in labels.items():
+            names = bundles_of_label(datastore.get_label_info(image, tag))
+            if names and bundle not in names:
+                yield file, f"it is a label of {', '.join(names)}, not of {bundle}"
+            elif not names and len(served) > 1:
+                yield file, f"it does not say which bundle it is of, and {', '.join(served)} are served"
+
+
+def partly_labelled(
+    datastore: Datastore, *, ignore: int | None = None, left_out: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """Items of scans whose label is tagged ``partial``, and none ``final``: slices that hold nothing are unlabelled.
 
     Args:
         datastore: of MONAI Label.
         ignore: the bundle's value of a voxel that nobody labelled.
+        left_out: files of labels that are as good as none.
     """
-    tags = {image: datastore.get_labels_by_image_id(image) for image in datastore.list_images()}
+    counted = {
+        image: {tag: file for tag, file in labels.items() if file not in left_out}
+        for image, labels in _labels(datastore).items()
+    }
     return [
-        _item(datastore.get_image_uri(image), datastore.get_label_uri(labels[PARTIAL], PARTIAL), ignore=ignore)
-        for image, labels in tags.items()
-        if PARTIAL in labels and DefaultLabelTag.FINAL not in labels
+        _item(datastore.get_image_uri(image), labels[PARTIAL], ignore=ignore)
+        for image, labels in counted.items()
+        if PARTIAL in labels and FINAL not in labels
     ]
+
+
+def _labels(datastore: Datastore) -> dict[str, dict[str, str]]:
+    """Of each scan its labels by hand: tag to file."""
+    found = {image: datastore.get_labels_by_image_id(image) for image in datastore.list_images()}
+    return {
+        image: {tag: datastore.get_label_uri(labels[tag], tag) for tag in (FINAL, PARTIAL) if tag in labels}
+        for image, labels in found.items()
+    }
 
 
 def _item(image: str, label: str, *, ignore: int | None) -> dict[str, Any]:

@@ -94,7 +94,8 @@ def score_scans(
                 if not loaded:
                     inference.load(work, device=device)
                     loaded = True
-                score = _score(inference, case.nifti(Path(work)))
+                with TemporaryDirectory(dir=work) as converted:  # of DICOM, some hundred MB, gone at once
+                    score = _score(inference, case.nifti(Path(converted)))
             except Exception as error:
                 result.fail(name, error)
                 continue

@@ -34,7 +34,8 @@ from aps_components.evaluation.pseudo_labels import MADE_BY, labeled_by
 from aps_components.evaluation.records import Records
 from aps_components.interactive import holds_a_persons_words, read_prompts
 from aps_components.interactive.model import class_value
-from aps_components.label_server.hooks import label_values, parsed_form
+from aps_components.label_server.hooks import known_values, parsed_form
+from aps_components.label_server.label_names import Served
 from aps_components.label_server.parameters import check_inference, check_info, check_training
 from aps_components.models import read_settings, trained_setting
 from aps_components.segmentation.statistics import read_statistics, write_table
@@ -311,6 +312,12 @@ def _comparison(folder: Path) -> Any:
     return True
 
 
+def _served(folder: Path) -> Any:
+    bundle = folder / "model" / "la"
+    (bundle / "configs" / "metadata.json").write_text(json.dumps(SHIPPED["metadata"]))
+    return known_values([Served.of(bundle)], partly=True)
+
+
 def _faults(folder: Path) -> Any:
     content = (folder / "configs/metadata.json").read_bytes()
     found = [fault for fault in config_faults({"configs/metadata.json": content}) if "metadata.json" in fault]
@@ -488,7 +495,7 @@ DOORS = {
         {"points": [{"label": 1, "voxel": [1, 2.5, 3]}]},
         lambda folder: _points(folder / "a_prompts.json"),
     ),
-    "app's configs": Door("model/la/configs/train.json", SHIPPED["train"], label_values),
+    "app's configs": Door("model/la/configs/train.json", SHIPPED["train"], _served),
     "request to train": Door(
         "request.json",
         {"device": "cpu", "multi_gpu": False, "max_epochs": 3, "val_split": 0.2, "pretrained": True},

@@ -1,13 +1,16 @@
+from types import SimpleNamespace
+
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from tiny_model import AFFINE, SHAPE
+from tiny_model import AFFINE, SETTINGS, SHAPE
 
 from aps_components.data import DataError
 from aps_components.inference import InvertToLabelMapd, inverted
 from aps_components.interactive import Predictor, load_model
 from aps_components.interactive.predictor import drop_small_pieces
+from aps_components.prompts import Box, Click
 
 
 @pytest.fixture
@@ -139,6 +142,89 @@ def test_small_pieces_go_by_the_rule_but_for_those_that_a_person_named(pieces, k
     named = label_map.copy()
     drop_small_pieces(named, pieces, classes=3, named={place: int(label_map[place]) for place in places})
     np.testing.assert_array_equal(named, label_map)
+
+
+class Phantom:
+    """A volume whose answer is a label map, of which a click takes or adds a block."""
+
+    answer, changes = None, {}
+
+    def __init__(self, *_, **__):
+        self.automatic = SimpleNamespace(probabilities=certain(self.answer))
+        self.reset()
+
+    def reset(self, start=None):
+        self.probabilities = self.automatic.probabilities.clone()
+
+    def prompt(self, clicks, *, boxes=(), scribbles=()):
+        changed = self.probabilities.argmax(dim=1)[0].numpy()
+        for prompt in (*clicks, *boxes):
+            changed[self.changes[prompt]] = prompt.label
+        self.probabilities = certain(changed)
+
+
+def certain(label_map):
+    """Probabilities of three classes, [1, 3, D, H, W]."""
+    return torch.nn.functional.one_hot(torch.from_numpy(label_map.astype(np.int64)), 3).movedim(-1, 0)[None].float()
+
+
+ORGAN = np.s_[1:11, 1:11, 2:12]  # 1000 voxels
+HIDDEN = np.s_[18:28, 1:11, 2:11]  # 900
+PART = np.s_[1:11, 1:11, 10:12]  # 200 of the organ
+LEAK, NECK = np.s_[1:11, 20:31, 2:12], np.s_[5, 11:20, 5]  # 1100, and 9 between it and the organ
+
+
+@pytest.fixture
+def phantom(model_file, monkeypatch):
+    """A predictor for a scan on the network's own grid that holds some blocks of class 1."""
+
+    def make(*blocks, changes):
+        answer = np.zeros(SHAPE, dtype=np.uint8)
+        for block in blocks:
+            answer[block] = 1
+        monkeypatch.setattr(Phantom, "answer", answer)
+        monkeypatch.setattr(Phantom, "changes", changes)
+        monkeypatch.setattr("aps_components.interactive.predictor.InteractiveVolume", Phantom)
+        model = load_model(model_file, "cpu", settings={"largest_component": True})
+        predictor = Predictor(model)
+        spacing = np.diag([*SETTINGS["spacing"], 1.0])
+        predictor.set_image((np.random.default_rng(0).normal(size=SHAPE), spacing))
+        return predictor
+
+    return make
+
+
+def test_a_piece_that_was_hidden_stays_hidden_when_the_shown_one_becomes_smaller(phantom):
+    click = Click(0, (5, 5, 11))
+    predictor = phantom(ORGAN, HIDDEN, changes={click: PART})
+    shown = predictor.predict().label_map
+    assert (shown[ORGAN] == 1).all()
+    assert not shown[HIDDEN].any()
+    after = predictor.predict([(click.voxel, 0)]).label_map
+    assert (after > 0).sum() == 800
+    assert not after[HIDDEN].any()
+    assert not after[PART].any()
+    np.testing.assert_array_equal(predictor.predict().label_map, after)
+    np.testing.assert_array_equal(predictor.predict(reset=True).label_map, shown)
+
+
+def test_a_leak_that_is_cut_at_its_neck_leaves_the_organ(phantom):
+    click = Click(0, (5, 15, 5))
+    predictor = phantom(ORGAN, LEAK, NECK, changes={click: NECK})
+    after = predictor.predict([(click.voxel, 0)]).label_map
+    assert (after[ORGAN] == 1).all()
+    assert not after[NECK].any()
+
+
+@pytest.mark.parametrize("prompt", [Click(1, (20, 5, 5)), Box(1, (17, 0, 1), (29, 12, 12))])
+def test_a_hidden_piece_that_a_person_names_is_shown_from_then_on(phantom, prompt):
+    further = Click(0, (5, 5, 11))
+    predictor = phantom(ORGAN, HIDDEN, changes={prompt: HIDDEN, further: PART})
+    is_click = isinstance(prompt, Click)
+    points, boxes = ([(prompt.voxel, 1)], []) if is_click else ([], [((prompt.least, prompt.greatest), 1)])
+    both = predictor.predict(points, boxes=boxes).label_map
+    assert (both > 0).sum() == 1900
+    assert (predictor.predict([(further.voxel, 0)]).label_map > 0).sum() == 1700
 
 
 def test_without_prompts_in_training_clicks_are_refused_and_the_answer_is_not(model_file, scan):

@@ -7,14 +7,17 @@ import shutil
 import socket
 import subprocess
 import sys
+import urllib.request
 
 import pytest
 import torch
 from served_bundle import SMALL, SMALL_NETWORK, small_bundle
+from serving import serve
 from workflows import BUNDLES
 
 from aps_components.cli.label import _listed, _pair
 from aps_components.label_server import (
+    LabelClient,
     LabelEnvironment,
     LabelEnvironmentError,
     LabelServer,
@@ -145,6 +148,33 @@ def test_a_port_that_is_taken_is_named(environment, tmp_path):
         port = other.getsockname()[1]
         with pytest.raises(LabelServerError, match=rf"127\.0\.0\.1:{port} .*another --port"):
             LabelServer(**options, port=port)
+
+
+def test_an_address_of_ipv6_stands_in_brackets(environment, tmp_path):
+    options = {"environment": environment, "app": tmp_path, "studies": tmp_path, "models": ["small"], "host": "::1"}
+    with socket.socket(socket.AF_INET6) as other:
+        try:
+            other.bind(("::1", 0))
+        except OSError as error:
+            pytest.skip(f"this machine has no IPv6: {error}")
+        other.listen()
+        server = LabelServer(**options, port=0)
+        assert re.fullmatch(rf"http://\[::1\]:{server.port}/[0-9a-f]{{32}}", server.url)
+        taken = other.getsockname()[1]
+        with pytest.raises(LabelServerError, match=rf"cannot listen on \[::1\]:{taken} "):
+            LabelServer(**options, port=taken)
+
+
+def test_a_proxy_for_the_web_is_not_asked_for_the_server(tmp_path, monkeypatch):
+    (tmp_path / "info").mkdir()
+    (tmp_path / "info" / "index.html").write_text('{"name": "served"}')
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # made of the environment at the first request
+    with serve(tmp_path) as address:
+        assert LabelClient(address, timeout=10).info() == {"name": "served"}
 
 
 def test_the_server_never_asks_the_internet(environment, tmp_path):

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from aps_components import Predictor
 from aps_components.interactive import load_model
 from aps_components.label_server.clicks import Clicks, asked_points
-from aps_components.label_server.label_names import named_values, names_in_order, renumbered
+from aps_components.label_server.label_names import Served, named_values, names_in_order, renumbered, served_bundles
 from aps_components.label_server.parameters import RefusedRequestError, check_inference
 from aps_components.models import build_auto_prompt_seg, save_settings
 
@@ -171,6 +171,44 @@ def test_scribbles_go_on_from_what_the_viewer_shows(clicks, weights, scan):
     assert (answer.label_map[far & (mask == 0)] != 2).all()
 
 
+def test_clicks_after_scribbles_begin_with_the_automatic_answer(clicks, weights, scan):
+    """A viewer sends all its points, and the scribbles of another tool are none of them."""
+    said = {1: [(3, 4, 5)]}
+    fresh = clicks.answer(scan, said, checkpoint=weights).label_map
+    automatic = Counted().answer(scan, {}, checkpoint=weights).label_map
+    line = np.array([[7, 10, 5], [8, 10, 5], [9, 10, 5]])
+
+    def scribble():
+        clicks.scribbled(scan, [(line, 1)], mask=np.full(SHAPE, 2, dtype=np.uint8), checkpoint=weights)
+
+    scribble()
+    assert np.array_equal(clicks.answer(scan, said, checkpoint=weights).label_map, fresh)
+    scribble()
+    assert np.array_equal(clicks.answer(scan, {}, checkpoint=weights).label_map, automatic)
+    scribble()
+    with pytest.raises(RefusedRequestError, match="outside the scan"):
+        clicks.answer(scan, {1: [(99, 0, 0)]}, checkpoint=weights)
+    assert np.array_equal(clicks.answer(scan, said, checkpoint=weights).label_map, fresh)
+
+
+def test_a_new_beginning_that_fails_midway_leaves_nothing_behind(clicks, weights, scan, monkeypatch):
+    said = {1: [(3, 4, 5)], 2: [(20, 30, 11)]}
+    more = {**said, 0: [(9, 9, 9)]}
+    fresh = Counted().answer(scan, more, checkpoint=weights).label_map
+    clicks.answer(scan, said, checkpoint=weights)
+    predict = Predictor.predict
+
+    def fail(self, points, *, reset):
+        predict(self, points[:1], reset=reset)
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "predict", fail)
+        with pytest.raises(MemoryError):
+            clicks.answer(scan, said, checkpoint=weights, reset=True)
+    assert np.array_equal(clicks.answer(scan, more, checkpoint=weights).label_map, fresh)
+
+
 @pytest.mark.parametrize(
     ("info", "names"),
     [
@@ -185,24 +223,102 @@ def test_names_that_a_viewer_gives_its_segments(info, names):
     assert names_in_order(info) == names
 
 
-def test_a_label_gets_the_values_of_the_classes(tmp_path):
-    drawn = np.array([[[0, 1, 2], [2, 1, 0]]], dtype=np.uint8)
+@pytest.fixture
+def drawn(tmp_path):
+    """A label of two segments, numbered from 1: its file and voxels."""
+    voxels = np.array([[[0, 1, 2], [2, 1, 0]]], dtype=np.uint8)
     file = tmp_path / "label.nii.gz"
-    nib.save(nib.Nifti1Image(drawn, AFFINE), file)
-    classes = [{"spleen": 1}, {"kidney": 1, "liver": 2}]
+    nib.save(nib.Nifti1Image(voxels, AFFINE), file)
+    return file, voxels
 
-    def stored(*names):
-        info = {"label_info": [{"name": name} for name in names]}
-        with renumbered(file, info, classes) as renamed:
-            loaded = nib.load(renamed)
-            assert np.allclose(loaded.affine, AFFINE, atol=1e-4)
-            return np.asanyarray(loaded.dataobj)
 
-    assert np.array_equal(stored("liver", "kidney"), np.array([0, 2, 1])[drawn])
-    assert np.array_equal(stored("kidney", "liver"), drawn)
-    assert np.array_equal(stored(), drawn)
+def served(name, classes, **label_values):
+    return Served(name, classes, {int(value[1:]): label for value, label in label_values.items()})
+
+
+ABDOMEN = served("abdomen", {"spleen": 1, "liver": 2, "kidney": 3})
+KIDNEYS = served("kidneys", {"left": 1, "right": 2}, _2=1, _3=2)
+ORGANS = served("organs", {"kidney": 1, "liver": 2})
+
+
+def stored(file, *names, among, **info):
+    """Voxels of the label as it is kept, and the names of its bundles."""
+    with renumbered(file, {"label_info": [{"name": name} for name in names], **info}, among) as (renamed, bundles):
+        loaded = nib.load(renamed)
+        assert np.allclose(loaded.affine, AFFINE, atol=1e-4)
+        return np.asanyarray(loaded.dataobj), [bundle.name for bundle in bundles]
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "bundle"),
+    [
+        (("liver", "Kidney"), [0, 2, 1], "organs"),
+        (("kidney", "liver"), [0, 1, 2], "organs"),
+        (("left", "right"), [0, 2, 3], "kidneys"),  # a training reads a 2 as class 1, and a 3 as class 2
+        (("right", "left"), [0, 3, 2], "kidneys"),
+        (("left", "left"), [0, 2, 2], "kidneys"),
+        ((), [0, 1, 2], None),
+    ],
+)
+def test_a_label_gets_the_values_that_training_reads_as_its_classes(drawn, names, values, bundle):
+    file, voxels = drawn
+    label, bundles = stored(file, *names, among=[KIDNEYS, ORGANS])
+    assert np.array_equal(label, np.array(values)[voxels])
+    assert bundles == ([bundle] if bundle else [])
+    if names:
+        of_class = {one.name: one for one in (KIDNEYS, ORGANS)}[bundle]
+        expected = np.array([0, *(of_class.classes[name.lower()] for name in names)])[voxels]
+        assert np.array_equal(of_class.class_map(label), expected)
+
+
+def test_values_of_label_files_may_be_large(drawn):
+    file, voxels = drawn
+    label, _ = stored(file, "left", "right", among=[served("atlas", {"left": 1, "right": 2}, _17=1, _1002=2)])
+    assert np.array_equal(label, np.array([0, 17, 1002])[voxels])
+
+
+def test_the_bundle_of_a_label_is_known_said_or_asked_for(drawn):
+    file, _ = drawn
+    both = [ABDOMEN, ORGANS]
+    with pytest.raises(
+        RefusedRequestError, match=r"'kidney' has another value in labels of abdomen than of organs: say"
+    ):
+        stored(file, "kidney", "liver", among=both)
+    assert stored(file, "kidney", "liver", among=both, bundle="organs")[1] == ["organs"]
+    assert stored(file, "kidney", "liver", "spleen", among=both)[1] == ["abdomen"]  # the only one that knows the third
+    alike = [ORGANS, served("same", dict(ORGANS.classes))]
+    assert stored(file, "liver", "kidney", among=alike)[1] == ["organs", "same"]
+    assert stored(file, among=both)[1] == []
+    assert stored(file, among=both, bundle="organs")[1] == ["organs"]
+    assert stored(file, among=[ORGANS])[1] == ["organs"]
+    for wrong in ("liver", 3, [["organs"]]):
+        with pytest.raises(RefusedRequestError, match="none of the bundles that are served: abdomen, organs"):
+            stored(file, among=both, bundle=wrong)
+
+
+def test_segments_that_no_bundle_knows_are_named(drawn):
+    file, _ = drawn
     with pytest.raises(RefusedRequestError, match="segment_1"):
-        stored("kidney", "Segment_1")
+        stored(file, "kidney", "Segment_1", among=[ORGANS])
     with pytest.raises(RefusedRequestError, match="not of one model"):
-        stored("kidney", "spleen")
-    assert named_values(drawn, ["x", "liver"], {"liver": 2}).tolist() == [[[0, 0, 2], [2, 0, 0]]]
+        stored(file, "kidney", "left", among=[KIDNEYS, ORGANS])
+
+
+@pytest.mark.parametrize("value", [3, 0.5, -1, np.nan, np.inf])
+def test_of_named_segments_no_voxel_has_another_number(tmp_path, value):
+    file = tmp_path / "odd.nii.gz"
+    nib.save(nib.Nifti1Image(np.array([[[0, 1, 2], [value, 1, 0]]], dtype=np.float32), AFFINE), file)
+    with pytest.raises(RefusedRequestError, match=rf"the label odd.nii.gz has the value {value:g}, and its 2 segments"):
+        stored(file, "kidney", "liver", among=[ORGANS])
+
+
+def test_segments_that_are_no_class_become_background(drawn):
+    _, voxels = drawn
+    assert named_values(voxels, ["x", "liver"], {"liver": 2}).tolist() == [[[0, 0, 2], [2, 0, 0]]]
+
+
+def test_bundles_of_an_earlier_start_are_not_served(tmp_path):
+    (tmp_path / "model" / "earlier").mkdir(parents=True)
+    assert served_bundles(tmp_path, {"models": "mine, la"}) == {
+        name: tmp_path / "model" / name for name in ("mine", "la")
+    }

@@ -11,8 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from aps_components.label_server import label_names
 from aps_components.label_server.guard import Guard
-from aps_components.label_server.hooks import label_values, parsed_form, unpack
+from aps_components.label_server.hooks import known_values, parsed_form, unpack
 from aps_components.label_server.label_check import check_label
 from aps_components.label_server.parameters import RefusedRequestError, check_inference, check_name, check_tag
 
@@ -225,7 +226,12 @@ class TestWhat:
         assert status(method, with_token(path)) == 403
 
     @pytest.mark.parametrize(
-        "path", ["/ohif/../../etc/passwd", "/session/..", "/static/./a", "/static/a\\b", "/ohif//"]
+        "path",
+        [
+            *["/ohif/../../etc/passwd", "/session/..", "/static/./a", "/static/a\\b", "/ohif//"],
+            # Encoded twice: the path that reaches the guard was decoded once, and the archive decodes it again.
+            *["/proxy/dicom/wado/%2e%2e/%2E%2e/system", "/proxy/dicom/..%2f..%2fsystem", "/proxy/dicom/%252e%252e/a"],
+        ],
     )
     def test_a_path_that_leads_elsewhere(self, path):
         assert status("GET", with_token(path)) == 400
@@ -240,6 +246,11 @@ class TestWhat:
         assert status("GET", with_token("/datastore/image"), query=f"image={quote(name)}&image=a") == 422
         with pytest.raises(RefusedRequestError):
             check_name(name, what="image")
+
+    def test_an_address_with_too_many_fields(self):
+        query = "&".join(f"a{number}=1" for number in range(65))
+        assert status("GET", with_token("/info/"), query=query) == 400
+        assert status("GET", with_token("/info/"), query=query.rpartition("&")[0]) == 200
 
     @pytest.mark.parametrize("name", ["scan_1", "Kopf größer (2)", "1.2.840.1", "a.nii", "a+b=c, d"])
     def test_names_of_scans_may_be_what_files_are_called(self, name):
@@ -442,14 +453,20 @@ class TestLabels:
             with pytest.raises(RefusedRequestError, match=r"cannot be read|is none of"):
                 check_label(scan.with_name(name), scan, values={0, 1})
 
-    def test_the_values_are_those_of_the_apps_models(self, tmp_path):
-        for name, content in {
-            "la": {"labels": {"0": "a", "1": "b"}},
-            "x": {"labels": {"0": "a"}, "label_values": {"4": 0}},
-        }.items():
-            (tmp_path / "model" / name / "configs").mkdir(parents=True)
-            (tmp_path / "model" / name / "configs" / "train.json").write_text(json.dumps(content))
-        assert label_values(tmp_path) == {0, 1, 4}
+    def test_the_values_are_those_of_the_bundles(self, tmp_path):
+        for name, classes, training in (
+            ("la", {"0": "a", "1": "b"}, {}),
+            ("x", {"0": "a"}, {"label_values": {"4": 0}, "ignore": 255}),
+        ):
+            configs = tmp_path / name / "configs"
+            configs.mkdir(parents=True)
+            data = {"network_data_format": {"outputs": {"pred": {"channel_def": classes}}}}
+            (configs / "metadata.json").write_text(json.dumps(data))
+            (configs / "train.json").write_text(json.dumps(training))
+        served = [label_names.Served.of(tmp_path / name) for name in ("la", "x")]
+        assert known_values(served) == {0, 1, 4}
+        assert known_values(served, partly=True) == {0, 1, 4, 255}
+        assert known_values(served[:1], partly=True) == {0, 1}
 
 
 class TestArchives:

@@ -123,7 +123,7 @@ def test_one_label_is_trained_on_with_all_other_scans_and_the_next_answer_uses_i
 ):
     """As from Slicer: all options are sent, and the training runs in a process of its own."""
     labels = sorted((phantom_data / "labels").iterdir())
-    client.put_label("scan_1", labels[1])
+    client.put_label("scan_1", labels[1], bundle="small")
     stored = nib.load(studies / "labels" / "final" / "scan_1.nii.gz")
     assert np.array_equal(voxels(stored), voxels(nib.load(labels[1])))
     assert client.info()["datastore"]["completed"] == 1
@@ -147,7 +147,7 @@ def test_one_label_is_trained_on_with_all_other_scans_and_the_next_answer_uses_i
 
 
 def test_training_again_with_another_label_starts_from_the_model(client, model, phantom_data, log):
-    client.put_label("scan_3", sorted((phantom_data / "labels").iterdir())[3])
+    client.put_label("scan_3", sorted((phantom_data / "labels").iterdir())[3], bundle="small")
     old = torch.load(model / "models" / "model.pt")
     # Small steps from where it was; from another start the weights would be elsewhere.
     client.train("small", max_epochs=1, sync=True)
@@ -167,7 +167,7 @@ def test_a_label_tagged_partial_is_trained_on_and_does_not_count_as_finished(
     voxels_drawn = voxels(label).copy()
     voxels_drawn[..., [z for z in range(label.shape[2]) if z % 4]] = 0
     nib.save(nib.Nifti1Image(voxels_drawn, label.affine), tmp_path / "unfinished.nii.gz")
-    client.put_label("scan_4", tmp_path / "unfinished.nii.gz", tag="partial")
+    client.put_label("scan_4", tmp_path / "unfinished.nii.gz", tag="partial", bundle="small")
     assert (studies / "labels" / "partial" / "scan_4.nii.gz").is_file()
     assert client.info()["datastore"]["completed"] == 2
     client.train("small", max_epochs=1, sync=True)

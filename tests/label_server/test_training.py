@@ -11,10 +11,13 @@ SHAPE = (17, 24, 40)
 
 
 class Datastore:
-    """Labels of a few scans by tag."""
+    """Labels of a few scans by tag, and the bundles that some are of."""
 
     def __init__(self, folder, labels):
-        self.folder, self.labels = folder, labels
+        self.folder, self.labels, self.of = folder, labels, {}
+
+    def get_label_info(self, label, tag):
+        return {"bundle": self.of[label, tag]} if (label, tag) in self.of else {}
 
     def list_images(self):
         return list(self.labels)
@@ -39,8 +42,8 @@ class Datastore:
 class BundleTrainTask:
     """What is built upon: all final labels, of which the last validates."""
 
-    def __init__(self, config):
-        self.bundle_config = config
+    def __init__(self, path, conf, config):
+        self.bundle_path, self.conf, self.bundle_config = path, conf, config
 
     def _fetch_datalist(self, request, datastore):
         return datastore.datalist()
@@ -52,9 +55,9 @@ class BundleTrainTask:
 @pytest.fixture
 def training(monkeypatch):
     names = {
-        "monailabel.interfaces.datastore": {"Datastore": Datastore, "DefaultLabelTag": type("", (), {"FINAL": "final"})}
+        "monailabel.interfaces.datastore": {"Datastore": Datastore},
+        "monailabel.tasks.train.bundle": {"BundleTrainTask": BundleTrainTask},
     }
-    names |= {"monailabel.tasks.train.bundle": {"BundleTrainTask": BundleTrainTask}}
     for parent in ("monailabel", "monailabel.interfaces", "monailabel.tasks", "monailabel.tasks.train"):
         names.setdefault(parent, {})
     for name, content in names.items():
@@ -87,7 +90,7 @@ def datastore(tmp_path):
 
 @pytest.mark.parametrize(("ignore", "said"), [(None, {}), (200, {"ignore": 200})])
 def test_labels_tagged_partial_are_trained_on_where_they_were_drawn(training, datastore, ignore, said):
-    task = training.TrainTask({"ignore": ignore})
+    task = training.TrainTask("app/model/la", {"models": "la"}, {"ignore": ignore})
     items = task._fetch_datalist({}, datastore)
     final, partial = datastore.folder / "labels" / "final", datastore.folder / "labels" / "partial"
     along = "drawn" if ignore is None else {"axis": 0, "indices": "drawn"}
@@ -106,3 +109,26 @@ def test_a_damaged_label_is_left_to_the_training_to_name(training, datastore):
     (datastore.folder / "labels" / "partial" / "c.nii.gz").write_bytes(b"no label")
     items = training.partly_labelled(datastore)
     assert [item["labeled_slices"] for item in items] == ["drawn", "drawn"]
+
+
+def test_labels_of_another_bundle_are_none_of_this_one(training, datastore, caplog):
+    """A left atrium is 1 there, and the spleen is 1 here."""
+    datastore.of = {
+        ("a", "final"): ["la"],
+        ("b", "final"): ["la"],
+        ("b", "partial"): ["amos"],
+        ("c", "partial"): ["amos", "organs"],
+    }
+    task = training.TrainTask("app/model/amos", {"models": "la, amos"}, {})
+    items = task._fetch_datalist({}, datastore)
+    labels = datastore.folder / "labels"
+    assert [item["label"] for item in items] == [str(labels / "partial" / f"{name}.nii.gz") for name in "bc"]
+    assert f"left out: {labels}/final/a.nii.gz: it is a label of la, not of amos" in caplog.text
+    assert f"left out: {labels}/partial/d.nii.gz: it does not say which bundle it is of, and la, amos" in caplog.text
+    assert caplog.text.count("left out") == 3
+
+
+def test_a_label_of_unknown_origin_counts_where_one_bundle_is_served(training, datastore):
+    datastore.of = {("a", "final"): ["la"]}
+    others = training.labels_of_others(datastore, bundle="amos", served=["amos"])
+    assert [file for file, _ in others] == [datastore.get_label_uri("a", "final")]

@@ -15,9 +15,11 @@ from tiny_bundles import tiny_bundle, write_weights
 from workflows import BUNDLES, run_workflow
 
 from aps_components import cli
+from aps_components.evaluation.doubt.next_scan import ScanScore
 from aps_components.models import read_settings, save_settings
 from aps_components.segmentation import segment
 from aps_components.segmentation.bundle_inference import BundleInference
+from aps_components.segmentation.next_scan import score_scans
 from aps_components.segmentation.segment import RESEARCH_ONLY
 
 SHAPE = (17, 24, 40)
@@ -140,6 +142,23 @@ def test_scores_of_the_next_scan_are_made_once_for_each_weights(calibrated, scan
     listed.write_text(json.dumps({"one": str(scans / "a.nii.gz")}))
     with patch("aps_components.segmentation.next_scan.BundleInference.load", side_effect=AssertionError):
         next_scan(listed)
+
+
+def test_a_series_that_was_converted_is_gone_once_it_is_scored(la, tmp_path, monkeypatch):
+    for number in (3, 4, 5):
+        write_series(tmp_path / "series" / str(number), SeriesNumber=number, SeriesInstanceUID=f"1.2.3.{number}")
+    place, there = [], []
+
+    def score(inference, files):
+        assert [Path(file).is_file() for file in files] == [True]
+        there.append(len([*Path(place[0]).rglob("*.nii*")]))
+        return ScanScore(entropy={"left atrium": 0.5})
+
+    monkeypatch.setattr(BundleInference, "load", lambda self, work, device=None: place.append(work))
+    monkeypatch.setattr("aps_components.segmentation.next_scan._score", score)
+    result = score_scans(tmp_path / "series", bundle=la, target=tmp_path / "scores.json")
+    assert len(result.scores) == 3
+    assert there == [1, 1, 1]
 
 
 def test_scans_that_cannot_be_scored_are_named_and_the_others_are(calibrated, scans, tmp_path, capsys):
