@@ -270,6 +270,23 @@ def refuse_unknown(options: Iterable[str], known: Collection[str]) -> None:
             raise NoSuchOptionError(key, known)
 
 
+def refuse_decided(options: Mapping[str, Any], own: Collection[str], *, mend: Mapping[str, str] | None = None) -> None:
+    """Refuse an option that a command sets itself, which would have no effect, or undo what the command was asked for.
+
+    Args:
+        options: as given.
+        own: names of those that are decided otherwise; what follows a "#" lies inside the key before it.
+        mend: what to give in the place of some.
+
+    Raises:
+        ValueError: which one, and what to do.
+    """
+    if decided := sorted(key for key in options if key in own or key.partition("#")[0] in own):
+        key = decided[0]
+        instead = (mend or {}).get(key, "leave it out")
+        raise ValueError(f"--{key} {options[key]!r} has no effect here: {instead}")
+
+
 def meant(name: str, known: Collection[str], *, inside: str = "") -> str:
     """Which option was meant by a name that there is not, or which there are.
 

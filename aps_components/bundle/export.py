@@ -8,7 +8,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from aps_components.configuration.bundle_workflow import TRAINED_WITH
 from aps_components.convolution import plain_convolutions
 from aps_components.errors import root_cause
 from aps_components.files import ensure_writable, expanded, refuse_special, replacing
-from aps_components.models import TRAINED_KEYS, Predictor
+from aps_components.models import TRAINED_KEYS, Predictor, read_settings
 from aps_components.options import number
 
 Format = Literal["torchscript", "onnx"]
@@ -38,6 +38,7 @@ INPUT, OUTPUT = "image", "pred"  # as the bundle's metadata.json calls them
 # alone gives 1e-4 to 1e-3, more where much of a window is constant (docs/how-to/export-a-model.md).
 TOLERANCES: dict[Format, float] = {"torchscript": 1e-5, "onnx": 1e-2}
 _SETTINGS = ("labels", "modalities", "in_channels", "spacing", "roi_size", "intensity", "predictor", "mc_samples")
+_AROUND = ("overlap", "mirror_axes", "largest_component")  # of what inference does with a network's answers
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,11 @@ def compare(network: Network, exported: Network, shape: Sequence[int]) -> tuple[
     return largest.item(), equal / voxels
 
 
+def largest_of(differences: Iterable[float]) -> float:
+    """The largest of some differences; NaN if one is NaN, which Python's ``max`` may pass over."""
+    return torch.tensor([*differences]).max().item()
+
+
 def seconds(network: Network, image: Tensor, *, repeats: int = 3) -> float:
     """The shortest of some runs, after one that does not count."""
     durations = []
@@ -203,7 +209,7 @@ def trained_network(root: Path, changes: Mapping[str, Any]) -> tuple[nn.Module, 
     if without := sorted(key for key in changes if key.partition("#")[0] not in with_effect):
         raise ValueError(f"--{without[0]} changes nothing of the network that is exported: leave it out")
     try:
-        settings = {key: config.value(key) for key in _SETTINGS}
+        settings = {key: config.value(key) for key in (*_SETTINGS, *_AROUND)}
         for key in ("network_def", TRAINED_WITH):  # built here, and loaded below, whose errors say enough
             config.value(key)
     except Exception as error:  # MONAI puts what is wrong into errors of its own
@@ -212,7 +218,8 @@ def trained_network(root: Path, changes: Mapping[str, Any]) -> tuple[nn.Module, 
     metadata = bundle_metadata(root)
     about = {"name": metadata.get("name", root.name), "version": metadata.get("version")}
     made_with = {"aps_components": aps_components.__version__, "torch": torch.__version__}
-    return network, {**about, **settings, "made_with": made_with}
+    temperature = read_settings(changes["checkpoint"]).get("temperature", 1.0)
+    return network, {**about, **settings, "temperature": temperature, "made_with": made_with}
 
 
 def _to_torchscript(

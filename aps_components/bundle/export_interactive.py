@@ -14,7 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aps_components.bundle.export import checked_tolerance, seconds, trained_network, trial_images, write_onnx
+from aps_components.bundle.export import (
+    checked_tolerance,
+    largest_of,
+    seconds,
+    trained_network,
+    trial_images,
+    write_onnx,
+)
 from aps_components.bundle.locate import locate_bundle, require_weights
 from aps_components.files import ensure_writable, expanded
 from aps_components.interactive.model import taught_prompts, untaught
@@ -148,9 +155,8 @@ def export_interactive(
     ensure_writable(folder)
     with replacing_together(folder / ENCODER, folder / DECODER) as (encoder_file, decoder_file):
         pair = OnnxPair.written(network, image, (encoder_file, decoder_file), settings=settings)
-        difference = max(
-            pair.difference(window[:1]) for window in trial_images((settings["in_channels"], *settings["roi_size"]))
-        )
+        windows = trial_images((settings["in_channels"], *settings["roi_size"]))
+        difference = largest_of(pair.difference(window[:1]) for window in windows)
         if not difference <= tolerance:  # nor where it is no number
             raise RuntimeError(
                 f"{folder / DECODER} was not written: a probability differs by {difference:.2g} from PyTorch's; allow "
@@ -212,7 +218,7 @@ class OnnxPair:
         """The largest of a probability, over all answers."""
         with torch.no_grad():
             expected, found = self.answers(image)
-        return max(float((one - other).abs().max()) for one, other in zip(expected, found, strict=True))
+        return largest_of(float((one - other).abs().max()) for one, other in zip(expected, found, strict=True))
 
     def times(self, image: Tensor) -> tuple[float, float]:
         """Seconds of the encoder and of the decoder, with one click."""

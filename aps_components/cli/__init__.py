@@ -11,10 +11,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import fire
-from fire.decorators import SetParseFn
 
 from aps_components import __version__
-from aps_components.cli.arguments import parsed, strict
+from aps_components.cli.arguments import read_as_typed, strict
 from aps_components.cli.benchmark import benchmark
 from aps_components.cli.calibrate import calibrate
 from aps_components.cli.clicks import clicks
@@ -77,7 +76,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     print_anything()
     for command in COMMANDS.values():
-        SetParseFn(parsed)(command)
+        read_as_typed(command)
     if sys.argv[1:] == [VERSION]:
         print(f"aps {__version__}")
         return

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from fire.decorators import SetParseFn, SetParseFns
 from fire.parser import DefaultParseValue
 
 from aps_components.files import expanded
@@ -27,6 +28,20 @@ def parsed(text: str) -> Any:
     return text if isinstance(value, int | float) and "_" in text else value
 
 
+def as_typed(text: str) -> Any:
+    """A value that is to be a text: what reads as a number or as numbers stays as it is, as ``1.10`` and ``1,2`` do."""
+    value = parsed(text)
+    is_switch = isinstance(value, bool)
+    return text if isinstance(value, int | float | complex | tuple) and not is_switch else value
+
+
+def read_as_typed(command: Callable[..., Any]) -> None:
+    """Have fire hand over texts of a command as they were typed, and other values as :func:`parsed` reads them."""
+    texts = [name for name, one in inspect.signature(command).parameters.items() if one.annotation in TEXTS]
+    SetParseFn(parsed)(command)
+    SetParseFns(**dict.fromkeys(texts, as_typed))(command)
+
+
 def several(values: Any) -> list[Any]:
     """The values of an option that takes some: fire makes a tuple of "1,2", of "1" a number, and of "a.b,c" a text.
 
@@ -43,7 +58,7 @@ def strict(command: Callable[..., Any]) -> Callable[..., Any]:
     """The command, which is run with arguments that it has, or not at all.
 
     Fire runs a function with the arguments that it knows, and complains of the others when all is done. An empty text
-    is a variable of a shell that is not set. A folder that is named as a number reads is a text.
+    is a variable of a shell that is not set. A text without a value, ``--out`` alone, is True to fire.
     """
     signature = inspect.signature(command)
     known = {name: one for name, one in signature.parameters.items() if one.kind not in (VAR_POSITIONAL, VAR_KEYWORD)}
@@ -60,8 +75,10 @@ def strict(command: Callable[..., Any]) -> Callable[..., Any]:
         for name, value in given.items():
             if isinstance(value, str) and not value.strip():
                 raise ValueError(f"{name} is empty: give a value, or leave it out")
+            if isinstance(value, bool) and name in known and known[name].annotation in TEXTS:
+                raise ValueError(f"--{name} is given without a value: give one, or leave it out")
         try:
-            return command(**{name: _as_text(known.get(name), value) for name, value in given.items()})
+            return command(**given)
         except NoSuchOptionError as error:  # of a configuration: it may have been meant for the command
             raise NoSuchOptionError(error.option, {*known, *error.known}) from None
 
@@ -78,8 +95,3 @@ def _with_others(signature: inspect.Signature) -> Iterator[inspect.Parameter]:
     yield next(
         (one for one in parameters if one.kind is VAR_KEYWORD), inspect.Parameter("further_options", VAR_KEYWORD)
     )
-
-
-def _as_text(parameter: inspect.Parameter | None, value: Any) -> Any:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return str(value) if is_number and parameter is not None and parameter.annotation in TEXTS else value

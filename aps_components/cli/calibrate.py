@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fire.decorators import SetParseFns
 
-
-@SetParseFns(bundle=str, dataset_dir=str, checkpoint=str, target=str, held_out=str)
 def calibrate(
     bundle: str,
     dataset_dir: str,

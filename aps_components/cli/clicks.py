@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fire.decorators import SetParseFns
 
-
-@SetParseFns(bundle=str, checkpoint=str, images=str, labels=str, dataset_dir=str, out=str)
 def clicks(
     out: str,
     bundle: str | None = None,

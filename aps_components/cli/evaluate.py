@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fire.decorators import SetParseFns
 
-
-@SetParseFns(trained=str, data=str, split=str, out=str, checkpoint=str, device=str)
 def evaluate(
     trained: str,
     data: str,

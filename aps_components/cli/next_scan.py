@@ -5,10 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from fire.decorators import SetParseFns
 
-
-@SetParseFns(scans=str, bundle=str, out=str, checkpoint=str, device=str)
 def next_scan(
     scans: str,
     bundle: str,

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fire.decorators import SetParseFns
-
 from aps_components.cli.arguments import several
 
 
-@SetParseFns(bundle=str, dataset_dir=str, target=str)
 def pseudo_label(bundle: str, dataset_dir: str, checkpoints: Any, target: str, **options: Any) -> None:
     """Make a dataset whose unlabelled scans have the labels of several trained models together, to train one on it.
 

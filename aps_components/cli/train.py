@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fire.decorators import SetParseFns
 
-
-@SetParseFns(
-    **dict.fromkeys(("data", "out", "time", "labels", "images", "labels_dir", "device", "pretrained"), str),
-    labeled_slices=str,
-)
 def train(
     data: str,
     out: str,

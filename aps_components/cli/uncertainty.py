@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fire.decorators import SetParseFns
-
 from aps_components.cli.arguments import several
 
 
-@SetParseFns(bundle=str, dataset_dir=str, checkpoint=str, out=str)
 def uncertainty(
     bundle: str,
     dataset_dir: str,

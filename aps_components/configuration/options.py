@@ -37,6 +37,7 @@ from aps_components.prompts import AlteredTargets, SimulatedUser
 MOST_SAMPLES = 1000
 # How a text may not begin that MONAI's configuration reads: it would be run, looked up or merged.
 SPECIAL = ("$", "@", "%", "+", "_")
+INSIDE = ("#", "::", "@")  # of a name that stands in an expression: a reference to something else
 
 
 def class_names(name: str, value: Any) -> dict[str, str]:
@@ -304,9 +305,10 @@ def network_faults(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _check_names(key: str, names: Any) -> None:
     for name in names:
-        if not isinstance(name, str) or not name.strip() or name.startswith(SPECIAL) or "#" in name or "::" in name:
+        is_name = isinstance(name, str) and name.strip() and not name.startswith(SPECIAL)
+        if not is_name or any(part in name for part in INSIDE):
             raise ValueError(
-                f'{key} has the name {name!r}: take a text without "#" and "::" that begins with none of '
+                f'{key} has the name {name!r}: take a text without "#", "::" and "@" that begins with none of '
                 f"{' '.join(SPECIAL)}, which mean something else to MONAI's configuration"
             )
 

@@ -21,7 +21,7 @@ from aps_components.evaluation.seen import unseen_items
 from aps_components.files import real, sha256_of
 from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.models import TwoModels, read_settings, resolved_precision
-from aps_components.options import Pieces
+from aps_components.options import Pieces, refuse_decided
 from aps_components.plain_json import read_object
 
 CONFIGS = ("train.json", "evaluate.json")
@@ -86,7 +86,7 @@ def scans_of_split(
         config.parser[key] = value
     config.parser["datalist#counts_at_most"] = False
     places = {"bundle_root": str(root), "dataset_dir": str(real(dataset_dir))}
-    _refuse_twice(given, places)
+    refuse_decided(given, places)
     config.lay_over(given | places)
     with plain_errors():
         datalist: Datalist = config.value("datalist")
@@ -130,7 +130,7 @@ def load_trained(
         config.parser["labeled_count"] = _own_values(root)["labeled_count"]
     places = {"bundle_root": root, "dataset_dir": real(dataset_dir), "checkpoint": real(checkpoint)}
     own = {key: str(path) for key, path in places.items()} | {"split": split}
-    _refuse_twice(given, own)
+    refuse_decided(given, own)
     config.lay_over(given | own)
     with plain_errors():
         model = _built(config, checkpoint, split, given)
@@ -152,12 +152,6 @@ def answering_settings(
         "precision": resolved_precision(device, inferer.precision),
         "device": str(device),
     }
-
-
-def _refuse_twice(options: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """An option that is decided otherwise would have no effect."""
-    if decided := sorted(set(options) & set(own)):
-        raise ValueError(f"--{decided[0]} {options[decided[0]]!r} has no effect here: leave it out")
 
 
 def _refuse_split(split: str) -> None:

@@ -17,6 +17,7 @@ from aps_components.data.datalist import DATALIST
 from aps_components.data.to_judge import dataset_to_judge
 from aps_components.files import ensure_writable, expanded, real
 from aps_components.models import read_settings, trained_cases
+from aps_components.options import refuse_decided
 from aps_components.plain_json import read_object
 from aps_components.processes import start
 from aps_components.report.evaluated import METRICS_FILE, Evaluated
@@ -27,6 +28,14 @@ FILES = ("train.json", "evaluate.json")
 RESULTS = "evaluation"  # beside the bundle that a whole training left, or here
 JUDGED = "evaluation#context#data"  # goes into the figures: what they are of
 SPLITS = ("test", "validation", "training")
+# What the command sets itself, and what to give in its place.
+OWN = {
+    "bundle_root": "name the bundle first",
+    "dataset_dir": "name the scans second",
+    "output_dir": "give --out",
+    "ckpt_dir": "give --checkpoint",
+    "evaluation": "leave it out",
+}
 OF_MONAI = re.compile(rb"\d{4}-\d\d-\d\d \S+ - INFO - ")  # how it begins the lines in which it repeats the command
 QUIET = "ignore:parsing config_file:UserWarning"  # MONAI's, of a file that the bundle brings
 
@@ -66,6 +75,7 @@ def evaluate(
         ValueError: a split or data that cannot be.
         EvaluationFailed: the bundle refused the scans, or could not go on.
     """
+    refuse_decided(options or {}, OWN, mend=OWN)
     if split is not None and split not in SPLITS:
         raise ValueError(f"split {split!r} must be one of {SPLITS}")
     whole, root = expanded(trained) / TRAINED, locate_bundle(trained)

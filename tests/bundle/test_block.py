@@ -109,6 +109,7 @@ def test_a_faulty_block_names_its_file(tmp_path):
         ({"labels": {"0": "a", "1": "a"}}, "gives the name 'a' twice"),
         ({"labels": {"0": "a", "1": "$print(1)"}}, "labels has the name '$print(1)': take a text without"),
         ({"labels": {"0": "a", "1": " "}}, "labels has the name ' '"),
+        ({"labels": {"0": "a", "1": "liver@ct"}}, "labels has the name 'liver@ct'"),
         ({"label_values": {"4": 3}}, "label_values maps '4' to class 3: take one of 0 to 2, or add it to labels"),
         ({"label_values": {"four": 1}}, "label_values names the value 'four': a whole number as text"),
         ({"label_values": [4]}, "label_values [4] must be an object, or null"),

@@ -1,4 +1,5 @@
 import json
+import math
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from workflows import LA, run_python, untrained_copy
 
 from aps_components import cli
-from aps_components.bundle.export import OPSET, export_network, trial_images
+from aps_components.bundle.export import OPSET, export_network, largest_of, trial_images
 from aps_components.convolution import plain_convolutions
 from aps_components.models import build_auto_prompt_seg, save_settings
 
@@ -200,6 +201,10 @@ class TestTorchScript:
             "intensity": "zscore",
             "predictor": "average",
             "mc_samples": 3,
+            "overlap": 0.5,
+            "mirror_axes": [],
+            "largest_component": True,
+            "temperature": 1.0,
         }
         settings = json.loads(extra["export.json"])
         assert settings == report.settings
@@ -387,3 +392,9 @@ def test_the_masks_are_no_part_of_a_checkpoint_and_follow_their_settings(bundle)
     assert not torch.equal(other.predict(image).epistemic, model.predict(image).epistemic)
     other.mc_samples = 2
     assert torch.equal(other.predict(image).epistemic, model.predict(image).epistemic)
+
+
+@pytest.mark.parametrize("differences", [[1e-3, math.nan, 2e-3], [math.nan, 1e-3], [1e-3, math.nan]])
+def test_a_difference_that_is_no_number_is_the_largest(differences):
+    assert math.isnan(largest_of(differences))
+    assert largest_of([1e-3, 5e-3, 2e-3]) == pytest.approx(5e-3)

@@ -1,9 +1,8 @@
 import fire
 import pytest
-from fire.decorators import SetParseFn
 
 from aps_components import cli
-from aps_components.cli.arguments import parsed, several, strict
+from aps_components.cli.arguments import parsed, read_as_typed, several, strict
 from aps_components.options import refuse_unknown
 
 
@@ -39,7 +38,7 @@ def called(*words):
     def command(place: str, count: int = 1, *, more: str | None = None) -> None:
         done.append((place, count, more))
 
-    SetParseFn(parsed)(command)
+    read_as_typed(command)
     fire.Fire({"command": strict(command)}, command=["command", *words], name="aps")
     return done
 
@@ -51,6 +50,9 @@ def called(*words):
         (["a", "2", "--more=x"], ("a", 2, "x")),
         (["2024_01_05"], ("2024_01_05", 1, None)),
         (["20240105"], ("20240105", 1, None)),
+        (["1.10", "--more", "2024.10"], ("1.10", 1, "2024.10")),
+        (["0x10", "--more=12e4"], ("0x10", 1, "12e4")),
+        (["a,b", "--more=1,2"], ("a,b", 1, "1,2")),
         (["--count", "3", "--place", "7", "--more", "8"], ("7", 3, "8")),
         (["results#2"], ("results#2", 1, None)),
     ],
@@ -67,6 +69,7 @@ def test_a_command_gets_what_was_typed(words, meant):
         ([""], "place is empty"),
         (["a", "--more="], "more is empty"),
         (["a", "--more", "  "], "more is empty"),
+        (["a", "--more"], "--more is given without a value"),
     ],
 )
 def test_what_a_command_does_not_have_is_refused_before_it_runs(words, said):
