@@ -47,8 +47,8 @@ HELP = "--help", "-h"
 VERSION = "--version"
 VERBOSE = "--verbose"  # of every command: the traceback of an error is printed, too
 # A packaged bundle's copy of the code has no studies.
-STUDIES = {"compare": compare, "uncertainty": uncertainty, "benchmark": benchmark}
-COMMANDS = {
+STUDIES: dict[str, Callable[..., Any]] = {"compare": compare, "uncertainty": uncertainty, "benchmark": benchmark}
+COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "segment": segment,
     "evaluate": evaluate,
