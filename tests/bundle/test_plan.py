@@ -79,15 +79,15 @@ def test_few_thick_slices_keep_their_voxels_on_a_cpu():
 @pytest.mark.parametrize(
     ("classes", "joined_share", "size"),
     [
-        ({1: (9_000, 0.5), 2: (9_000, 0.6)}, 1.0, [96, 96, 8]),  # one heart, of 70 x 60 x 9 voxels
+        ({1: (9_000, 0.5), 2: (9_000, 0.6)}, 1.0, [128, 128, 8]),  # one heart, of up to 100 x 90 x 9 voxels
         ({1: (9_000, 0.5), 2: (9_000, 0.6)}, 0.5, [192, 240, 4]),  # two organs
-        ({1: (9_000, 0.5)}, 1.0, [96, 96, 8]),
+        ({1: (9_000, 0.5)}, 1.0, [128, 128, 8]),
     ],
 )
 def test_a_cpus_patches_hold_the_object_that_all_classes_make(classes, joined_share, size):
     cases = [
         facts(i, shape=(216, 256, 9), spacing=(1.5, 1.5, 10), classes=classes, joined_share=joined_share, extent=extent)
-        for i, extent in enumerate([(70, 40, 7), (50, 60, 9), (40, 40, 9)])
+        for i, extent in enumerate([(100, 50, 7), (60, 90, 9), (40, 40, 9)])
     ]
     print_ = Fingerprint(cases=cases, channels=1, faults=[])
     assert make_plan(print_, budget="cpu").block.roi_size == size

@@ -13,6 +13,7 @@ from torch import nn
 from aps_components.data import evaluation_transforms
 from aps_components.evaluation import Evaluation
 from aps_components.evaluation.doubt.evaluated import read_answers
+from aps_components.evaluation.doubt.held_out import NO_TEMPERATURE
 from aps_components.inference import PromptPoint, VolumePrediction
 
 LABELS = {0: "background", 1: "atrium"}
@@ -140,7 +141,7 @@ def test_labelled_slices_alone_are_measured(tmp_path):
     assert all(math.isnan(row[key]) for key in ("hd95_mm", "asd_mm", "nsd"))
     (scan,) = json.loads((tmp_path / "out" / "metrics.json").read_text())["scans"]
     assert scan["picture"]
-    assert sum(scan["calibration"]["voxels"]) <= 5 * 20 * 22
+    assert 3 * SIDE**2 < sum(scan["calibration"]["voxels"]) <= 5 * 20 * 22
 
 
 def test_classes_that_nobody_drew_are_not_measured(tmp_path):
@@ -222,6 +223,20 @@ def test_each_scan_has_its_size_its_calibration_and_its_uncertainty(tmp_path):
     assert calibration["predictor"] == "b"
     assert voxels - sum(calibration["correct"]) == wrong
     assert calibration["ece"] == calibration["overconfidence"] == pytest.approx(wrong / voxels)
+
+
+@pytest.mark.parametrize("most", [8_000_000, 800])  # every voxel; every third one along each axis
+@pytest.mark.parametrize(
+    "affine", [np.diag([-1.5, -1.0, 2.0, 1.0]), np.diag([*SPACING, 1.0])[:, [2, 0, 1, 3]]], ids=["turned", "transposed"]
+)
+def test_truth_is_looked_up_where_the_network_saw_it(tmp_path, monkeypatch, affine, most):
+    """A perfect answer is not surprised anywhere; of one that is a voxel off, a wrong voxel costs 16 nats."""
+    monkeypatch.setattr("aps_components.evaluation.doubt.measures.MOST_VALUES", most)
+    evaluate([write_case(tmp_path, affine=affine)], tmp_path / "out")
+    answers = scans_of(tmp_path / "out")["case"]["held_out"]["answers"]
+    surprise = {predictor: answers[predictor]["surprise"][NO_TEMPERATURE] for predictor in ("average", "a", "b")}
+    assert surprise["average"] == surprise["a"] == pytest.approx(0, abs=1e-5)
+    assert surprise["b"] > 0.1
 
 
 def test_what_is_not_segmented_has_no_uncertainty_and_a_alone_none(tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from aps_components.data.partial import NOT_LABELED
 from aps_components.evaluation import case_metrics, dice, jaccard, surface_distances
 from aps_components.evaluation.metrics import (
     Region,
@@ -231,3 +232,9 @@ def test_mean_dice_is_over_regions_and_of_the_largest_component():
     truth[3, 2, 2] = 2
     assert mean_dice(answer, truth, regions, largest_component="foreground") == pytest.approx((138 / 139 + 1) / 2)
     assert mean_dice(answer, truth, regions) == pytest.approx((138 / 140 + 1) / 2)
+
+
+def test_mean_dice_passes_over_voxels_without_a_label():
+    truth = np.array([1, 1, 0, NOT_LABELED, NOT_LABELED], dtype=np.uint8).reshape(1, 1, 5)
+    answer = np.array([1, 0, 0, 1, 1], dtype=np.uint8).reshape(1, 1, 5)
+    assert mean_dice(answer, truth, [Region("one", (1,))]) == pytest.approx(2 / 3)

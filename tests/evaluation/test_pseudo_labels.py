@@ -9,7 +9,7 @@ from workflows import LA
 
 from aps_components import cli
 from aps_components.data import case_identities, case_name, load_datalist
-from aps_components.evaluation.pseudo_labels import _refuse_labels_of_others, _unaware
+from aps_components.evaluation.pseudo_labels import _decision, _log_probabilities, _refuse_labels_of_others, _unaware
 from aps_components.evaluation.trained import load_trained
 from aps_components.label_map import keep_largest_component
 
@@ -208,7 +208,7 @@ def test_a_label_that_is_cut_off_or_of_another_scan_is_made_again(arguments, tmp
     assert [file.read_bytes() for file in files] == before
 
 
-def test_volumes_are_set_by_models_that_did_not_learn_from_a_scan(arguments, tiny_checkpoint, phantoms, options):
+def test_volumes_are_set_by_models_that_did_not_learn_from_a_scan(tiny_checkpoint, phantoms, options, monkeypatch):
     """Two models of folds: each labelled scan is known to one of them; a third knows both, and is never asked."""
     labeled = load_datalist(phantoms, labeled_count=2).labeled
     known = [[labeled[0]], [labeled[1]], labeled]
@@ -219,3 +219,12 @@ def test_volumes_are_set_by_models_that_did_not_learn_from_a_scan(arguments, tin
     models = [load_trained(LA, dataset_dir=phantoms, checkpoint=file, seen=True, options=options) for file in files]
     assert [list(_unaware(models, item)) for item in labeled] == [[models[1]], [models[0]]]
     assert list(_unaware(models[2:], labeled[0])) == models[2:]
+    asked = []
+
+    def recorded(chosen, item, answers=None):
+        asked.append(list(chosen))
+        return _log_probabilities(chosen, item, answers)
+
+    monkeypatch.setattr("aps_components.evaluation.pseudo_labels._log_probabilities", recorded)
+    _decision(models[:2], load_datalist(phantoms, labeled_count=2))
+    assert asked == [[models[1]], [models[0]]]

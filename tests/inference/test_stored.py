@@ -57,6 +57,17 @@ def test_random_points_are_the_same_ones(model, monkeypatch):
     assert inferer.predict_stored(image, model, maps=True).prompts == inferer.predict(image, model).prompts
 
 
+def test_points_of_thick_slices_are_those_of_each_axis_own_step(model, monkeypatch):
+    monkeypatch.setattr(model, "prompt_stride", (1, 2, 4))
+    inferer, image = PromptedSlidingWindowInferer(ROI, precision="fp32"), random_volume(ODD)
+    whole = inferer.predict(image, model).prompts
+    assert inferer.predict_stored(image, model, maps=True).prompts == whole
+    d, h, w = zip(*(point.voxel for point in whole), strict=True)
+    assert {index % 2 for index in d} == {0, 1}
+    assert {index % 4 for index in h} == {0, 2}
+    assert {index % 4 for index in w} == {0}
+
+
 def test_model_b_does_not_run_where_model_a_answers(model, monkeypatch):
     monkeypatch.setattr(model, "predictor", "a")
     monkeypatch.setattr(model, "model_b", None)

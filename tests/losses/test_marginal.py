@@ -50,6 +50,22 @@ def test_a_class_that_nobody_drew_may_be_there_at_no_cost():
 
 
 def test_noise_is_added_before_classes_are_merged(logits):
+    """By hand: of each of two opposite noises the likelihood, in which the background has all that nobody drew."""
+    generator, undrawn = torch.Generator().manual_seed(2), drawn_in_second(1)
+    label = torch.randint(2, (B, 1, D, H, W), generator=generator)
+    variance = 1 + 3 * torch.rand(B, 1, D, H, W, generator=generator)
+    torch.manual_seed(7)
+    found = HeteroscedasticCrossEntropy()(logits, variance, label, undrawn=undrawn)
+    torch.manual_seed(7)
+    noise = variance.sqrt() * torch.randn_like(logits)
+    likelihoods = []
+    for probabilities in ((logits + noise).softmax(1), (logits - noise).softmax(1)):
+        background = probabilities[:, :1] + (probabilities * undrawn[:, :, None, None, None]).sum(1, keepdim=True)
+        likelihoods.append(torch.where(label == 0, background, probabilities.gather(1, label)))
+    torch.testing.assert_close(found, -torch.stack(likelihoods).mean(dim=0).log().mean())
+
+
+def test_without_noise_it_is_the_cross_entropy_of_merged_classes(logits):
     torch.manual_seed(0)
     label, variance = torch.zeros(B, 1, D, H, W, dtype=torch.long), torch.full((B, 1, D, H, W), 1e-12)
     found = HeteroscedasticCrossEntropy()(logits, variance, label, undrawn=drawn_in_second(1))

@@ -35,7 +35,7 @@ def test_every_scan_is_held_out_once_and_patients_stay_together(count, seed):
         patient: {i for i, fold in enumerate(folds) for s in fold if scans[s] == patient} for patient in scans.values()
     }
     assert all(len(found) == 1 for found in of_patient.values())
-    assert max(map(len, folds)) - min(map(len, folds)) <= 3  # a patient's scans at most
+    assert max(map(len, folds)) - min(map(len, folds)) <= 1  # patients of 3, 2 and 1 scans, the largest dealt first
 
 
 def test_folds_depend_on_names_and_seed_alone():

@@ -109,6 +109,21 @@ def test_every_labelled_scan_is_held_out_once_and_no_fold_sees_its_patients(scan
         assert apart.isdisjoint(case_name(item).split("_")[0] for item in datalist.training_items)
 
 
+def test_no_command_of_a_fold_reads_what_another_one_wrote(scans, tmp_path):
+    """Neither its scans nor a model that has learned from those that it holds out."""
+    commands, _ = run(scans, tmp_path / "out", FakeCommands(better(round=2)))
+    place = re.compile(rf"{re.escape(str(tmp_path / 'out' / 'work'))}/([a-z]+)(?:_(\d))?(?=/|$)")
+    judged = 0
+    for options in map(options_of, commands.commands):
+        written = options.get("ckpt_dir") or options.get("target") or options["output_dir"]
+        for name, fold in place.findall(written)[:1]:
+            if name in ("fold", "second", "beside") and fold:
+                read = [options.get(key, "") for key in ("dataset_dir", "checkpoint", "checkpoints", "pretrained")]
+                assert {number for text in read for _, number in place.findall(text)} == {fold}, options
+                judged += 1
+    assert judged == 3 * 4 + 2 * 4 + 2 * 3  # folds; second rounds and Model B beside two of them
+
+
 def better(**wanted):
     """Dice 0.6 for answers that are so, else 0.5."""
     return lambda what: 0.6 if all(what[key] == value for key, value in wanted.items()) else 0.5

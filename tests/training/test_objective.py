@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from students import PERSON, TEACHER, C, D, Forward, H, W, make_batch, teacher
+from torch.nn import functional as F
 
 from aps_components.losses import HeteroscedasticCrossEntropy, iou_loss, sigmoid_rampup, softmax_mse
 from aps_components.losses.supervised import DiceCrossEntropy
@@ -13,6 +14,7 @@ from aps_components.prompts import AlteredTargets, SimulatedUser
 from aps_components.training import build_objective
 from aps_components.training.objective import deep_shares
 from aps_components.training.patches import at_size
+from aps_components.training.teacher_consistency import TeacherTarget
 
 ALL_TERMS = {
     "supervised_a",
@@ -230,6 +232,19 @@ class TestUser:
             assert torch.equal(each.logits.grad.abs().amax(dim=1, keepdim=True) > 0, each.within)
         assert forward.logits_b.grad is None
 
+    def test_an_altered_part_of_a_target_weighs_by_itself_however_small_it_is(self, patches):
+        """A mean over its voxels alone, of the automatic answer; nothing was corrected yet."""
+        forward, target = Forward(), patches.label.clone()
+        part = target[3:, ..., :4]
+        part += 1
+        part %= C
+        output = forward.output([forward.rounds(patches.label)[0]._replace(target=target)])
+        terms = build_objective(user={}, interaction_weight=0.8, click_weight=0.5)(
+            lambda *_, **__: output, patches, iteration=0
+        )
+        torch.testing.assert_close(terms["told"], 0.4 * F.cross_entropy(forward.logits_b[3:, ..., :4], part[:, 0]))
+        assert not {"interaction", "clicks"} & set(terms)
+
     @pytest.mark.parametrize("unlabeled", [False, True])
     def test_where_nothing_was_altered_labels_are_a_persons_or_a_teachers(self, patches, unlabeled):
         """Of the teacher's with the weight of pseudo-labels; nothing counts twice."""
@@ -359,3 +374,18 @@ class TestCrossPseudoSupervision:
     def test_it_needs_two_models(self, patches):
         terms = build_objective(cross_pseudo_weight=0.5, train_b=False)(Forward(), patches, iteration=0)
         assert "cross_pseudo_a" not in terms
+
+
+class TestTeacherConsistency:
+    def test_both_models_follow_a_certain_teacher_on_unlabelled_voxels_of_the_patches_that_it_saw(self, patches):
+        """Half-way up the ramp a term weighs exp(-5 / 4) of its weight."""
+        rows, generator = torch.tensor([1, 3]), torch.Generator().manual_seed(5)
+        probabilities = torch.randn(2, C, D, H, W, generator=generator).softmax(dim=1)
+        certain = torch.rand(2, 1, D, H, W, generator=generator) > 0.4
+        forward, objective = Forward(), build_objective(teacher_weight=0.7, rampup_iterations=10)
+        patches = patches._replace(target=TeacherTarget(rows, probabilities, certain))
+        terms = objective(forward, patches, iteration=5)
+        counts = (~patches.labeled[rows] & certain)[:, 0]
+        for side, logits in (("a", forward.logits_a), ("b", forward.logits_b)):
+            squared = (logits[rows].softmax(dim=1) - probabilities).square().mean(dim=1)
+            torch.testing.assert_close(terms[f"teacher_{side}"], 0.7 * math.exp(-1.25) * squared[counts].mean())

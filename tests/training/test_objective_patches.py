@@ -121,7 +121,7 @@ class TestTeacherConsistency:
         assert not forward.logits_a.grad[:2].any()
 
     @pytest.mark.parametrize(("iteration", "share"), [(0, 0.75 + 0.25 * math.exp(-5)), (10, 1.0)])
-    def test_uncertain_voxels_do_not_count(self, iteration, share):
+    def test_the_teacher_is_believed_below_an_entropy_that_rises_with_the_ramp_up(self, iteration, share):
         """Half of each patch is certain, the other half has an entropy just above or below the threshold."""
         for offset, counts in ((-0.02, True), (0.02, False)):
             threshold = (share + offset) * math.log(C)

@@ -16,7 +16,7 @@ from aps_components.evaluation.metrics import foreground_regions, mean_dice
 from aps_components.inference import PromptedSlidingWindowInferer
 from aps_components.label_map import likeliest_class
 from aps_components.losses import DiceCrossEntropy, merged_logits
-from aps_components.models import TrainingOutput, build_auto_prompt_seg
+from aps_components.models import Round, TrainingOutput, build_auto_prompt_seg
 from aps_components.training import MeanTeacher, SemiSupervisedTrainer, build_objective
 
 C, D, H, W = 4, 5, 7, 11
@@ -71,6 +71,21 @@ class Forward:
         return TrainingOutput(self.logits_a, self.variance, self.logits_b, self.iou, None, None)
 
 
+class Corrected(Forward):
+    """Also corrected once, everywhere; the target of the second patch was altered in all of its voxels."""
+
+    def __init__(self, patches):
+        super().__init__(patches)
+        self.corrected = torch.randn(self.logits_b.shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
+
+    def __call__(self, image, *, label, **_):
+        target = torch.cat([label[:1], (label[1:] + 1) % C])
+        rows, altered, everywhere = torch.tensor([1, 0]), torch.tensor([False, True]), torch.ones(2, 1, D, H, W)
+        automatic = Round(torch.arange(2), self.logits_b, self.iou, target, altered, 0 * everywhere, everywhere < 0)
+        corrected = Round(rows, self.corrected, self.iou, target[rows], altered[rows], everywhere, everywhere > 0)
+        return super().__call__(image)._replace(rounds=(automatic, corrected))
+
+
 @pytest.mark.parametrize("unlabeled", [0, 2])
 def test_nothing_is_learned_of_unlabelled_voxels_in_the_warm_up(slices, unlabeled):
     label, labeled = slices
@@ -82,6 +97,24 @@ def test_nothing_is_learned_of_unlabelled_voxels_in_the_warm_up(slices, unlabele
         taught = (leaf.grad != 0).any(dim=1)
         assert not taught[:, ~labeled].any()
     assert (forward.logits_a.grad != 0).any(dim=1)[:, labeled].all()
+
+
+def test_what_a_user_corrects_is_learned_in_the_warm_up_where_somebody_labelled_alone(slices):
+    """An altered target needs no truth, and yet nothing is learned of voxels that do not count."""
+    label, labeled = slices
+    objective, forward = build_objective(user={}, warmup_iterations=3), Corrected(2)
+    patches = objective.patches(batch_of(label), teacher=likes(2), iteration=2)
+    terms = objective(forward, patches, iteration=2)
+    for name, leaf, rows in (
+        ("supervised_b", forward.logits_b, [0, 1]),
+        ("told", forward.logits_b, [1]),
+        ("interaction", forward.corrected, [0, 1]),
+        ("clicks", forward.corrected, [0, 1]),
+    ):
+        (gradient,) = torch.autograd.grad(terms[name], leaf, retain_graph=True)
+        taught = (gradient != 0).any(dim=1)
+        assert not taught[:, ~labeled].any(), name
+        assert taught[rows][:, labeled].all(), name
 
 
 def test_the_teacher_labels_what_a_person_left_out(slices):

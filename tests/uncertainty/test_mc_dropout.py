@@ -135,6 +135,7 @@ def test_stride_keeps_every_so_many_voxels(vnet, image):
         assert maps.shape[3:] == (11, 16, 6)
         assert torch.equal(maps, all_maps[..., ::3, ::3, ::3])
     assert every(torch.arange(24).view(2, 3, 4), 2).tolist() == [[[0, 2], [8, 10]]]
+    assert every(torch.arange(24).view(2, 3, 4), (1, 3, 2)).tolist() == [[[0, 2]], [[12, 14]]]
 
 
 def test_no_dropout_makes_all_samples_alike(image):

@@ -28,8 +28,10 @@ class Obedient:
         return SimpleNamespace(label_map=self.label_map.copy())
 
 
-def corrected(folder, **said):
+def corrected(folder, *, around=0, **said):
+    """Class 1 in a part of one slice, and another class around it."""
     label = np.zeros(SHAPE, dtype=np.uint8)
+    label[..., 10] = around
     label[3:9, 5:11, 10] = 1
     nib.save(nib.Nifti1Image(label, np.eye(4)), folder / "label.nii.gz")
     annotator = Annotator(
@@ -39,11 +41,13 @@ def corrected(folder, **said):
 
 
 def test_only_labelled_slices_are_clicked_and_measured(tmp_path):
-    record = corrected(tmp_path, labeled_slices=[10])
+    """Of 17 x 24 voxels 36 are class 1 and the others 2: a click turns one of the 36, which all were called 2."""
+    record = corrected(tmp_path, around=2, labeled_slices=[10])
     assert record["obeyed"] == [True] * 4
     assert all(math.isnan(value) for value in record["nsd"])
     assert record["listening"] is None
-    assert record["dice"][0] == 0  # neither class: nothing is called 1, and nothing is 2
+    expected = [100 * np.mean([2 * clicks / (36 + clicks), 2 * 372 / (372 + 408 - clicks)]) for clicks in range(5)]
+    np.testing.assert_allclose(record["dice"], expected)
 
 
 def test_a_class_that_nobody_drew_may_be_where_the_background_is(tmp_path):

@@ -17,6 +17,15 @@ def test_answers_on_a_line_are_predicted_by_it():
     assert (estimate.low, estimate.value, estimate.high) == pytest.approx((0.71, 0.71, 0.71), abs=0.003)
 
 
+def test_of_twenty_alike_answers_the_interval_leaves_out_one_at_either_end():
+    """Mean 0.595 of 0.5, 0.51 to 0.69: the 19th of 20 ends on either side, each of a scan missed without itself.
+
+    The lowest Dice is missed by 0.1 from the others' mean of 0.6, so its upper end is 0.7; the next one is 0.69.
+    """
+    estimate = DicePredictor([0.8] * 20, 0.5 + 0.01 * np.arange(20))(0.8)
+    assert (estimate.low, estimate.value, estimate.high) == pytest.approx((0.5, 0.595, 0.69), abs=1e-9)
+
+
 @pytest.mark.parametrize("count", [4, 9, 20])
 def test_the_interval_holds_as_often_as_it_says(count):
     held = []

@@ -304,6 +304,9 @@ class TestThickSlices:
         assert logits.isfinite().all()
         assert not torch.allclose(logits, as_earlier(answer), atol=1e-3)
 
+    def test_a_voxel_is_as_many_times_thicker_as_its_axis_is_halved_less(self):
+        assert thick_sam3d().relative_spacing == (1, 1, 8)
+
     def test_a_ball_stays_in_its_slice(self):
         model = thick_sam3d()
         maps = model.maps(one_point((9, 7, 3), 1), None, size=THICK_SIZE)
