@@ -36,9 +36,16 @@ class OwnEnvironment:
         return self.python.exists() and file.is_file() and file.read_text() == stamp
 
     def make(self, *, python: str = sys.executable) -> None:
-        """The environment itself, unless it is there."""
-        if not self.python.exists():
+        """The environment itself with its pip, unless both are there; what an interrupted call began is finished."""
+        if not self._has_pip():  # venv puts the interpreter in place before pip, and adds what is missing
             _run([python, "-m", "venv", str(self.folder)])
+
+    def _has_pip(self) -> bool:
+        """Whether pip is there as a whole: the list of its files is the last that is written of it."""
+        if not self.python.exists():
+            return False
+        code = "from importlib.metadata import distribution; raise SystemExit(not distribution('pip').files)"
+        return not subprocess.run([str(self.python), "-c", code], capture_output=True, check=False).returncode
 
     def install(self, *arguments: str) -> None:
         """What ``pip install`` with these arguments installs.

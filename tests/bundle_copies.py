@@ -24,9 +24,9 @@ SETTINGS = {
 }
 
 
-def copy_bundle(folder: Path, *, trained: bool = True) -> Path:
-    """The bundle of one channel and two classes in a new folder."""
-    untrained_copy(BUNDLES / "la", folder)
+def copy_bundle(folder: Path, *, of: str = "la", trained: bool = True) -> Path:
+    """A bundle in a new folder; by default that of one channel and two classes, which the checkpoint has, too."""
+    untrained_copy(BUNDLES / of, folder)
     for name, target in (("train.json", "build_auto_prompt_seg"), ("inference.json", "build_trained")):
         edit(folder / "configs" / name, f'.{target}",', f'.{target}", {json.dumps(SIZES)[1:-1]},')
     if trained:

@@ -89,17 +89,15 @@ def require_weights(root: str | os.PathLike[str]) -> Path:
 
 
 def version_differences(root: str | os.PathLike[str]) -> list[str]:
-    """What the bundle was made with that is not what is installed, a sentence each; nothing is wrong with that yet."""
-    root, here, found = Path(root), aps_components.__version__, []
-    vendored = root / "aps_components" / "__init__.py"
-    if vendored.is_file():
-        match = re.search(r'^__version__ = "(.+)"$', vendored.read_text(encoding="utf-8"), re.MULTILINE)
-        if match and match[1] != here:
-            found.append(f"the bundle ships aps_components {match[1]}, the installed {here} is used")
-    wanted = bundle_metadata(root).get("required_packages_version", {}).get("aps-components")
-    if wanted not in (None, here) and not found:
-        found.append(f"the bundle was made with aps_components {wanted}, the installed {here} is used")
-    return found
+    """What code the bundle brings that is not what is installed, a sentence each; nothing is wrong with that yet."""
+    vendored = Path(root) / "aps_components" / "__init__.py"
+    if not vendored.is_file():
+        return []
+    here = aps_components.__version__
+    match = re.search(r'^__version__ = "(.+)"$', vendored.read_text(encoding="utf-8"), re.MULTILINE)
+    if match is None or match[1] == here:
+        return []
+    return [f"the bundle ships aps_components {match[1]}, the installed {here} is used"]
 
 
 def bundle_metadata(root: str | os.PathLike[str]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def package(
         limit_mb=limit_mb,
     )
     for key, value in written.adapted.items():
-        print(f"{key} of train.json and inference.json: {value}, as the checkpoint was trained")
+        print(f"{key} of the configurations: {value}, as the checkpoint was trained")
     if written.weights is not None:
         print(f"{written.weights}: make it available at {written.url}")
     print(f"{written.archive}: sha256 {written.sha256}")

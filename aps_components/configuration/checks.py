@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
 from aps_components.configuration.options import DATASET_OPTIONS, OPTIONS, TRAINING_OPTIONS, contradictions
 from aps_components.configuration.parser import calling_parser, calling_workflow
+from aps_components.configuration.settings import FILES
 from aps_components.configuration.targets import arguments_of, kind_of_argument, near_target, target_of
 from aps_components.errors import root_cause
 from aps_components.models import TRAINED_KEYS
@@ -55,11 +56,13 @@ def check_options(parser: ConfigParser | None = None, *, more: Collection[str] =
     Raises:
         ValueError: the options by name, and how to mend them.
     """
-    if Path(sys.argv[0]).parts[-3:] == COMMAND_LINE:
-        refuse_cut_values(sys.argv[1:])
+    arguments = sys.argv[1:] if Path(sys.argv[0]).parts[-3:] == COMMAND_LINE else []
+    refuse_cut_values(arguments)
     if parser is None:
         workflow, parser = calling_workflow(), calling_parser()
-        more = [*more, *(getattr(workflow, name, None) or "" for name in ("run_id", "init_id", "final_id"))]
+        ids = [getattr(workflow, name, None) or "" for name in ("run_id", "init_id", "final_id")]
+        _refuse_without_effect(parser, ids, given=_names(arguments))
+        more = [*more, *ids]
     config: Config = parser.get()
     _refuse_unknown_keys(config, more)
     changes = {}
@@ -102,6 +105,43 @@ def needed_by(parser: ConfigParser, ids: Collection[str]) -> set[str]:
         needed |= waiting
         waiting = {reference[0] for key in waiting for reference in _references(parser.get(key))} - needed
     return needed
+
+
+def _names(arguments: Iterable[str]) -> list[str]:
+    """The options of a command line, each by its outermost key."""
+    options = (argument[2:].partition("=")[0] for argument in arguments if argument.startswith("--"))
+    return [ReferenceResolver.split_id(option.replace("-", "_"))[0] for option in options]
+
+
+def _refuse_without_effect(parser: ConfigParser, ids: Collection[str], *, given: Collection[str]) -> None:
+    """What somebody types must do something; a file may say more than its workflow uses.
+
+    An evaluation lies over the whole of a training, and lets its options pass, but for those after which other weights
+    than the ones that were named would be evaluated.
+
+    Args:
+        parser: of the workflow.
+        ids: that are run.
+        given: outermost keys on the command line.
+
+    Raises:
+        ValueError: an option by name, and what to do instead.
+    """
+    needed = needed_by(parser, ids)
+    if "train" in needed:
+        for key in given:
+            if key in TRAINING_OPTIONS and key not in {*needed, *TRAINED_KEYS, *CLASSES, *PLACES}:
+                raise ValueError(
+                    f"--{key} changes nothing in this training: the part that takes it was replaced by another, which "
+                    "does not; leave it out"
+                )
+    elif "checkpoint" in needed and "checkpoint" not in given:
+        for key in given:
+            if key in FILES:
+                raise ValueError(
+                    f"--{key} is for a training to begin with, and changes nothing here: give the model with "
+                    "--checkpoint FILE"
+                )
 
 
 def _as_it_is(value: Any) -> Any:

@@ -385,3 +385,42 @@ def test_monais_command_line_is_looked_at_before_anything_is_built(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/x/monai/bundle/__main__.py", "run", "training", "--output_dir", "results#2"])
     with pytest.raises(ValueError, match="--output_dir results#2"):
         check_options(ConfigParser({}))
+
+
+@pytest.mark.parametrize(
+    ("files", "arguments", "said"),
+    [
+        (["train.json", "pretrain.json"], ["--train_a", "false"], "--train_a changes nothing in this training"),
+        (["train.json", "pretrain.json"], ["--simulated-user#rounds=2"], "--simulated_user changes nothing in this"),
+        (["train.json", "evaluate.json"], ["--pretrained", "a.pt"], "--pretrained is for a training to begin with"),
+        (["train.json", "evaluate.json"], ["--sam_checkpoint=a.pt"], "--sam_checkpoint is for a training to begin"),
+    ],
+)
+def test_an_option_that_is_typed_and_changes_nothing_is_refused(
+    phantoms, tmp_path, monkeypatch, files, arguments, said
+):
+    monkeypatch.setattr("sys.argv", ["/x/monai/bundle/__main__.py", "run", "training", *arguments])
+    told = refusal(*files, kind="train", options=training_options(phantoms, tmp_path))
+    assert told.startswith(f"ValueError: {said}")
+    assert len(told.splitlines()) == 1
+    assert ("--checkpoint FILE" in told) == ("evaluate.json" in files)
+
+
+@pytest.mark.parametrize(
+    ("files", "arguments"),
+    [
+        (["train.json"], ["--train_a", "false", "--regions", "{'a':[1]}", "--train#trainer#max_epochs", "3"]),
+        (["train.json", "pretrain.json"], ["--objective#copy_paste", "false", "--spacing", "[1,1,1]"]),
+        (["train.json", "evaluate.json"], ["--epochs", "3", "--objective#copy_paste", "false", "--unlabeled_batch=0"]),
+        (["train.json", "evaluate.json"], ["--checkpoint", "b.pt", "--pretrained", "a.pt"]),
+    ],
+)
+def test_what_studies_and_tools_type_is_let_pass(phantoms, tmp_path, monkeypatch, files, arguments):
+    """A study gives an evaluation all that its training had, and the model."""
+    monkeypatch.setattr("sys.argv", ["/x/monai/bundle/__main__.py", "run", "training", *arguments])
+    monkeypatch.setattr("sys.excepthook", None)
+    options = training_options(phantoms, tmp_path)
+    if "evaluate.json" in files:
+        options |= {"checkpoint": str(LA / "models" / "model.pt")}
+    workflow = make_workflow(*files, kind="train", options=options)
+    workflow.initialize()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from aps_components.bundle.block import DatasetBlock
+from aps_components.bundle.block import INDENT, DatasetBlock
 from aps_components.models import TRAINED_KEYS
 
 PACKAGE = Path(__file__).parents[2]  # aps_components
@@ -22,6 +24,9 @@ PACKAGE_DATA = (
     "report/*.html",
 )
 STUDIES = "studies"
+# Of a checkpoint's settings: what its weights are worth nothing without, and what follows from its classes.
+ADAPTED = (*TRAINED_KEYS, "label_values", "ignore", "regions", "class_weights")
+ENTRY = re.compile(rf'^(?={INDENT}")', re.MULTILINE)
 
 
 def bundle_files(bundle: Path) -> dict[str, bytes]:
@@ -47,9 +52,21 @@ def _is_own(name: PurePath) -> bool:
     return name.name[-1] != "~" and not any(part.startswith(".") or part == "__pycache__" for part in name.parts)
 
 
-def trained_block(block: DatasetBlock, settings: Mapping[str, Any]) -> DatasetBlock:
-    """The block with what a checkpoint's settings say of :data:`TRAINED_KEYS`."""
-    return replace(block, **{key: settings[key] for key in TRAINED_KEYS if key in settings})
+def trained_block(block: DatasetBlock, settings: Mapping[str, Any], *, file: str | os.PathLike[str]) -> DatasetBlock:
+    """The block with what a checkpoint's settings say of :data:`ADAPTED`.
+
+    Args:
+        block: of the bundle.
+        settings: of the checkpoint's training.
+        file: that holds them.
+
+    Raises:
+        ValueError: they do not fit each other, or what the block says besides; names the file.
+    """
+    try:
+        return replace(block, **{key: settings[key] for key in ADAPTED if key in settings})
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(file)}: {'; '.join(str(error).splitlines())}") from error
 
 
 def with_block(files: Mapping[str, bytes], block: DatasetBlock, trained: DatasetBlock) -> dict[str, bytes]:
@@ -64,23 +81,27 @@ def with_block(files: Mapping[str, bytes], block: DatasetBlock, trained: Dataset
         trained: what they are to say.
 
     Raises:
-        ValueError: the files do not have the lines of the template.
+        ValueError: the files do not have the entries of the template.
     """
-    lines = {
+    texts = {
         "configs/train.json": (block.text(), trained.text()),
         "configs/evaluate.json": (block.evaluation_text(), trained.evaluation_text()),
         "configs/inference.json": (block.inference_text(), trained.inference_text()),
     }
-    return {name: _replaced(files[name].decode(), *lines[name], file=name).encode() for name in lines}
+    return {name: _replaced(files[name].decode(), *texts[name], file=name).encode() for name in texts}
 
 
 def _replaced(text: str, old: str, new: str, *, file: str) -> str:
-    for before, after in zip(old.splitlines(), new.splitlines(), strict=True):
+    for before, after in zip(ENTRY.split(old), ENTRY.split(new), strict=True):
         if before != after:
-            if f"{before}\n" not in text:
+            if f"\n{before}" not in text:
                 raise ValueError(
-                    f"{file}: there is no line {before.strip()} to replace by the checkpoint's; write "
-                    f"{after.strip()} there"
+                    f"{file}: there is no entry {_on_one_line(before)} to replace by the checkpoint's; write "
+                    f"{_on_one_line(after)} there"
                 )
-            text = text.replace(f"{before}\n", f"{after}\n")
+            text = text.replace(f"\n{before}", f"\n{after}")
     return text
+
+
+def _on_one_line(entry: str) -> str:
+    return " ".join(entry.split())

@@ -15,7 +15,14 @@ from urllib.parse import quote
 from aps_components.bundle.block import DatasetBlock
 from aps_components.bundle.packaging.archive import copy_file, write_archive, write_checksum
 from aps_components.bundle.packaging.checks import run_faults
-from aps_components.bundle.packaging.contents import PACKAGE, bundle_files, code_files, trained_block, with_block
+from aps_components.bundle.packaging.contents import (
+    ADAPTED,
+    PACKAGE,
+    bundle_files,
+    code_files,
+    trained_block,
+    with_block,
+)
 from aps_components.bundle.packaging.docs import PackagedPages
 from aps_components.bundle.packaging.faults import METADATA, PAPERS, config_faults, network_faults, paper_faults
 from aps_components.bundle.packaging.weights import (
@@ -27,7 +34,7 @@ from aps_components.bundle.packaging.weights import (
     without_weights,
 )
 from aps_components.files import ensure_writable, expanded, real
-from aps_components.models import TRAINED_KEYS
+from aps_components.models import settings_file
 from aps_components.options import number
 from aps_components.ownership import PATIENCE, alone_in
 
@@ -74,8 +81,8 @@ def package_bundle(
 ) -> Package:
     """Write ``NAME_vVERSION.zip`` and its checksum: the bundle, its checkpoint and a copy of ``aps_components``.
 
-    The same bundle, checkpoint and version of this project give the same bytes. Spacing, patch and intensity of the
-    packaged configurations are those that the checkpoint was trained with.
+    The same bundle, checkpoint and version of this project give the same bytes. Classes, channels, network, spacing,
+    patch and intensity of the packaged configurations are those that the checkpoint was trained with.
 
     Args:
         bundle: its folder, which gives NAME; ``configs/metadata.json`` gives VERSION.
@@ -145,12 +152,14 @@ def _checked_files(
     else:
         try:
             block = DatasetBlock.read(folder / "configs" / "train.json")
-            trained = trained_block(block, {} if weights is None else weights.settings)
+            trained = block
+            if weights is not None:
+                trained = trained_block(block, weights.settings, file=settings_file(weights.path))
             files = files | with_block(files, block, trained)
         except ValueError as error:
             faults.append(str(error))
         else:
-            values = {key: (getattr(block, key), getattr(trained, key)) for key in TRAINED_KEYS}
+            values = {key: (getattr(block, key), getattr(trained, key)) for key in ADAPTED}
             adapted = {key: after for key, (before, after) in values.items() if before != after}
             faults += network_faults(json.loads(files[METADATA]), trained)
             faults += _run_faults(folder.name, files, trained, weights)

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -21,6 +22,7 @@ from serving import serve
 from workflows import BUNDLES
 
 from aps_components import cli
+from aps_components.bundle import BundleMetadata, render_metadata
 from aps_components.bundle.block import DatasetBlock
 from aps_components.bundle.packaging import package_bundle
 from aps_components.bundle.packaging.archive import write_archive
@@ -30,6 +32,7 @@ from aps_components.files import sha256_of
 from aps_components.models import SETTINGS_OF_BEFORE
 
 ROOT = Path(__file__).parents[3]
+OF_THE_BLOCK = ("labels", "in_channels", "modalities", "spacing", "roi_size", "intensity", "fusion")
 NAMES = sorted(folder.name for folder in BUNDLES.iterdir() if (folder / "configs").is_dir())
 # An editable installation answers for each module of the clone, whatever lies first on the path.
 RUN_WITHOUT_THE_CLONE = """
@@ -153,6 +156,34 @@ class TestContents:
         written = content(package.archive)
         assert json.loads(written["small/configs/train.json"])["fusion"] == "concatenation"
         assert "'concatenation'" in json.loads(written["small/configs/inference.json"])["fusion"]
+
+    @pytest.mark.parametrize(
+        ("name", "changes"),
+        [
+            ("brats", json.loads((BUNDLES / "brats" / "configs" / "flair_whole_tumour.json").read_text())),
+            ("amos", {"labels": {"0": "background", "1": "liver"}}),  # in place of 16, a line each
+        ],
+    )
+    def test_a_checkpoint_of_other_classes_and_channels_than_the_bundles(self, name, changes, tmp_path):
+        bundle = copy_bundle(tmp_path / name, of=name, trained=False)
+        model = write_model(tmp_path / "model.pt", **changes)
+        block = replace(
+            DatasetBlock.read(bundle / "configs" / "train.json"),
+            **{key: SETTINGS[key] for key in OF_THE_BLOCK} | changes,
+        )
+        file = bundle / "configs" / "metadata.json"
+        metadata = replace(BundleMetadata.read(file), segment_codes={})
+        file.write_text(render_metadata(metadata, block), encoding="utf-8")  # as the faults ask for it
+        package = package_bundle(bundle, out=tmp_path / "dist", checkpoint=model)
+        assert changes.items() <= package.adapted.items()
+        train, evaluate, inference = (
+            json.loads(content(package.archive)[f"{name}/configs/{workflow}.json"])
+            for workflow in ("train", "evaluate", "inference")
+        )
+        assert changes.items() <= train.items()
+        defaults = {key: f"$trained_setting(@checkpoint, {key!r}, {value!r})" for key, value in changes.items()}
+        assert defaults.items() <= evaluate.items()
+        assert {key: text for key, text in defaults.items() if key in inference}.items() <= inference.items()
 
     def test_where_the_training_kept_its_files_stays_at_home(self, bundle, tmp_path):
         model = write_model(tmp_path / "model.pt", pretrained=str(tmp_path / "secret" / "model_a.pt"))
@@ -307,7 +338,7 @@ class TestCommandLine:
     def test_it_says_what_it_wrote(self, bundle, package, tmp_path, capsys):
         self.aps(bundle, "--out", tmp_path / "dist", "--limit_mb", "0.1", "--weights_url", "https://example.org/w")
         said = capsys.readouterr().out.splitlines()
-        assert said[0] == "spacing of train.json and inference.json: [1.5, 1.5, 2.0], as the checkpoint was trained"
+        assert said[0] == "spacing of the configurations: [1.5, 1.5, 2.0], as the checkpoint was trained"
         place = tmp_path / "dist"
         assert said[2] == (
             f"{place}/small_v{VERSION}_model.pt: make it available at https://example.org/w/small_v{VERSION}_model.pt"

@@ -184,7 +184,7 @@ def test_metadata_of_another_network(bundle, spoil, message):
             "inference.json",
             "'spacing', None)",
             "'spacing', 1)",
-            'there is no line "spacing": "$trained_setting(@checkpoi',
+            'there is no entry "spacing": "$trained_setting(@checkpoi',
         ),
     ],
 )
@@ -269,8 +269,15 @@ class TestWeightsOfThisBundle:
         assert "value_range is [-10, 30]; by train.json or the checkpoint's settings write [0, 1]" in the_fault(bundle)
 
     def test_of_a_patch_that_no_network_takes(self, bundle):
-        write_model(bundle / "models" / "model.pt", roi_size=[33, 48, 32])
-        assert "roi_size [33, 48, 32] must be three sizes divisible by 16" in the_fault(bundle)
+        model = write_model(bundle / "models" / "model.pt", roi_size=[33, 48, 32])
+        fault = f"{model.with_suffix('.json')}: roi_size [33, 48, 32] must be three sizes divisible by 16"
+        assert the_fault(bundle).startswith(fault)
+
+    def test_of_classes_that_its_settings_do_not_agree_on(self, bundle):
+        model = write_model(bundle / "models" / "model.pt", label_values={"4": 3}, regions={"all": [1, 2]})
+        file, fault = model.with_suffix(".json"), the_fault(bundle)
+        assert fault.startswith(f"{file}: label_values maps '4' to class 3: take one of 0 to 1, or add it to labels; ")
+        assert "regions 'all' is [1, 2]: list foreground classes" in fault
 
     def test_half_precision_fits(self, bundle, tmp_path):
         halved = {key: value.half() if value.is_floating_point() else value for key, value in state_dict().items()}
