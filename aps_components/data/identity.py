@@ -77,7 +77,7 @@ def case_identities(
                 f"{files_of(item['image'])[0]} validates, but the pretrained model learned from it, as "
                 f"{case['name'] or case['image'][0]!r}: pretrain without it, or let other scans validate"
             )
-        cases[EARLIER] = known
+        cases[EARLIER] = list({_digest(case): case for case in known}.values())
     return cases if ordered else {part: sorted(found, key=lambda case: case["name"]) for part, found in cases.items()}
 
 

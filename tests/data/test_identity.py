@@ -156,6 +156,14 @@ class TestRepeats:
         cases = [item(tmp_path, "a", 0), item(tmp_path, "b", 0, label=False), item(tmp_path, "c", 0, label=False)]
         assert len(case_identities(cases)["unlabeled"]) == 2
 
+    def test_what_earlier_trainings_had_is_kept_once(self, tmp_path):
+        """Each of several rounds begins with the model of the one before."""
+        scans = [item(tmp_path, "a", 0), item(tmp_path, "b", 1, label=False)]
+        found = None
+        for _ in range(3):
+            found = case_identities(scans, earlier=found)
+        assert found["earlier"] == [*found["labeled"], *found["unlabeled"]]
+
     def test_labels_may_be_equal(self, tmp_path):
         """Of two scans without a tumour, say."""
         cases = [item(tmp_path, name, seed) for seed, name in enumerate("ab")]

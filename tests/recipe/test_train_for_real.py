@@ -114,3 +114,24 @@ def test_a_dry_run_measures_and_writes_nothing(scans, tmp_path):
     assert not (tmp_path / "out").exists()
     assert re.search(r"last training +\d+ \w+ +Model A, 2 iterations", done.stdout)
     assert sorted(os.listdir(scans)) == ["images", "labels"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_it_goes_on_from_a_model_of_the_same_scans(scans, tmp_path):
+    few = [f"--recipe={RECIPE | {'fewest_patients': 4, 'short': 10**9}}"]
+    first = tmp_path / "one" / "bundle" / "models" / "model.pt"
+    for name, more in (("one", []), ("two", ["--pretrained", str(first)])):
+        done = subprocess.run(
+            [*command(scans, tmp_path / name, *few), *more],
+            capture_output=True,
+            text=True,
+            env=environment(),
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    results = read_results(tmp_path / "two")
+    assert results.held_out == []
+    assert results.plan.unknown[0].startswith("The model to begin with has learned from 3 of the 3 labelled scans")
+    cases = read_settings(tmp_path / "two" / "bundle" / "models" / "model.pt")["cases"]
+    assert len(cases["earlier"]) == 5
