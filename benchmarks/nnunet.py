@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import nibabel
+import numpy as np
 from nnunet_side import DATASET, STATE
 
 from aps_components.data.datalist import Item, case_name, files_of
+from aps_components.data.nifti import read_header, read_scan, write_like
+from aps_components.data.partial import Partial, is_partial
 from aps_components.files import expanded, replace_text
 from aps_components.own_environment import OwnEnvironment
 from aps_components.processes import run_logged
@@ -48,25 +51,31 @@ def _has_nnunet(environment: OwnEnvironment) -> bool:
 def write_raw(folder: Path, items: Sequence[Item], labels: Mapping[int, str], *, channels: Sequence[str]) -> None:
     """nnU-Net's raw folder of some labelled scans: links, and ``dataset.json``.
 
+    What nobody labelled in a label that is not whole gets nnU-Net's ``ignore`` label, the number after the last class.
+
     Args:
         folder: receives ``imagesTr``, ``labelsTr`` and ``dataset.json``.
-        items: with "image" and "label".
+        items: with "image" and "label", and what is said of a label that is not whole.
         labels: class value to name, background included.
         channels: what nnU-Net normalises by: "CT", or any other name.
 
     Raises:
-        ValueError: a scan has more or fewer channels, or all of them in one file.
+        ValueError: a scan has more or fewer channels, or all of them in one file; or some of its classes alone were
+            drawn, which nnU-Net has no form for.
     """
+    ignore = max(labels) + 1
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for item in items:
         name = case_name(item)
         for place, file in zip(raw_names(name, len(channels)), _files(item, len(channels)), strict=True):
             _linked(Path(file), folder / "imagesTr" / place)
-        _linked(Path(item["label"]), folder / "labelsTr" / f"{name}{ENDING}")
+        place = folder / "labelsTr" / f"{name}{ENDING}"
+        _with_ignored(item, place, ignore=ignore) if is_partial(item) else _linked(Path(item["label"]), place)
+    partly = any(map(is_partial, items))
     content = {
         "channel_names": {str(number): channel for number, channel in enumerate(channels)},
-        "labels": {name: value for value, name in labels.items()},
+        "labels": {name: value for value, name in labels.items()} | ({"ignore": ignore} if partly else {}),
         "numTraining": len(items),
         "file_ending": ENDING,
     }
@@ -139,6 +148,15 @@ def _files(item: Item, channels: int) -> list[str]:
     if len(nibabel.load(files[0]).shape) > 3:
         raise ValueError(f"{files[0]}: all channels in one file; nnU-Net takes a file for each: split them")
     return files
+
+
+def _with_ignored(item: Item, place: Path, *, ignore: int) -> None:
+    label, said = str(item["label"]), Partial.of(item)
+    if said.classes is not None:
+        raise ValueError(f"{label}: some classes alone were drawn; nnU-Net ignores voxels, and not classes of them")
+    scan = read_scan(label)
+    values = np.rint(scan.voxels).astype(np.uint8)
+    write_like(place, np.where(said.unlabeled(values, values), ignore, values).astype(np.uint8), read_header(label))
 
 
 def _linked(file: Path, place: Path) -> None:

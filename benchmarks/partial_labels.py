@@ -1,10 +1,11 @@
 """The same scans with whole labels, with a third of the slices and with scribbles: datasets, and what to run on them.
 
-From a folder with whole labels, OUT receives three datasets of one pool, and the same three as nnU-Net's raw folders,
-where what nobody labelled is its ``ignore`` label. About as many slices are drawn for ``whole`` as for ``slices``. The
-scans that validate have whole labels and are the same everywhere; all others of the pool have no label. Everything is
-drawn from the seed. The commands that train, evaluate and compare are printed; all ways of labelling get the same
-iterations. ``--gather`` then writes ``OUT/figures.csv`` of what has been evaluated.
+From a folder with whole labels, OUT receives three datasets of one pool. About as many slices are drawn for ``whole``
+as for ``slices``. The scans that validate have whole labels and are the same everywhere; all others of the pool have no
+label. Everything is drawn from the seed. The commands that train, evaluate and compare are printed; all ways of
+labelling get the same iterations. ``--gather`` then writes ``OUT/figures.csv`` of what has been evaluated. The last
+commands hold `aps train` against nnU-Net on each of the datasets, in equal time; what nobody labelled is nnU-Net's
+``ignore`` label.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -93,12 +93,11 @@ def main() -> None:
         if name in {*validation, *pool}
     }
     classes = sorted({int(value) for _, label in files.values() for value in np.unique(read_scan(label).voxels)} - {0})
-    for number, (name, arm) in enumerate(arms.items(), start=501):
+    for name, arm in arms.items():
         if arm.scans > len(pool):
             raise SystemExit(f"--{name} {arm.scans} is more than the pool of {len(pool)} scans: lower it")
         labelled = write_labels(options.out / name / "labels", arm, pool, files, seed=options.seed)
         write_datalist(options.out / name, labelled, pool, validation, files, classes=classes)
-        write_nnunet(options.out / "nnUNet_raw" / f"Dataset{number}_{name}", labelled, files, classes=classes)
     print(commands(options, arms, images=folder.images, labels=folder.labels))
 
 
@@ -142,23 +141,6 @@ def write_datalist(
     (folder / "datalist.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def write_nnunet(
-    folder: Path, labelled: Mapping[str, Path], files: Mapping[str, tuple[Path, Path]], *, classes: Sequence[int]
-) -> None:
-    """nnU-Net's raw folder; its ignore label is the number after the last class."""
-    ignore = max(classes) + 1
-    for part in ("imagesTr", "labelsTr"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    for name, file in labelled.items():
-        nib.save(nib.load(files[name][0]), folder / "imagesTr" / f"{name}_0000.nii.gz")
-        label = np.asarray(read_scan(file).voxels)
-        drawn = np.where(label == NOT_LABELED, ignore, label).astype(np.uint8)
-        write_like(folder / "labelsTr" / file.name, drawn, read_header(file))
-    labels = {"background": 0, **{f"class {value}": value for value in classes}, "ignore": ignore}
-    content = {"channel_names": {"0": "MRI"}, "labels": labels, "numTraining": len(labelled), "file_ending": ".nii.gz"}
-    (folder / "dataset.json").write_text(json.dumps(content, indent=1) + "\n")
-
-
 def commands(options: argparse.Namespace, arms: Mapping[str, Arm], *, images: str, labels: str) -> str:
     """What to run, a line each; ``images`` and ``labels`` are the sub-folders of the data."""
     out, data = shlex.quote(str(options.out)), shlex.quote(str(options.data))
@@ -184,12 +166,11 @@ def commands(options: argparse.Namespace, arms: Mapping[str, Arm], *, images: st
             f"{places} --output_dir {out}/{name}/{EVALUATION} {judge}",
         ]
     lines.append(f"python benchmarks/partial_labels.py {data} {out} --seed {options.seed} --gather")
-    lines.append(f"export nnUNet_raw={out}/nnUNet_raw nnUNet_preprocessed={out}/nnUNet_pre nnUNet_results={out}/nnUNet")
-    for number, name in enumerate(arms, start=501):
-        lines += [
-            f"nnUNetv2_plan_and_preprocess -d {number} -c 3d_fullres",
-            f"nnUNetv2_train {number} 3d_fullres all -device cpu   # Dataset{number}_{name}",
-        ]
+    for name, arm in arms.items():
+        lines.append(
+            f"python benchmarks/peer_nnunet.py {out}/peer_{name} --data {out}/{name} --ours {arm.scans} "
+            f"--nnunet {arm.scans} --minutes {options.minutes:g} --bf16 True"
+        )
     return "\n".join(lines)
 
 
@@ -226,6 +207,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--epoch_length", type=int, default=100, help="iterations of an epoch")
     parser.add_argument("--batch", type=int, default=2, help="labelled patches of an iteration, and unlabelled ones")
+    parser.add_argument("--minutes", type=float, default=20, help="of each training beside nnU-Net")
     parser.add_argument("--model_a", action="store_true", help="train and ask Model A alone, for a small budget")
     parser.add_argument("--gather", action="store_true", help="only write the figures of what has been evaluated")
     return parser.parse_args()

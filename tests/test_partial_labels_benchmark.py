@@ -3,14 +3,11 @@
 import json
 import sys
 
-import nibabel as nib
 import numpy as np
 import pytest
 from case_folders import box, write_cases
 
-from aps_components.bundle.new import look_at
 from aps_components.data import check_cases, load_datalist
-from aps_components.data.case_folder import find_cases
 
 SHAPE = (17, 24, 40)
 BOXES = {1: box((2, 12), (3, 20), (10, 30)), 2: box((12, 15), (3, 20), (10, 30))}
@@ -44,16 +41,13 @@ def test_datasets_and_commands(benchmark, monkeypatch, tmp_path, capsys):
     counts = ["--pool", "5", "--validation", "2", "--whole", "1", "--slices", "3", "--scribbles", "4"]
     monkeypatch.setattr(sys, "argv", ["partial_labels.py", str(tmp_path / "data"), str(tmp_path / "out"), *counts])
     benchmark.main()
-    assert capsys.readouterr().out.count("nnUNetv2_train") == 3
+    assert capsys.readouterr().out.count("benchmarks/peer_nnunet.py") == 3
     judged = set()
-    for number, (arm, labelled) in enumerate({"whole": 1, "slices": 3, "scribbles": 4}.items(), start=501):
+    for arm, labelled in {"whole": 1, "slices": 3, "scribbles": 4}.items():
         datalist = load_datalist(tmp_path / "out" / arm)
         assert (len(datalist.labeled), len(datalist.unlabeled), len(datalist.validation)) == (labelled, 5 - labelled, 2)
         check_cases(datalist.training_items, num_classes=3, progress=False)
         judged.add(json.dumps(datalist.validation))
-        raw = tmp_path / "out" / "nnUNet_raw" / f"Dataset{number}_{arm}"
-        assert look_at(find_cases(raw)).plan.block.ignore == 3
-        assert {nib.load(file).shape for file in raw.glob("*Tr/*.nii.gz")} == {SHAPE}
     assert len(judged) == 1
 
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from aps_components.bundle.new import look_at
 from aps_components.data import load_datalist
+from aps_components.data.case_folder import find_cases
 from aps_components.evaluation.records import Records
 from aps_components.recipe.results import StageRecord, TrainingResults, write_results
 
@@ -109,6 +111,25 @@ def test_nnunets_folder_has_its_names_and_the_same_voxels(nnunet, peer, folder, 
     written = json.loads((tmp_path / "raw" / "dataset.json").read_text())
     assert written["labels"] == {"background": 0, "kidney": 1, "liver": 2}
     assert (written["channel_names"], written["numTraining"], written["file_ending"]) == ({"0": "CT"}, 2, ".nii.gz")
+
+
+def test_what_nobody_labelled_is_nnunets_ignore_label(nnunet, peer, folder, tmp_path):
+    truth = np.asarray(nib.load(folder / "labels" / "a.nii.gz").dataobj)
+    entry = {"image": "images/a.nii.gz", "label": "labels/a.nii.gz", "labeled_slices": [3, 11]}
+    kept = [{"image": "images/b.nii.gz", "label": "labels/b.nii.gz"}]
+    content = {"name": "x", "labels": {"0": "background", "1": "kidney"}, "training": [entry], "validation": kept}
+    (folder / "datalist.json").write_text(json.dumps(content))
+    task = peer.Task.of(str(folder), names=None, validation=0, split="validation")
+    nnunet.write_raw(tmp_path / "raw", task.learning(1).labelled, task.labels, channels=["CT"])
+    written = nib.load(tmp_path / "raw" / "labelsTr" / "a.nii.gz")
+    expected = np.full(SHAPE, 2)
+    expected[..., [3, 11]] = truth[..., [3, 11]]
+    np.testing.assert_array_equal(np.asarray(written.dataobj), expected)
+    np.testing.assert_allclose(written.affine, np.diag([*ZOOMS, 1.0]))
+    assert look_at(find_cases(tmp_path / "raw")).plan.block.ignore == 2
+    some = [{**task.learning(1).labelled[0], "labeled_classes": [1]}]
+    with pytest.raises(ValueError, match="some classes alone were drawn"):
+        nnunet.write_raw(tmp_path / "other", some, {**task.labels, 2: "liver"}, channels=["CT"])
 
 
 def test_other_channels_than_named_are_refused(nnunet, peer, folder, tmp_path):
