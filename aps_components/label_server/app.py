@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from aps_components.bundle.locate import WEIGHTS
+from aps_components.bundle.locate import WEIGHTS, bundle_name
 from aps_components.configuration import network_settings
 from aps_components.configuration.bundle_workflow import TRAINED_WITH
 from aps_components.files import copy_folder, copy_whole, ensure_writable, expanded, replace_text, replacing
@@ -53,7 +53,7 @@ def prepare_app(
 
     Args:
         app: the app's folder, made if missing.
-        bundles: folders of bundles; a model is named after its bundle's folder.
+        bundles: folders of bundles; for the names of the models see :func:`model_name`.
         checkpoints: bundle name to weights, for an app that has none of that bundle yet.
         untrained: give a bundle without weights random ones: MONAI Label passes over a bundle that has none.
 
@@ -67,31 +67,43 @@ def prepare_app(
         FolderInUseError: a server runs in it.
     """
     app, checkpoints = expanded(app), dict(checkpoints or {})
-    names = [bundle.name for bundle in bundles]
+    names = [model_name(bundle) for bundle in bundles]
     _check_names(names, checkpoints)
     origins = {}
     with alone_in(ensure_writable(app)):  # a server that runs reads its files
-        for bundle in bundles:
-            model = app / "model" / bundle.name
+        for name, bundle in zip(names, bundles, strict=True):
+            model = app / "model" / name
             _copy_files(bundle, model)
-            origins[bundle.name] = _place_weights(bundle, model, checkpoints.get(bundle.name), untrained=untrained)
+            origins[name] = _place_weights(bundle, model, checkpoints.get(name), untrained=untrained)
             _take_over_settings(model)
         copy_whole(Path(__file__).with_name(MAIN), app / MAIN)
     return origins
+
+
+def model_name(bundle: Path) -> str:
+    """What viewers call a bundle: its folder's name; of one that ``aps train`` left in ``OUT/bundle`` that of OUT, if
+    MONAI Label takes it."""
+    name = bundle_name(bundle)
+    return bundle.name if _fault_of(name) else name
+
+
+def _fault_of(name: str) -> str:
+    """What stands against a name, or nothing."""
+    if not NAME.fullmatch(name):
+        return f"the bundle's folder is named {name!r}; take letters, digits, '_', '-' and '.'"
+    if kinds := [kind for kind in OTHER_KINDS if kind in name.lower()]:
+        return f"MONAI Label takes {name!r} for something else because of {kinds[0]!r}: rename its folder"
+    if name.endswith((INTERACTIVE, SCRIBBLED)):
+        return f"{name!r} is the name of another bundle's further task: rename its folder"
+    return ""
 
 
 def _check_names(names: Sequence[str], checkpoints: Mapping[str, Any]) -> None:
     if not names:
         raise ValueError("no bundle: name at least one, as in --bundles la")
     for name in names:
-        if not NAME.fullmatch(name):
-            raise ValueError(f"the bundle's folder is named {name!r}; take letters, digits, '_', '-' and '.'")
-        if kinds := [kind for kind in OTHER_KINDS if kind in name.lower()]:
-            raise ValueError(
-                f"MONAI Label takes {name!r} for something else because of {kinds[0]!r}: rename its folder"
-            )
-        if name.endswith((INTERACTIVE, SCRIBBLED)):
-            raise ValueError(f"{name!r} is the name of another bundle's further task: rename its folder")
+        if fault := _fault_of(name):
+            raise ValueError(fault)
         if names.count(name) > 1:
             raise ValueError(f"two bundles are named {name!r}: rename one of their folders")
     if unknown := sorted(set(checkpoints) - set(names)):
@@ -114,7 +126,7 @@ def _place_weights(bundle: Path, model: Path, checkpoint: str | os.PathLike[str]
     own, target = bundle / WEIGHTS, model / WEIGHTS
     source = expanded(checkpoint) if checkpoint is not None else own
     if checkpoint is not None and not source.is_file():
-        raise FileNotFoundError(f"{source}: no such checkpoint for {bundle.name!r}")
+        raise FileNotFoundError(f"{source}: no such checkpoint for {model.name!r}")
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_file():
         _check_weights(model, target)
@@ -137,8 +149,8 @@ def _place_weights(bundle: Path, model: Path, checkpoint: str | os.PathLike[str]
         return str(source) + ("" if settings.is_file() else f"; no {settings.name} beside it: the bundle's voxel size")
     if not untrained:
         raise FileNotFoundError(
-            f"the bundle {bundle.name!r} has no weights ({own} is missing), and MONAI Label would leave it out without "
-            f"a word. Train it, give weights (--checkpoint {bundle.name}=FILE), or start with random ones to label "
+            f"the bundle {model.name!r} has no weights ({own} is missing), and MONAI Label would leave it out without "
+            f"a word. Train it, give weights (--checkpoint {model.name}=FILE), or start with random ones to label "
             "scans and train in MONAI Label (--untrained)"
         )
     _write_untrained(model)

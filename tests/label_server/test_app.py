@@ -26,6 +26,7 @@ from aps_components.label_server import (
     prepare_app,
     studies_place,
 )
+from aps_components.label_server.app import model_name
 from aps_components.models import CheckpointError, build_auto_prompt_seg
 from aps_components.ownership import FolderInUseError
 
@@ -127,6 +128,12 @@ def test_another_checkpoint_never_replaces_what_the_app_has(prepare, tmp_path):
 def test_names_that_monai_label_does_not_take_are_refused(prepare, tmp_path, name, message):
     with pytest.raises(ValueError, match=message):
         prepare([tmp_path / name])
+
+
+@pytest.mark.parametrize(("out", "name"), [("atria", "atria"), ("my atria", "bundle"), ("atria_clicks", "bundle")])
+def test_what_a_training_left_is_called_after_its_folder(tmp_path, out, name):
+    assert model_name(tmp_path / out / "bundle") == name
+    assert model_name(tmp_path / out / "la") == "la"
 
 
 def test_two_bundles_of_one_name_are_refused(prepare):

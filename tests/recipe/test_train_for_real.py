@@ -102,7 +102,7 @@ def test_killed_in_the_middle_it_goes_on_to_a_bundle_that_is_used(scans, tmp_pat
     metadata.write_text(json.dumps(content))
     assert package_bundle(bundle, out=tmp_path / "dist").archive.is_file()
     origins = prepare_app(tmp_path / "app", bundles=[bundle])
-    assert list(origins) == ["bundle"]
+    assert list(origins) == ["out"]
 
 
 @pytest.mark.slow
