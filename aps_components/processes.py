@@ -126,7 +126,8 @@ def end_group(seconds: float) -> None:
     """End every process of this one's group, and this one."""
     if hasattr(os, "killpg"):
         kill = [sys.executable, "-c", KILL_LATER, str(seconds), str(os.getpgrp())]
-        subprocess.Popen(kill, start_new_session=True)  # of another group: the signal to end may end this process
+        with contextlib.suppress(OSError, RuntimeError):
+            subprocess.Popen(kill, start_new_session=True)  # of another group: the signal to end may end this process
         os.killpg(0, signal.SIGTERM)
         threading.Event().wait(2 * seconds)
     os._exit(ORPHANED)

@@ -26,7 +26,7 @@ from scipy import ndimage
 from aps_components.data.case_folder import find_cases
 from aps_components.data.nifti import read_header, read_scan, write_like
 from aps_components.prompts.simulated import scribble_inside
-from aps_components.recipe.plan import epochs_of
+from aps_components.recipe.parts import epochs_of
 from aps_components.recipe.settings import Recipe
 
 LabelMap = NDArray[np.integer]

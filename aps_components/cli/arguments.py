@@ -17,7 +17,8 @@ from aps_components.terminal import brief
 
 POSITIONAL_OR_KEYWORD = inspect.Parameter.POSITIONAL_OR_KEYWORD
 VAR_POSITIONAL, VAR_KEYWORD = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-TEXTS = (str, str | None, "str", "str | None")
+SOME = ("str | tuple[str, ...]", "str | tuple[str, ...] | None", "str | Sequence[str]")  # texts, with commas or a list
+TEXTS = (str, str | None, "str", "str | None", *SOME)  # as annotations
 
 
 def parsed(text: str) -> Any:
@@ -29,10 +30,14 @@ def parsed(text: str) -> Any:
 
 
 def as_typed(text: str) -> Any:
-    """A value that is to be a text: what reads as a number or as numbers stays as it is, as ``1.10`` and ``1,2`` do."""
+    """A value that is to be a text: what reads as a number or as numbers stays as it is, as ``1.10`` and ``1,2`` do.
+
+    A list and a dictionary are what they read as.
+    """
     value = parsed(text)
     is_switch = isinstance(value, bool)
-    return text if isinstance(value, int | float | complex | tuple) and not is_switch else value
+    is_text = isinstance(value, int | float | complex | tuple) and not is_switch
+    return text if is_text or text.startswith("(") else value
 
 
 def read_as_typed(command: Callable[..., Any]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from aps_components.cli.arguments import several
 
 
-def pseudo_label(bundle: str, dataset_dir: str, checkpoints: Any, target: str, **options: Any) -> None:
+def pseudo_label(bundle: str, dataset_dir: str, checkpoints: str | Sequence[str], target: str, **options: Any) -> None:
     """Make a dataset whose unlabelled scans have the labels of several trained models together, to train one on it.
 
     Args:

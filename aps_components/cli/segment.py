@@ -110,7 +110,7 @@ def _reported(result: Segmentation) -> str:
 
 
 def _path(name: str, value: object) -> str:
-    """Fire reads 2024_01_05 as the number 20240105, and a,b as two texts."""
+    """Fire reads ``[a]`` as a list."""
     if isinstance(value, str) or os.path.exists(str(value)):
         return str(value)
     raise ValueError(f"{name} was read as {value!r}: write ./ in front of it")

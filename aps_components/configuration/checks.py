@@ -132,8 +132,8 @@ def _refuse_without_effect(parser: ConfigParser, ids: Collection[str], *, given:
         for key in given:
             if key in TRAINING_OPTIONS and key not in {*needed, *TRAINED_KEYS, *CLASSES, *PLACES}:
                 raise ValueError(
-                    f"--{key} changes nothing in this training: the part that takes it was replaced by another, which "
-                    "does not; leave it out"
+                    f"--{key} changes nothing in this training, in which the part that reads it was replaced: leave it "
+                    "out"
                 )
     elif "checkpoint" in needed and "checkpoint" not in given:
         for key in given:

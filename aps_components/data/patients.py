@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # A part of a name that says which scan of a patient it is, such as "_frame01", "_ses-02", "_visit2" or "_baseline".
 _NUMBERED = r"frame|phase|time|timepoint|tp|t|visit|v|session|ses|scan|day|week|month|year|follow-?up|fu"
@@ -31,12 +31,18 @@ def patient_of(name: str) -> str:
 def patients_of(names: Iterable[str]) -> dict[str, str]:
     """The patient of each case of a dataset by its name, see :func:`patient_of`.
 
-    What six or more names all share, as ``site2_scan_001`` to ``site2_scan_120`` do, is rather the dataset's name than
-    a patient's: each of them is then a patient of its own.
+    What many names all share is no patient's, see :func:`shared_start`: each of them is then a patient of its own.
 
     Args:
         names: of all cases.
     """
-    found = {name: patient_of(name) for name in names}
-    is_the_datasets = len(found) >= MANY and len(set(found.values())) == 1
-    return {name: name for name in found} if is_the_datasets else found
+    names = list(names)
+    return {name: patient_of(name) if shared_start(names) is None else name for name in names}
+
+
+def shared_start(names: Sequence[str]) -> str | None:
+    """What six or more names all begin with, as ``site2_scan_001`` to ``site2_scan_120`` do: rather a dataset's name
+    than a patient's. None where there are fewer, where they differ, or where a standard says that it is a patient's."""
+    starts = {patient_of(name) for name in names}
+    standard = any(BIDS.match(name) or SERIES.fullmatch(name) for name in names)
+    return starts.pop() if len(starts) == 1 and len(names) >= MANY and not standard else None

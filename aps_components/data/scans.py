@@ -26,7 +26,7 @@ from aps_components.data.errors import DataError
 from aps_components.data.label_values import ignore_faults
 from aps_components.data.modalities import stem
 from aps_components.data.partial import CLASSES, IGNORE, KEYS, SLICES
-from aps_components.data.patients import patients_of
+from aps_components.data.patients import patients_of, shared_start
 from aps_components.files import expanded, sha256_of
 from aps_components.terminal import say
 
@@ -108,8 +108,17 @@ def find_scans(data: str | os.PathLike[str], *, images: str | None = None, label
     if file.is_file() and images is None and labels_dir is None:
         return _listed(file)
     folder = find_cases(place, images=images, labels=labels_dir)
-    patients = patients_of(case.name for case in folder.cases)
+    patients = _patients([case.name for case in folder.cases])
     return Scans(folder=folder, names=None, validation=[], test=[], patients=patients)
+
+
+def _patients(names: Sequence[str]) -> dict[str, str]:
+    if (start := shared_start(names)) is not None:
+        say(
+            f"Note: by their names all {len(names)} scans would be of one patient, {start}. Each is taken for a patient "
+            f'of its own; if they are of one, write "{PATIENT}" beside each in a datalist'
+        )
+    return patients_of(names)
 
 
 def _listed(file: Path) -> Scans:
@@ -132,7 +141,7 @@ def _listed(file: Path) -> Scans:
         ignore=_ignore(learned, file),
     )
     declared = declared_patients(read_datalist(file), root)
-    by_name = patients_of(case_name(item) for item in [*learned, *kept])
+    by_name = _patients([case_name(item) for item in [*learned, *kept]])
     _refuse_same_patients(learned, kept, declared, file)
     _note_same_patients(learned, kept, declared, by_name)
     patients = {

@@ -140,7 +140,8 @@ def _declared_classes(
     if not missing or not any(_plain(name) in declared for name in classes.values()):
         return None
     verb = "it is" if len(missing) == 1 else "they are"
-    say(f"Note: {file} declares no {brief(', no '.join(missing.values()))}: {verb} not measured.")
+    lacks = brief(", no ".join(missing.values()))
+    say(f"Note: {file} declares no {lacks}: {verb} not measured. If its labels hold more, declare that there, too.")
     return sorted(classes.keys() - missing.keys())
 
 
@@ -156,11 +157,14 @@ def _without_others(
         own: the datalist's, by number.
     """
 
+    numbers = {_plain(name): int(value) for value, name in labels.items()}
+
     def item(entry: Item) -> Item:
         if not entry.get("label"):
             return entry
-        said = parsed(entry, labels=own, where="").get(CLASSES, drawn)
-        return entry | {CLASSES: [value for value in said if value in drawn] or said}
+        said = parsed(entry, labels=own, where="").get(CLASSES, own.keys() - {0})
+        mine = {numbers.get(_plain(own[value]), value) for value in said}
+        return entry | {CLASSES: sorted(mine & set(drawn)) or sorted(mine)}
 
     parts = {part: [item(entry) for entry in content[part]] for part in PARTS if part in content}
     return {**content, **parts, "labels": dict(labels)}

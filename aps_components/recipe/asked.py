@@ -52,8 +52,8 @@ def checked_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
     """
     refuse_unknown(options, {*parse_json(template("train.json"), name="train.json"), *DATASET_OPTIONS})
     for key in options:
-        if key in OWN:
-            raise ValueError(f"--{key} is not for aps train: {OWN[key]}")
+        if own := OWN.get(key, OWN.get(key.partition("#")[0])):
+            raise ValueError(f"--{key} is not for aps train: {own}")
     of_dataset = {key: DATASET_OPTIONS[key](key, value) for key, value in options.items() if key in DATASET_OPTIONS}
     return of_dataset, {key: value for key, value in options.items() if key not in DATASET_OPTIONS}
 

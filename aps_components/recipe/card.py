@@ -66,7 +66,7 @@ def _of_folds(folds: Sequence[HeldOut], answer: Answer, *, round: int) -> str:
     measured = answered_so(folds, answer, round=1)
     by = ""
     if not measured:  # Model B was judged beside the second round's Model A alone
-        measured, by = answered_so(folds, replace(answer, predictor=PREDICTORS[0]), round=1), ", by Model A alone"
+        measured, by = answered_so(folds, replace(answer, predictor=PREDICTORS[0]), round=1), " (Model A's answers)"
     trainings = len({entry.fold for entry in measured})
     which = "each answered by the one of {} trainings that did not learn from it, or from another scan of its patient"
     if trainings == 1:

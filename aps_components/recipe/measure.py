@@ -92,8 +92,10 @@ def measure_pace(
     of_b = [prompting(number) for number in range(jobs)]
     _run(of_b, threads=threads)
     split = "training" if whole else "validation"
+    one = replace(scans, labelled=scans.labelled[:1], unlabelled=[], validation=[])
+    judged = one.write(folder / "judged") if whole else dataset
     scan, scan_b = (
-        _seconds_of_scan(quick, folder, dataset=dataset, split=split, threads=threads, with_b=with_b)
+        _seconds_of_scan(quick, folder, dataset=judged, split=split, threads=threads, with_b=with_b)
         for with_b in (False, True)
     )
     return Pace(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from aps_components.recipe.facts import Facts, Pace, Shape, Step, Tempo
@@ -18,8 +18,7 @@ class Part:
     """Of a plan: ``turns`` trainings one after another, each of ``iterations`` at ``tempo``."""
 
     name: str
-    what: str
-    few: str = ""  # in its place with no more iterations than those of the warm-up, `tempo.least`
+    what: str | Callable[[int], str]  # perhaps by the number of iterations
     share: float = 0.0
     turns: int = 1
     tempo: Tempo = field(default_factory=Tempo)
@@ -34,7 +33,7 @@ class Part:
         """As it is printed, with those iterations."""
         count = self.iterations(usable)
         seconds = self.overhead + self.tempo.seconds(count) * self.turns
-        what = self.few if self.few and count <= self.tempo.least else self.what
+        what = self.what if isinstance(self.what, str) else self.what(count)
         return Step(name=self.name, what=what.format(iterations=f"{count:,}"), seconds=seconds)
 
 
@@ -128,13 +127,16 @@ def label(shape: Shape, facts: Facts, pace: Pace, *, unlabelled: int) -> Part | 
 
 def last(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> Part:
     """The training that becomes the bundle's Model A."""
-    unlabelled = not shape.second and facts.unlabelled > 0 and recipe.unlabeled_batch > 0
-    scans = "those labels and the labelled scans" if shape.second else "all labelled scans"
-    what = f"Model A, {{iterations}} iterations on {scans}"
+
+    def what(iterations: int) -> str:
+        scans = "those labels and the labelled scans" if shape.second else "all labelled scans"
+        if learns_unlabelled(iterations, shape=shape, facts=facts, recipe=recipe):
+            scans += " and the unlabelled ones"
+        return f"Model A, {{iterations}} iterations on {scans}"
+
     return Part(
         name="last training",
-        what=f"{what} and the unlabelled ones" if unlabelled else what,
-        few=f"{what} alone" if unlabelled else "",
+        what=what,
         share=shares(shape, recipe)["last"],
         most=recipe.most_iterations,
         tempo=last_tempo(shape, facts, pace, recipe),
@@ -211,8 +213,17 @@ def last_tempo(shape: Shape, facts: Facts, pace: Pace, recipe: Recipe) -> Tempo:
 
 def learns_unlabelled(iterations: int, *, shape: Shape, facts: Facts, recipe: Recipe) -> bool:
     """Whether a last training of so many iterations gets to scans without a label."""
-    least = 0 if shape.goes_on(recipe) else recipe.warmup_iterations
-    return not shape.second and facts.unlabelled > 0 and recipe.unlabeled_batch > 0 and iterations > least
+    epochs, _, warmup = epochs_of(iterations, recipe)
+    gets_there = shape.goes_on(recipe) or warmup < epochs
+    return not shape.second and facts.unlabelled > 0 and recipe.unlabeled_batch > 0 and gets_there
+
+
+def epochs_of(iterations: int, recipe: Recipe) -> tuple[int, int, int]:
+    """Epochs, iterations of each, and epochs on labelled patches alone, for about this number of iterations."""
+    epochs = max(1, min(recipe.epochs, iterations))
+    length = max(1, round(iterations / epochs))
+    warmup = max(round(recipe.warmup_share * epochs), math.ceil(recipe.warmup_iterations / length))
+    return epochs, length, min(epochs, warmup)
 
 
 def _held_out(shape: Shape, facts: Facts) -> int:

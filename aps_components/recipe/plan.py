@@ -206,14 +206,6 @@ def unknown(shape: Shape, facts: Facts, recipe: Recipe) -> list[str]:
     return lines
 
 
-def epochs_of(iterations: int, recipe: Recipe) -> tuple[int, int, int]:
-    """Epochs, iterations of each, and epochs on labelled patches alone, for about this number of iterations."""
-    epochs = max(1, min(recipe.epochs, iterations))
-    length = max(1, round(iterations / epochs))
-    warmup = max(round(recipe.warmup_share * epochs), math.ceil(recipe.warmup_iterations / length))
-    return epochs, length, min(epochs, warmup)
-
-
 def _most_labelled(shape: Shape, facts: Facts, pace: Pace, *, whole: float, recipe: Recipe) -> int:
     scans = recipe.labelling_share * whole / (max(1, shape.folds or shape.seeds) * pace.scan)
     return min(facts.unlabelled, max(1, int(scans) - facts.labelled))

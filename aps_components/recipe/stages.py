@@ -14,7 +14,7 @@ from aps_components.bundle import aps_command, workflow_command
 from aps_components.processes import CommandFailedError, CommandStopped, run_logged
 from aps_components.recipe.display import Display
 from aps_components.recipe.journal import Journal
-from aps_components.recipe.plan import epochs_of
+from aps_components.recipe.parts import epochs_of
 from aps_components.recipe.settings import FROM_EARLIER, Recipe
 
 SECONDS_BETWEEN_LOOKS = 2.0

@@ -34,7 +34,8 @@ OWN = {
     "dataset_dir": "name the scans second",
     "output_dir": "give --out",
     "ckpt_dir": "give --checkpoint",
-    "evaluation": "leave it out",
+    JUDGED: "leave it out",
+    "evaluation#context": "leave it out",
 }
 OF_MONAI = re.compile(rb"\d{4}-\d\d-\d\d \S+ - INFO - ")  # how it begins the lines in which it repeats the command
 QUIET = "ignore:parsing config_file:UserWarning"  # MONAI's, of a file that the bundle brings

@@ -12,6 +12,8 @@ from aps_components.data.to_judge import dataset_to_judge
 
 LABELS = {"0": "background", "1": "wall"}
 
+MORE = "If its labels hold more, declare that there, too."
+
 
 def touch(root, *files):
     for file in files:
@@ -255,7 +257,7 @@ class TestClassesThatADatasetDoesNotDeclare:
         (data / "dataset.json").write_text(json.dumps({"labels": declared}))
         _, datalist = judged(data, tmp_path, labels=FOUR, label_values=label_values)
         assert [item.get("labeled_classes") for item in datalist.test] == [drawn, drawn]
-        assert capsys.readouterr().out == (f"Note: {data}/dataset.json {said}\n" if said else "")
+        assert capsys.readouterr().out == (f"Note: {data}/dataset.json {said} {MORE}\n" if said else "")
         if drawn:
             assert Partial.of(datalist.test[0]).undrawn(4) == tuple({1, 2, 3} - set(drawn))
 
@@ -267,7 +269,7 @@ class TestClassesThatADatasetDoesNotDeclare:
         (data / file).write_text(json.dumps(content))
         folder, datalist = judged(data / file, tmp_path, labels=FOUR)
         assert folder == tmp_path / "work"
-        assert capsys.readouterr().out == f"Note: {data}/{file} declares no scar: it is not measured.\n"
+        assert capsys.readouterr().out == f"Note: {data}/{file} declares no scar: it is not measured. {MORE}\n"
         (learned,), (kept,) = datalist.labeled, datalist.test
         assert (learned["labeled_classes"], kept["labeled_classes"]) == ([1], [1, 2])
         assert (kept["image"], kept["label"], kept["ignore"]) == (str(data / b["image"]), str(data / b["label"]), 9)

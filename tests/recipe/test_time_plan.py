@@ -3,9 +3,8 @@ import math
 import pytest
 
 from aps_components.recipe.facts import Facts, Pace, Shape, Tempo, TimePlan
-from aps_components.recipe.parts import learns_unlabelled
+from aps_components.recipe.parts import epochs_of, learns_unlabelled
 from aps_components.recipe.plan import (
-    epochs_of,
     last_iterations,
     make_time_plan,
     prompt_iterations,
@@ -208,14 +207,23 @@ def test_unlabelled_patches_wait_until_the_teacher_knows_something(iterations, a
     assert warmup * length == alone
 
 
-@pytest.mark.parametrize(("seconds", "scans"), [(220, "all labelled scans alone"), (1500, "and the unlabelled ones")])
+@pytest.mark.parametrize(("seconds", "scans"), [(220, "all labelled scans"), (1500, "and the unlabelled ones")])
 def test_a_plan_names_unlabelled_scans_only_if_it_gets_to_them(seconds, scans):
     """Two patients, so no folds: 300 iterations of 0.6 s on labelled patches come first."""
     facts = Facts(labelled=2, unlabelled=62, patients=2)
     plan = plan_of(seconds, facts=facts, recipe=Recipe(short=HOUR))
     (step,) = (step for step in plan.steps if step.name == "last training")
     assert step.what.endswith(scans)
-    assert (plan.last > 300) == learns_unlabelled(plan.last, shape=plan.shape, facts=facts, recipe=Recipe())
+
+
+@pytest.mark.parametrize("iterations", [150, 299, 300, 301, 315, 316, 600])
+def test_unlabelled_scans_are_learned_from_where_an_epoch_is_left_for_them(iterations):
+    facts, recipe = Facts(labelled=2, unlabelled=62, patients=2), Recipe()
+    epochs, _, warmup = epochs_of(iterations, recipe)
+    shapes = {Shape(folds=0): warmup < epochs, Shape(folds=2): True, Shape(folds=2, second=True): False}
+    for shape, gets_there in shapes.items():
+        assert learns_unlabelled(iterations, shape=shape, facts=facts, recipe=recipe) == gets_there
+    assert not learns_unlabelled(3000, shape=Shape(folds=0), facts=facts, recipe=Recipe(unlabeled_batch=0))
 
 
 def test_no_scan_is_held_out_that_the_first_model_knows():

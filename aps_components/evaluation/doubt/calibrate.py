@@ -70,6 +70,8 @@ def calibrate_doubt(
         with redirect_stdout(StringIO()):  # the table of an evaluation is not what was asked for
             _evaluation(model, Path(work) / "answers", predictor, split=split).run()
         answers = read_answers(Path(work) / "answers", predictor=predictor, largest_component=model.largest_component)
+    if not answers:
+        return [f"no predicted Dice and no temperature: no scan of {dataset} has a label of every voxel and class"]
     known = bool(trained_cases(target))
     source = f"held out, {split}" if known else f"{split}, taken for held out"
     stored = calibration_of(answers, labels=model.labels, source=source)
