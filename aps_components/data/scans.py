@@ -115,8 +115,8 @@ def find_scans(data: str | os.PathLike[str], *, images: str | None = None, label
 def _patients(names: Sequence[str]) -> dict[str, str]:
     if (start := shared_start(names)) is not None:
         say(
-            f"Note: by their names all {len(names)} scans would be of one patient, {start}. Each is taken for a patient "
-            f'of its own; if they are of one, write "{PATIENT}" beside each in a datalist'
+            f"Note: by their names all {len(names)} scans would be of one patient, {start}. Each is taken for a "
+            f'patient of its own; if they are of one, write "{PATIENT}" beside each in a datalist'
         )
     return patients_of(names)
 

@@ -145,7 +145,7 @@ def test_what_is_said_of_both_comes_before_their_names(listed, capsys):
 
 def test_a_name_that_all_scans_share_is_no_patients(listed, capsys):
     find_scans(renamed(listed, {f"c0{index}": f"site2_scan_00{index}" for index in range(6)}))
-    assert capsys.readouterr().out.startswith("Note: by their names all 6 scans would be of one patient, site2. Each is")
+    assert capsys.readouterr().out.startswith("Note: by their names all 6 scans would be of one patient, site2.")
 
 
 def test_scans_of_one_site_are_of_many_patients(tmp_path):
