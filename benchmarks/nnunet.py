@@ -70,8 +70,11 @@ def write_raw(folder: Path, items: Sequence[Item], labels: Mapping[int, str], *,
         name = case_name(item)
         for place, file in zip(raw_names(name, len(channels)), _files(item, len(channels)), strict=True):
             _linked(Path(file), folder / "imagesTr" / place)
-        place = folder / "labelsTr" / f"{name}{ENDING}"
-        _with_ignored(item, place, ignore=ignore) if is_partial(item) else _linked(Path(item["label"]), place)
+        label = folder / "labelsTr" / f"{name}{ENDING}"
+        if is_partial(item):
+            _with_ignored(item, label, ignore=ignore)
+        else:
+            _linked(Path(item["label"]), label)
     partly = any(map(is_partial, items))
     content = {
         "channel_names": {str(number): channel for number, channel in enumerate(channels)},
