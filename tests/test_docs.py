@@ -98,6 +98,7 @@ def test_aps_commands_name_options_that_exist(page: str) -> None:
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/explanation/architecture.md", "docs/explanation/method.md"])
 def test_the_files_that_a_page_names_are_there(page: str) -> None:
     files = [path.as_posix() for folder in ("aps_components", "tests") for path in (ROOT / folder).rglob("*.py")]
+    files += [path.as_posix() for path in ROOT.glob("*.py")]
     named = {name for name in re.findall(r"[\w./]+\.py\b", read(page)) if "NAME" not in name}
     assert named
     assert not {name for name in named if not any(file.endswith(f"/{name}") for file in files)}
