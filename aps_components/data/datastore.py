@@ -23,6 +23,7 @@ from aps_components.data.transforms import IMAGE, LABEL, LoadVolumed
 from aps_components.files import expanded
 
 LABELS, FINAL, UNFINISHED = "labels", "final", "partial"  # folders
+LEFT_OUT = "left_out"  # of an item: label files of its datastore that are none of this training's, as good as none
 READERS = 4  # threads; most of the time goes into unpacking, which runs beside others
 logger = logging.getLogger(__name__)
 
@@ -76,10 +77,12 @@ def training_dataset(
             "val_split in MONAI Label)"
         )
     folder = studies_folder(data)
-    items = list(data)
+    items = [{key: value for key, value in item.items() if key != LEFT_OUT} for item in data]
     if folder is not None:
         items = usable_items(items, load=_loader(transform, in_channels, label_values))
-        added = unlabeled_items(folder, known=[*items, *validation], in_channels=in_channels) if unlabeled else []
+        left_out = {file for item in data for file in item.get(LEFT_OUT, ())}
+        known = [*items, *validation]
+        added = unlabeled_items(folder, known=known, left_out=left_out, in_channels=in_channels) if unlabeled else []
         partly = f" ({count} of them partly)" if (count := sum(map(is_partial, items))) else ""
         logger.info("%s: training on %d labelled%s and %d unlabelled scans", folder, len(items), partly, len(added))
         items += added
@@ -186,10 +189,20 @@ def studies_folder(items: Sequence[Item]) -> Path | None:
     return studies if all(_real_image(item) in scans for item in items) else None
 
 
-def unlabeled_items(folder: Path, *, known: Iterable[Item], in_channels: int = 1) -> list[Item]:
-    """The readable scans of a datastore that have no finished label and are none of the known ones, sorted."""
-    labels = folder / LABELS / FINAL
-    labelled = {_stem(file) for file in os.listdir(labels)} if labels.is_dir() else set()
+def unlabeled_items(
+    folder: Path, *, known: Iterable[Item], left_out: Iterable[str] = (), in_channels: int = 1
+) -> list[Item]:
+    """The readable scans of a datastore that have no finished label and are none of the known ones, sorted.
+
+    Args:
+        folder: of the datastore.
+        known: items.
+        left_out: files of labels that are as good as none.
+        in_channels: channels that each scan must have.
+    """
+    labels, others = folder / LABELS / FINAL, {os.path.realpath(file) for file in left_out}
+    files = sorted(labels.iterdir()) if labels.is_dir() else []
+    labelled = {_stem(file.name) for file in files if os.path.realpath(file) not in others}
     taken = {_real_image(item) for item in known}
     scans = [
         {IMAGE: str(scan)}

@@ -24,7 +24,7 @@ import numpy as np
 import pydicom
 import pydicom_seg
 import SimpleITK
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX, DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
@@ -34,18 +34,11 @@ from numpy.typing import NDArray
 
 from aps_components.data import DataError
 from aps_components.data.nifti import read_geometry, write_nifti
-from aps_components.label_server.hooks import known_values
-from aps_components.label_server.label_check import check_label, label_affine, label_voxels
-from aps_components.label_server.label_names import (
-    BUNDLE,
-    Served,
-    bundles_by_most_names,
-    bundles_by_value,
-    bundles_of_label,
-    renumbered,
-    type_of,
-)
-from aps_components.label_server.parameters import FINAL, RefusedRequestError
+from aps_components.label_server.handed_in import Kept, drawn_values, handed_in
+from aps_components.label_server.hooks import known_image
+from aps_components.label_server.label_check import label_affine, label_voxels
+from aps_components.label_server.label_names import Served, bundles_by_most_names, is_of, type_of
+from aps_components.label_server.parameters import FINAL, RefusedRequestError, check_tag
 from aps_components.plain_json import read_object
 from aps_components.segmentation import dicom
 from aps_components.segmentation.dicom_tilt import TILT, tilt_of
@@ -56,6 +49,7 @@ logger = logging.getLogger(__name__)
 MOMENT = ("ContentDate", "ContentTime", "InstanceCreationDate", "InstanceCreationTime")
 SEGMENTATION_TYPES = ("BINARY", "FRACTIONAL")
 INSIDE = 0.5  # of a fractional SEG: the least share that counts
+FETCHING = ".fetching-"  # how the lock of a series is called
 UNFINISHED = ".fetched-"  # how the folder of a series is called until it is whole
 LOOK_AGAIN = 60.0  # seconds after which the archive is asked anew whether a series has changed
 READER, OURS = "reader", "aps_components"  # noted with a scan that this project's reader has made
@@ -99,6 +93,8 @@ class Archive(DICOMWebDatastore):
         self._filters = [dict(search_filter)] if search_filter is not None else modalities(bundles)
         self._segmentations: dict[str, Any] = {}
         self._compared: dict[str, float] = {}
+        self._refused: dict[str, tuple[set[str], str]] = {}  # series that are no volume: slices, and why
+        self._left_out: set[str] = set()  # SEGs that were named in the log
         super().__init__(client=client, search_filter={}, cache_path=cache_path, fetch_by_frame=fetch_by_frame)
 
     def list_images(self) -> list[str]:
@@ -126,12 +122,23 @@ class Archive(DICOMWebDatastore):
             return file
         if not file and image_id not in self.list_images():
             return ""
-        with FileLock(os.path.join(self._datastore_path, ".fetching")):  # a training fetches, too
-            instances = self._instances(image_id)
-            if not self._is_current(image_id, instances):
-                self._fetch(image_id, instances)
-            self._compared[image_id] = time.monotonic()
+        # A training fetches, too, and nobody waits for it who can have the copy that is here.
+        try:
+            with FileLock(os.path.join(self._datastore_path, f"{FETCHING}{image_id}"), timeout=0 if file else -1):
+                self._renew(image_id)
+        except Timeout:
+            return file
         return self.fetched(image_id)
+
+    def _renew(self, image_id: str) -> None:
+        """Fetch a series unless the copy is as the archive has it; one that was refused, only if it has changed."""
+        instances = self._instances(image_id)
+        refused, reason = self._refused.get(image_id, (set(), ""))
+        if instances and instances == refused:
+            raise DataError(reason)
+        if not self._is_current(image_id, instances):
+            self._fetch(image_id, instances)
+        self._compared[image_id] = time.monotonic()
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
         """The label's file; empty where there is none. MONAI Label's own would fetch the series of that name for it."""
@@ -159,11 +166,18 @@ class Archive(DICOMWebDatastore):
         try:
             series = self._client.search_for_series(search_filters={"SeriesInstanceUID": image_id})
             study = next(str(one["0020000D"]["Value"][0]) for one in series if _uid(one) == image_id)
-            found = self._client.search_for_instances(study, image_id, get_remaining=True)
-            return {str(one["00080018"]["Value"][0]) for one in found}
+            found: set[str] = set()
+            while page := self._page(study, image_id, offset=len(found)) - found:  # some ignore the offset
+                found |= page
+            return found
         except Exception as error:  # of whichever archive; what was fetched is as good as it was
             logger.warning(f"series {image_id}: the archive does not say its slices ({error})")
             return set()
+
+    def _page(self, study: str, image_id: str, *, offset: int) -> set[str]:
+        """UIDs of slices from one on: as many as the archive says at once."""
+        found = self._client.search_for_instances(study, image_id, offset=offset)
+        return {str(one["00080018"]["Value"][0]) for one in found}
 
     def _is_current(self, image_id: str, instances: set[str]) -> bool:
         """Whether the scan and its slices are here, as the archive has them, and read by this project's reader."""
@@ -178,9 +192,10 @@ class Archive(DICOMWebDatastore):
             image_id: the series' UID.
             instances: UIDs of its slices, or none.
         """
-        for left in Path(self._datastore_path).glob(f"{UNFINISHED}*"):  # by a process that was killed
+        unfinished = f"{UNFINISHED}{image_id}-"
+        for left in Path(self._datastore_path).glob(f"{unfinished}*"):  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(dir=self._datastore_path, prefix=UNFINISHED) as place:
+        with tempfile.TemporaryDirectory(dir=self._datastore_path, prefix=unfinished) as place:
             folder, file = os.path.join(place, image_id), os.path.join(place, f"{image_id}.nii.gz")
             dicom_web_download_series(None, image_id, folder, self._client, self._fetch_by_frame)
             if instances and instances != _names_in(folder):
@@ -188,17 +203,24 @@ class Archive(DICOMWebDatastore):
                     f"series {image_id}: {len(instances & _names_in(folder))} of its {len(instances)} slices came from "
                     "the archive; try again"
                 )
-            _convert(folder, image_id, file)
+            try:
+                _convert(folder, image_id, file)
+            except DataError as error:
+                self._refused[image_id] = (instances, str(error))
+                raise
+            info = {**self._dicom_info(image_id), READER: OURS}  # before anything is deleted
             shutil.rmtree(self._folder(image_id), ignore_errors=True)
             os.rename(folder, self._folder(image_id))
-            self._replace_scan(image_id, file)
+            self._replace_scan(image_id, file, info)
 
-    def _replace_scan(self, image_id: str, file: str) -> None:
+    def _replace_scan(self, image_id: str, file: str, info: dict[str, Any]) -> None:
+        if stale := LocalDatastore.get_label_uri(self, image_id, FINAL):
+            Path(stale).unlink(missing_ok=True)  # else it would be found again, as one of unknown origin
         known = self._datastore.objects.get(image_id)
         labels = {} if known is None else {tag: one for tag, one in known.labels.items() if tag != FINAL}
         if old := self.fetched(image_id):
             os.unlink(old)
-        LocalDatastore.add_image(self, image_id, file, {**self._dicom_info(image_id), READER: OURS})
+        LocalDatastore.add_image(self, image_id, file, info)
         if labels and (kept := self._datastore.objects.get(image_id)):
             kept.labels.update(labels)
             self._update_datastore_file()
@@ -207,27 +229,28 @@ class Archive(DICOMWebDatastore):
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
     ) -> str:
         """Keep a label, and a final one as a SEG in the archive, too."""
-        image = self.get_image_uri(image_id)
+        image = self.get_image_uri(known_image(self, image_id))
+        info = {key: value for key, value in (label_info or {}).items() if key != "label_info"}
+        former = LocalDatastore.get_label_info(self, image_id, label_tag)
         with (
             _as_image(label_filename, image) as named,
-            renumbered(named, label_info, self.served) as (file, bundles),
+            handed_in(
+                *(named, label_info, self.served),
+                tag=check_tag(label_tag),
+                scan=image,
+                former=former,
+                sure=label_tag == FINAL,
+            ) as (file, _, bundles),
         ):
-            info = {key: value for key, value in (label_info or {}).items() if key != "label_info"}
             if label_tag == FINAL:
-                check_label(file, image, values=known_values(bundles or self.served))
-                bundles = bundles or bundles_by_value(_drawn(label_voxels(file)), self.served)
                 info["SeriesInstanceUID"] = self._stored(image_id, file, bundles[0])
-            return str(
-                LocalDatastore.save_label(
-                    self, image_id, file, label_tag, {**info, BUNDLE: [bundle.name for bundle in bundles]}
-                )
-            )
+            return str(LocalDatastore.save_label(self, image_id, file, label_tag, Kept.of(info, bundles)))
 
     def _stored(self, image_id: str, label: str, bundle: Served) -> str:
         """UID of the new series with a label map as SEG, whose segments have the names of the bundle's classes."""
         classes = bundle.class_map(label_voxels(label))
         names = {value: name for name, value in bundle.classes.items()}
-        drawn = _drawn(classes)
+        drawn = drawn_values(classes)
         if not drawn:  # a SEG has a segment at least
             raise RefusedRequestError("the label is empty, and an archive cannot hold that: draw something first")
         segments = [{"name": names[value], "model_name": "AutoPromptSeg"} for value in drawn]
@@ -245,12 +268,23 @@ class Archive(DICOMWebDatastore):
         images, newest = set(self.list_images()), dict[str, Any]()
         known = {name for bundle in self.served for name in bundle.values}
         for one in self._client.search_for_series(search_filters={"Modality": "SEG"}):
-            header = self._header(one)
-            image = _referenced(header)
+            try:
+                header = self._header(one)
+                image, names = _referenced(header), set(_segments(header).values())
+            except Exception as error:  # a SEG of whoever
+                self._leave_out(one, error)
+                continue
             newer = image not in newest or _moment(header) >= _moment(newest[image])
-            if image in images and newer and known & set(_segments(header).values()):
+            if image in images and newer and known & names:
                 newest[image] = header
         return newest
+
+    def _leave_out(self, series: Mapping[str, Any], error: Exception) -> None:
+        """Say it once: whoever looks for labels meets it again."""
+        uid = str(series.get("0020000E", {}).get("Value", ["without a UID"])[0])
+        if uid not in self._left_out:
+            self._left_out.add(uid)
+            logger.warning(f"left out: the SEG {uid}: {type(error).__name__}: {error}")
 
     def _header(self, series: Mapping[str, Any]) -> Any:
         """A SEG never changes, so it is asked for once."""
@@ -271,8 +305,7 @@ class Archive(DICOMWebDatastore):
         for image, header in newest.items():
             uid = str(header.SeriesInstanceUID)
             info = LocalDatastore.get_label_info(self, image, FINAL)
-            served = {bundle.name for bundle in self.served}
-            if info.get("SeriesInstanceUID") == uid and served.intersection(bundles_of_label(info)):
+            if info.get("SeriesInstanceUID") == uid and any(is_of(info, bundle) for bundle in self.served):
                 continue  # the copy is of it, and of a bundle of today
             try:
                 self._take(image, uid)
@@ -287,7 +320,7 @@ class Archive(DICOMWebDatastore):
             label = os.path.join(folder, "label.nii.gz")
             found, bundles = label_of_segmentation(dataset, scan, self.served)
             SimpleITK.WriteImage(found, label)
-            info = {"SeriesInstanceUID": uid, BUNDLE: [bundle.name for bundle in bundles]}
+            info = Kept.of({"SeriesInstanceUID": uid}, bundles)
             LocalDatastore.save_label(self, image, label, FINAL, info)
 
 
@@ -303,8 +336,8 @@ def label_of_segmentation(dataset: Any, scan: str, served: Sequence[Served]) -> 
         The image, and the bundles.
 
     Raises:
-        RefusedRequestError: it is of no kind that is read here, of several bundles that number it otherwise, or none of
-            its classes has a voxel on the scan's grid.
+        RefusedRequestError: it is of no kind that is read here, of several bundles with other classes or numbers, two
+            of its segments overlap, or none of its classes has a voxel on the scan's grid.
     """
     kind = str(dataset.get("SegmentationType", ""))
     if kind not in SEGMENTATION_TYPES:
@@ -320,7 +353,7 @@ def label_of_segmentation(dataset: Any, scan: str, served: Sequence[Served]) -> 
             # A fractional one has shares from 0 to 1.
             segment = SimpleITK.Cast(found.segment_image(number), SimpleITK.sitkFloat32) >= INSIDE
             placed = SimpleITK.Resample(segment, grid, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor, 0)
-            label[SimpleITK.GetArrayViewFromImage(placed) > 0] = values[name]
+            _draw(label, SimpleITK.GetArrayViewFromImage(placed) > 0, name, values)
     if not label.any():
         raise RefusedRequestError(
             f"none of its segments {shown(', '.join(segments.values()))[:80]} has a voxel in the scan"
@@ -328,6 +361,16 @@ def label_of_segmentation(dataset: Any, scan: str, served: Sequence[Served]) -> 
     image = SimpleITK.GetImageFromArray(label)
     image.CopyInformation(grid)
     return image, bundles
+
+
+def _draw(label: NDArray[np.integer], inside: NDArray[np.bool_], name: str, values: Mapping[str, int]) -> None:
+    """A segment into a label map, in which a voxel has one class."""
+    taken = set(np.unique(label[inside]).tolist()) - {0, values[name]}
+    if others := [other for other, value in values.items() if value in taken]:
+        raise RefusedRequestError(
+            f"its segments '{others[0]}' and '{name}' overlap, and a voxel has one class: make them apart"
+        )
+    label[inside] = values[name]
 
 
 def _convert(folder: str, uid: str, file: str) -> None:
@@ -341,7 +384,12 @@ def _convert(folder: str, uid: str, file: str) -> None:
         raise DataError(f"series {uid}: none of its files can be read as DICOM; send it to the archive again")
     if reason := found.no_volume:
         raise DataError(f"series {uid}: {reason}, which is no volume")
-    if not found.fault and not dicom.is_multi_frame(found) and tilt_of(dicom.geometry(found)[1]) > TILT:
+    if dicom.is_multi_frame(found):
+        raise DataError(
+            f"series {uid}: a multi-frame file, whose voxels lie otherwise in the viewer: use aps segment, or label it "
+            "as NIfTI"
+        )
+    if not found.fault and tilt_of(dicom.geometry(found)[1]) > TILT:
         raise DataError(
             f"series {uid}: its gantry was tilted, and put upright its voxels are not those of the viewer; use aps "
             "segment, or label it as NIfTI"
@@ -352,11 +400,6 @@ def _convert(folder: str, uid: str, file: str) -> None:
 def _names_in(folder: str) -> set[str]:
     """Of files, without their ending: UIDs of the slices in a folder."""
     return {Path(name).stem for name in os.listdir(folder)} if os.path.isdir(folder) else set()
-
-
-def _drawn(voxels: NDArray[Any]) -> list[int]:
-    """Values other than 0."""
-    return [value for value in np.unique(voxels).astype(int).tolist() if value]
 
 
 @contextmanager

@@ -130,8 +130,14 @@ class Clicks:
             if talk.answer is None or new:
                 asked = points if new is None else new
                 pairs = [(place, value) for value, places in asked.items() for place in places]
-                with _refusing():
-                    talk.answer = talk.predictor.predict(pairs, reset=new is None)
+                try:
+                    with _refusing():
+                        talk.answer = talk.predictor.predict(pairs, reset=new is None)
+                except RefusedRequestError:  # nothing has changed then
+                    raise
+                except BaseException:  # such as too little memory: some of the points may be held to be said already
+                    talk.forget()
+                    raise
                 talk.said = {value: list(places) for value, places in points.items()}
             return talk.answer
 

@@ -8,7 +8,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +56,26 @@ class LabelClient:
         query = urllib.parse.urlencode({"image": image, "output": "image"})
         return self._ask("POST", f"/infer/{model}?{query}", body, "application/x-www-form-urlencoded")
 
-    def put_label(self, image: str, label: str | Path, *, tag: str = "final", bundle: str | None = None) -> None:
+    def put_label(
+        self,
+        image: str,
+        label: str | Path,
+        *,
+        tag: str = "final",
+        bundle: str | None = None,
+        names: Sequence[str] = (),
+    ) -> None:
         """Hand in a label.
 
         Args:
             image: the scan's name, without .nii.gz.
-            label: a NIfTI file on the scan's grid, with the values of the bundle's label files.
+            label: a NIfTI file on the scan's grid, with the values of the bundle's label files, or numbered by names.
             tag: "final" counts as finished; of "partial" only slices that hold something are labelled.
             bundle: that it is of; of several that are served no other learns from it, and none where it is not said.
+            names: of its segments, that with the value 1 first.
         """
-        params = json.dumps({"label_info": [], **({} if bundle is None else {"bundle": bundle})})
+        segments = [{"name": name} for name in names]
+        params = json.dumps({"label_info": segments, **({} if bundle is None else {"bundle": bundle})})
         boundary = uuid.uuid4().hex
         name = "label" + "".join(Path(label).suffixes[-2:])
         head = (

@@ -10,16 +10,14 @@ import logging
 import os
 import tarfile
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from aps_components.errors import in_a_line, is_meant_for_a_user, root_cause
-from aps_components.label_server.label_check import check_label
-from aps_components.label_server.label_names import BUNDLE, Served, renumbered, served_bundles
+from aps_components.label_server.handed_in import Kept, handed_in
+from aps_components.label_server.label_names import Served, served_bundles
 from aps_components.label_server.parameters import (
-    FINAL,
-    PARTIAL,
     RefusedRequestError,
     check_inference,
     check_info,
@@ -41,13 +39,14 @@ MOST_UNPACKED = 8 << 30
 def install() -> None:
     """Replace them, before the server is made."""
     from monailabel.datastore.local import LocalDatastore
-    from monailabel.endpoints import datastore, infer, ohif, session
+    from monailabel.endpoints import activelearning, datastore, infer, ohif, session
     from monailabel.utils import sessions
 
     infer.run_inference = refusing(_inference(infer.run_inference))
     for name in ("add_image", "save_label", "update_image_info", "update_label_info"):
         setattr(datastore, name, refusing(_with_params(getattr(datastore, name))))
     datastore.download_image = refusing(datastore.download_image)  # an archive's may be unreadable
+    activelearning.sample = refusing(activelearning.sample)
     session.create_session = refusing(session.create_session)
     ohif.get_ohif = _with_submit(ohif.get_ohif)
     sessions.shutil = _Unpacking(sessions.shutil)
@@ -90,17 +89,6 @@ def known_image(datastore: Any, image: str) -> str:
     if not datastore.get_image_uri(image):
         raise RefusedRequestError(f"there is no scan {image!r}", 404)
     return image
-
-
-def known_values(bundles: Collection[Served], *, partly: bool = False) -> set[int]:
-    """What bundles call their classes, and label files of their datasets do; 0 among them.
-
-    Args:
-        bundles: that a label may be of.
-        partly: also the value that means "not labelled here", where a bundle has one.
-    """
-    ignored = {bundle.ignore for bundle in bundles if partly and bundle.ignore is not None}
-    return ignored.union({0}, *(bundle.known for bundle in bundles))
 
 
 def unpack(archive: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
@@ -216,18 +204,19 @@ def _save_label(function: Callable[..., Any]) -> Callable[..., Any]:
     def save(self: Any, image_id: str, label_filename: str, label_tag: str, label_info: Any, *rest: Any) -> Any:
         from monailabel.config import settings
 
+        if isinstance(label_info, Kept):  # an archive has looked at it
+            return function(self, image_id, label_filename, label_tag, dict(label_info), *rest)
         known_image(self, image_id)
         check_tag(label_tag)
-        if label_tag == FINAL and isinstance(label_info, dict) and "model" in label_info:
-            raise RefusedRequestError(f"a model's label is not stored with the tag {FINAL!r}")
         folders = served_bundles(settings.MONAI_LABEL_APP_DIR, settings.MONAI_LABEL_APP_CONF)
         served = [Served.of(folder) for folder in folders.values()]
-        with renumbered(label_filename, label_info, served) as (file, bundles):
-            image = self.get_image_uri(image_id)
-            if os.path.isfile(image):  # of DICOM, a folder of slices, the grid is known where it is sent back
-                check_label(file, image, values=known_values(bundles or served, partly=label_tag == PARTIAL))
-            info = {**(label_info or {}), BUNDLE: [bundle.name for bundle in bundles]}
-            return function(self, image_id, file, label_tag, info, *rest)
+        with handed_in(
+            *(label_filename, label_info, served),
+            tag=label_tag,
+            scan=self.get_image_uri(image_id),
+            former=self.get_label_info(image_id, label_tag),
+        ) as (file, kept, _):
+            return function(self, image_id, file, label_tag, dict(kept), *rest)
 
     return save
 

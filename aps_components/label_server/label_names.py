@@ -20,6 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 from aps_components.data.label_values import file_values, map_values, parsed_label_values
 from aps_components.data.nifti import write_nifti
 from aps_components.data.partial import IGNORE
+from aps_components.label_server.clicks import INTERACTIVE, SCRIBBLED
 from aps_components.label_server.label_check import called, label_affine, label_voxels
 from aps_components.label_server.parameters import RefusedRequestError
 from aps_components.plain_json import read_object
@@ -27,6 +28,7 @@ from aps_components.terminal import brief, shown
 
 NO_CLASS = ("background", "foreground_scribbles", "background_scribbles")
 BUNDLE = "bundle"  # in what is said with a label and kept of it: the name of its bundle, or names where it fits several
+MEANING = "values"  # kept of it: value in its file to class, as its bundle had them on that day
 ALONE = "serve one of them alone"
 SAY = f'say which one as "{BUNDLE}" in the label\'s params, or {ALONE}'
 
@@ -71,6 +73,11 @@ class Served:
         """Name to the value that its label files have; a class that no value means is left out."""
         values = file_values(self.label_values, self.classes.values())
         return {name: values[label] for name, label in self.classes.items() if label in values}
+
+    @cached_property
+    def meaning(self) -> dict[str, str]:
+        """Value in its label files to name of the class, of the background empty; as it is kept with a label."""
+        return {str(value): self.name_of(value) or "" for value in sorted(self.known)}
 
     @property
     def known(self) -> set[int]:
@@ -123,22 +130,28 @@ def type_of(values: Mapping[str, int]) -> DTypeLike:
     return np.result_type(np.uint8, *(np.min_scalar_type(value) for value in values.values()))
 
 
-def bundles_by_name(used: Sequence[str], names: Sequence[str], served: Sequence[Served]) -> list[Served]:
-    """The bundles that know all segments with voxels in them, which agree on their values.
+def bundles_by_name(
+    used: Sequence[str], names: Sequence[str], served: Sequence[Served], *, hint: str = ""
+) -> list[Served]:
+    """The bundles that know all segments with voxels in them, which agree on all their classes.
 
-    Of these, those that know the empty segments, too, if any.
+    Of these, those that know the empty segments, too, if any. A class that was not drawn is background to those that
+    know it, so bundles with other classes are told apart: by the hint, if it is one of them.
 
     Args:
         used: names of the segments with voxels, in small letters.
         names: of all segments.
         served: to choose from.
+        hint: name of the bundle that a viewer was set to.
 
     Raises:
-        RefusedRequestError: no bundle knows them all, or two give one of them different values.
+        RefusedRequestError: no bundle knows them all, or two that do are of different classes.
     """
     found = [bundle for bundle in served if set(used) <= set(bundle.values)]
     found = [bundle for bundle in found if set(names) <= set(bundle.values)] or found
     if found:
+        if _differing(found) and (hinted := [bundle for bundle in found if bundle.name == hint]):
+            return hinted
         _refuse_disagreement(used, found, mend=SAY)
         return found
     known = sorted({name for bundle in served for name in bundle.values})
@@ -151,10 +164,10 @@ def bundles_by_name(used: Sequence[str], names: Sequence[str], served: Sequence[
 
 
 def bundles_by_most_names(names: Sequence[str], served: Sequence[Served]) -> list[Served]:
-    """The bundles that know most of some segments, which agree on their values.
+    """The bundles that know most of some segments, which agree on all their classes.
 
     Raises:
-        RefusedRequestError: none knows any, or two give one of them different values.
+        RefusedRequestError: none knows any, or two that do are of different classes.
     """
     most = max((len(set(names) & set(bundle.values)) for bundle in served), default=0)
     if not most:
@@ -171,10 +184,20 @@ def _refuse_disagreement(names: Sequence[str], bundles: Sequence[Served], *, men
             raise RefusedRequestError(
                 f"the segment '{name}' has another value in labels of {first.name} than of {other.name}: {mend}"
             )
+    if other := _differing(bundles):
+        raise RefusedRequestError(
+            f"the label could be of {first.name} or of {other.name}, and what was not drawn would be background to "
+            f"either, though they have different classes: {mend}"
+        )
+
+
+def _differing(bundles: Sequence[Served]) -> Served | None:
+    """One that has other classes or other values of them than the first."""
+    return next((bundle for bundle in bundles if bundle.meaning != bundles[0].meaning), None)
 
 
 def bundles_by_value(values: Sequence[int], served: Sequence[Served]) -> list[Served]:
-    """The bundles whose label files have all these values, which mean the same in each of them.
+    """The bundles whose label files have all these values, which agree on all their classes.
 
     Args:
         values: of a label that came without names, background left out.
@@ -186,10 +209,10 @@ def bundles_by_value(values: Sequence[int], served: Sequence[Served]) -> list[Se
     found = [bundle for bundle in served if set(values) <= bundle.known]
     if not found:
         raise RefusedRequestError(f"no model here knows all of the label's values {list(values)[:40]}")
-    meanings = {bundle.name: [bundle.name_of(value) for value in values] for bundle in found}
-    if any(meaning != meanings[found[0].name] for meaning in meanings.values()):
+    if _differing(found):
+        names = " or ".join(bundle.name for bundle in found)
         raise RefusedRequestError(
-            f"the label has no names, and its values could be of {' or '.join(meanings)}: name its segments, or {SAY}"
+            f"the label has no names, and its values could be of {names}: name its segments, or {SAY}"
         )
     return found
 
@@ -210,6 +233,20 @@ def said_bundles(info: Mapping[str, Any] | None, served: Sequence[Served]) -> li
     return [found[name] for name in names]
 
 
+def hinted_bundle(info: Mapping[str, Any] | None, served: Sequence[Served]) -> str:
+    """Name of the bundle of the model that a viewer was set to, as 3D Slicer sends it with a label; empty of none."""
+    model = (info or {}).get("model")
+    tasks = {bundle.name + ending: bundle.name for bundle in served for ending in ("", INTERACTIVE, SCRIBBLED)}
+    return tasks.get(model, "") if isinstance(model, str) else ""
+
+
+def is_of(info: Mapping[str, Any], bundle: Served) -> bool:
+    """Whether a label is a bundle's, by what was kept with it: by what its values mean, and by the name where it is not
+    said."""
+    meaning = info.get(MEANING)
+    return meaning == bundle.meaning if isinstance(meaning, dict) else bundle.name in bundles_of_label(info)
+
+
 def bundles_of_label(info: Mapping[str, Any]) -> list[str]:
     """Names of the bundles that a label is of, as they were kept with it; [] where nothing is known."""
     names = info.get(BUNDLE)
@@ -225,7 +262,7 @@ def renumbered(
     Args:
         label: its file.
         info: what the viewer said with it: the segments' names in its ``label_info``, in their order; perhaps the
-            bundle.
+            bundle, or the model that the viewer was set to.
         served: the bundles that it can be of.
 
     Yields:
@@ -240,7 +277,7 @@ def renumbered(
         return
     drawn = _numbered_voxels(label, names)
     used = [names[number - 1] for number in np.unique(drawn).astype(int).tolist() if number]
-    bundles = bundles_by_name(used, names, said or served)
+    bundles = bundles_by_name(used, names, said or served, hint=hinted_bundle(info, served))
     values = {name: bundles[0].values[name] for name in used}
     if all(values.get(name, number) == number for number, name in enumerate(names, start=1)):
         yield os.fspath(label), bundles

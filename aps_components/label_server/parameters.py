@@ -17,6 +17,7 @@ from aps_components.terminal import shown
 
 FINAL = "final"  # the tag of labels by hand, which are trained on
 PARTIAL = "partial"  # the tag of those in which something was not labelled
+BY_HAND = (FINAL, PARTIAL)
 LONGEST_NAME = 255
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:()-]{0,99}")
@@ -72,9 +73,10 @@ def check_inference(params: Any, *, classes: Collection[str] = ()) -> None:
     """
     points = dict.fromkeys(classes, (_are_numbers, "points [i, j, k]"))
     _check(params, {**points, **INFERENCE}, "an inference")
-    if params.get("label_tag") == FINAL:
+    tags = params.get("label_tag")
+    if by_hand := [tag for tag in (tags if isinstance(tags, list) else [tags]) if tag in BY_HAND]:
         raise RefusedRequestError(
-            f"a model's label is not stored with the tag {FINAL!r}, which is that of labels by hand"
+            f"a model's label is not stored with the tag {by_hand[0]!r}, which is that of labels by hand"
         )
 
 

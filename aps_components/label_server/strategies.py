@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,14 +26,17 @@ from aps_components.label_server.app import UNTRAINED
 from aps_components.models import trained_setting
 from aps_components.segmentation.next_scan import SCORES_FILE, read_scores
 
+FIRST = "first"  # as MONAI Label calls its own, which would name a scan that cannot be read for ever
 DESCRIPTIONS = {
     "doubt": "The scan that the model is least sure of, the classes in turns",
     "predicted_dice": "The scan whose answer is expected to be the worst",
     "foreground": "By chance, among scans in which the model finds something",
     RANDOM: "By chance",
+    FIRST: "By name",
 }
 NICENESS = 19  # the lowest priority
 SCANS_A_ROUND = 3  # labelled between two trainings, as a rule
+HELD = 3600.0  # seconds for which a scan that somebody was given is not the next of somebody else, if there are others
 WATCHED = 20.0  # seconds between two looks at the weights
 logger = logging.getLogger(__name__)
 
@@ -47,6 +51,8 @@ def choose(strategy: str, images: list[str], scores: Mapping[str, Mapping[str, A
         round: trainings so far.
         seed: of what is left to chance.
     """
+    if strategy == FIRST:
+        return min(images)
     known = {image: ScanScore.from_json(scores[image]) for image in images if image in scores}
     if strategy in NEED_SCORES and known:
         return next_scans(strategy, known, seed=seed, round=round)[0]
@@ -141,9 +147,47 @@ class Renewal:
         threading.Thread(target=look, name="scores, watched", daemon=True).start()
 
 
+class Held:
+    """Who was given which scan of late, so that two people do not label the same one."""
+
+    def __init__(self, *, seconds: float = HELD, now: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._now = seconds, now
+        self._given: dict[str, tuple[str, float]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, images: list[str], client: str, choose: Callable[[list[str]], str]) -> str:
+        """One of the images, and of those that nobody else holds if there are any; it is the client's from now on."""
+        with self._lock:
+            image = choose([image for image in images if not self._of_another(image, client)] or images)
+            self._given[image] = (client, self._now())
+        return image
+
+    def give_back(self, image: str) -> None:
+        """It is nobody's."""
+        with self._lock:
+            self._given.pop(image, None)
+
+    def _of_another(self, image: str, client: str) -> bool:
+        holder, since = self._given.get(image, (client, 0.0))
+        return holder != client and self._now() - since < self._seconds
+
+
+def is_readable(datastore: Any, image: str) -> bool:
+    """Whether a scan can be given to a viewer; an archive fetches it now. Why not is said in the log."""
+    try:
+        if datastore.get_image_uri(image):
+            return True
+        logger.warning(f"passed over: {image}: it is there no more")
+    except Exception as error:  # whatever a reader of DICOM makes of a series
+        logger.warning(f"passed over: {image}: {error}")
+    return False
+
+
 def strategies(renewal: Renewal) -> dict[str, Any]:
     """MONAI Label's strategies, by the names that viewers list."""
     from monailabel.interfaces.tasks.strategy import Strategy
+
+    held = Held()
 
     class Next(Strategy):
         """One of :data:`DESCRIPTIONS`."""
@@ -153,12 +197,19 @@ def strategies(renewal: Renewal) -> dict[str, Any]:
             self.name = name
 
         def __call__(self, request: Mapping[str, Any], datastore: Any) -> dict[str, str] | None:
-            images = sorted(datastore.get_unlabeled_images())
-            if not images:
+            left, client = sorted(datastore.get_unlabeled_images()), str(request.get("client_id") or "")
+            if not left:
                 return None
             labelled = len(datastore.get_labeled_images())
             renewal.check()
-            return {"id": choose(self.name, images, renewal.scores(), round=labelled // SCANS_A_ROUND, seed=labelled)}
+            draw = partial(choose, self.name, scores=renewal.scores(), round=labelled // SCANS_A_ROUND, seed=labelled)
+            while left:
+                image = held.take(left, client, draw)
+                if is_readable(datastore, image):
+                    return {"id": image}
+                held.give_back(image)
+                left.remove(image)
+            return None
 
     return {name: Next(name) for name in DESCRIPTIONS}
 

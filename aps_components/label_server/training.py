@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.bundle import BundleTrainTask
 
+from aps_components.data.datastore import LEFT_OUT
 from aps_components.data.errors import DataError
 from aps_components.data.nifti import read_scan
 from aps_components.data.partial import DRAWN, IGNORE, SLICES, drawn_slices, is_partial
-from aps_components.label_server.label_names import bundles_of_label, served_bundles
+from aps_components.label_server.label_names import Served, bundles_of_label, is_of, served_bundles
 from aps_components.label_server.parameters import FINAL, PARTIAL
 
 logger = logging.getLogger(__name__)
@@ -29,11 +30,12 @@ class TrainTask(BundleTrainTask):
         whole: list[dict[str, Any]] = super()._fetch_datalist(request, datastore)
         bundle = Path(self.bundle_path)
         served = served_bundles(bundle.parent.parent, self.conf)
-        others = dict(labels_of_others(datastore, bundle=bundle.name, served=served))
+        others = dict(labels_of_others(datastore, bundle=Served.of(bundle), served=served))
         for label, reason in others.items():
             logger.warning(f"left out: {label}: {reason}")
         partly = partly_labelled(datastore, ignore=self.bundle_config.get(IGNORE), left_out=others)
-        return [*(item for item in whole if item["label"] not in others), *partly]
+        items = [*(item for item in whole if item["label"] not in others), *partly]
+        return [{**item, LEFT_OUT: sorted(others)} for item in items] if others else items
 
     def _partition_datalist(
         self, datalist: list[dict[str, Any]], request: Mapping[str, Any], shuffle: bool = False
@@ -41,27 +43,36 @@ class TrainTask(BundleTrainTask):
         """Scans that validate have whole labels."""
         whole = [item for item in datalist if not is_partial(item)]
         training, validation = super()._partition_datalist(whole, request, shuffle)
-        return [*training, *(item for item in datalist if is_partial(item))], validation
+        judged = validation and [{key: value for key, value in item.items() if key != LEFT_OUT} for item in validation]
+        return [*training, *(item for item in datalist if is_partial(item))], judged
 
 
-def labels_of_others(datastore: Datastore, *, bundle: str, served: Collection[str]) -> Iterator[tuple[str, str]]:
+def labels_of_others(datastore: Datastore, *, bundle: Served, served: Collection[str]) -> Iterator[tuple[str, str]]:
     """Labels that a bundle does not learn from: the file of each, and why.
 
-    The same number means one class in one bundle and another in the next. A label that does not say whose it is, such
-    as one that was copied into the folder, counts where a single bundle is served.
+    The same number means one class in one bundle and another in the next; a bundle that an earlier one was trained anew
+    as has the same meanings under another name. A label that does not say whose it is, such as one that was copied into
+    the folder, counts where a single bundle is served.
 
     Args:
         datastore: of MONAI Label.
-        bundle: the name of that which is trained.
+        bundle: that which is trained.
         served: names of all that are served.
     """
     for image, labels in _labels(datastore).items():
         for tag, file in labels.items():
-            names = bundles_of_label(datastore.get_label_info(image, tag))
-            if names and bundle not in names:
-                yield file, f"it is a label of {', '.join(names)}, not of {bundle}"
+            info = datastore.get_label_info(image, tag)
+            names = bundles_of_label(info)
+            if names and not is_of(info, bundle):
+                yield file, _other(names, bundle)
             elif not names and len(served) > 1:
                 yield file, f"it does not say which bundle it is of, and {', '.join(served)} are served"
+
+
+def _other(names: Sequence[str], bundle: Served) -> str:
+    if bundle.name in names:
+        return f"{bundle.name} had other classes, or other values of them, when it was handed in"
+    return f"it is a label of {', '.join(names)}, not of {bundle.name}, whose classes or values are others"
 
 
 def partly_labelled(
@@ -78,11 +89,17 @@ def partly_labelled(
         image: {tag: file for tag, file in labels.items() if file not in left_out}
         for image, labels in _labels(datastore).items()
     }
-    return [
-        _item(datastore.get_image_uri(image), labels[PARTIAL], ignore=ignore)
-        for image, labels in counted.items()
-        if PARTIAL in labels and FINAL not in labels
-    ]
+    files = {image: labels[PARTIAL] for image, labels in counted.items() if PARTIAL in labels and FINAL not in labels}
+    scans = {image: scan for image in files if (scan := _scan(datastore, image))}
+    for image in files.keys() - scans.keys():
+        logger.warning(f"left out: {files[image]}: its scan could not be read")
+    return [_item(scan, files[image], ignore=ignore) for image, scan in scans.items()]
+
+
+def _scan(datastore: Datastore, image: str) -> str:
+    """File of a scan, of an archive as it was fetched: one that it could not read, and said so, is none; else empty."""
+    file: str = getattr(datastore, "fetched", datastore.get_image_uri)(image)
+    return file
 
 
 def _labels(datastore: Datastore) -> dict[str, dict[str, str]]:

@@ -34,7 +34,8 @@ from aps_components.evaluation.pseudo_labels import MADE_BY, labeled_by
 from aps_components.evaluation.records import Records
 from aps_components.interactive import holds_a_persons_words, read_prompts
 from aps_components.interactive.model import class_value
-from aps_components.label_server.hooks import known_values, parsed_form
+from aps_components.label_server.handed_in import known_values
+from aps_components.label_server.hooks import parsed_form
 from aps_components.label_server.label_names import Served
 from aps_components.label_server.parameters import check_inference, check_info, check_training
 from aps_components.models import read_settings, trained_setting

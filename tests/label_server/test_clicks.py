@@ -9,9 +9,19 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from aps_components import Predictor
+from aps_components.inference.interactive import InteractiveVolume
 from aps_components.interactive import load_model
 from aps_components.label_server.clicks import Clicks, asked_points
-from aps_components.label_server.label_names import Served, named_values, names_in_order, renumbered, served_bundles
+from aps_components.label_server.label_names import (
+    Served,
+    bundles_by_most_names,
+    bundles_by_value,
+    is_of,
+    named_values,
+    names_in_order,
+    renumbered,
+    served_bundles,
+)
 from aps_components.label_server.parameters import RefusedRequestError, check_inference
 from aps_components.models import build_auto_prompt_seg, save_settings
 
@@ -209,6 +219,24 @@ def test_a_new_beginning_that_fails_midway_leaves_nothing_behind(clicks, weights
     assert np.array_equal(clicks.answer(scan, more, checkpoint=weights).label_map, fresh)
 
 
+def test_a_further_click_that_fails_midway_was_not_said(clicks, weights, scan, monkeypatch):
+    said = {1: [(3, 4, 5)], 2: [(20, 30, 11)]}
+    failed, other = {**said, 2: [*said[2], (9, 9, 9)]}, {**said, 0: [(9, 12, 9)]}
+    fresh = Counted().answer(scan, other, checkpoint=weights).label_map
+    clicks.answer(scan, said, checkpoint=weights)
+
+    def full(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InteractiveVolume, "_ask", full)
+        with pytest.raises(MemoryError):
+            clicks.answer(scan, failed, checkpoint=weights)
+    answer = clicks.answer(scan, other, checkpoint=weights)
+    assert (9, 9, 9) not in answer._named
+    assert np.array_equal(answer.label_map, fresh)
+
+
 @pytest.mark.parametrize(
     ("info", "names"),
     [
@@ -286,6 +314,9 @@ def test_the_bundle_of_a_label_is_known_said_or_asked_for(drawn):
         stored(file, "kidney", "liver", among=both)
     assert stored(file, "kidney", "liver", among=both, bundle="organs")[1] == ["organs"]
     assert stored(file, "kidney", "liver", "spleen", among=both)[1] == ["abdomen"]  # the only one that knows the third
+    for model in ("organs", "organs_clicks", "organs_scribbles"):  # as 3D Slicer says what it was set to
+        assert stored(file, "kidney", "liver", among=both, model=model)[1] == ["organs"]
+    assert stored(file, "kidney", "liver", "spleen", among=both, model="organs")[1] == ["abdomen"]
     alike = [ORGANS, served("same", dict(ORGANS.classes))]
     assert stored(file, "liver", "kidney", among=alike)[1] == ["organs", "same"]
     assert stored(file, among=both)[1] == []
@@ -294,6 +325,32 @@ def test_the_bundle_of_a_label_is_known_said_or_asked_for(drawn):
     for wrong in ("liver", 3, [["organs"]]):
         with pytest.raises(RefusedRequestError, match="none of the bundles that are served: abdomen, organs"):
             stored(file, among=both, bundle=wrong)
+
+
+def test_a_class_that_was_not_drawn_is_asked_for_too(tmp_path):
+    """Both call the liver 1, and the second would learn that there is no spleen here."""
+    file = tmp_path / "liver.nii.gz"
+    nib.save(nib.Nifti1Image(np.array([[[0, 1, 1], [0, 1, 0]]], dtype=np.uint8), AFFINE), file)
+    both = [served("tumours", {"liver": 1, "tumour": 2}), served("abdomen", {"liver": 1, "spleen": 2})]
+    of_either = "could be of tumours or of abdomen, .* different classes"
+    with pytest.raises(RefusedRequestError, match=f"{of_either}: say which one"):
+        stored(file, "liver", among=both)
+    assert stored(file, "liver", among=both, model="abdomen_clicks")[1] == ["abdomen"]
+    assert stored(file, "liver", among=both, bundle="tumours")[1] == ["tumours"]
+    assert stored(file, "liver", "tumour", among=both)[1] == ["tumours"]
+    with pytest.raises(RefusedRequestError, match=f"{of_either}: serve one"):
+        bundles_by_most_names(["liver"], both)
+    with pytest.raises(RefusedRequestError, match="could be of tumours or abdomen: name its segments, or say"):
+        bundles_by_value([1], both)
+
+
+def test_what_values_mean_is_kept_with_a_label():
+    assert KIDNEYS.meaning == {"0": "", "1": "left", "2": "left", "3": "right"}
+    again = served("again", dict(KIDNEYS.classes), _2=1, _3=2)
+    assert is_of({"bundle": ["kidneys"], "values": KIDNEYS.meaning}, again)
+    assert not is_of({"bundle": ["kidneys"], "values": KIDNEYS.meaning}, served("kidneys", dict(KIDNEYS.classes)))
+    assert is_of({"bundle": ["kidneys"]}, KIDNEYS)  # of an earlier version
+    assert not is_of({"bundle": ["kidneys"]}, again)
 
 
 def test_segments_that_no_bundle_knows_are_named(drawn):

@@ -13,9 +13,16 @@ import pytest
 
 from aps_components.label_server import label_names
 from aps_components.label_server.guard import Guard
-from aps_components.label_server.hooks import known_values, parsed_form, unpack
+from aps_components.label_server.handed_in import known_values
+from aps_components.label_server.hooks import parsed_form, unpack
 from aps_components.label_server.label_check import check_label
-from aps_components.label_server.parameters import RefusedRequestError, check_inference, check_name, check_tag
+from aps_components.label_server.parameters import (
+    RefusedRequestError,
+    check_inference,
+    check_info,
+    check_name,
+    check_tag,
+)
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 HOST = "127.0.0.1:8000"
@@ -334,6 +341,8 @@ class TestWhat:
         "params",
         [
             {"save_label": True, "label_tag": "final"},
+            {"save_label": True, "label_tag": "partial"},
+            {"save_label": True, "label_tag": ["partial"]},
             {"image": "/etc/passwd"},
             {"image": "a"},
             {"label": "/tmp/x.nii.gz"},
@@ -374,6 +383,10 @@ class TestWhat:
         }
         for params in (slicer, ohif, batch, {}, {"label_info": [{"name": "left atrium", "color": [1, 2, 3]}]}):
             check_inference(params)
+
+    def test_what_slicer_sends_with_a_label(self):
+        segments = [{"name": "left atrium", "idx": 1}]
+        check_info(parsed_form(json.dumps({"label_info": segments, "model": "la", "client_id": "user-xyz"})))
 
     @pytest.mark.parametrize("text", ["[]", "3", "{", '{"a": "$1"}', "\ufeff{}", None])
     def test_a_form_of_another_kind(self, text):

@@ -147,7 +147,8 @@ def test_one_label_is_trained_on_with_all_other_scans_and_the_next_answer_uses_i
 
 
 def test_training_again_with_another_label_starts_from_the_model(client, model, phantom_data, log):
-    client.put_label("scan_3", sorted((phantom_data / "labels").iterdir())[3], bundle="small")
+    label = sorted((phantom_data / "labels").iterdir())[3]
+    client.put_label("scan_3", label, bundle="small", names=["left atrium"])
     old = torch.load(model / "models" / "model.pt")
     # Small steps from where it was; from another start the weights would be elsewhere.
     client.train("small", max_epochs=1, sync=True)

@@ -10,14 +10,14 @@ import pytest
 
 from aps_components.evaluation.doubt.next_scan import ScanScore
 from aps_components.files import sha256_of
-from aps_components.label_server.strategies import DESCRIPTIONS, Renewal, choose, install
+from aps_components.label_server.strategies import DESCRIPTIONS, Held, Renewal, choose, install
 
 ENTROPY = {"a": 0.1, "b": 0.5, "c": 0.2}
 
 
 class Datastore:
     def __init__(self, unlabeled, labeled=()):
-        self.unlabeled, self.labeled = list(unlabeled), list(labeled)
+        self.unlabeled, self.labeled, self.broken = list(unlabeled), list(labeled), set()
 
     def get_unlabeled_images(self):
         return self.unlabeled
@@ -26,6 +26,11 @@ class Datastore:
         return self.labeled
 
     def get_image_uri(self, image):
+        if image in self.broken:
+            raise ValueError("slices are missing")
+        return self.fetched(image)
+
+    def fetched(self, image):
         return f"/studies/{image}.nii.gz"
 
 
@@ -105,7 +110,8 @@ def test_without_weights_nothing_is_scored(tmp_path):
     assert not Renewal(tmp_path, lambda: {"a": "x"}, renew=lambda *_: 0).check()
 
 
-def test_an_app_lists_the_strategies_and_answers_by_them(model, tmp_path, monailabel, monkeypatch):
+@pytest.fixture
+def app(model, tmp_path, monailabel, monkeypatch):
     monkeypatch.setattr(Renewal, "watch", lambda self: None)
     write_scores(model, ENTROPY)
     datastore = Datastore(ENTROPY, labeled=["z"] * 30)
@@ -113,7 +119,38 @@ def test_an_app_lists_the_strategies_and_answers_by_them(model, tmp_path, monail
         app_dir=tmp_path, _infers={"la": None}, _strategies={"first": None}, datastore=lambda: datastore
     )
     install(app)
-    assert set(app._strategies) == {"first", *DESCRIPTIONS}
+    return app
+
+
+def test_an_app_lists_the_strategies_and_answers_by_them(app):
+    datastore = app.datastore()
+    assert set(app._strategies) == set(DESCRIPTIONS)
     assert app._strategies["doubt"]({}, datastore) == {"id": "b"}
     datastore.unlabeled = []
     assert app._strategies["random"]({}, datastore) is None
+
+
+@pytest.mark.parametrize("strategy", DESCRIPTIONS)
+def test_a_scan_that_cannot_be_read_is_passed_over(app, caplog, strategy):
+    datastore = app.datastore()
+    datastore.broken = {"a", "b"}
+    assert app._strategies[strategy]({}, datastore) == {"id": "c"}
+    datastore.broken = set(ENTROPY)
+    assert app._strategies[strategy]({}, datastore) is None
+    assert "passed over: c: slices are missing" in caplog.text
+
+
+def test_two_people_are_not_given_the_same_scan(app):
+    datastore, ask = app.datastore(), app._strategies["doubt"]
+    assert [ask({"client_id": one}, datastore)["id"] for one in "xyx"] == ["b", "c", "b"]
+    assert app._strategies["first"]({"client_id": "z"}, datastore) == {"id": "a"}
+    assert ask({"client_id": "late"}, datastore) == {"id": "b"}  # all are held
+
+
+def test_a_scan_is_held_for_an_hour():
+    now = [0.0]
+    held = Held(seconds=3600, now=lambda: now[0])
+    assert held.take(["a", "b"], "x", min) == "a"
+    assert held.take(["a", "b"], "y", min) == "b"
+    now[0] = 3601.0
+    assert held.take(["a", "b"], "y", min) == "a"

@@ -1,11 +1,18 @@
 """What MONAI Label's training task is given, without MONAI Label."""
 
+import json
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import nibabel as nib
 import numpy as np
 import pytest
+
+from aps_components.data import training_dataset
+from aps_components.data.datastore import LEFT_OUT
+from aps_components.data.transforms import evaluation_transforms
+from aps_components.label_server.label_names import Served
 
 SHAPE = (17, 24, 40)
 
@@ -14,10 +21,11 @@ class Datastore:
     """Labels of a few scans by tag, and the bundles that some are of."""
 
     def __init__(self, folder, labels):
-        self.folder, self.labels, self.of = folder, labels, {}
+        self.folder, self.labels, self.of, self.meaning = folder, labels, {}, {}
 
     def get_label_info(self, label, tag):
-        return {"bundle": self.of[label, tag]} if (label, tag) in self.of else {}
+        meaning = {"values": self.meaning[label, tag]} if (label, tag) in self.meaning else {}
+        return {"bundle": self.of[label, tag], **meaning} if (label, tag) in self.of else {}
 
     def list_images(self):
         return list(self.labels)
@@ -88,9 +96,25 @@ def datastore(tmp_path):
     return Datastore(tmp_path, tags)
 
 
+@pytest.fixture
+def bundle(tmp_path):
+    """Makes a bundle in an app's folder."""
+
+    def make(name, **classes):
+        configs = tmp_path / "app" / "model" / name / "configs"
+        configs.mkdir(parents=True)
+        channels = {"0": "background", **{str(value): text for text, value in classes.items()}}
+        data = {"outputs": {"pred": {"channel_def": channels}}}
+        (configs / "metadata.json").write_text(json.dumps({"network_data_format": data}))
+        (configs / "train.json").write_text("{}")
+        return configs.parent
+
+    return make
+
+
 @pytest.mark.parametrize(("ignore", "said"), [(None, {}), (200, {"ignore": 200})])
-def test_labels_tagged_partial_are_trained_on_where_they_were_drawn(training, datastore, ignore, said):
-    task = training.TrainTask("app/model/la", {"models": "la"}, {"ignore": ignore})
+def test_labels_tagged_partial_are_trained_on_where_they_were_drawn(training, datastore, bundle, ignore, said):
+    task = training.TrainTask(bundle("la", atrium=1), {"models": "la"}, {"ignore": ignore})
     items = task._fetch_datalist({}, datastore)
     final, partial = datastore.folder / "labels" / "final", datastore.folder / "labels" / "partial"
     along = "drawn" if ignore is None else {"axis": 0, "indices": "drawn"}
@@ -111,7 +135,7 @@ def test_a_damaged_label_is_left_to_the_training_to_name(training, datastore):
     assert [item["labeled_slices"] for item in items] == ["drawn", "drawn"]
 
 
-def test_labels_of_another_bundle_are_none_of_this_one(training, datastore, caplog):
+def test_labels_of_another_bundle_are_none_of_this_one(training, datastore, bundle, caplog):
     """A left atrium is 1 there, and the spleen is 1 here."""
     datastore.of = {
         ("a", "final"): ["la"],
@@ -119,7 +143,7 @@ def test_labels_of_another_bundle_are_none_of_this_one(training, datastore, capl
         ("b", "partial"): ["amos"],
         ("c", "partial"): ["amos", "organs"],
     }
-    task = training.TrainTask("app/model/amos", {"models": "la, amos"}, {})
+    task = training.TrainTask(bundle("amos", spleen=1), {"models": "la, amos"}, {})
     items = task._fetch_datalist({}, datastore)
     labels = datastore.folder / "labels"
     assert [item["label"] for item in items] == [str(labels / "partial" / f"{name}.nii.gz") for name in "bc"]
@@ -128,7 +152,52 @@ def test_labels_of_another_bundle_are_none_of_this_one(training, datastore, capl
     assert caplog.text.count("left out") == 3
 
 
-def test_a_label_of_unknown_origin_counts_where_one_bundle_is_served(training, datastore):
+def test_a_label_of_unknown_origin_counts_where_one_bundle_is_served(training, datastore, bundle):
     datastore.of = {("a", "final"): ["la"]}
-    others = training.labels_of_others(datastore, bundle="amos", served=["amos"])
+    others = training.labels_of_others(datastore, bundle=Served.of(bundle("amos", spleen=1)), served=["amos"])
     assert [file for file, _ in others] == [datastore.get_label_uri("a", "final")]
+
+
+def test_a_bundle_that_was_trained_anew_learns_from_the_labels_of_the_one_before(training, datastore, bundle):
+    """A training's bundle is called after its folder: OUT, then OUT2."""
+    earlier, later = (Served.of(bundle(name, spleen=1, liver=2)) for name in ("OUT", "OUT2"))
+    datastore.of = {key: ["OUT"] for key in (("a", "final"), ("b", "final"), ("b", "partial"))}
+    datastore.meaning = dict.fromkeys([("a", "final"), ("b", "partial")], earlier.meaning)
+    others = dict(training.labels_of_others(datastore, bundle=later, served=["OUT2"]))
+    assert list(others) == [datastore.get_label_uri("b", "final")]  # of before meanings were kept
+    changed = Served("OUT", {"spleen": 1}, {})
+    reasons = dict(training.labels_of_others(datastore, bundle=changed, served=["OUT"]))
+    assert "OUT had other classes" in reasons[datastore.get_label_uri("a", "final")]
+
+
+def test_scans_whose_label_is_left_out_are_learned_from_without_it(training, datastore, bundle):
+    folder = datastore.folder / "labels" / "final"
+    folder.mkdir()
+    for name in "ab":
+        nib.save(nib.Nifti1Image(np.ones(SHAPE, np.uint8), np.eye(4)), folder / f"{name}.nii.gz")
+    for name in "abcde":
+        nib.save(nib.Nifti1Image(np.ones(SHAPE, np.float32), np.eye(4)), datastore.folder / f"{name}.nii.gz")
+    datastore.of = {("b", "final"): ["amos"], ("b", "partial"): ["amos"]}
+    task = training.TrainTask(bundle("la", atrium=1), {"models": "la"}, {})
+    items = task._fetch_datalist({}, datastore)
+    learned, judged = task._partition_datalist([*items, items[0]], {})
+    assert not any(LEFT_OUT in item for item in judged)
+    data = training_dataset(learned, evaluation_transforms(num_classes=201), num_workers=0, progress=False).data
+    assert [(Path(item["image"]).name[0], "label" in item) for item in data] == [
+        ("a", True),
+        ("c", True),
+        ("d", True),
+        ("b", False),
+        ("e", False),
+    ]
+    assert not any(LEFT_OUT in item for item in data)
+
+
+def test_a_partial_label_whose_scan_cannot_be_read_does_not_end_the_training(training, datastore, caplog):
+    def refuse(image):
+        raise ValueError("slices are missing")
+
+    datastore.get_image_uri = refuse
+    datastore.fetched = lambda image: "" if image == "c" else f"/copies/{image}.nii.gz"
+    assert [item["image"] for item in training.partly_labelled(datastore)] == ["/copies/d.nii.gz"]
+    assert "partial/c.nii.gz: its scan could not be read" in caplog.text
