@@ -184,9 +184,9 @@ def _refuse_disagreement(names: Sequence[str], bundles: Sequence[Served], *, men
             raise RefusedRequestError(
                 f"the segment '{name}' has another value in labels of {first.name} than of {other.name}: {mend}"
             )
-    if other := _differing(bundles):
+    if differing := _differing(bundles):
         raise RefusedRequestError(
-            f"the label could be of {first.name} or of {other.name}, and what was not drawn would be background to "
+            f"the label could be of {first.name} or of {differing.name}, and what was not drawn would be background to "
             f"either, though they have different classes: {mend}"
         )
 
