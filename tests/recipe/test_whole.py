@@ -164,9 +164,7 @@ def test_the_card_of_an_average_that_was_judged_in_the_second_round(scans, tmp_p
 
     run(scans, tmp_path / "out", FakeCommands(dice))
     page = (tmp_path / "out" / "bundle" / "docs" / "README.md").read_text()
-    assert (
-        "by the one of 3 trainings that did not learn from it, or from another scan of its patient, by Model A" in page
-    )
+    assert "another scan of its patient (Model A's answers): **Dice 50.0 %" in page
     assert "After a second round, on 4 of these scans: Dice 70.0 %" in page
     assert "no Dice" not in page
 
