@@ -281,10 +281,20 @@ def refuse_decided(options: Mapping[str, Any], own: Collection[str], *, mend: Ma
     Raises:
         ValueError: which one, and what to do.
     """
-    if decided := sorted(key for key in options if key in own or key.partition("#")[0] in own):
-        key = decided[0]
-        instead = (mend or {}).get(key, "leave it out")
-        raise ValueError(f"--{key} {options[key]!r} has no effect here: {instead}")
+    if found := decided(options, own):
+        key, name = found
+        raise ValueError(f"--{key} {options[key]!r} has no effect here: {(mend or {}).get(name, 'leave it out')}")
+
+
+def decided(options: Iterable[str], own: Collection[str]) -> tuple[str, str] | None:
+    """The first option, by name, that a command sets itself, and the name in ``own`` by which it does; None of none.
+
+    Args:
+        options: names; what follows a "#" lies inside the key before it.
+        own: names.
+    """
+    found = ((key, name) for key in sorted(options) for name in (key, key.partition("#")[0]) if name in own)
+    return next(found, None)
 
 
 def meant(name: str, known: Collection[str], *, inside: str = "") -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from aps_components.bundle.writer import template
 from aps_components.configuration import DATASET_OPTIONS
 from aps_components.files import replace_text
-from aps_components.options import refuse_unknown
+from aps_components.options import decided, refuse_unknown
 from aps_components.plain_json import parse_json, read_object
 
 UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "min": 60.0, "s": 1.0}
@@ -51,9 +51,9 @@ def checked_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
         ValueError: an option that there is not, that a whole training sets itself, or whose value does not fit.
     """
     refuse_unknown(options, {*parse_json(template("train.json"), name="train.json"), *DATASET_OPTIONS})
-    for key in options:
-        if own := OWN.get(key, OWN.get(key.partition("#")[0])):
-            raise ValueError(f"--{key} is not for aps train: {own}")
+    if found := decided(options, OWN):
+        key, name = found
+        raise ValueError(f"--{key} is not for aps train: {OWN[name]}")
     of_dataset = {key: DATASET_OPTIONS[key](key, value) for key, value in options.items() if key in DATASET_OPTIONS}
     return of_dataset, {key: value for key, value in options.items() if key not in DATASET_OPTIONS}
 
