@@ -212,6 +212,29 @@ def write_rows(table: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     replace_text(table, comma_separated([list(COLUMNS), *([row[name] for name in COLUMNS] for row in rows)]))
 
 
+def minutes_to(dice: float, rows: Sequence[Mapping[str, str]]) -> dict[tuple[str, str, str], float | None]:
+    """The annotator's minutes after which a chain first reaches a Dice, on straight lines between its rounds.
+
+    Args:
+        dice: in percent.
+        rows: of the table.
+
+    Returns:
+        by way, strategy and seed; None for a chain that never reaches it.
+    """
+    found: dict[tuple[str, str, str], float | None] = {}
+    before: dict[tuple[str, str, str], tuple[float, float]] = {}
+    for row in sorted(rows, key=lambda row: int(row["round"])):
+        key = (row["way"], row["strategy"], row["seed"])
+        here = (float(row["minutes"]), float(row["dice"]))
+        if found.setdefault(key, None) is None and here[1] >= dice:
+            start = before.get(key)
+            rise = 1.0 if start is None else (dice - start[1]) / (here[1] - start[1])
+            found[key] = here[0] if start is None else start[0] + rise * (here[0] - start[0])
+        before[key] = here
+    return found
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -233,6 +256,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--whole_minutes", type=float, default=15.0, help="of drawing a whole label")
     parser.add_argument("--look_minutes", type=float, default=1.0, help="of opening and looking through a scan")
     parser.add_argument("--click_minutes", type=float, default=0.25, help="of a click and a look at the answer")
+    parser.add_argument("--wanted", type=float, default=85.0, help="Dice %% whose minutes are printed at the end")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
@@ -260,6 +284,9 @@ def main() -> None:
                         rows.append(chain.row(number))
                         write_rows(table, rows)
                         print(",".join(str(rows[-1][name]) for name in COLUMNS), flush=True)
+    for key, minutes in minutes_to(options.wanted, read_rows(table)).items():
+        when = "not reached" if minutes is None else f"after {minutes:.0f} minutes"
+        print(f"{', '.join(key)}: Dice {options.wanted:g} % {when}")
 
 
 if __name__ == "__main__":
