@@ -11,7 +11,7 @@ def next_scan(
     bundle: str,
     out: str,
     checkpoint: str | None = None,
-    strategy: str = "doubt",
+    strategy: str = "predicted_dice",
     round: int = 0,
     seed: int = 0,
     device: str | None = None,
@@ -24,8 +24,8 @@ def next_scan(
         bundle: a bundle's name, folder or zip.
         out: the file of scores, JSON; scans that these weights have scored are not scored again.
         checkpoint: model.pt of a training, instead of the bundle's own.
-        strategy: doubt (entropy, the classes in turns), predicted_dice, foreground (by chance, among scans in which the
-            model finds something) or random.
+        strategy: predicted_dice (the lowest first), doubt (entropy, the classes in turns), foreground (by chance, among
+            scans in which the model finds something) or random.
         round: how many times a model was trained on what was labelled: early rounds are spread, late ones doubtful.
         seed: of what is left to chance.
         device: cpu, cuda or cuda:1; a GPU, if there is one, by default.

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from aps_components.data import DataError
 from aps_components.data.nifti import read_geometry, write_nifti
-from aps_components.label_server.handed_in import Kept, drawn_values, handed_in
+from aps_components.label_server.handed_in import Kept, drawn_values, finished_info, handed_in
 from aps_components.label_server.hooks import known_image
 from aps_components.label_server.label_check import label_affine, label_voxels
 from aps_components.label_server.label_names import Served, bundles_by_most_names, is_of, type_of
@@ -239,6 +239,7 @@ class Archive(DICOMWebDatastore):
                 tag=check_tag(label_tag),
                 scan=image,
                 former=former,
+                finished=finished_info(self, image_id),
                 sure=label_tag == FINAL,
             ) as (file, _, bundles),
         ):

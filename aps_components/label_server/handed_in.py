@@ -21,9 +21,10 @@ from aps_components.label_server.label_names import (
     names_in_order,
     renumbered,
 )
-from aps_components.label_server.parameters import BY_HAND, PARTIAL, RefusedRequestError
+from aps_components.label_server.parameters import BY_HAND, FINAL, PARTIAL, RefusedRequestError
 
 ANSWER = {"model", "params"}  # what MONAI Label says with a model's answer that it stores; viewers say a model alone
+EMPTY = "empty"  # in a label's params: the scan holds none of the classes
 CONFLICT = 409  # HTTP: there is something already
 
 
@@ -36,6 +37,11 @@ class Kept(dict[str, Any]):
         said = {key: value for key, value in (info or {}).items() if key != MEANING}
         meaning = {MEANING: bundles[0].meaning} if bundles else {}
         return cls({**said, BUNDLE: [bundle.name for bundle in bundles], **meaning})
+
+
+def finished_info(datastore: Any, image: str) -> Mapping[str, Any] | None:
+    """What MONAI Label's datastore keeps with the final label of a scan; None where it has none."""
+    return datastore.get_label_info(image, FINAL) or {} if FINAL in datastore.get_labels_by_image_id(image) else None
 
 
 def known_values(bundles: Collection[Served], *, partly: bool = False) -> set[int]:
@@ -63,6 +69,7 @@ def handed_in(
     tag: str,
     scan: str,
     former: Mapping[str, Any],
+    finished: Mapping[str, Any] | None = None,
     sure: bool = False,
 ) -> Iterator[tuple[str, Kept, list[Served]]]:
     """A label as it is to be stored.
@@ -74,6 +81,7 @@ def handed_in(
         tag: of those by hand more is asked than of a model's answer.
         scan: its file; of a folder of DICOM slices the grid is known where the label is sent back.
         former: what was kept with the label that it takes the place of.
+        finished: what was kept with the scan's final label; None where it has none.
         sure: its bundle must be known.
 
     Yields:
@@ -88,12 +96,19 @@ def handed_in(
     with renumbered(label, info, served) as (file, bundles):
         if os.path.isfile(scan):
             check_label(file, scan, values=known_values(bundles or served, partly=tag == PARTIAL))
+        if tag in BY_HAND and (tag == PARTIAL or not (info or {}).get(EMPTY)) and not label_voxels(file).any():
+            raise RefusedRequestError(
+                "the label is empty: draw something first"
+                + ("" if tag == PARTIAL else f', or say {{"{EMPTY}": true}} in its params if there is nothing to draw')
+            )
         if tag in BY_HAND and not names_in_order((info or {}).get("label_info")):
             _refuse_unclear_numbers(drawn_values(label_voxels(file)), bundles or served)
         if sure:
             bundles = bundles or bundles_by_value(drawn_values(label_voxels(file)), served)
         if tag in BY_HAND:
             _refuse_loss(former, bundles, tag=tag)
+        if tag == PARTIAL and finished is not None:
+            _refuse_unread(finished, bundles)
         yield file, Kept.of(info, bundles), bundles
 
 
@@ -106,6 +121,18 @@ def _refuse_unclear_numbers(values: Sequence[int], bundles: Sequence[Served]) ->
                 f"the label has the values {list(values)[:8]} and no names: are these the numbers of an answer of "
                 f"{bundle.name}, or of its label files? Name its segments (label_info in the label's params)"
             )
+
+
+def _refuse_unread(finished: Mapping[str, Any], bundles: Sequence[Served]) -> None:
+    """Of a bundle's labels of a scan the finished one counts, and nobody would learn from an unfinished one."""
+    of, names = set(bundles_of_label(finished)), {bundle.name for bundle in bundles}
+    if of and names and not of & names:
+        return
+    raise RefusedRequestError(
+        "the scan has a finished label, which counts: remove that one first (DELETE /datastore/label?id=SCAN&"
+        f"tag={FINAL}) if it was not finished after all",
+        CONFLICT,
+    )
 
 
 def _refuse_loss(former: Mapping[str, Any], bundles: Sequence[Served], *, tag: str) -> None:

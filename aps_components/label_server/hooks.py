@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from aps_components.errors import in_a_line, is_meant_for_a_user, root_cause
-from aps_components.label_server.handed_in import Kept, handed_in
+from aps_components.label_server.handed_in import Kept, finished_info, handed_in
 from aps_components.label_server.label_names import Served, served_bundles
 from aps_components.label_server.parameters import (
     RefusedRequestError,
@@ -215,6 +215,7 @@ def _save_label(function: Callable[..., Any]) -> Callable[..., Any]:
             tag=label_tag,
             scan=self.get_image_uri(image_id),
             former=self.get_label_info(image_id, label_tag),
+            finished=finished_info(self, image_id),
         ) as (file, kept, _):
             return function(self, image_id, file, label_tag, dict(kept), *rest)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import subprocess
 import threading
@@ -23,20 +24,21 @@ from aps_components.bundle.locate import WEIGHTS
 from aps_components.evaluation.doubt.next_scan import NEED_SCORES, RANDOM, ScanScore, next_scans
 from aps_components.files import sha256_of
 from aps_components.label_server.app import UNTRAINED
+from aps_components.label_server.parameters import PARTIAL
 from aps_components.models import trained_setting
 from aps_components.segmentation.next_scan import SCORES_FILE, read_scores
 
 FIRST = "first"  # as MONAI Label calls its own, which would name a scan that cannot be read for ever
 DESCRIPTIONS = {
-    "doubt": "The scan that the model is least sure of, the classes in turns",
     "predicted_dice": "The scan whose answer is expected to be the worst",
+    "doubt": "The scan that the model is least sure of, the classes in turns",
     "foreground": "By chance, among scans in which the model finds something",
     RANDOM: "By chance",
     FIRST: "By name",
 }
 NICENESS = 19  # the lowest priority
 SCANS_A_ROUND = 3  # labelled between two trainings, as a rule
-HELD = 3600.0  # seconds for which a scan that somebody was given is not the next of somebody else, if there are others
+HELD = 3600.0  # seconds for which a scan that somebody was given is nobody's next, if there are others
 WATCHED = 20.0  # seconds between two looks at the weights
 logger = logging.getLogger(__name__)
 
@@ -148,28 +150,28 @@ class Renewal:
 
 
 class Held:
-    """Who was given which scan of late, so that two people do not label the same one."""
+    """Which scans were given of late: two people do not label the same one, and whoever asks again gets another.
+
+    Who asks is not looked at: 3D Slicer's module gives everybody the same ``client_id``, and OHIF's panel gives none.
+    """
 
     def __init__(self, *, seconds: float = HELD, now: Callable[[], float] = time.monotonic) -> None:
         self._seconds, self._now = seconds, now
-        self._given: dict[str, tuple[str, float]] = {}
+        self._given: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def take(self, images: list[str], client: str, choose: Callable[[list[str]], str]) -> str:
-        """One of the images, and of those that nobody else holds if there are any; it is the client's from now on."""
+    def take(self, images: list[str], choose: Callable[[list[str]], str]) -> str:
+        """One of the images that were not given of late, else the one that was given first; it is held from now on."""
         with self._lock:
-            image = choose([image for image in images if not self._of_another(image, client)] or images)
-            self._given[image] = (client, self._now())
+            free = [image for image in images if self._now() - self._given.get(image, -math.inf) >= self._seconds]
+            image = choose(free) if free else min(images, key=lambda image: self._given[image])
+            self._given[image] = self._now()
         return image
 
     def give_back(self, image: str) -> None:
-        """It is nobody's."""
+        """It is held no more."""
         with self._lock:
             self._given.pop(image, None)
-
-    def _of_another(self, image: str, client: str) -> bool:
-        holder, since = self._given.get(image, (client, 0.0))
-        return holder != client and self._now() - since < self._seconds
 
 
 def is_readable(datastore: Any, image: str) -> bool:
@@ -197,18 +199,21 @@ def strategies(renewal: Renewal) -> dict[str, Any]:
             self.name = name
 
         def __call__(self, request: Mapping[str, Any], datastore: Any) -> dict[str, str] | None:
-            left, client = sorted(datastore.get_unlabeled_images()), str(request.get("client_id") or "")
+            left = sorted(datastore.get_unlabeled_images())
             if not left:
                 return None
+            begun = {image for image in left if PARTIAL in datastore.get_labels_by_image_id(image)}
+            untouched = [image for image in left if image not in begun]
             labelled = len(datastore.get_labeled_images())
             renewal.check()
             draw = partial(choose, self.name, scores=renewal.scores(), round=labelled // SCANS_A_ROUND, seed=labelled)
-            while left:
-                image = held.take(left, client, draw)
-                if is_readable(datastore, image):
-                    return {"id": image}
-                held.give_back(image)
-                left.remove(image)
+            for images in (untouched, sorted(begun)):  # half-finished ones when there are no others
+                while images:
+                    image = held.take(images, draw)
+                    if is_readable(datastore, image):
+                        return {"id": image}
+                    held.give_back(image)
+                    images.remove(image)
             return None
 
     return {name: Next(name) for name in DESCRIPTIONS}
@@ -225,6 +230,7 @@ def install(app: Any) -> None:
     model = Path(app.app_dir) / "model" / next(iter(app._infers))
     datastore = app.datastore()
     renewal = Renewal(model, lambda: unlabelled_scans(datastore))
+    app._strategies.clear()  # the first of the list is Slicer's default
     app._strategies.update(strategies(renewal))
     renewal.watch()
 

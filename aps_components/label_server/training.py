@@ -7,13 +7,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.bundle import BundleTrainTask
 
 from aps_components.data.datastore import LEFT_OUT
 from aps_components.data.errors import DataError
 from aps_components.data.nifti import read_scan
-from aps_components.data.partial import DRAWN, IGNORE, SLICES, drawn_slices, is_partial
+from aps_components.data.partial import CLASSES, DRAWN, IGNORE, SLICES, drawn_slices, is_partial
 from aps_components.label_server.label_names import Served, bundles_of_label, is_of, served_bundles
 from aps_components.label_server.parameters import FINAL, PARTIAL
 
@@ -30,10 +31,12 @@ class TrainTask(BundleTrainTask):
         whole: list[dict[str, Any]] = super()._fetch_datalist(request, datastore)
         bundle = Path(self.bundle_path)
         served = served_bundles(bundle.parent.parent, self.conf)
-        others = dict(labels_of_others(datastore, bundle=Served.of(bundle), served=served))
+        own = Served.of(bundle)
+        others = dict(labels_of_others(datastore, bundle=own, served=served))
         for label, reason in others.items():
             logger.warning(f"left out: {label}: {reason}")
-        partly = partly_labelled(datastore, ignore=self.bundle_config.get(IGNORE), left_out=others)
+        by_class = None if self.bundle_config.get("regions") else own  # a region is of several classes
+        partly = partly_labelled(datastore, ignore=self.bundle_config.get(IGNORE), left_out=others, bundle=by_class)
         items = [*(item for item in whole if item["label"] not in others), *partly]
         return [{**item, LEFT_OUT: sorted(others)} for item in items] if others else items
 
@@ -76,14 +79,16 @@ def _other(names: Sequence[str], bundle: Served) -> str:
 
 
 def partly_labelled(
-    datastore: Datastore, *, ignore: int | None = None, left_out: Collection[str] = ()
+    datastore: Datastore, *, ignore: int | None = None, left_out: Collection[str] = (), bundle: Served | None = None
 ) -> list[dict[str, Any]]:
-    """Items of scans whose label is tagged ``partial``, and none ``final``: slices that hold nothing are unlabelled.
+    """Items of scans whose label is tagged ``partial``, and none ``final``: slices that hold nothing are unlabelled,
+    and classes that it does not hold were not drawn.
 
     Args:
         datastore: of MONAI Label.
         ignore: the bundle's value of a voxel that nobody labelled.
         left_out: files of labels that are as good as none.
+        bundle: whose classes the labels have; None where all classes count as drawn.
     """
     counted = {
         image: {tag: file for tag, file in labels.items() if file not in left_out}
@@ -93,7 +98,7 @@ def partly_labelled(
     scans = {image: scan for image in files if (scan := _scan(datastore, image))}
     for image in files.keys() - scans.keys():
         logger.warning(f"left out: {files[image]}: its scan could not be read")
-    return [_item(scan, files[image], ignore=ignore) for image, scan in scans.items()]
+    return [_item(scan, files[image], ignore=ignore, bundle=bundle) for image, scan in scans.items()]
 
 
 def _scan(datastore: Datastore, image: str) -> str:
@@ -111,10 +116,20 @@ def _labels(datastore: Datastore) -> dict[str, dict[str, str]]:
     }
 
 
-def _item(image: str, label: str, *, ignore: int | None) -> dict[str, Any]:
+def _item(image: str, label: str, *, ignore: int | None, bundle: Served | None) -> dict[str, Any]:
+    item: dict[str, Any] = {
+        "image": image,
+        "label": label,
+        SLICES: DRAWN,
+        **({} if ignore is None else {IGNORE: ignore}),
+    }
     try:
         voxels = read_scan(label).voxels
-        slices = drawn_slices((voxels != 0) & (voxels != ignore))
     except DataError:  # training names it, and leaves it out
-        slices = DRAWN
-    return {"image": image, "label": label, SLICES: slices, **({} if ignore is None else {IGNORE: ignore})}
+        return item
+    drawn = (voxels != 0) & (voxels != ignore)
+    if bundle is not None:
+        there = sorted(set(np.unique(bundle.class_map(voxels[drawn])).tolist()) & set(bundle.classes.values()))
+        if there and len(there) < len(bundle.classes):
+            item[CLASSES] = there
+    return {**item, SLICES: drawn_slices(drawn)}

@@ -18,12 +18,16 @@ ENTROPY = {"a": 0.1, "b": 0.5, "c": 0.2}
 class Datastore:
     def __init__(self, unlabeled, labeled=()):
         self.unlabeled, self.labeled, self.broken = list(unlabeled), list(labeled), set()
+        self.partial = set()
 
     def get_unlabeled_images(self):
         return self.unlabeled
 
     def get_labeled_images(self):
         return self.labeled
+
+    def get_labels_by_image_id(self, image):
+        return {"partial": image} if image in self.partial else {}
 
     def get_image_uri(self, image):
         if image in self.broken:
@@ -124,7 +128,7 @@ def app(model, tmp_path, monailabel, monkeypatch):
 
 def test_an_app_lists_the_strategies_and_answers_by_them(app):
     datastore = app.datastore()
-    assert set(app._strategies) == set(DESCRIPTIONS)
+    assert list(app._strategies) == list(DESCRIPTIONS)  # Slicer's module begins with the first
     assert app._strategies["doubt"]({}, datastore) == {"id": "b"}
     datastore.unlabeled = []
     assert app._strategies["random"]({}, datastore) is None
@@ -140,17 +144,26 @@ def test_a_scan_that_cannot_be_read_is_passed_over(app, caplog, strategy):
     assert "passed over: c: slices are missing" in caplog.text
 
 
-def test_two_people_are_not_given_the_same_scan(app):
+@pytest.mark.parametrize("who", [{}, {"client_id": "user-xyz"}])  # as OHIF's panel asks, and Slicer's module
+def test_nobody_is_given_a_scan_that_was_given_of_late(app, who):
     datastore, ask = app.datastore(), app._strategies["doubt"]
-    assert [ask({"client_id": one}, datastore)["id"] for one in "xyx"] == ["b", "c", "b"]
-    assert app._strategies["first"]({"client_id": "z"}, datastore) == {"id": "a"}
-    assert ask({"client_id": "late"}, datastore) == {"id": "b"}  # all are held
+    assert [ask(who, datastore)["id"] for _ in "123"] == ["b", "c", "a"]
+    assert [ask(who, datastore)["id"] for _ in "123"] == ["b", "c", "a"]  # all are held: the longest first
+
+
+def test_half_finished_scans_come_when_there_are_no_others(app):
+    datastore, ask = app.datastore(), app._strategies["doubt"]
+    datastore.partial = {"b"}
+    assert [ask({}, datastore)["id"] for _ in "12"] == ["c", "a"]
+    datastore.partial = {"a", "b", "c"}
+    assert ask({}, datastore) == {"id": "b"}
 
 
 def test_a_scan_is_held_for_an_hour():
     now = [0.0]
     held = Held(seconds=3600, now=lambda: now[0])
-    assert held.take(["a", "b"], "x", min) == "a"
-    assert held.take(["a", "b"], "y", min) == "b"
-    now[0] = 3601.0
-    assert held.take(["a", "b"], "y", min) == "a"
+    assert held.take(["a", "b"], min) == "a"
+    now[0] = 10.0
+    assert held.take(["a", "b"], min) == "b"
+    now[0] = 3600.0
+    assert held.take(["a", "b"], max) == "a"  # which alone is free

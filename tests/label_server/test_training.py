@@ -129,6 +129,13 @@ def test_labels_tagged_partial_are_trained_on_where_they_were_drawn(training, da
     assert judged == [items[1]]
 
 
+@pytest.mark.parametrize(("regions", "said"), [(None, {"labeled_classes": [1]}), ({"whole": [1, 2]}, {})])
+def test_classes_that_an_unfinished_label_does_not_hold_were_not_drawn(training, datastore, bundle, regions, said):
+    task = training.TrainTask(bundle("la", atrium=1, ventricle=2), {"models": "la"}, {"regions": regions})
+    partly = [item for item in task._fetch_datalist({}, datastore) if "labeled_slices" in item]
+    assert [{key: item[key] for key in item if key == "labeled_classes"} for item in partly[:1]] == [said]
+
+
 def test_a_damaged_label_is_left_to_the_training_to_name(training, datastore):
     (datastore.folder / "labels" / "partial" / "c.nii.gz").write_bytes(b"no label")
     items = training.partly_labelled(datastore)

@@ -4,7 +4,8 @@
 whole scans instead of patches: the classes take turns, so that a rare one is asked about, too; within a class a scan
 is drawn by its entropy to a power that rises with the rounds (noise of the logarithm that decays), so that first picks
 are spread and late ones are the doubtful. Others found that hardly any strategy beats drawing among scans in which
-there is something to label (arXiv:2511.19183), which is here as well.
+there is something to label (arXiv:2511.19183), which is here as well. With a simulated annotator the lowest predicted
+Dice first did best (``docs/results/next-scan.md``), so it is the default.
 """
 
 from __future__ import annotations
@@ -93,8 +94,8 @@ def by_chance(scores: Mapping[str, Any], *, rng: np.random.Generator, round: int
 
 
 STRATEGIES: Mapping[str, Strategy] = {
-    DOUBT: by_doubt,
     PREDICTED: by_predicted_dice,
+    DOUBT: by_doubt,
     FOREGROUND: with_foreground,
     RANDOM: by_chance,
 }
