@@ -26,7 +26,7 @@ from aps_components.data.checks import header_faults, label_faults
 from aps_components.data.datalist import located
 from aps_components.data.errors import DataError
 from aps_components.data.nifti import channels_of, read_geometry, read_scan
-from aps_components.data.partial import IGNORE, MOST_CLASSES, Partial, sliced_axis
+from aps_components.data.partial import DRAWN, IGNORE, MOST_CLASSES, Partial, sliced_axis
 
 PERCENTILES = (0.5, 50.0, 99.5)
 SAMPLES = 10_000  # voxels per case and channel for the percentiles, as in nnU-Net
@@ -88,7 +88,7 @@ class CaseFacts:
             class of which least does; None without any.
         extent: of the box around that piece, along x, y, z, voxels; None without any.
         sliced: the axis of the file along which the label looks as if only some slices had been drawn, and nobody says
-            so; else None.
+            so, or names another axis; else None.
     """
 
     case: Case
@@ -281,9 +281,16 @@ def _facts(root: Path, case: Case, *, in_full: bool, partial: Partial) -> CaseFa
         unlabeled_voxels=unlabeled,
         drawn=partial.classes,
         joined_share=share,
-        sliced=None if labels is None or unlabeled or partial.slices is not None else sliced_axis(labels > 0),
+        sliced=None if labels is None else _sliced(labels, unlabeled, partial),
         extent=None if sides is None else (sides[order[0]], sides[order[1]], sides[order[2]]),
     )
+
+
+def _sliced(labels: NDArray[np.int32], unlabeled: int, partial: Partial) -> int | None:
+    if partial.slices == DRAWN:
+        axis = sliced_axis(labels > 0)
+        return None if axis == partial.axis else axis
+    return None if unlabeled or partial.slices is not None else sliced_axis(labels > 0)
 
 
 def _read_label(root: Path, file: str, partial: Partial) -> tuple[NDArray[np.int32], int]:

@@ -54,6 +54,15 @@ def test_labels_that_look_drawn_in_slices_are_named():
     assert line.endswith("say --labeled_slices drawn:0")
 
 
+def test_labels_drawn_along_another_axis_than_is_said_are_named():
+    found = fingerprint({1: (900, 0.5)})
+    said = replace(found.cases[1].case, said={"labeled_slices": "drawn"})
+    found.cases[1] = replace(found.cases[1], sliced=0, case=said)
+    (line,) = make_plan(found).warnings
+    assert line.startswith("labels/1.nii.gz: no two slices")
+    assert 'say drawn:0, or {"axis": 0, "indices": "drawn"} in a datalist' in line
+
+
 def test_rare_class_in_a_large_anisotropic_scan():
     classes = {1: (2_000, 0.5), 7: (200_000, 0.5)}
     plan = make_plan(fingerprint(classes, shape=(512, 512, 40), spacing=(0.5, 0.5, 5.0)))

@@ -63,6 +63,15 @@ def test_a_label_that_looks_drawn_in_slices(tmp_path, numbers, axis):
     assert fingerprint_of(tmp_path).cases[0].sliced == axis
 
 
+@pytest.mark.parametrize(("said", "found"), [("drawn", 0), ({"axis": 0, "indices": "drawn"}, None), ([3], None)])
+def test_slices_that_were_drawn_along_another_axis_than_is_said(tmp_path, said, found):
+    label = label_map(SHAPE, {1: [box((index, index + 1), (3, 19), (12, 30)) for index in (2, 6, 10)]})
+    save(tmp_path / "images" / "a.nii.gz", random_image(), AFFINE)
+    save(tmp_path / "labels" / "a.nii.gz", label, AFFINE)
+    folder = find_cases(tmp_path).told(ignore=None, slices=said)
+    assert take_fingerprint(folder, progress=False).cases[0].sliced == found
+
+
 def test_classes_of_a_case(tmp_path):
     pieces = [box((0, 2), (0, 3), (0, 5)), box((2, 3), (3, 4), (5, 6)), box((10, 12), (20, 22), (30, 31))]
     label = label_map(SHAPE, {3: pieces, 700: box((16, 17), (23, 24), (39, 40))})
