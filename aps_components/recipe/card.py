@@ -108,4 +108,5 @@ def _trained(results: TrainingResults, last: str) -> str:
     rounds = [f"- {step.name}: {step.what}" for step in results.plan.stages if step.name in JUDGED]
     machine = ", ".join(f"{key} {value}" for key, value in results.machine.items())
     lines = [*rounds, f"- the training of this model: {last}"]
-    return "\n".join([*lines, f"- {duration(results.seconds)} of commands in all, on: {machine}"])
+    took = f"{duration(results.worked)}, with " if results.worked is not None else ""
+    return "\n".join([*lines, f"- {took}{duration(results.seconds)} of commands in all, on: {machine}"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -111,7 +112,7 @@ class Journal:
         self._content["worked"] = round(self.worked, 1)
         self._written = time.monotonic()
         replace_text(self.file, json.dumps(self._content, indent=1) + "\n")
-        replace_text(self.out / COMMANDS, _script(self._content["stages"]))
+        replace_text(self.out / COMMANDS, _script(typed_command(), self._content["stages"]))
 
 
 def _recipe_names(asked: Mapping[str, Any]) -> set[str]:
@@ -123,9 +124,22 @@ def _empty(asked: dict[str, Any]) -> dict[str, Any]:
     return {"asked": asked, "worked": 0.0, "stages": {}, "facts": {}}
 
 
-def _script(stages: Mapping[str, Mapping[str, Any]]) -> str:
+def typed_command() -> str:
+    """The ``aps train`` that this process is, as it was typed; empty where Python called it."""
+    return shlex.join(["aps", *sys.argv[1:]]) if sys.argv[1:2] == ["train"] else ""
+
+
+def _script(typed: str, stages: Mapping[str, Mapping[str, Any]]) -> str:
     """The commands as a user would type them."""
     lines = ["# What was run, in this order; some of it beside each other.", ""]
+    if typed:
+        lines = [
+            "# All of this is one command:",
+            f"# {typed}",
+            "# Its parts need what it writes between them.",
+            "",
+            *lines,
+        ]
     for name, stage in stages.items():
         command = shlex.join(["python", *stage["command"][1:]]) if stage["command"] else "# (no command of its own)"
         lines += [f"# {name}", command, ""]

@@ -124,7 +124,12 @@ class ChoiceRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResults:
-    """All of it."""
+    """All of it.
+
+    Attributes:
+        command: all of it, as it was typed; empty where that is not known.
+        worked: seconds that passed while it worked; None where that is not known.
+    """
 
     plan: PrintedPlan = field(default_factory=PrintedPlan)
     stages: list[StageRecord] = field(default_factory=list)
@@ -132,6 +137,8 @@ class TrainingResults:
     choices: list[ChoiceRecord] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    command: str = ""
+    worked: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -168,6 +175,8 @@ def read_results(out: str | os.PathLike[str]) -> TrainingResults:
             choices=_parts(ChoiceRecord, content.get("choices", [])),
             machine=dict(content.get("machine", {})),
             versions=dict(content.get("versions", {})),
+            command=str(content.get("command", "")),
+            worked=content.get("worked"),
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{file}: is no record of a training ({error}); {MEND}") from error

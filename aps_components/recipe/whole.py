@@ -27,7 +27,7 @@ from aps_components.recipe.datasets import Learning
 from aps_components.recipe.display import Display
 from aps_components.recipe.evaluations import Evaluations
 from aps_components.recipe.facts import Asked, Facts, Pace, TimePlan
-from aps_components.recipe.journal import Journal
+from aps_components.recipe.journal import Journal, typed_command
 from aps_components.recipe.measure import measure_pace
 from aps_components.recipe.parts import first_tempo, learns_unlabelled
 from aps_components.recipe.plan import (
@@ -283,6 +283,8 @@ class WholeTraining:
             choices=self.choices,
             machine={**machine(), "cores": self.asked.cores, "trainings_at_once": self.asked.jobs},
             versions=_versions(),
+            command=typed_command(),
+            worked=round(self.journal.worked, 1),
         )
 
 

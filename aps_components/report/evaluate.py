@@ -27,6 +27,7 @@ from aps_components.report.page import REPORT_FILE
 FILES = ("train.json", "evaluate.json")
 RESULTS = "evaluation"  # beside the bundle that a whole training left, or here
 JUDGED = "evaluation#context#data"  # goes into the figures: what they are of
+SCANS = "scans"  # in the results: a folder of its own, as the results may go where a dataset has its own list
 SPLITS = ("test", "validation", "training")
 # What the command sets itself, and what to give in its place.
 OWN = {
@@ -92,7 +93,7 @@ def evaluate(
         labels=stored["labels"],
         label_values={**stored, **(options or {})}.get("label_values"),
         cases=trained_cases(weights),
-        work=real(folder),
+        work=real(folder) / SCANS,
         split=split,
     )
     ensure_writable(folder)

@@ -369,12 +369,18 @@ def _figure(value: Any) -> str:
 def _machine(content: Mapping[str, Any]) -> list[Block]:
     seconds = known(number(stage.get("seconds")) for stage in objects(content.get("stages")))
     planned = number(mapping(content.get("plan")).get("seconds"))
-    times = [("planned", duration(planned)), ("took, all stages", duration(sum(seconds) if seconds else None))]
+    times = [
+        ("planned", duration(planned)),
+        ("took", duration(number(content.get("worked")))),
+        ("all commands, those beside each other added up", duration(sum(seconds) if seconds else None)),
+    ]
     return [Facts([*times, *facts(content.get("machine")), *facts(content.get("versions"))])]
 
 
 def _commands(content: Mapping[str, Any]) -> list[Block]:
     blocks: list[Block] = []
+    if typed := text(content.get("command") or ""):
+        blocks += [Text("All of it"), Commands([typed])]
     for stage in objects(content.get("stages")):
         command = stage.get("command")
         if isinstance(command, list) and command:

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import nibabel as nib
+import numpy as np
 import pytest
 from reports import read_report
 from workflows import BUNDLES, TINY, run_workflow, untrained_copy
@@ -124,6 +126,21 @@ def test_a_dataset_with_its_parts_and_a_bundle_alone(trained, phantoms, tmp_path
     assert file == tmp_path / "results" / "report.html"
     assert [row[1] for row in read_report(file).table("class", "cases", "Dice %")] == ["2"]
     assert json.loads((tmp_path / "results" / "metrics.json").read_text())["context"]["split"] == "validation"
+
+
+def test_a_datalist_of_ones_own_where_results_go_stays(trained, phantoms, tmp_path):
+    own = tmp_path / "out" / "datalist.json"
+    own.parent.mkdir()
+    own.write_text("mine")
+    scans = tmp_path / "scans"
+    for part in ("images", "labels"):
+        shutil.copytree(phantoms / part, scans / part)
+    for file in (scans / "images").iterdir():  # other scans than those of the training
+        image = nib.load(file)
+        nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32)[::-1] + 1, image.affine), file)
+    evaluate(trained / "bundle", scans, out=own.parent, options=OPTIONS | {"predictor": "a"})
+    assert own.read_text() == "mine"
+    assert (own.parent / "scans" / "datalist.json").is_file()
 
 
 def test_two_datasets_of_one_name_keep_their_results_apart(trained, phantoms, tmp_path, capsys):
