@@ -25,6 +25,7 @@ from aps_components.plain_json import read_object, refuse_config_syntax
 from aps_components.terminal import brief
 
 LAYOUTS = (("images", "labels"), ("imagesTr", "labelsTr"))
+DECLARATION = "dataset.json"  # of nnU-Net and of the Medical Segmentation Decathlon
 NOT_A_CLASS = "ignore"  # nnU-Net's name for voxels without a label
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 
@@ -141,7 +142,7 @@ def declared_labels(root: Path) -> dict[int, str]:
     Raises:
         DataError: the file is damaged, or declares what is no class.
     """
-    file = root / "dataset.json"
+    file = root / DECLARATION
     if not file.exists():
         return {}
     mend = "mend it, move it away, or name the classes by --labels"
@@ -214,7 +215,9 @@ def _scans(root: Path, folder: str) -> list[str]:
         raise DataError(f"{place}: {what}; put the scans there, or name another by --images or --labels_dir")
     files = [f"{folder}/{path.name}" for path in scans_in(place)]
     if not files:
-        raise DataError(f"{place}: no .nii or .nii.gz file in this folder; convert the scans to NIfTI")
+        raise DataError(
+            f"{place}: no .nii or .nii.gz file in this folder; put some there, or convert the scans to NIfTI"
+        )
     return files
 
 

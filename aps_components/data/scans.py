@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aps_components.data.case_folder import CHANNEL, Case, CaseFolder, find_cases
+from aps_components.data.case_folder import CHANNEL, DECLARATION, Case, CaseFolder, find_cases
 from aps_components.data.datalist import (
     DATALIST,
     PATIENT,
+    Datalist,
     Item,
     case_name,
     declared_patients,
@@ -121,9 +122,25 @@ def _patients(names: Sequence[str]) -> dict[str, str]:
     return patients_of(names)
 
 
+def load_listing(file: Path, *, counts_at_most: bool = False) -> Datalist:
+    """A datalist that somebody names by its file; of nnU-Net's and the Decathlon's it is said that a folder is wanted.
+
+    Raises:
+        DataError: as :func:`load_datalist`.
+    """
+    try:
+        return load_datalist(file.parent, file=file, counts_at_most=counts_at_most)
+    except DataError as error:
+        if file.name != DECLARATION:
+            raise
+        raise DataError(
+            f"{error}. If this is nnU-Net's or the Decathlon's file, give its folder, {file.parent}"
+        ) from error
+
+
 def _listed(file: Path) -> Scans:
     root = file.parent
-    datalist = load_datalist(root, file=file)
+    datalist = load_listing(file)
     kept = [*datalist.validation, *datalist.test]
     refuse_same_names([*datalist.training_items, *kept])
     by_hand = [item for item in datalist.labeled if item["label"] not in datalist.labels_by_models]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aps_components.data.case_folder import CaseFolder, declared_labels, find_cases, without_ignored
+from aps_components.data.case_folder import DECLARATION, CaseFolder, declared_labels, find_cases, without_ignored
 from aps_components.data.datalist import (
     DATALIST,
     PARTS,
@@ -24,11 +24,12 @@ from aps_components.data.identity import Cases, had_any
 from aps_components.data.label_values import LabelValues, parsed_label_values
 from aps_components.data.modalities import stem
 from aps_components.data.partial import CLASSES, parsed
+from aps_components.data.scans import load_listing
 from aps_components.files import ensure_writable, expanded, replace_text
 from aps_components.terminal import brief, say
 
 # Of nnU-Net and the Medical Segmentation Decathlon.
-KEPT_APART, DECLARATION = ("imagesTs", "labelsTs"), "dataset.json"
+KEPT_APART = ("imagesTs", "labelsTs")
 SHOWN = 3
 
 
@@ -96,12 +97,7 @@ def dataset_to_judge(
 def _listed(file: Path, *, labels: Mapping[str, str], readings: Sequence[Mapping[int, str]], work: Path) -> Path:
     """A datalist's own folder, if it is found there by its name and declares all classes; else one with a copy."""
     root = file.parent
-    try:
-        datalist = load_datalist(root, file=file, counts_at_most=True)
-    except DataError as error:
-        if file.name != DECLARATION:
-            raise
-        raise DataError(f"{error}. If this is nnU-Net's or the Decathlon's file, give its folder, {root}") from error
+    datalist = load_listing(file, counts_at_most=True)
     _refuse_other_classes(datalist.labels, file=file, readings=readings)
     drawn = _declared_classes(datalist.labels, file=file, labels=labels, readings=readings)
     if file.name == DATALIST and drawn is None:

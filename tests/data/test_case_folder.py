@@ -80,7 +80,7 @@ FAULTS = {
     "another format": (
         ["images/a.mha", "labels/a.mha"],
         {},
-        r"images: no .nii or .nii.gz file in this folder; convert",
+        r"images: no .nii or .nii.gz file in this folder; put some there, or convert",
     ),
     "no match": (
         ["images/a.nii", "labels/a_seg.nii"],

@@ -166,3 +166,17 @@ def test_facts_change_with_a_label_and_with_a_part(listed):
     shutil.copy(listed.parent / "more" / "labels" / "c00.nii.gz", listed.parent / "labels" / "c01.nii.gz")
     after = find_scans(changed(listed, lambda content: content["test"].append(content["validation"].pop()))).facts()
     assert {name for name in before if before[name] != after[name]} == {"c01", "c03"}
+
+
+def test_the_decathlons_own_file_is_no_datalist_and_its_folder_is_named(tmp_path):
+    write_cases(tmp_path, labelled=1, unlabelled=1, shape=(5, 7, 11), boxes=BOXES)
+    items = [{"image": "./images/c00.nii.gz", "label": "./labels/c00.nii.gz"}]
+    content = {
+        "name": "T",
+        "labels": {"0": "background", "1": "block"},
+        "training": items,
+        "test": ["./images/c01.nii.gz"],
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"dataset\.json: .* give its folder, {tmp_path}$"):
+        find_scans(tmp_path / "dataset.json")
