@@ -58,7 +58,7 @@ class Application(MONAILabelApp):
         return {name: TrainTask(str(path), self.conf) for name, path in self.bundles.items()}
 
     def init_strategies(self) -> dict[str, Strategy]:
-        """How the next scan is chosen."""
+        """Of a server of no model; with one, :func:`strategies.install` puts others in their place."""
         return {"random": Random(), "first": First()}
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:

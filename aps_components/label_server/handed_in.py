@@ -96,16 +96,18 @@ def handed_in(
     with renumbered(label, info, served) as (file, bundles):
         if os.path.isfile(scan):
             check_label(file, scan, values=known_values(bundles or served, partly=tag == PARTIAL))
-        if tag in BY_HAND and (tag == PARTIAL or not (info or {}).get(EMPTY)) and not label_voxels(file).any():
-            raise RefusedRequestError(
-                "the label is empty: draw something first"
-                + ("" if tag == PARTIAL else f', or say {{"{EMPTY}": true}} in its params if there is nothing to draw')
-            )
-        if tag in BY_HAND and not names_in_order((info or {}).get("label_info")):
-            _refuse_unclear_numbers(drawn_values(label_voxels(file)), bundles or served)
-        if sure:
-            bundles = bundles or bundles_by_value(drawn_values(label_voxels(file)), served)
         if tag in BY_HAND:
+            drawn, said = drawn_values(label_voxels(file)), info or {}
+            if not drawn and not (tag == FINAL and said.get(EMPTY)):
+                # Of an empty label nobody can be sure whose it is.
+                instead = f', or say {{"{EMPTY}": true}} in its params if there is nothing to draw'
+                raise RefusedRequestError(
+                    "the label is empty: draw something first" + (instead if tag == FINAL and not sure else "")
+                )
+            if not names_in_order(said.get("label_info")):
+                _refuse_unclear_numbers(drawn, bundles or served)
+            if sure:
+                bundles = bundles or bundles_by_value(drawn, served)
             _refuse_loss(former, bundles, tag=tag)
         if tag == PARTIAL and finished is not None:
             _refuse_unread(finished, bundles)
@@ -125,8 +127,7 @@ def _refuse_unclear_numbers(values: Sequence[int], bundles: Sequence[Served]) ->
 
 def _refuse_unread(finished: Mapping[str, Any], bundles: Sequence[Served]) -> None:
     """Of a bundle's labels of a scan the finished one counts, and nobody would learn from an unfinished one."""
-    of, names = set(bundles_of_label(finished)), {bundle.name for bundle in bundles}
-    if of and names and not of & names:
+    if bundles and _is_of_others(finished, bundles):
         return
     raise RefusedRequestError(
         "the scan has a finished label, which counts: remove that one first (DELETE /datastore/label?id=SCAN&"
@@ -137,13 +138,19 @@ def _refuse_unread(finished: Mapping[str, Any], bundles: Sequence[Served]) -> No
 
 def _refuse_loss(former: Mapping[str, Any], bundles: Sequence[Served], *, tag: str) -> None:
     """A scan has one label of each tag, and that of another bundle would be gone."""
-    of = bundles_of_label(former)
-    names = [bundle.name for bundle in bundles]
-    if not of or set(of) & set(names) or any(is_of(former, bundle) for bundle in bundles):
+    if not _is_of_others(former, bundles):
         return
+    names = [bundle.name for bundle in bundles]
     raise RefusedRequestError(
-        f"the scan has a label of {', '.join(of)} already, and this one, of {', '.join(names) or 'unknown origin'}, "
+        f"the scan has a label of {', '.join(bundles_of_label(former))} already, and this one, of "
+        f"{', '.join(names) or 'unknown origin'}, "
         f"would take its place: copy that one and remove it first (DELETE /datastore/label?id=SCAN&tag={tag})"
         + ("" if names else f", or say the {BUNDLE} of this one in its params"),
         CONFLICT,
     )
+
+
+def _is_of_others(info: Mapping[str, Any], bundles: Sequence[Served]) -> bool:
+    """Whether a label, by what was kept with it, is of other bundles than these; one of unknown origin is not."""
+    of = set(bundles_of_label(info))
+    return bool(of) and not any(bundle.name in of or is_of(info, bundle) for bundle in bundles)

@@ -27,7 +27,8 @@ def test_a_label_takes_the_place_of_its_own_kind_alone(tmp_path, tag, finished):
     hand_in(tmp_path, tag=tag, finished=finished, info={"bundle": "la"})
 
 
-@pytest.mark.parametrize("finished", [{}, {"bundle": ["la"]}])
+# Of nobody knows whom, of this bundle, and of one by another name with the same meanings, which count as its own.
+@pytest.mark.parametrize("finished", [{}, {"bundle": ["la"]}, {"bundle": ["old"], "values": LA.meaning}])
 def test_an_unfinished_label_beside_a_finished_one_would_count_for_nothing(tmp_path, finished):
     with pytest.raises(RefusedRequestError, match="has a finished label, which counts: remove that one") as error:
         hand_in(tmp_path, tag="partial", finished=finished, info={"bundle": "la"})
