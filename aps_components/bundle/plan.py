@@ -276,15 +276,17 @@ def _warnings(fingerprint: Fingerprint, voxels: Mapping[int, int], names: Mappin
         lines.append(f"class {listed(missing)} is named but occurs in no label file")
     if empty := [str(facts.case.label) for facts in fingerprint.labelled if not facts.classes]:
         lines.append(f"{listed(empty)} hold nothing but background: remove them if nobody has labelled these scans")
-    looks = [facts for facts in fingerprint.labelled if facts.sliced is not None]
-    for axis in sorted({facts.sliced for facts in looks if SLICES in facts.case.said and facts.sliced is not None}):
-        files = listed(str(facts.case.label) for facts in looks if SLICES in facts.case.said and facts.sliced == axis)
-        lines.append(
-            f"{files}: no two slices with a label are neighbours along axis {axis}, and {SLICES} names another axis, "
-            f"along which most slices would count as labelled: say drawn:{axis}, or "
-            f'{{"axis": {axis}, "indices": "drawn"}} in a datalist'
-        )
-    if sliced := [facts for facts in looks if SLICES not in facts.case.said]:
+    for axis in range(3):
+        if otherwise := [facts for facts in fingerprint.labelled if facts.sliced == axis and SLICES in facts.case.said]:
+            files = listed(str(facts.case.label) for facts in otherwise)
+            lines.append(
+                f"{files}: no two slices with a label are neighbours along axis {axis}, and {SLICES} names another "
+                f"axis, along which most slices would count as labelled: say drawn:{axis}, or "
+                f'{{"axis": {axis}, "indices": "drawn"}} in a datalist'
+            )
+    if sliced := [
+        facts for facts in fingerprint.labelled if facts.sliced is not None and SLICES not in facts.case.said
+    ]:
         axes = {facts.sliced for facts in fingerprint.labelled if facts.classes}
         option = f"say --labeled_slices drawn:{sliced[0].sliced}" if len(axes) == 1 else MIXED_SLICES
         files = listed(str(facts.case.label) for facts in sliced)

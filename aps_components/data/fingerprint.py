@@ -287,10 +287,12 @@ def _facts(root: Path, case: Case, *, in_full: bool, partial: Partial) -> CaseFa
 
 
 def _sliced(labels: NDArray[np.int32], unlabeled: int, partial: Partial) -> int | None:
-    if partial.slices == DRAWN:
-        axis = sliced_axis(labels > 0)
-        return None if axis == partial.axis else axis
-    return None if unlabeled or partial.slices is not None else sliced_axis(labels > 0)
+    """See :attr:`CaseFacts.sliced`."""
+    along = partial.slices == DRAWN
+    if not along and (unlabeled or partial.slices is not None):
+        return None
+    axis = sliced_axis(labels > 0)
+    return None if along and axis == partial.axis else axis
 
 
 def _read_label(root: Path, file: str, partial: Partial) -> tuple[NDArray[np.int32], int]:
