@@ -202,23 +202,34 @@ class OnnxPair:
         return cls(network, parts, encoder, decoder)
 
     def answers(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Probabilities without a click, and after one and then two: by PyTorch, and by the files."""
-        encoder = InteractiveEncoder(self.network, self.parts)
+        """Probabilities without a click, and after one and then two: by PyTorch, and by the files.
+
+        Both decoders get PyTorch's own points. Of places that are equally good each encoder may take another one first,
+        and no answer is wrong for that; :meth:`difference` looks at how good they are.
+        """
         decoder = InteractiveDecoder(self.network, self.parts, tuple(image.shape[2:]))  # type: ignore[arg-type]
 
         def by_torch(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return dict(zip(ANSWER, decoder(*inputs.values()), strict=True))
 
-        def encoded(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return dict(zip([*self.parts, LOGITS_A, *OWN], encoder(inputs[IMAGE]), strict=True))
-
-        return self._clicked(image, encoded, by_torch), self._clicked(image, self.encoder, self.decoder)
+        expected, found = self._encoded(image), self.encoder({IMAGE: image})
+        same_points = {**found, **{name: expected[name] for name in OWN}}
+        return self._clicked(image, expected, by_torch), self._clicked(image, same_points, self.decoder)
 
     def difference(self, image: Tensor) -> float:
-        """The largest of a probability, over all answers."""
+        """The largest of a probability, over all answers, Model A's, and how sure the own points of each class are."""
         with torch.no_grad():
             expected, found = self.answers(image)
-        return largest_of(float((one - other).abs().max()) for one, other in zip(expected, found, strict=True))
+            seen, seen_by_file = self._encoded(image), self.encoder({IMAGE: image})
+        pairs = [*zip(expected, found, strict=True), (_probabilities_a(seen), _probabilities_a(seen_by_file))]
+        for label in range(seen[LOGITS_A].shape[1]):
+            pairs.append((_sureness(seen, label), _sureness(seen_by_file, label)))
+        return largest_of(_largest_difference(one, other) for one, other in pairs)
+
+    def _encoded(self, image: Tensor) -> dict[str, Tensor]:
+        """What the encoder's file gives, by PyTorch."""
+        encoder = InteractiveEncoder(self.network, self.parts)
+        return dict(zip([*self.parts, LOGITS_A, *OWN], encoder(image), strict=True))
 
     def times(self, image: Tensor) -> tuple[float, float]:
         """Seconds of the encoder and of the decoder, with one click."""
@@ -229,8 +240,7 @@ class OnnxPair:
             seconds(lambda _: self.decoder(inputs)[ANSWER[0]], image),
         )
 
-    def _clicked(self, image: Tensor, encoder: Run, decoder: Run) -> list[Tensor]:
-        found = encoder({IMAGE: image})
+    def _clicked(self, image: Tensor, found: Mapping[str, Tensor], decoder: Run) -> list[Tensor]:
         logits, probabilities = None, []
         for clicks in range(3):
             logits = decoder(self._inputs(image, found, clicks, logits))[ANSWER[0]]
@@ -249,6 +259,23 @@ class OnnxPair:
             **{name: found[name] for name in (*self.parts, *OWN)},
             **said_inputs(coords, labels, like=found[LOGITS_A], mask_inputs=mask_inputs),
         }
+
+
+def _probabilities_a(found: Mapping[str, Tensor]) -> Tensor:
+    return found[LOGITS_A].softmax(dim=1)
+
+
+def _sureness(found: Mapping[str, Tensor], label: int) -> Tensor:
+    """Scores of the own points of a class, the best first, [N]."""
+    _, labels, scores = (found[name] for name in OWN)
+    return scores[labels == label].sort(descending=True).values
+
+
+def _largest_difference(one: Tensor, other: Tensor) -> float:
+    """1 where there are more of one than of the other."""
+    if one.shape != other.shape:
+        return 1.0
+    return float((one - other).abs().max()) if one.numel() else 0.0
 
 
 def said_inputs(coords: Tensor, labels: Tensor, *, like: Tensor, mask_inputs: Tensor | None) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aps_components.data.fingerprint import IntensityFacts
+from aps_components.data.voxel_size import SAME_SPACING
 from aps_components.networks.voxel_shape import (
     FAR_COARSER,
     HALVINGS,
@@ -27,7 +28,6 @@ from aps_components.networks.voxel_shape import (
 )
 
 BUDGETS = {"gpu": 112 * 112 * 80, "cpu": 64 * 64 * 48}  # voxels of a patch
-SAME_SPACING = 1.01  # largest over smallest
 ANISOTROPY = 3.0  # coarsest over finest, from where the coarsest axis is planned apart
 STEP = 2**HALVINGS  # of a patch's sizes, along axes that are halved at every level
 FEW_SLICES = 16  # thick ones; a patch holds that many
@@ -71,15 +71,16 @@ def propose_label_values(values: Sequence[int]) -> Choice:
 
 
 def propose_spacing(spacings: NDArray[np.float64]) -> Choice:
-    """Voxel size from those of all scans, [N, 3]: None where they agree, else the median.
+    """Voxel size from those of all scans, [N, 3]: the median.
 
-    On the coarsest axis of anisotropic scans it is the 10th percentile, but not finer than the other axes, as in
-    nnU-Net: the median would blur the scans that are sharper there.
+    It is set where all scans agree, too: they are left as they are, and a later scan of another size is resampled. On
+    the coarsest axis of anisotropic scans it is the 10th percentile, but not finer than the other axes, as in nnU-Net:
+    the median would blur the scans that are sharper there.
     """
     low, high = spacings.min(axis=0), spacings.max(axis=0)
     target = np.median(spacings, axis=0)
     if (high <= SAME_SPACING * low).all():
-        return Choice(None, f"all scans have {by(target)} mm")
+        return Choice([_short(size) for size in target], "all scans have it; one of another size is resampled")
     reason = f"the median; scans have {by(low)} to {by(high)} mm"
     coarsest = int(target.argmax())
     if target[coarsest] > ANISOTROPY * target.min():

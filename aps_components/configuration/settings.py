@@ -12,7 +12,7 @@ from aps_components.configuration.described import image_lines, transform_lines
 from aps_components.configuration.options import TRAINING_OPTIONS
 from aps_components.configuration.parser import calling_parser
 from aps_components.configuration.targets import arguments_of, target_of
-from aps_components.data import case_identities, dataset_name
+from aps_components.data import agreed_voxel_size, case_identities, dataset_name
 from aps_components.files import sha256_of
 from aps_components.models import NETWORK, PREPROCESSING, TRAINED_KEYS, build_auto_prompt_seg, trained_cases
 from aps_components.terminal import shown
@@ -24,6 +24,7 @@ WITHOUT_EFFECT = (
     *("bundle_root", "dataset_dir", "ckpt_dir", "output_dir", "device", "num_workers", "cache_rate", "cuda_graphs"),
     *("cache_dir", "val_interval", "overlap", "mirror_axes"),
 )
+SPACING = "spacing"
 FILES = ("pretrained", "sam_checkpoint")
 # Components whose arguments are kept as a whole, and others of which only what is no option of its own.
 WHOLE = (NETWORK, "objective")
@@ -59,6 +60,8 @@ def run_settings(parser: ConfigParser | None = None) -> dict[str, Any]:
     listed = [path for path in TRANSFORMS if path in parser] or ["train#preprocessing#transforms"]
     settings["transforms"] = [line for path in listed for line in transform_lines(parser, path)]
     settings |= _preprocessing(parser) | _scans(parser)
+    if settings.get(SPACING, ...) is None:  # the model is to know it, for scans of another size
+        settings[SPACING] = agreed_voxel_size(parser.get_parsed_content("train#dataset").data)
     return {**_plain(settings), "code": aps_components.__version__}
 
 

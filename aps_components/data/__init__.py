@@ -39,6 +39,7 @@ from aps_components.data.transforms import (
     intensity_transforms,
     most_turn,
 )
+from aps_components.data.voxel_size import agreed_voxel_size
 
 __all__ = [
     "AUGMENTATIONS",
@@ -59,6 +60,7 @@ __all__ = [
     "SeededCacheDataset",
     "TrainingDataset",
     "TwoStreamBatchSampler",
+    "agreed_voxel_size",
     "case_identities",
     "case_name",
     "check_cases",

@@ -269,7 +269,7 @@ def _facts(root: Path, case: Case, *, in_full: bool, partial: Partial) -> CaseFa
     axes = io_orientation(geometry.affine).astype(int)  # file axis -> axis in RAS, and whether it is turned round
     order = np.argsort(axes[:, 0])
     shape = np.array(geometry.shape)[order].tolist()
-    spacing = np.array(geometry.spacing)[order].round(6).tolist()
+    spacing = np.round(geometry.ras_spacing, 6).tolist()
     labels, unlabeled = _read_label(root, case.label, partial) if case.label else (None, 0)
     share, sides = (None, None) if labels is None or not labels.any() else _largest_object(labels)
     return CaseFacts(

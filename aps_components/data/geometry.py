@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from nibabel.nifti1 import data_type_codes
+from nibabel.orientations import io_orientation
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
@@ -60,6 +61,13 @@ class Geometry(NamedTuple):
         """A voxel's sides along the file's axes, mm."""
         first, second, third = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
         return first, second, third
+
+    @property
+    def ras_spacing(self) -> tuple[float, float, float]:
+        """The same along x, y, z of the scan turned to RAS."""
+        along = np.argsort(io_orientation(self.affine)[:, 0])
+        x, y, z = (self.spacing[axis] for axis in along)
+        return x, y, z
 
     @property
     def voxel_mm3(self) -> float:

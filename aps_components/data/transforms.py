@@ -38,6 +38,7 @@ from aps_components.data.partial import KEYS as PARTIAL_KEYS
 from aps_components.data.partial import MOST_CLASSES, NOT_LABELED, UNDRAWN, Partial, table_of
 from aps_components.data.resampling import LinearResample
 from aps_components.data.room import refuse_large_grid, refuse_unloadable
+from aps_components.data.voxel_size import SAME_SPACING
 from aps_components.options import Axes, axis_groups
 
 IMAGE, LABEL = "image", "label"
@@ -173,10 +174,11 @@ class LoadVolumed(MapTransform):
 
 
 class Resampled(Spacingd):
-    """Resample to a voxel size: bilinear for images, nearest for the label.
+    """Resample to a voxel size: bilinear for images, nearest for the label; not where the sizes agree to 1 %.
 
-    It hands only its own keys to Spacingd, which would also write into keys such as "image_path" that
-    MONAI Label adds.
+    Interpolation always blurs, and headers round: 0.6249 mm stays what it is where 0.625 is asked for.
+
+    It hands only its own keys to Spacingd, which would also write into keys such as "image_path" that MONAI Label adds.
 
     Args:
         keys: the keys to resample; missing ones are skipped.
@@ -186,7 +188,9 @@ class Resampled(Spacingd):
     def __init__(self, keys: KeysCollection, spacing: Sequence[float] | None) -> None:
         keys = ensure_tuple(keys)
         modes = ["nearest" if key == LABEL else "bilinear" for key in keys]
-        super().__init__(keys, pixdim=spacing or (-1.0,) * 3, mode=modes, allow_missing_keys=True)
+        size = np.array(spacing or (-1.0,) * 3)
+        agree = {} if spacing is None else {"min_pixdim": size / SAME_SPACING, "max_pixdim": size * SAME_SPACING}
+        super().__init__(keys, pixdim=size, mode=modes, allow_missing_keys=True, **agree)
         self.spacing = spacing
         self.spacing_transform.sp_resample = LinearResample(dtype=np.float64)
 

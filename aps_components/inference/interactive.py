@@ -1,7 +1,8 @@
 """A volume that is corrected by clicks, scribbles and boxes: the image is encoded once, a prompt costs a decoder.
 
 An answer is changed where it was asked for and nowhere else: of what Model B would change, only the connected part
-that holds the new prompt is taken, only towards the class that was said, and never what was said before.
+that holds the new prompt is taken, only towards the class that was said, and never what was said before. A box is
+another question than a click (:meth:`InteractiveVolume._obey_box`): it holds a class that may not be there at all yet.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from aps_components.inference.inferer import PromptedSlidingWindowInferer, SeenV
 from aps_components.label_map import likeliest_class
 from aps_components.models import AutoPromptSeg, TwoModels, as_tensors
 from aps_components.networks.sam3d import Prompts
-from aps_components.prompts import Box, Click, Scribble, UserPrompts, holds, with_moved_borders
+from aps_components.prompts import REACH, Box, Click, Scribble, UserPrompts, holds, with_moved_borders
 
 TOUCHING = np.ones((3, 3, 3))
 CERTAIN = 0.99  # probability of what a user has said
+HARDLY = 0.05  # share of a box below which its class is hardly there
+NEAR_SIDE = 0.1  # of a box's length: a class that comes so near to both sides reaches from one to the other
 Mask = NDArray[np.bool_]
 
 
@@ -97,27 +100,84 @@ class InteractiveVolume:
         """
         earlier = list(self.said.clicks)
         self._remember(clicks, boxes, scribbles)
-        new = UserPrompts(list(clicks), list(boxes), list(scribbles))
-        spacing = cast(AutoPromptSeg, self.network).model_b.relative_spacing  # no other takes prompts
-        image = self.volume.image[self.volume.inside][0]
-        moved = with_moved_borders(
-            self.probabilities[0], clicks, scribbles=scribbles, image=image, said=earlier, spacing=spacing
-        )[None]
-        proposed = self._ask(moved, new)
-        former = self.label_map[0, 0].cpu().numpy()
-        wanted = likeliest_class(proposed, dim=1)[0, 0].cpu().numpy()
-        free = self._named < 0
-        marks = new.marks
-        for label in sorted({mark.label for mark in marks}):
-            voxels = [mark.voxel for mark in marks if mark.label == label]
-            turned = (wanted == label) & (former != label) & free
-            self._take(_pieces_at(turned, voxels), proposed)
+        new = UserPrompts(list(clicks), [], list(scribbles))
+        if marks := new.marks:
+            proposed = self._ask(new, previous=self._moved(clicks, scribbles=scribbles, said=earlier))
+            former, wanted = self._classes(self.probabilities), self._classes(proposed)
+            for label in sorted({mark.label for mark in marks}):
+                voxels = [mark.voxel for mark in marks if mark.label == label]
+                turned = (wanted == label) & (former != label) & (self._named < 0)
+                self._take(_pieces_at(turned, voxels), proposed)
         for box in boxes:
-            inside = np.zeros_like(free)
-            inside[tuple(slice(low, high + 1) for low, high in zip(box.least, box.greatest, strict=True))] = True
-            self._take(inside & free & (wanted != former), proposed)
+            self._obey_box(box)
         self._keep_said()
         return self.probabilities
+
+    def _obey_box(self, box: Box) -> None:
+        """Within a box voxels take its class, and nothing else changes.
+
+        1. Where a class of the foreground reaches the box's sides already, the box says nothing new.
+        2. Where a large box holds hardly any of its class, Model B's answer to the box alone is taken, without the
+           earlier answer: that is how training draws boxes. It draws none of the background: pieces that end in the
+           box go.
+        3. Else, and where that found nothing, the border moves past the voxel of the box that is deepest in other
+           classes, as it moves past a click: it sees as far as a small box is wide, and knows the image better there.
+        """
+        inside = np.zeros_like(self._named, dtype=bool)
+        inside[_sides_of(box)] = True
+        own = self._classes(self.probabilities) == box.label
+        if box.label and _spans(own[_sides_of(box)]):
+            return
+        if not box.label:
+            self._turn(_pieces_within(~own, inside), box.label)
+        elif own[inside].mean() < HARDLY and not self._is_small(box):
+            self._turn_towards(box.label, self._ask(UserPrompts([], [box], []), previous=None), inside)
+        own_now = self._classes(self.probabilities) == box.label
+        if np.array_equal(own, own_now) and (deepest := self._deepest(inside & ~own)) is not None:
+            moved = self._moved([Click(box.label, deepest)], said=self.said.clicks)
+            self._turn_towards(box.label, moved, inside)
+
+    def _is_small(self, box: Box) -> bool:
+        """Whether what moves borders sees all of it from its middle."""
+        lengths = [high - low + 1 for low, high in zip(box.least, box.greatest, strict=True)]
+        return max(length * step for length, step in zip(lengths, self._spacing, strict=True)) <= 2 * REACH
+
+    def _moved(
+        self, clicks: Sequence[Click], *, scribbles: Sequence[Scribble] = (), said: Sequence[Click] = ()
+    ) -> Tensor:
+        """The answer so far with the borders moved past what is new, [1, C, D, H, W]."""
+        image = self.volume.image[self.volume.inside][0]
+        return with_moved_borders(
+            self.probabilities[0], clicks, scribbles=scribbles, image=image, said=said, spacing=self._spacing
+        )[None]
+
+    @property
+    def _spacing(self) -> Sequence[float]:
+        return cast(AutoPromptSeg, self.network).model_b.relative_spacing  # no other takes prompts
+
+    @staticmethod
+    def _classes(probabilities: Tensor) -> NDArray[np.integer]:
+        """[D, H, W]."""
+        return np.asarray(likeliest_class(probabilities, dim=1)[0, 0].cpu().numpy())
+
+    def _deepest(self, region: Mask) -> tuple[int, int, int] | None:
+        """The voxel that is furthest inside a region, the volume's rim counting as one; None in an empty one."""
+        if not (region := region & (self._named < 0)).any():
+            return None
+        depth = ndimage.distance_transform_edt(np.pad(region, 1), sampling=self._spacing)[1:-1, 1:-1, 1:-1]
+        d, h, w = (int(index) for index in np.unravel_index(int(depth.argmax()), region.shape))
+        return d, h, w
+
+    def _turn_towards(self, label: int, proposed: Tensor, region: Mask) -> None:
+        """What is proposed to be of a class, in a region, where nobody has named another one."""
+        turned = (self._classes(proposed) == label) & (self._classes(self.probabilities) != label)
+        self._take(turned & region & (self._named < 0), proposed)
+
+    def _turn(self, region: Mask, label: int) -> None:
+        """A class for certain, in a region, where nobody has named another one."""
+        certain = torch.full_like(self.probabilities, (1 - CERTAIN) / (self.probabilities.shape[1] - 1))
+        certain[:, label] = CERTAIN
+        self._take(region & (self._named < 0), certain)
 
     def _remember(self, clicks: Sequence[Click], boxes: Sequence[Box], scribbles: Sequence[Scribble]) -> None:
         """A later word on a voxel takes the place of an earlier one, also within one call: scribbles, then clicks."""
@@ -133,8 +193,9 @@ class InteractiveVolume:
         ]
         self.said = UserPrompts(list(dict.fromkeys(held)), [*self.said.boxes, *boxes], lines)
 
-    def _ask(self, moved: Tensor, new: UserPrompts) -> Tensor:
-        """Model B's correction of an answer around the new prompts, that answer elsewhere.
+    def _ask(self, new: UserPrompts, *, previous: Tensor | None) -> Tensor:
+        """Model B's correction of a previous answer around the new prompts, that answer elsewhere; without one, what it
+        makes of the new prompts alone.
 
         Model A's own points are left out: the present answer holds what they say, and a person knows better.
         """
@@ -146,14 +207,15 @@ class InteractiveVolume:
         answer = self.inferer.answer(
             self.volume,
             self.network,
-            given=lambda window: self._part(self.said, window),
+            given=lambda window: self._part(new if previous is None else self.said, window),
             asked=lambda window: self._part(new, window),
-            previous=self._padded(moved),
+            previous=None if previous is None else self._padded(previous),
             windows=windows,
             mirrored=self.thorough,
         )
         answer = answer[self.volume.inside]
-        return torch.where(answer.sum(dim=1, keepdim=True) > 0, answer, moved)
+        elsewhere = self.probabilities if previous is None else previous
+        return torch.where(answer.sum(dim=1, keepdim=True) > 0, answer, elsewhere)
 
     def _windows_at(self, place: Sequence[int]) -> list[int]:
         """Those that hold a voxel; the one that holds it deepest alone, unless it is to be thorough."""
@@ -198,6 +260,30 @@ def _pieces_at(mask: Mask, voxels: Sequence[tuple[int, int, int]]) -> Mask:
         around = tuple(slice(max(index - 1, 0), index + 2) for index in voxel)
         held |= set(np.unique(pieces[around]).tolist())
     return np.isin(pieces, sorted(held - {0}))
+
+
+def _sides_of(box: Box) -> tuple[slice, ...]:
+    return tuple(slice(low, high + 1) for low, high in zip(box.least, box.greatest, strict=True))
+
+
+def _spans(mask: Mask) -> bool:
+    """Whether a mask reaches, or nearly, from each side to the opposite one."""
+    for axis in range(mask.ndim):
+        filled = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        length = mask.shape[axis]
+        margin = 1 + int(NEAR_SIDE * length)
+        if not len(filled) or filled[0] >= margin or filled[-1] < length - margin:
+            return False
+    return True
+
+
+def _pieces_within(mask: Mask, inside: Mask) -> Mask:
+    """The connected pieces of a mask that lie in a region as a whole."""
+    pieces, count = ndimage.label(mask, structure=TOUCHING)
+    beyond = np.unique(pieces[~inside])
+    kept = np.ones(count + 1, dtype=bool)
+    kept[[0, *beyond.tolist()]] = False
+    return np.asarray(kept[pieces])
 
 
 def _depth(window: Window, voxel: Sequence[int], size: Sequence[int]) -> float:

@@ -14,6 +14,7 @@ from aps_components.inference.inferer import PromptPoint
 
 MODEL, USER = "model", "user"
 KINDS = ("points", "boxes", "scribbles")
+FAR = 1e9  # mm or voxels: no scan reaches so far
 WORLD = "RAS"  # which way mm count: towards right, anterior, superior, as in NIfTI
 
 
@@ -82,6 +83,18 @@ def prompts_in_world(
 
 
 def mark_of(entry: Mapping[str, Any]) -> str:
-    """A checksum of a point's class and place: with it a point that was edited is told from one as it was written."""
-    said = [entry.get(key) for key in ("label", "name", "voxel", "world_mm")]
+    """A checksum of a point's class and place: with it a point that was edited is told from one as it was written.
+
+    Whoever writes the file anew may write 204.0 as 204, or with digits that rounding leaves: numbers count to the
+    digits that are written here.
+    """
+    said = [_as_written(entry.get(key)) for key in ("label", "name", "voxel", "world_mm")]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:8]
+
+
+def _as_written(said: Any) -> Any:
+    """Places as floats of 3 digits, and whole numbers elsewhere as such."""
+    if isinstance(said, list):
+        near = [isinstance(value, float | int) and abs(value) < FAR for value in said]
+        return [round(float(value), 3) if is_near else value for value, is_near in zip(said, near, strict=True)]
+    return int(said) if isinstance(said, float) and said.is_integer() else said

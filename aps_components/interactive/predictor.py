@@ -25,13 +25,12 @@ from aps_components.inference.interactive import CERTAIN, TOUCHING, InteractiveV
 from aps_components.inference.temperature import calibrated
 from aps_components.interactive.grid import ScanGrid
 from aps_components.interactive.model import LoadedModel
-from aps_components.interactive.words import Corners, Frame, Line, Listener, Point, Words
+from aps_components.interactive.words import Corners, Frame, Line, Listener, Point, Voxel, Words, contradictions
 from aps_components.options import OF_EACH_CLASS, OF_THE_FOREGROUND, Pieces
 from aps_components.prompts import Box, Click, Scribble
 from aps_components.terminal import brief
 
 ARRAY = "the array"  # in messages
-Voxel = tuple[int, int, int]
 Scan = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | tuple[NDArray[Any], NDArray[np.floating]]
 
 
@@ -200,6 +199,7 @@ class _Session:
         """Take what was said into account, on both grids."""
         if not said:
             return
+        said.notes.extend(contradictions(said.named().items(), before=self.named))
         former = self.volume.probabilities
         clicks = {self.grid.network_voxel(click.voxel): click.label for click in said.clicks}
         self.volume.prompt(
@@ -214,16 +214,19 @@ class _Session:
             ],
         )
         self.named |= said.named()
-        towards = set(said.named().values())
-        self._update(
-            former[0], self.volume.probabilities[0], towards=set(range(self.classes)) if said.boxes else towards
-        )
+        towards = set(said.named().values()) | {box.label for box in said.boxes}
+        self._update(former[0], self.volume.probabilities[0], towards=towards)
         for voxel, label in self.named.items():
             self.label_map[voxel] = label
             self.shown[voxel] = label
         for box in said.boxes:
             place = tuple(slice(low, high + 1) for low, high in zip(box.least, box.greatest, strict=True))
             np.copyto(self.shown[place], box.label, where=self.label_map[place] == box.label)
+            if not (self.label_map[place] == box.label).any():
+                corners = f"{list(box.least)} to {list(box.greatest)}"
+                said.notes.append(
+                    f"box {corners}: the model finds nothing of class {box.label} in it; click or draw where it is"
+                )
 
     def _update(self, former: Tensor, current: Tensor, *, towards: set[int]) -> None:
         """The label map where the probabilities have changed, and nowhere else, towards some classes."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from aps_components.data import DataError
 from aps_components.files import expanded
 from aps_components.inference.prompt_file import KINDS, MODEL, USER, WORLD, mark_of
-from aps_components.interactive.words import Listener, Words, without_contradictions
+from aps_components.interactive.words import Listener, Voxel, Words, without_contradictions
 from aps_components.plain_json import read_object
 from aps_components.prompts import Click, Scribble
 
@@ -74,7 +74,8 @@ class _Reader:
 
     def words(self) -> Words:
         said = Words()
-        for where, entry in self._entries("points"):
+        points = self._entries("points")
+        for where, entry in points:
             if self._is_a_persons(entry, where, said.notes):
                 said.clicks.append(Click(self._class(entry, where), self._voxels(entry, where, one=True)[0]))
         for where, entry in self._entries("boxes"):
@@ -85,6 +86,17 @@ class _Reader:
         for where, entry in self._entries("scribbles"):
             voxels = list(dict.fromkeys(self._voxels(entry, where)))
             said.scribbles.append(Scribble(self._class(entry, where), voxels))
+        if unmarked := [where for where, entry in points if entry.get("source") == MODEL and "mark" not in entry]:
+            others = f" and {len(unmarked) - 1} more" if len(unmarked) > 1 else ""
+            said.notes.append(
+                f"{unmarked[0]}{others}: source {MODEL!r} without a mark, taken as the model's own; delete "
+                '"source" where the point is yours'
+            )
+        if not said:
+            said.notes.append(
+                "no prompt in it is yours, so the answer is the automatic one; deleting the model's own points changes "
+                'nothing: add a point, such as {"name": "background", "voxel": [x, y, z]}'
+            )
         return without_contradictions(said)
 
     def _entries(self, kind: str) -> list[tuple[str, Entry]]:
@@ -118,7 +130,7 @@ class _Reader:
             raise ValueError(f"{where}: label {given[0]!r} is not {given[1]!r}; mend one of them, or delete it")
         return values[0]
 
-    def _voxels(self, entry: Entry, where: str, *, one: bool = False) -> list[tuple[int, int, int]]:
+    def _voxels(self, entry: Entry, where: str, *, one: bool = False) -> list[Voxel]:
         """The places of an entry, or its ``one``, in whichever of the two ways it says them."""
         given = {key: entry[key] for key in ("voxel", "world_mm") if entry.get(key) is not None}
         if not given:
@@ -136,7 +148,7 @@ class _Reader:
             )
         return next(iter(both.values()))
 
-    def _voxel(self, place: Any, key: str, where: str) -> tuple[int, int, int]:
+    def _voxel(self, place: Any, key: str, where: str) -> Voxel:
         if not isinstance(place, list) or len(place) != 3 or not all(_is_number(value) for value in place):
             raise ValueError(f"{where}: {key} {place!r} is no place; give three numbers")
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -15,6 +15,7 @@ from aps_components.terminal import brief
 Frame = Literal["voxel", "world"]
 Place = Sequence[float]
 Label = int | str
+Voxel = tuple[int, int, int]
 MOST_MARKS = 1000  # tokens, of which attention takes pairs
 MOST_DRAWN = 20_000  # voxels
 HALF = 0.5 + 1e-6  # a voxel reaches half a voxel from its centre
@@ -54,10 +55,14 @@ class Words:
     def __bool__(self) -> bool:
         return bool(self.clicks or self.boxes or self.scribbles)
 
-    def named(self) -> dict[tuple[int, int, int], int]:
+    def named(self) -> dict[Voxel, int]:
         """Class of every voxel that was named; the later word counts, clicks after scribbles."""
+        return dict(self.in_order())
+
+    def in_order(self) -> list[tuple[Voxel, int]]:
+        """Every voxel that was named with its class, as often as it was; clicks after scribbles."""
         marks = [(voxel, line.label) for line in self.scribbles for voxel in line.voxels]
-        return dict([*marks, *((click.voxel, click.label) for click in self.clicks)])
+        return [*marks, *((click.voxel, click.label) for click in self.clicks)]
 
 
 class Listener:
@@ -97,7 +102,7 @@ class Listener:
             said.scribbles.append(Scribble(self._class(label, where), list(dict.fromkeys(voxels))))
         return without_contradictions(said)
 
-    def voxel(self, place: Place, *, frame: Frame) -> tuple[int, int, int]:
+    def voxel(self, place: Place, *, frame: Frame) -> Voxel:
         """The voxel that holds a place.
 
         Raises:
@@ -147,18 +152,32 @@ def without_contradictions(said: Words) -> Words:
         ValueError: more than a person says, or than can be answered: every mark looks at every other one.
     """
     _refuse_many(said)
+    said.notes.extend(contradictions(said.in_order()))
     named = said.named()
-    for mark in said.clicks:
-        if named[mark.voxel] != mark.label:
-            said.notes.append(
-                f"voxel {list(mark.voxel)} was said to be class {mark.label} and later class {named[mark.voxel]}: "
-                "the later word counts"
-            )
     clicks = [mark for mark in said.clicks if named[mark.voxel] == mark.label]
     lines = [
         line._replace(voxels=[voxel for voxel in line.voxels if named[voxel] == line.label]) for line in said.scribbles
     ]
     return Words(list(dict.fromkeys(clicks)), said.boxes, [line for line in lines if line.voxels], said.notes)
+
+
+def contradictions(marks: Iterable[tuple[Voxel, int]], *, before: Mapping[Voxel, int] | None = None) -> list[str]:
+    """A sentence for each pair of classes that a voxel was said to have, one after the other.
+
+    Args:
+        marks: voxels with their class, in the order in which they count.
+        before: class of every voxel that was named earlier.
+    """
+    known, overruled = dict(before or {}), dict[tuple[int, int], list[Voxel]]()
+    for voxel, label in marks:
+        if (former := known.get(voxel, label)) != label:
+            overruled.setdefault((former, label), []).append(voxel)
+        known[voxel] = label
+    return [
+        f"voxel {list(voxels[0])}{f' and {more} more were' if (more := len(voxels) - 1) else ' was'} said to be class "
+        f"{former} and later class {later}: the later word counts"
+        for (former, later), voxels in overruled.items()
+    ]
 
 
 def _refuse_many(said: Words) -> None:

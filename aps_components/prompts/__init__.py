@@ -1,6 +1,7 @@
 """Prompts from a model's own predictions, and prompts as a person would give them."""
 
 from aps_components.prompts.altered_targets import AlteredTargets, exchanged_classes
+from aps_components.prompts.border_maps import REACH
 from aps_components.prompts.border_network import BorderNetwork, border_network, learned_border
 from aps_components.prompts.corrected import with_moved_borders
 from aps_components.prompts.generator import (
@@ -17,6 +18,7 @@ from aps_components.prompts.user import SimulatedUser, UserPrompts
 
 __all__ = [
     "PAD_LABEL",
+    "REACH",
     "AlteredTargets",
     "BorderNetwork",
     "Box",

@@ -96,3 +96,11 @@ def test_the_command(bundle, tmp_path, capsys):
     with patch.object(sys, "argv", ["aps", *arguments, "--format=torchscript"]), pytest.raises(SystemExit) as error:
         cli.main()
     assert str(error.value).startswith("ValueError: --interactive writes ONNX")
+
+
+@pytest.mark.slow
+def test_the_shipped_model_is_exported(tmp_path):
+    """Its own points tie on a window that is no heart; which of them comes first is no difference."""
+    pytest.importorskip("onnxruntime")
+    done = export_interactive("la", out=tmp_path / "la")
+    assert done.largest_difference < done.tolerance

@@ -33,7 +33,7 @@ DATASETS = {
     "thick_slices": (
         {"shape": (64, 64, 12), "spacing": (0.7, 0.7, 7.5), "boxes": {1: box((8, 28), (12, 30), (2, 9))}},
         {
-            "spacing": None,
+            "spacing": [0.7, 0.7, 7.5],
             "roi_size": [64, 64, 12],
             "strides": [[2, 2, 1], [2, 2, 1], [2, 2, 1], [2, 2, 2]],  # after three halvings 5.6 mm, beside 7.5
             "augmentation": "strong_in_plane",
@@ -60,7 +60,7 @@ DATASETS = {
     ),
     "turned_axes": (
         {"shape": (12, 40, 56), "boxes": {1: box((3, 8), (10, 30), (20, 40))}, "affine": TURNED},
-        {"spacing": None, "roi_size": [48, 64, 12]},
+        {"spacing": [0.8, 0.9, 5.0], "roi_size": [48, 64, 12]},
     ),
     "gaps": (
         {"shape": (36, 36, 24), "boxes": {2: box((2, 8), (4, 30), (4, 20)), 7: box((26, 34), (4, 30), (4, 20))}},

@@ -34,7 +34,7 @@ def test_small_crops_with_two_classes_side_by_side():
     plan = make_plan(fingerprint({1: (900, 0.3), 2: (1000, 0.7)}))
     block = plan.block
     assert block.labels == {"0": "background", "1": "label 1", "2": "label 2"}
-    assert (block.label_values, block.spacing, block.roi_size) == (None, None, [32, 48, 32])
+    assert (block.label_values, block.spacing, block.roi_size) == (None, [1.0, 1.0, 1.0], [32, 48, 32])
     assert (block.intensity, block.flip_axes, block.balanced_crops) == ("zscore", [1, 2], 0.0)
     assert (block.class_weights, block.largest_component, block.labeled_count) == (None, True, None)
     assert plan.cpu == {"flip_axes": []}
@@ -79,7 +79,7 @@ def test_rare_class_in_a_large_anisotropic_scan():
 
 def test_few_thick_slices_keep_their_voxels_on_a_cpu():
     plan = make_plan(fingerprint({1: (9_000, 0.5)}, shape=(216, 256, 9), spacing=(1.5, 1.5, 10.0)), budget="cpu")
-    assert plan.block.spacing is None
+    assert plan.block.spacing == [1.5, 1.5, 10.0]
     assert plan.block.roi_size == [192, 240, 4]
     assert plan.block.stride == (16, 16, 1)
     assert plan.block.augmentation == "strong_in_plane"
@@ -100,7 +100,7 @@ def test_a_cpus_patches_hold_the_object_that_all_classes_make(classes, joined_sh
     ]
     print_ = Fingerprint(cases=cases, channels=1, faults=[])
     assert make_plan(print_, budget="cpu").block.roi_size == size
-    assert make_plan(print_, budget="cpu").block.spacing is None
+    assert make_plan(print_, budget="cpu").block.spacing == [1.5, 1.5, 10.0]
     on_gpu = make_plan(print_)
     assert on_gpu.block.balanced_crops == 0.0
     assert on_gpu.cpu["roi_size"] == size
@@ -151,7 +151,7 @@ def test_what_is_given_is_taken():
     plan = make_plan(print_, spacing=(2.0, 2.0, 2.0))
     assert (plan.block.spacing, plan.block.roi_size) == ([2.0, 2.0, 2.0], [96, 96, 96])
     plan = make_plan(print_, roi_size=(64, 32, 48))
-    assert (plan.block.spacing, plan.block.roi_size) == (None, [64, 32, 48])
+    assert (plan.block.spacing, plan.block.roi_size) == ([1.0, 1.0, 1.0], [64, 32, 48])
     assert plan.choices["roi_size"].reason == "as given"
 
 
@@ -180,6 +180,6 @@ def test_real_crops_of_the_brain(shared_data):
     if not folder.is_dir():
         pytest.skip(f"no scans at {folder}")
     block = make_plan(take_fingerprint(find_cases(folder), progress=False)).block
-    assert (block.roi_size, block.intensity, block.spacing) == ([32, 48, 32], "zscore", None)
+    assert (block.roi_size, block.intensity, block.spacing) == ([32, 48, 32], "zscore", [1.0, 1.0, 1.0])
     assert (block.num_classes, block.label_values, block.balanced_crops) == (3, None, 0.0)
     assert 1 not in block.flip_axes  # one class lies in front of the other

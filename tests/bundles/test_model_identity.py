@@ -5,9 +5,12 @@ import json
 import os
 import shutil
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from monai.bundle import load
+from nibabel.processing import resample_to_output
 from workflows import BUNDLES, LA, evaluate, infer, refusal, train, training_options
 
 from aps_components.data.phantoms import write_phantoms
@@ -145,7 +148,7 @@ class TestEvaluation:
         [
             ({"labeled_count": 3}, "labeled_count 2 there, 3 now"),
             ({"validation_count": 1}, "validation_count 2 there, 1 now"),
-            ({"spacing": [2.0, 2.0, 2.0]}, "spacing None there"),
+            ({"spacing": [2.0, 2.0, 2.0]}, "spacing [1.25, 1.25, 1.25] there"),
             ({"intensity": "zscore_nonzero"}, "intensity 'zscore' there"),
             ({"fusion": "none"}, "fusion 'cafa' there"),
             ({"network_def#norm": "instance"}, "norm 'batch' there, 'instance' now"),
@@ -189,6 +192,20 @@ class TestInference:
     def scan(self, data):
         return str(data / "images" / "phantom_004.nii.gz")
 
+    def test_a_scan_of_another_voxel_size_is_answered_in_that_of_the_training(self, data, trained, tmp_path):
+        """Nobody named a size: the scans agreed on one, and the model knows it."""
+        assert read_settings(trained / "models" / "model.pt")["spacing"] == [1.25, 1.25, 1.25]
+        scan = nib.load(self.scan(data))
+        finer = resample_to_output(scan, (0.625, 0.625, 0.625), order=1)
+        nib.save(finer, tmp_path / "finer.nii.gz")
+        for image, out in ((self.scan(data), tmp_path / "own"), (tmp_path / "finer.nii.gz", tmp_path / "other")):
+            infer(answering(trained, out, image=str(image), largest_component=False))
+        own = np.asarray(nib.load(tmp_path / "own" / "phantom_004_seg.nii.gz").dataobj)
+        other = np.asarray(nib.load(tmp_path / "other" / "finer_seg.nii.gz").dataobj)
+        assert other.shape == finer.shape
+        seen = other[::2, ::2, ::2][tuple(slice(size) for size in own.shape)]
+        assert np.mean(seen == own) > 0.97
+
     def test_a_whole_state_and_its_model_answer_alike(self, data, trained, tmp_path):
         for file in ("model.pt", "checkpoint.pt"):
             infer(answering(trained, tmp_path / file, file, image=self.scan(data)))
@@ -198,7 +215,9 @@ class TestInference:
     @pytest.mark.parametrize("file", ["model.pt", "checkpoint.pt"])
     def test_what_contradicts_it_is_refused(self, data, trained, tmp_path, file):
         given = answering(trained, tmp_path, file, image=self.scan(data), spacing=[2.0, 2.0, 2.0])
-        assert f"{file} was trained with other settings: spacing None there" in refused("inference.json", **given)
+        assert f"{file} was trained with other settings: spacing [1.25, 1.25, 1.25] there" in refused(
+            "inference.json", **given
+        )
         given = answering(trained, tmp_path, file, image=self.scan(data), **{"network_def#norm": "instance"})
         assert "norm 'batch' there, 'instance' now" in refused("inference.json", **given)
 

@@ -123,6 +123,19 @@ def test_resampling_keeps_the_label_integral_and_skips_other_keys(make_case):
     np.testing.assert_allclose(out["image"].pixdim.numpy(), [2.0, 1.5, 1.0])
 
 
+def test_sizes_that_agree_to_a_percent_are_left_alone(make_case):
+    item = LoadVolumed(num_classes=3)(make_case())
+    own = item["image"].pixdim.numpy()
+    near = Resampled(("image", "label"), tuple(own * [1.009, 0.992, 1.0]))(item)
+    assert torch.equal(near["image"], item["image"])
+    assert np.allclose(near["image"].pixdim.numpy(), own)
+    assert near["image"].shape == item["image"].shape
+    further = Resampled(("image", "label"), tuple(own * [1.02, 1.0, 1.0]))
+    out = further(item)
+    np.testing.assert_allclose(out["image"].pixdim.numpy(), own * [1.02, 1.0, 1.0], rtol=1e-6)
+    assert further.inverse(out)["image"].shape == item["image"].shape
+
+
 def test_without_spacing_the_grid_stays(make_case):
     item = LoadVolumed(num_classes=3)(make_case())
     resampled = Resampled(("image", "label"), None)

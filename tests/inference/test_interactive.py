@@ -91,6 +91,77 @@ def test_scribbles_and_boxes(volume):
     assert not (turned & ~inside).any()
 
 
+@pytest.fixture
+def of_boxes(volume):
+    """A volume without any class but the background, of which Model B finds classes by chance."""
+    volume.reset(np.zeros(SIZE, dtype=np.int64))
+    return volume
+
+
+def inside_of(box):
+    inside = np.zeros(SIZE, dtype=bool)
+    inside[tuple(slice(a, b + 1) for a, b in zip(box.least, box.greatest, strict=True))] = True
+    return inside
+
+
+def proposing(volume, label_map, monkeypatch):
+    """Whatever Model B is asked, it answers so."""
+    maps = torch.nn.functional.one_hot(torch.from_numpy(label_map), 3).movedim(-1, 0)[None].float()
+    asked = []
+    monkeypatch.setattr(volume, "_ask", lambda new, *, previous: asked.append((new, previous)) or maps)
+    return asked
+
+
+BIG, SMALL = Box(1, (2, 3, 4), (37, 30, 50)), Box(1, (10, 5, 10), (20, 15, 20))
+
+
+def test_a_large_box_gives_what_model_b_finds_of_its_class_in_it(of_boxes, monkeypatch):
+    found = np.random.default_rng(0).integers(0, 3, SIZE)
+    asked = proposing(of_boxes, found, monkeypatch)
+    of_boxes.prompt(boxes=[BIG])
+    np.testing.assert_array_equal(answer(of_boxes), np.where(inside_of(BIG) & (found == 1), 1, 0))
+    ((new, previous),) = asked
+    assert (new.boxes, new.clicks, previous) == ([BIG], [], None)
+
+
+def test_where_model_b_finds_nothing_and_in_a_small_box_the_border_moves(of_boxes, monkeypatch):
+    asked = proposing(of_boxes, np.zeros(SIZE, dtype=np.int64), monkeypatch)
+    for box, times in ((BIG, 1), (SMALL, 1)):
+        of_boxes.prompt(boxes=[box])
+        assert len(asked) == times
+        turned = answer(of_boxes) == 1
+        assert turned.any()
+        assert not (turned & ~inside_of(box)).any()
+        of_boxes.reset(np.zeros(SIZE, dtype=np.int64))
+
+
+def test_a_box_of_a_class_that_fills_it_says_nothing_new(volume, monkeypatch):
+    start = np.zeros(SIZE, dtype=np.int64)
+    start[4:36, 4:29, 6:49] = 1
+    volume.reset(start)
+    asked = proposing(volume, np.ones(SIZE, dtype=np.int64), monkeypatch)
+    volume.prompt(boxes=[BIG])
+    np.testing.assert_array_equal(answer(volume), start)
+    assert not asked
+
+
+def test_a_box_of_background_takes_the_pieces_that_end_in_it(volume):
+    start = np.zeros(SIZE, dtype=np.int64)
+    start[5:9, 5:9, 12:16], start[12:15, 5:9, 12:16], start[30:39, 5:30, 5:60] = 1, 2, 1
+    volume.reset(start)
+    volume.prompt([Click(2, (13, 6, 13))], boxes=[Box(0, (3, 3, 10), (17, 12, 18))])
+    assert not answer(volume)[5:9, 5:9, 12:16].any()
+    assert answer(volume)[13, 6, 13] == 2  # what was said stays
+    assert (answer(volume)[30:39, 5:30, 5:60] == 1).all()
+
+
+def test_what_was_clicked_stays_in_a_box(of_boxes, monkeypatch):
+    proposing(of_boxes, np.ones(SIZE, dtype=np.int64), monkeypatch)
+    of_boxes.prompt([Click(2, (20, 11, 30)), Click(0, (30, 20, 30))], boxes=[BIG])
+    assert (answer(of_boxes)[20, 11, 30], answer(of_boxes)[30, 20, 30]) == (2, 0)
+    assert (answer(of_boxes) == 1).sum() == inside_of(BIG).sum() - 2
+
+
 def test_reset_gives_the_automatic_answer_or_another_one(volume, model):
     before = answer(volume)
     volume.prompt([Click(wrong(volume, (3, 3, 3)), (3, 3, 3))])

@@ -216,6 +216,24 @@ def test_a_leak_that_is_cut_at_its_neck_leaves_the_organ(phantom):
     assert not after[NECK].any()
 
 
+def test_what_contradicts_an_earlier_call_is_said(phantom):
+    click, other = Click(0, (5, 5, 11)), Click(1, (5, 5, 11))
+    predictor = phantom(ORGAN, changes={click: PART, other: PART})
+    assert not predictor.predict([(click.voxel, 0)]).notes
+    assert not predictor.predict([(click.voxel, 0)]).notes
+    assert predictor.predict([(click.voxel, 1)]).notes == [
+        "voxel [5, 5, 11] was said to be class 0 and later class 1: the later word counts"
+    ]
+
+
+def test_a_box_in_which_nothing_is_found_is_said(phantom):
+    box = Box(2, (17, 0, 1), (29, 12, 12))
+    predictor = phantom(ORGAN, changes={box: np.s_[0:0]})
+    assert predictor.predict(boxes=[((box.least, box.greatest), 2)]).notes == [
+        "box [17, 0, 1] to [29, 12, 12]: the model finds nothing of class 2 in it; click or draw where it is"
+    ]
+
+
 @pytest.mark.parametrize("prompt", [Click(1, (20, 5, 5)), Box(1, (17, 0, 1), (29, 12, 12))])
 def test_a_hidden_piece_that_a_person_names_is_shown_from_then_on(phantom, prompt):
     further = Click(0, (5, 5, 11))

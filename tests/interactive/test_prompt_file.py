@@ -37,9 +37,41 @@ def test_the_models_own_points_are_nobodys_words(tmp_path):
     path = written(tmp_path / "a_prompts.json")
     said = read(path)
     assert not said
-    assert not said.notes
+    (note,) = said.notes
+    assert "no prompt in it is yours, so the answer is the automatic one" in note
     assert not holds_a_persons_words(path)
     assert points_of(path)[0]["voxel"] == [4.5, 5.0, 4.0]
+
+
+def test_whoever_writes_the_file_anew_does_not_make_the_points_his_own(tmp_path):
+    """Viewers write 204.0 as 204, and add the digits of float32."""
+    path = written(tmp_path / "a_prompts.json")
+    points = [
+        {key: anew(value) for key, value in point.items()} | {"label": float(point["label"])}
+        for point in points_of(path)
+    ]
+    assert points[0]["voxel"] != points_of(path)[0]["voxel"] or str(points) != str(points_of(path))
+    said = read(written(path, points=points))
+    assert not said
+    assert len(said.notes) == 1
+
+
+def anew(value):
+    if not isinstance(value, list):
+        return value
+    return [int(each) if float(each).is_integer() else float(np.float32(each)) for each in value]
+
+
+def test_a_point_of_the_models_without_a_mark_is_its_own_and_that_is_said(tmp_path):
+    path = written(tmp_path / "a_prompts.json")
+    points = [{key: value for key, value in point.items() if key != "mark"} for point in points_of(path)]
+    mine = {"label": 1, "voxel": [6, 6, 6]}
+    said = read(written(path, points=[*points, mine]))
+    assert said.clicks == [Click(1, (6, 6, 6))]
+    assert said.notes == [
+        "points[0] and 1 more: source 'model' without a mark, taken as the model's own; delete \"source\" where the "
+        "point is yours"
+    ]
 
 
 def test_a_line_for_each_prompt(tmp_path):

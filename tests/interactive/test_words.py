@@ -65,8 +65,10 @@ def test_of_two_words_on_a_voxel_the_later_counts_and_it_is_said(listener):
     )
     assert said.clicks == [Click(1, (4, 5, 6)), Click(0, (1, 2, 3))]
     assert said.scribbles == [Scribble(0, [(4, 5, 7)])]
-    (note,) = said.notes
-    assert "[1, 2, 3]" in note
+    assert said.notes == [
+        "voxel [4, 5, 6] was said to be class 0 and later class 1: the later word counts",
+        "voxel [1, 2, 3] was said to be class 1 and later class 0: the later word counts",
+    ]
     assert said.named() == {(4, 5, 7): 0, (4, 5, 6): 1, (1, 2, 3): 0}
 
 
