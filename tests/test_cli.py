@@ -93,6 +93,20 @@ def test_ctrl_c_shows_no_traceback(tmp_path):
     assert error.value.code == 130
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("demo",), "stopped"),
+        (("segment", "a.nii.gz", "out"), "stopped; the same command goes on from here"),
+    ],
+)
+def test_ctrl_c_says_that_it_has_stopped_and_what_goes_on(words, said, capsys):
+    with patch("aps_components.cli.fire.Fire", side_effect=KeyboardInterrupt), pytest.raises(SystemExit) as error:
+        aps(*words)
+    assert error.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == said
+
+
 def test_demo_is_the_bundles_own(tmp_path):
     with patch("aps_components.demo.run_demo") as run:
         aps("demo", "--output_dir", tmp_path)

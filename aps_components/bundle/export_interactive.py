@@ -24,7 +24,7 @@ from aps_components.bundle.export import (
 )
 from aps_components.bundle.locate import locate_bundle, require_weights
 from aps_components.files import ensure_writable, expanded
-from aps_components.interactive.model import taught_prompts, untaught
+from aps_components.interactive.model import refusal, untaught
 from aps_components.models import AutoPromptSeg, Seen, read_settings
 from aps_components.models.interaction import own_prompts
 from aps_components.networks.sam3d import ImageEmbedding
@@ -147,8 +147,8 @@ def export_interactive(
     if folder.is_file() or folder.suffix == ".onnx":
         raise ValueError(f"{folder}: --interactive writes two files; give a folder")
     weights = Path(checkpoint or require_weights(root))
-    if not taught_prompts(read_settings(weights)):
-        raise ValueError(untaught(weights))
+    if (reason := untaught(read_settings(weights))) is not None:
+        raise ValueError(refusal(weights, reason))
     network, settings = trained_network(root, {**(options or {}), "checkpoint": str(weights)})
     assert isinstance(network, AutoPromptSeg)
     image = next(trial_images((settings["in_channels"], *settings["roi_size"])))[:1]

@@ -78,6 +78,11 @@ def require_weights(root: str | os.PathLike[str]) -> Path:
     root = Path(root)
     if (weights := root / WEIGHTS).is_file():
         return weights
+    if root.name == TRAINED and (root.parent / "work").is_dir():
+        raise FileNotFoundError(
+            f"the training in {root.parent} has not ended, so {weights} is missing: it goes on by the same aps train "
+            "command"
+        )
     download = f"python -m monai.bundle download_large_files --bundle_path {shlex.quote(str(root))}\n  "
     raise FileNotFoundError(
         f"the bundle {root.name!r} has no weights ({weights} is missing). Give trained ones with --checkpoint FILE, "

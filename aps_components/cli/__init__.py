@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NoReturn
 
 import fire
 
@@ -48,6 +48,7 @@ VERSION = "--version"
 VERBOSE = "--verbose"  # of every command: the traceback of an error is printed, too
 # A packaged bundle's copy of the code has no studies.
 STUDIES: dict[str, Callable[..., Any]] = {"compare": compare, "uncertainty": uncertainty, "benchmark": benchmark}
+GO_ON = ("train", "segment", "clicks", "compare")  # what was done is not done again
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "segment": segment,
@@ -88,12 +89,19 @@ def main() -> None:
     try:
         fire.Fire({name: _guarded(strict(command)) for name, command in COMMANDS.items()}, name="aps")
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)  # and no traceback: it is no error
+        _stopped()  # and no traceback: it is no error
     except Exception as error:
         if interrupted(error):
-            sys.exit(INTERRUPTED)
+            _stopped()
         keep_traceback(error, always=False)
         sys.exit(plainly(error))
+
+
+def _stopped() -> NoReturn:
+    """After Ctrl-C."""
+    goes_on = sys.argv[1:2] and sys.argv[1] in GO_ON
+    print("stopped" + "; the same command goes on from here" * bool(goes_on), file=sys.stderr, flush=True)
+    sys.exit(INTERRUPTED)
 
 
 def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ def package(
     """Make the zip file of a bundle for MONAI's model zoo; every fault of one that does not fit is named.
 
     Args:
-        bundle: its folder, such as bundles/NAME.
+        bundle: its folder, such as bundles/NAME, or what aps train left.
         out: receives NAME_vVERSION.zip and its sha256.
         checkpoint: the weights, with their .json beside them; by default models/model.pt of the bundle.
         untrained: package without weights, and say so in it.

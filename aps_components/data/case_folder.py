@@ -192,7 +192,8 @@ def _sub_folders(root: Path, images: str | None, labels: str | None) -> tuple[st
         there = [entry.name + "/" for entry in sorted(root.iterdir()) if entry.is_dir()]
         raise DataError(
             f"{root}: no folder of images in it (images/ or imagesTr/); "
-            f"it holds {', '.join(there[:8]) or 'no folder at all'}; name the folders by --images and --labels_dir"
+            f"it holds {', '.join(there[:8]) or 'no folder at all'}; put the scans into images/ and their labels into "
+            "labels/ (aps train and aps new-bundle take other names by --images and --labels_dir)"
         )
     partners = [b for a, b in LAYOUTS if a == image_dir] or [b for _, b in LAYOUTS]
     label_dir = _inside(root, labels) if labels else next((b for b in partners if (root / b).is_dir()), partners[0])

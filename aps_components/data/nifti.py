@@ -63,6 +63,8 @@ def read_header(file: File) -> Any:
     Raises:
         DataError: there is no such file, or it is no NIfTI file.
     """
+    if Path(file).is_dir():
+        raise DataError(f"{file}: is a folder; give the scan's file")
     if not Path(file).is_file():
         raise DataError(f"{file}: no such file; put the scan there or mend its path in the datalist")
     try:

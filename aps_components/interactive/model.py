@@ -43,7 +43,6 @@ PREPROCESSED = [
     "NormalizeScand()",
     'EnsureTyped(dtype="torch.float32")',
 ]
-UNTAUGHT = "was trained without prompts (no simulated_user in its settings) and does not know what a click means"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +63,18 @@ class LoadedModel:
     """The files of a scan, in channel order; None where a scan is a file."""
     largest_component: Pieces = True
     """Which pieces of an answer stay, see ``label_map.kept_pieces``."""
-    prompted: bool = True
-    """Whether training taught it what a person's prompts mean."""
+    untaught: str | None = None
+    """What its training left out that it needs to know what a person's prompts mean; None where it knows."""
 
     @property
     def device(self) -> torch.device:
         """Where the network is."""
         return self.network.decision.offsets.device
+
+    @property
+    def prompted(self) -> bool:
+        """Whether training taught it what a person's prompts mean."""
+        return self.untaught is None
 
     def class_value(self, label: int | str) -> int:
         """The value of a class, from its value or its name.
@@ -86,8 +90,8 @@ class LoadedModel:
         Raises:
             ValueError: it was trained without prompts; the mend.
         """
-        if not self.prompted:
-            raise ValueError(untaught(self.checkpoint))
+        if self.untaught is not None:
+            raise ValueError(refusal(self.checkpoint, self.untaught))
 
 
 def load_model(
@@ -142,7 +146,7 @@ def load_model(
         in_channels=known.in_channels(),
         modalities=known.get("modalities", None),
         largest_component=pieces("largest_component", known.get("largest_component", True)),
-        prompted=taught_prompts(known.merged),
+        untaught=untaught(known.merged),
     )
 
 
@@ -156,17 +160,20 @@ def class_value(label: int | str, labels: Mapping[int, str]) -> int:
     return int(value)
 
 
-def taught_prompts(settings: Mapping[str, Any]) -> bool:
-    """Whether the settings of a training say that a simulated user prompted Model B in it."""
-    with_sam = (settings.get(NETWORK) or {}).get("model_b", "sam") == "sam"
-    return with_sam and trained_b(settings) and settings.get("simulated_user") is not None
+def untaught(settings: Mapping[str, Any]) -> str | None:
+    """What the settings of a training leave out that a model needs to understand a click; None where nothing."""
+    if (settings.get(NETWORK) or {}).get("model_b", "sam") != "sam":
+        return "its Model B is no SAM"
+    if not trained_b(settings):
+        return "its Model B was not trained"
+    return "no simulated_user in its settings" if settings.get("simulated_user") is None else None
 
 
-def untaught(checkpoint: str | os.PathLike[str]) -> str:
+def refusal(checkpoint: str | os.PathLike[str], reason: str) -> str:
     """What is wrong with a model that a training taught no prompts, and the mend."""
     return (
-        f"{checkpoint} {UNTAUGHT}: give aps train more --time, until its plan has a Model B; a training by hand needs "
-        """--simulated_user "{}" and Model B"""
+        f"{checkpoint} was trained without prompts ({reason}) and does not know what a click means: give aps train "
+        """more --time, until its plan has a Model B; a training by hand needs --simulated_user "{}" and Model B"""
     )
 
 

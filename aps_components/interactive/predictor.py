@@ -72,6 +72,8 @@ class Predictor:
     """
 
     def __init__(self, model: LoadedModel, *, thorough: bool = False) -> None:
+        if not isinstance(model, LoadedModel):
+            raise TypeError(f"model {brief(repr(model))} must be a loaded one: Predictor(load_model(...))")
         self.model, self.thorough = model, thorough
         self._session: _Session | None = None
 

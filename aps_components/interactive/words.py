@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -94,12 +95,14 @@ class Listener:
             raise ValueError(f"frame {frame!r} must be 'voxel' or 'world'")
         said = Words()
         for where, (place, label) in _pairs(points, "points", "((x, y, z), class)"):
-            said.clicks.append(Click(self._class(label, where), self.voxel(place, frame=frame)))
+            with _named(where):
+                said.clicks.append(Click(self.class_value(label), self.voxel(place, frame=frame)))
         for where, (corners, label) in _pairs(boxes, "boxes", "((corner, opposite corner), class)"):
-            said.boxes.append(self.box(corners, self._class(label, where), frame=frame))
+            with _named(where):
+                said.boxes.append(self.box(corners, self.class_value(label), frame=frame))
         for where, (places, label) in _pairs(scribbles, "scribbles", "(places, class)"):
-            voxels = [self.voxel(place, frame=frame) for place in places]
-            said.scribbles.append(Scribble(self._class(label, where), list(dict.fromkeys(voxels))))
+            with _named(where):
+                said.scribbles.append(self.scribble(places, self.class_value(label), frame=frame))
         return without_contradictions(said)
 
     def voxel(self, place: Place, *, frame: Frame) -> Voxel:
@@ -128,11 +131,11 @@ class Listener:
         (a, b, c), (d, e, f) = np.minimum(one, other).tolist(), np.maximum(one, other).tolist()
         return Box(label, (a, b, c), (d, e, f))
 
-    def _class(self, label: Label, where: str) -> int:
-        try:
-            return self.class_value(label)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+    def scribble(self, places: Sequence[Place], label: int, *, frame: Frame) -> Scribble:
+        """The voxels of a line, each once."""
+        if not len(places):
+            raise ValueError("a scribble without a place; give every voxel that it covers, or leave it out")
+        return Scribble(label, list(dict.fromkeys(self.voxel(place, frame=frame) for place in places)))
 
     def _outside(self, given: NDArray[np.float64], where: NDArray[np.float64], frame: Frame) -> str:
         reach = f"its voxels run from 0 to {[size - 1 for size in self.shape]}"
@@ -205,6 +208,15 @@ def _pairs(entries: Any, name: str, wanted: str) -> Iterator[tuple[str, tuple[li
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where} {brief(repr(entry))} must be {wanted}") from error
         yield where, (places, label)
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """What is wrong, and in which entry."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _shown(place: Any) -> str:

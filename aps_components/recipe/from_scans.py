@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -361,7 +362,7 @@ def describe(plan: PrintedPlan, asked: Asked) -> str:
 
 def _ended(results: TrainingResults, out: Path, *, worked: float) -> str:
     """What there is now, and what to do with it."""
-    bundle = out / TRAINED
+    bundle, folder = shlex.quote(str(out / TRAINED)), shlex.quote(str(out))
     choices = [f"  {choice.name}: {choice.chosen} ({choice.note})" for choice in results.choices]
     prompted = any(step.name == PROMPT_STEP for step in results.plan.stages)
     label = [f"  aps label --bundles {bundle} --studies SCANS"] if prompted else []
@@ -371,10 +372,10 @@ def _ended(results: TrainingResults, out: Path, *, worked: float) -> str:
             f"\nDone after {duration(worked)}. What was decided:",
             *choices,
             *([] if prompted else [no_clicks]),
-            f"\nReport: {out / REPORT_FILE}\nThe model and its figures: {bundle}/docs/README.md",
+            f"\nReport: {out / REPORT_FILE}\nThe model and its figures: {out / TRAINED}/docs/README.md",
             f"  aps segment SCANS RESULTS --bundle {bundle}",
-            f"  aps evaluate {out} TESTSCANS",
+            f"  aps evaluate {folder} TESTSCANS",
             *label,
-            f"  aps package {bundle}   (first fill in {bundle}/docs/data_license.txt)",
+            f"  aps package {bundle}   (first fill in {out / TRAINED}/docs/data_license.txt)",
         ]
     )

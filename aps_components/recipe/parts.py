@@ -22,19 +22,20 @@ class Part:
     share: float = 0.0
     turns: int = 1
     tempo: Tempo = field(default_factory=Tempo)
-    most: int = 0
+    recipe: Recipe = field(default_factory=Recipe)
     overhead: float = 0.0
 
     def iterations(self, usable: float) -> int:
         """Of each training, in the seconds that all iterations have together."""
-        return min(self.most, int(self.tempo.iterations(self.share * usable / self.turns))) if self.share else 0
+        fitting = int(self.tempo.iterations(self.share * usable / self.turns)) if self.share else 0
+        return min(self.recipe.most_iterations, fitting)
 
     def step(self, usable: float) -> Step:
         """As it is printed, with those iterations."""
         count = self.iterations(usable)
         seconds = self.overhead + self.tempo.seconds(count) * self.turns
         what = self.what if isinstance(self.what, str) else self.what(count)
-        return Step(name=self.name, what=what.format(iterations=f"{count:,}"), seconds=seconds)
+        return Step(name=self.name, what=what.format(iterations=f"{run_of(count, self.recipe):,}"), seconds=seconds)
 
 
 def first(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> Part | None:
@@ -53,7 +54,7 @@ def first(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> Part | N
         name=FIRST_STEP,
         what=what,
         share=shares(shape, recipe)["first"],
-        most=recipe.most_iterations,
+        recipe=recipe,
         turns=turns,
         tempo=first_tempo(shape, facts, pace, recipe),
         overhead=turns * (pace.start + judging),
@@ -70,7 +71,7 @@ def check(shape: Shape, facts: Facts, pace: Pace, *, unlabelled: int, recipe: Re
         name=CHECK_STEP,
         what=f"the same for a second round on {shape.checked} folds, {{iterations}} iterations each",
         share=shares(shape, recipe)["check"],
-        most=recipe.most_iterations,
+        recipe=recipe,
         turns=turns,
         tempo=Tempo(pace.labeled),
         overhead=turns * (labelling + _calibrating(facts, pace, recipe=recipe) + 2 * pace.start + scans),
@@ -87,7 +88,7 @@ def judge(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> Part | N
         name=JUDGE_STEP,
         what=f"Model B beside Model A on {shape.judged} folds, {{iterations}} iterations each; A, B and their average",
         share=shares(shape, recipe)["judge"],
-        most=recipe.most_iterations,
+        recipe=recipe,
         turns=turns,
         tempo=Tempo(pace.prompt),
         overhead=turns * (2 * pace.start + scans + _calibrating(facts, pace, recipe=recipe, with_b=True)),
@@ -104,7 +105,7 @@ def complete(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> Part 
         name="the held-out scans, too",
         what=f"{shape.folds} trainings go on with all labelled scans, {{iterations}} iterations each",
         share=shares(shape, recipe)["complete"],
-        most=recipe.most_iterations,
+        recipe=recipe,
         turns=turns,
         tempo=Tempo(pace.joint),
         overhead=turns * (pace.start + calibrating),
@@ -138,7 +139,7 @@ def last(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> Part:
         name="last training",
         what=what,
         share=shares(shape, recipe)["last"],
-        most=recipe.most_iterations,
+        recipe=recipe,
         tempo=last_tempo(shape, facts, pace, recipe),
         overhead=pace.start + (0.0 if shape.prompted else _calibrating(facts, pace, recipe=recipe)),
     )
@@ -152,7 +153,7 @@ def prompt(shape: Shape, facts: Facts, pace: Pace, *, recipe: Recipe) -> Part | 
         name=PROMPT_STEP,
         what="{iterations} iterations of answers to points and clicks, then calibration",
         share=shares(shape, recipe)["prompt"],
-        most=recipe.most_iterations,
+        recipe=recipe,
         tempo=Tempo(pace.prompt_alone),
         overhead=pace.start + _calibrating(facts, pace, recipe=recipe, with_b=True),
     )
@@ -224,6 +225,12 @@ def epochs_of(iterations: int, recipe: Recipe) -> tuple[int, int, int]:
     length = max(1, round(iterations / epochs))
     warmup = max(round(recipe.warmup_share * epochs), math.ceil(recipe.warmup_iterations / length))
     return epochs, length, min(epochs, warmup)
+
+
+def run_of(iterations: int, recipe: Recipe) -> int:
+    """How many run where about so many are asked for: whole epochs, of equal length."""
+    epochs, length, _ = epochs_of(iterations, recipe)
+    return epochs * length if iterations else 0
 
 
 def _held_out(shape: Shape, facts: Facts) -> int:

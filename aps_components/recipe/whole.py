@@ -29,7 +29,7 @@ from aps_components.recipe.evaluations import Evaluations
 from aps_components.recipe.facts import Asked, Facts, Pace, TimePlan
 from aps_components.recipe.journal import Journal, typed_command
 from aps_components.recipe.measure import measure_pace
-from aps_components.recipe.parts import first_tempo, learns_unlabelled
+from aps_components.recipe.parts import first_tempo, learns_unlabelled, run_of
 from aps_components.recipe.plan import (
     SLACK,
     last_iterations,
@@ -242,7 +242,7 @@ class WholeTraining:
         if learns_unlabelled(iterations, shape=shape, facts=self.facts, recipe=self.recipe):
             others = f"{self.facts.unlabelled} without a label"
         scans = " and ".join(filter(None, [f"{self.facts.labelled} labelled scans", others]))
-        return f"{iterations:,} iterations on {scans}"
+        return f"{run_of(iterations, self.recipe):,} iterations on {scans}"
 
     def _deploy(self, answer: Answer) -> None:
         """The last model, and how it answers, into the bundle."""

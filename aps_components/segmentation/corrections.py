@@ -15,7 +15,7 @@ from aps_components.data.nifti import read_header, write_like
 from aps_components.files import replace_text
 from aps_components.inference.prompt_file import USER, prompt_file_text, prompts_in_world
 from aps_components.interactive import Predictor, Words, read_prompts
-from aps_components.interactive.model import class_value, taught_prompts, untaught
+from aps_components.interactive.model import class_value, refusal, untaught
 from aps_components.models import read_settings
 from aps_components.segmentation.inputs import Case
 
@@ -36,8 +36,8 @@ def words_for(
     """
     if len(cases) != 1:
         raise DataError(f"--prompts {prompts} is about one scan, but there are {len(cases)}; give that scan as INPUT")
-    if not taught_prompts(read_settings(checkpoint)):
-        raise DataError(f"{prompts} cannot be used: {untaught(checkpoint)}")
+    if (reason := untaught(read_settings(checkpoint))) is not None:
+        raise DataError(f"{prompts} cannot be used: {refusal(checkpoint, reason)}")
     shape, affine = cases[0].grid()
     return read_prompts(
         prompts,

@@ -154,6 +154,13 @@ def test_missing_weights_name_the_bundle_and_how_to_get_them(tmp_path):
         require_weights(folder)
 
 
+def test_weights_of_a_training_that_has_not_ended_come_by_the_same_command(tmp_path):
+    folder = write_bundle(tmp_path / "out" / "bundle")
+    (tmp_path / "out" / "work").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"out has not ended, .* it goes on by the same aps train command"):
+        require_weights(folder)
+
+
 def test_a_bundle_that_brings_another_version_of_this_package_is_told(tmp_path):
     here = aps_components.__version__
     assert version_differences(write_bundle(tmp_path / "plain")) == []

@@ -73,7 +73,11 @@ def test_named_folders(tmp_path):
 FAULTS = {
     "no folder": ((), {"data": "nowhere"}, r"nowhere: no such folder; give the folder that holds images/"),
     "a file": (["f"], {"data": "f"}, r"f: a file; give the folder"),
-    "no images folder": (["scans/a.nii", "x"], {}, r"no folder of images in it .*; it holds scans/; name the folders"),
+    "no images folder": (
+        ["scans/a.nii", "x"],
+        {},
+        r"no folder of images in it .*; it holds scans/; put the scans into images/",
+    ),
     "no folder at all": (["x"], {}, r"it holds no folder at all"),
     "no labels folder": (["images/a.nii.gz"], {}, r"labels: no such folder; put the scans there, or name another"),
     "a file as folder": (["images/a.nii", "labels"], {}, r"labels: a file where a folder is wanted"),

@@ -6,6 +6,7 @@ import torch
 from tiny_model import NETWORK, ROI, SETTINGS
 
 from aps_components.interactive import load_model
+from aps_components.interactive.model import untaught
 from aps_components.models import CheckpointError, build_auto_prompt_seg, save_settings
 
 
@@ -27,6 +28,19 @@ def test_the_file_alone_says_how_it_was_built(model, model_file):
     state = torch.load(model_file, weights_only=True)
     assert all(torch.equal(value, state[name]) for name, value in model.network.state_dict().items())
     assert load_model(model_file.parent, "cpu").checkpoint == model_file
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"simulated_user": None}, "no simulated_user in its settings"),
+        ({"simulated_user": {}, "objective": {"train_b": False}}, "its Model B was not trained"),
+        ({"simulated_user": {}, "network_def": {"model_b": "vnet"}}, "its Model B is no SAM"),
+        ({"simulated_user": {}}, None),
+    ],
+)
+def test_why_a_model_does_not_know_what_a_click_means(changes, reason):
+    assert untaught(changes) == reason
 
 
 def test_settings_of_a_training_that_stored_no_arguments(model_file, tmp_path):

@@ -72,6 +72,20 @@ def test_of_two_words_on_a_voxel_the_later_counts_and_it_is_said(listener):
     assert said.named() == {(4, 5, 7): 0, (4, 5, 6): 1, (1, 2, 3): 0}
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"points": [((1, 1, 1), 1), ((900, 1, 1), 1)]}, r"points\[1\]: voxel \[900.0, 1.0, 1.0\] lies outside"),
+        ({"boxes": [(((0, 0, 0), (1, -5, 1)), 1)]}, r"boxes\[0\]: voxel"),
+        ({"scribbles": [([(1, 1, 1)], 1), ([], 1)]}, r"scribbles\[1\]: a scribble without a place"),
+        ({"points": [((1, 1, 1), 9)]}, r"points\[0\]: there is no class 9"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_entry(listener, said, message):
+    with pytest.raises(ValueError, match=message):
+        listener.words(**said)
+
+
 def test_more_than_a_person_says_is_refused_with_the_number(listener):
     places = list(np.ndindex(SHAPE))
     with pytest.raises(ValueError, match=f"{MOST_MARKS + 1} clicks"):

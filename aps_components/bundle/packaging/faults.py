@@ -34,6 +34,7 @@ SECTIONS = (
     "References",
     "License",
 )
+UNFILLED = b"TO FILL IN"  # as `aps new-bundle` writes it
 METADATA, PAGE = "configs/metadata.json", "docs/README.md"
 PAPERS = {
     "LICENSE": "copy the project's LICENSE there, or write the bundle's own",
@@ -63,6 +64,8 @@ def paper_faults(name: str, files: Mapping[str, bytes]) -> Iterator[str]:
     if not NAME.fullmatch(name):
         yield f'{name}: no name for a bundle; rename the folder with letters, digits, "_" and "-" alone'
     yield from _missing(files, PAPERS)
+    if UNFILLED in files.get(DATA_LICENSE, b""):
+        yield f"{DATA_LICENSE}: still says {UNFILLED.decode()!r}; write the terms of the data there"
     if PAGE in files:
         yield from _page_faults(files[PAGE].decode(errors="replace"))
 

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from aps_components.bundle.block import DatasetBlock
+from aps_components.bundle.locate import TRAINED, bundle_name
 from aps_components.bundle.packaging.archive import copy_file, write_archive, write_checksum
 from aps_components.bundle.packaging.checks import run_faults
 from aps_components.bundle.packaging.contents import (
@@ -85,7 +86,8 @@ def package_bundle(
     patch and intensity of the packaged configurations are those that the checkpoint was trained with.
 
     Args:
-        bundle: its folder, which gives NAME; ``configs/metadata.json`` gives VERSION.
+        bundle: its folder, which gives NAME, or the one of ``aps train`` that holds it; ``configs/metadata.json`` gives
+            VERSION.
         out: folder for the files; made if it is missing.
         checkpoint: the weights, with the settings of their training in a .json beside them; by default the bundle's
             ``models/model.pt``.
@@ -101,6 +103,8 @@ def package_bundle(
     """
     limit_mb = number(least=0)("limit_mb", limit_mb)
     folder = real(expanded(bundle))
+    if not (folder / "configs").is_dir() and (folder / TRAINED / "configs").is_dir():
+        folder = folder / TRAINED
     if not (folder / "configs").is_dir():
         raise FileNotFoundError(f"no bundle at {bundle}: give its folder, such as bundles/NAME")
     if untrained and checkpoint is not None:
@@ -115,13 +119,13 @@ def package_bundle(
     if faults := [*faults, *of_weights]:
         raise PackageError(bundle, faults)
 
-    stem, url = f"{folder.name}_v{json.loads(files[METADATA])['version']}", None
+    stem, url = f"{bundle_name(folder)}_v{json.loads(files[METADATA])['version']}", None
     if weights is not None and weights.megabytes > limit_mb and weights_url is not None:
         url = f"{weights_url.rstrip('/')}/{quote(stem)}_model.pt"
     files = without_weights(files) if weights is None else with_weights(files, weights, url=url)
     place = ensure_writable(expanded(out))
     suffix = "_untrained" if untrained else ""
-    contents = {f"{folder.name}/{name}": content for name, content in files.items()}
+    contents = {f"{bundle_name(folder)}/{name}": content for name, content in files.items()}
     with alone_in(place, patience=PATIENCE):  # the checksum is that of this archive, whoever else writes one
         archive = write_archive(place / f"{stem}{suffix}.zip", contents)
         return Package(
@@ -146,7 +150,7 @@ def _checked_files(
 ) -> tuple[dict[str, bytes], dict[str, Any], list[str]]:
     """The package's files but for the weights, the settings that the checkpoint changed in them, and all faults."""
     files, adapted = bundle_files(folder), dict[str, Any]()
-    faults = list(paper_faults(folder.name, files))
+    faults = list(paper_faults(bundle_name(folder), files))
     if of_configs := list(config_faults(files)):
         faults += of_configs
     else:
@@ -162,7 +166,7 @@ def _checked_files(
             values = {key: (getattr(block, key), getattr(trained, key)) for key in ADAPTED}
             adapted = {key: after for key, (before, after) in values.items() if before != after}
             faults += network_faults(json.loads(files[METADATA]), trained)
-            faults += _run_faults(folder.name, files, trained, weights)
+            faults += _run_faults(bundle_name(folder), files, trained, weights)
     code = code_files()
     expected = {*files, *code, *PAPERS, *((MODEL, SETTINGS) if has_weights else ())}  # what is missing is said already
     pages = PackagedPages(folder, project=PACKAGE.parent, names=expected)

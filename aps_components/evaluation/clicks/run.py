@@ -24,7 +24,7 @@ from aps_components.evaluation.seen import unseen_items
 from aps_components.evaluation.trained import answering_settings, load_trained
 from aps_components.files import expanded, replace_text, sha256_of
 from aps_components.interactive import LoadedModel, Predictor, load_model
-from aps_components.interactive.model import taught_prompts
+from aps_components.interactive.model import untaught
 from aps_components.models import read_settings
 from aps_components.options import number, optional, whole
 
@@ -192,7 +192,7 @@ def _of_dataset(
         labels=trained.labels,
         in_channels=trained.in_channels,
         largest_component=trained.largest_component,
-        prompted=taught_prompts(settings),
+        untaught=untaught(settings),
     )
     return model, trained.items, {"regions": trained.regions, "label_values": trained.label_values}
 

@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -239,6 +240,13 @@ class TestReproducible:
     def test_another_checkpoint_is_another_package(self, bundle, package, tmp_path):
         model = write_model(tmp_path / "model.pt", seed=4)
         assert package_bundle(bundle, out=tmp_path, checkpoint=model).sha256 != package.sha256
+
+
+def test_what_a_training_left_gives_its_name(bundle, tmp_path):
+    shutil.copytree(bundle, tmp_path / "hearts" / "bundle")
+    package = package_bundle(tmp_path / "hearts", out=tmp_path / "dist")
+    assert package.archive.name.startswith("hearts_v")
+    assert {name.partition("/")[0] for name in content(package.archive)} == {"hearts"}
 
 
 class TestPages:

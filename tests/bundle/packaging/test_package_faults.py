@@ -88,6 +88,10 @@ def test_the_bundle_that_these_tests_spoil_fits(bundle, tmp_path):
             in_metadata(to_fill_in=["docs/data_license.txt"]),
             "docs/data_license.txt: not filled in yet; do it, and take it out of to_fill_in in configs/metadata.json",
         ),
+        (
+            written("docs/data_license.txt", 'Data of the bundle "tiny"\n\nTO FILL IN:\nWhere the scans come from'),
+            "docs/data_license.txt: still says 'TO FILL IN'; write the terms of the data there",
+        ),
         (removed("docs/README.md"), "docs/README.md: missing; write one with the sections Model Overview, Data"),
         (edited("docs/README.md", "\n## Output\n", "\n### Output\n"), 'no section "Output"; add "## Output"'),
         (
