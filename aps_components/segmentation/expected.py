@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aps_components.evaluation.doubt.expected import Expectation
+from aps_components.evaluation.doubt.expected import Expectation, of_silence
 
 DICE, UNLIKE = "predicted_dice", "unlike_training"
 BOUNDS = ("value", "low", "high")
@@ -64,10 +64,13 @@ def expected_in_words(scan: Scan) -> list[str]:
 
 
 def worst_first(scans: Sequence[Scan]) -> list[Scan]:
-    """Those unlike the training's first, then by predicted Dice; where nothing is said, as they were."""
-    ranks = {id(scan): (not is_unlike(scan), _or_best(mean_expected(scan))) for scan in scans}
-    return sorted(scans, key=lambda scan: ranks[id(scan)])
+    """Those unlike the training's first, then by predicted Dice, see :func:`of_silence`; as they were without any."""
+    asked = [scan for scan in scans if any(DICE in entry for entry in scan["classes"])]
+    means = {id(scan): mean_expected(scan) for scan in asked}
+    silent = of_silence(list(means.values()))
 
+    def rank(scan: Scan) -> tuple[bool, float]:
+        mean = means.get(id(scan), math.inf)  # of a model that predicts nothing, last
+        return not is_unlike(scan), silent if mean is None else mean
 
-def _or_best(value: float | None) -> float:
-    return math.inf if value is None else value
+    return sorted(scans, key=rank)

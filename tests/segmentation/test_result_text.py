@@ -1,6 +1,7 @@
 from pathlib import Path
 
 from aps_components.segmentation import Segmentation, summary
+from aps_components.segmentation.expected import worst_first
 from aps_components.segmentation.outputs import Outputs
 
 
@@ -60,6 +61,11 @@ def test_the_scans_with_the_lowest_predicted_dice_come_first():
     lines = summary(Segmentation(Outputs(Path("out")), scans, ["good"])).splitlines()
     names = [line.split()[0] for line in lines[1:9:2]]
     assert names == ["odd", "poor", "good", "old"]
+    nothing = scan("nothing", "image")
+    for entry in nothing["classes"]:
+        entry["predicted_dice"] = None
+    assert [each["scan"] for each in worst_first([*scans, nothing])] == ["odd", "nothing", "poor", "good", "old"]
+    assert worst_first([scans[0], nothing, nothing])[0]["scan"] == "good"
     assert lines[0].split()[-3:] == ["predicted", "Dice", "(90", "%)"][-3:]
     assert lines[4].endswith("0.50 (0.38-0.55)")
     assert lines[8].endswith("-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -89,8 +90,18 @@ class Expected:
 
 
 def worst_first(means: Sequence[float | None]) -> list[int]:
-    """Places of answers in the order in which they are to be looked at: those without a word last."""
-    return sorted(range(len(means)), key=lambda index: (means[index] is None, means[index] or 0.0, index))
+    """Places of answers in the order in which they are to be looked at; see :func:`of_silence`."""
+    silent = of_silence(means)
+    values = [silent if mean is None else mean for mean in means]
+    return sorted(range(len(means)), key=lambda index: (values[index], index))
 
 
-__all__ = ["LEVEL", "Expectation", "Expected", "worst_first"]
+def of_silence(means: Sequence[float | None]) -> float:
+    """What an answer counts of which nothing is said, since it holds nothing: minus infinity, so that it is looked at
+    first, where most answers hold something; infinity where many hold nothing, as of scans with and without a lesion.
+    """
+    silent = sum(mean is None for mean in means)
+    return -math.inf if 2 * silent < len(means) else math.inf
+
+
+__all__ = ["LEVEL", "Expectation", "Expected", "of_silence", "worst_first"]

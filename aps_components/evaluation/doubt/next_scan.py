@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from aps_components.evaluation.doubt.expected import of_silence
+
 FIRST_POWER, LAST_POWER = 1.0, 100.0  # of the entropy, in the first round and from the last one on
 ROUNDS = 5  # in which the power rises
 LEAST_ENTROPY = 1e-6  # nats: surer ones are alike
@@ -71,13 +73,17 @@ def by_doubt(scores: Scores, *, rng: np.random.Generator, round: int = 0) -> lis
 
 
 def by_predicted_dice(scores: Scores, *, rng: np.random.Generator, round: int = 0) -> list[str]:
-    """The lowest predicted Dice first, those unlike the training before; where none is predicted, by soft Dice."""
+    """The lowest predicted Dice first, those unlike the training before; where none is predicted, by soft Dice.
+
+    A scan in which nothing is found is an exception, and comes before the others, where most hold something.
+    """
     predicted = any(score.predicted_dice is not None for score in scores.values())
+    worth = {scan: score.predicted_dice if predicted else score.soft_dice for scan, score in scores.items()}
+    silent = of_silence(list(worth.values()))
 
     def rank(scan: str) -> tuple[bool, float]:
-        score = scores[scan]
-        worth = score.predicted_dice if predicted else score.soft_dice
-        return not score.unlike_training, math.inf if worth is None else worth
+        said = worth[scan]
+        return not scores[scan].unlike_training, silent if said is None else said
 
     return sorted(by_chance(scores, rng=rng), key=rank)
 

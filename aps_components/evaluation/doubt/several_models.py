@@ -48,7 +48,7 @@ def mean_of(agreement: ByClass) -> float | None:
 
 
 def least_agreed_first(agreements: Mapping[str, ByClass]) -> dict[str, ByClass]:
-    """By scan, in the order of their means; those without one come last."""
+    """By scan, in the order of their means; those in which no model finds anything as :func:`of_silence` says."""
     names = list(agreements)
     return {names[place]: agreements[names[place]] for place in worst_first([mean_of(agreements[n]) for n in names])}
 

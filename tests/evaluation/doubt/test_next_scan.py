@@ -38,7 +38,13 @@ def test_the_worst_answer_first_and_before_it_what_is_unlike_the_training():
         "odd": score(predicted_dice=0.8, unlike_training=True),
         "nothing": score(answered=[]),
     }
-    assert next_scans("predicted_dice", scores) == ["odd", "poor", "good", "nothing"]
+    assert next_scans("predicted_dice", scores) == ["odd", "nothing", "poor", "good"]
+
+
+def test_where_most_answers_hold_nothing_that_is_no_exception():
+    empty = {f"scan{number}": score(answered=[]) for number in range(3)}
+    scores = empty | {"good": score(predicted_dice=0.9), "poor": score(predicted_dice=0.6)}
+    assert next_scans("predicted_dice", scores)[:2] == ["poor", "good"]
 
 
 def test_without_a_prediction_soft_dice_says_it():

@@ -40,12 +40,12 @@ def test_one_answer_agrees_with_nothing():
         pairwise_agreement([box(0, 20)], classes=2)
 
 
-def test_the_least_agreed_on_come_first_and_those_without_an_answer_last():
+def test_those_without_an_answer_come_first_where_most_have_one_and_then_the_least_agreed_on():
     agreements = {"a, b": [0.9, 0.5], "nothing": [None, None], "worst": [0.25, None], "002": [1.0, 0.75]}
     assert [mean_of(values) for values in agreements.values()] == [pytest.approx(0.7), None, 0.25, 0.875]
     ranked = least_agreed_first(agreements)
     assert ranked == agreements
-    assert list(ranked) == ["worst", "a, b", "002", "nothing"]
+    assert list(ranked) == ["nothing", "worst", "a, b", "002"]
 
 
 def test_the_table_can_be_read_again():
