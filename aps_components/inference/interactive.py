@@ -117,11 +117,13 @@ class InteractiveVolume:
         """Within a box voxels take its class, and nothing else changes.
 
         1. Where a class of the foreground reaches the box's sides already, the box says nothing new.
-        2. Where a large box holds hardly any of its class, Model B's answer to the box alone is taken, without the
-           earlier answer: that is how training draws boxes. It draws none of the background: pieces that end in the
+        2. In a large box Model B's answer to the box alone is taken, without the earlier answer: that is how training
+           draws boxes. Where some of the class is there already, parts that are thin are left out: what Model B thinks
+           of a border is worth less than that border. Training draws no box of the background: pieces that end in the
            box go.
-        3. Else, and where that found nothing, the border moves past the voxel of the box that is deepest in other
-           classes, as it moves past a click: it sees as far as a small box is wide, and knows the image better there.
+        3. In a small one, and where that found nothing of a class that is hardly there, the border moves past the voxel
+           of the box that is deepest in other classes, as it moves past a click: it sees as far as a small box is wide,
+           and knows the image better there.
         """
         inside = np.zeros_like(self._named, dtype=bool)
         inside[_sides_of(box)] = True
@@ -130,12 +132,14 @@ class InteractiveVolume:
             return
         if not box.label:
             self._turn(_pieces_within(~own, inside), box.label)
-        elif own[inside].mean() < HARDLY and not self._is_small(box):
-            self._turn_towards(box.label, self._ask(UserPrompts([], [box], []), previous=None), inside)
-        own_now = self._classes(self.probabilities) == box.label
-        if np.array_equal(own, own_now) and (deepest := self._deepest(inside & ~own)) is not None:
-            moved = self._moved([Click(box.label, deepest)], said=self.said.clicks)
-            self._turn_towards(box.label, moved, inside)
+        small, hardly = self._is_small(box), own[inside].mean() < HARDLY
+        if box.label and not small:
+            proposed = self._ask(UserPrompts([], [box], []), previous=None)
+            new = inside & ~own & (self._classes(proposed) == box.label)
+            self._turn_towards(box.label, proposed, new if hardly else _thick_parts(new))
+        unchanged = np.array_equal(own, self._classes(self.probabilities) == box.label)
+        if unchanged and (small or hardly or not box.label) and (deepest := self._deepest(inside & ~own)) is not None:
+            self._turn_towards(box.label, self._moved([Click(box.label, deepest)], said=self.said.clicks), inside)
 
     def _is_small(self, box: Box) -> bool:
         """Whether what moves borders sees all of it from its middle."""
@@ -275,6 +279,12 @@ def _spans(mask: Mask) -> bool:
         if not len(filled) or filled[0] >= margin or filled[-1] < length - margin:
             return False
     return True
+
+
+def _thick_parts(mask: Mask) -> Mask:
+    """What a ball of 5 voxels across fits into, and what touches it."""
+    opened = ndimage.binary_opening(mask, structure=ndimage.generate_binary_structure(3, 1), iterations=2)
+    return np.asarray(ndimage.binary_dilation(opened, structure=TOUCHING, mask=mask))
 
 
 def _pieces_within(mask: Mask, inside: Mask) -> Mask:

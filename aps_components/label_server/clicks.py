@@ -68,6 +68,8 @@ class _Talk:
     weights: Stamp
     said: Points = field(default_factory=dict)
     answer: Answer | None = None
+    alone: threading.Lock = field(default_factory=threading.Lock)
+    """One request at a time; another scan's go on beside it."""
 
     def further(self, points: Points) -> Points | None:
         """The points that were not said yet; None where one that was said is gone."""
@@ -84,6 +86,8 @@ class _Talk:
 class Clicks:
     """Answers clicks, and keeps what the network saw of the last scans, by their content.
 
+    A click waits for others on the same scan, and not for another scan to be opened.
+
     Args:
         load: a model from its weights and the name of a device.
         kept: number of scans.
@@ -96,7 +100,9 @@ class Clicks:
         self._talks: OrderedDict[tuple[Path, str, str], _Talk] = OrderedDict()
         self._models: dict[tuple[Path, str], tuple[Stamp, LoadedModel]] = {}
         self._contents: dict[str, tuple[Stamp, str]] = {}
-        self._alone = threading.Lock()
+        self._kept_alone = threading.Lock()  # for what is kept
+        self.seeing = threading.Lock()
+        """Whoever looks at a whole scan: one at a time, for the memory that it takes."""
 
     def answer(
         self,
@@ -121,8 +127,8 @@ class Clicks:
             RefusedRequestError: a point outside the scan, or a model that was not taught what points mean.
             DataError: the scan cannot be used.
         """
-        with self._alone:
-            talk = self._talk(scan, points, checkpoint, device, reset=reset)
+        talk = self._talk(scan, points, checkpoint, device, reset=reset)
+        with talk.alone:
             # Without an answer the predictor may hold what is none of these points, such as scribbles.
             new = None if reset or talk.answer is None else talk.further(points)
             if new is None:
@@ -159,8 +165,8 @@ class Clicks:
             checkpoint: as :meth:`answer` takes it.
             device: of the network.
         """
-        with self._alone:
-            talk = self._talk(scan, {}, checkpoint, device, reset=False)
+        talk = self._talk(scan, {}, checkpoint, device, reset=False)
+        with talk.alone:
             talk.forget()
             lines = [(voxels.tolist(), value) for voxels, value in scribbles if len(voxels)]
             with _refusing():
@@ -170,22 +176,34 @@ class Clicks:
         self, scan: str | os.PathLike[str], points: Points, checkpoint: Path, device: str, *, reset: bool
     ) -> _Talk:
         key = (checkpoint, device, self._content(scan))
-        newest, talk = _stamp(checkpoint), self._talks.get(key)
-        goes_on = talk is not None and bool(talk.said) and not reset and talk.further(points) is not None
-        if talk is None or not (goes_on or talk.weights == newest):
-            self._talks.pop(key, None)
-            self._forget(self._kept - 1)  # before there is another one
+        if (talk := self._known(key, points, reset=reset)) is not None:
+            return talk
+        with self.seeing:
+            if (talk := self._known(key, points, reset=reset)) is not None:  # opened meanwhile, for somebody else
+                return talk
+            newest = _stamp(checkpoint)
+            with self._kept_alone:
+                self._talks.pop(key, None)
+                while len(self._talks) >= self._kept:  # before there is another one
+                    self._talks.popitem(last=False)
             predictor = Predictor(self._model(checkpoint, device, newest))
             with _refusing():
                 predictor.model.require_prompted()
             predictor.set_image(scan)
-            talk = self._talks[key] = _Talk(predictor, newest)
-        self._talks.move_to_end(key)
-        return talk
+            with self._kept_alone:
+                talk = self._talks[key] = _Talk(predictor, newest)
+            return talk
 
-    def _forget(self, kept: int) -> None:
-        while len(self._talks) > kept:
-            self._talks.popitem(last=False)
+    def _known(self, key: tuple[Path, str, str], points: Points, *, reset: bool) -> _Talk | None:
+        """A scan that was opened, unless it is to be looked at anew by newer weights."""
+        with self._kept_alone:
+            if (talk := self._talks.get(key)) is None:
+                return None
+            goes_on = bool(talk.said) and not reset and talk.further(points) is not None
+            if not goes_on and talk.weights != _stamp(key[0]):
+                return None
+            self._talks.move_to_end(key)
+            return talk
 
     def _model(self, checkpoint: Path, device: str, stamp: Stamp) -> LoadedModel:
         found = self._models.get((checkpoint, device))

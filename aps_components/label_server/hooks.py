@@ -5,16 +5,20 @@ Its functions are replaced by ones that look first and then call them. Nothing o
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import inspect
 import logging
 import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from aps_components.errors import in_a_line, is_meant_for_a_user, root_cause
+from aps_components.label_server.clicks import INTERACTIVE, SCRIBBLED
 from aps_components.label_server.handed_in import Kept, finished_info, handed_in
 from aps_components.label_server.label_names import Served, served_bundles
 from aps_components.label_server.parameters import (
@@ -43,6 +47,7 @@ def install() -> None:
     from monailabel.utils import sessions
 
     infer.run_inference = refusing(_inference(infer.run_inference))
+    _beside_others(infer.router, infer.api_run_inference)
     for name in ("add_image", "save_label", "update_image_info", "update_label_info"):
         setattr(datastore, name, refusing(_with_params(getattr(datastore, name))))
     datastore.download_image = refusing(datastore.download_image)  # an archive's may be unreadable
@@ -159,6 +164,29 @@ def _with_submit(function: Callable[..., Any]) -> Callable[..., Any]:
     return serve
 
 
+def _beside_others(router: Any, endpoint: Callable[..., Any]) -> None:
+    """An endpoint that computes for seconds runs in a thread: else no other request is answered meanwhile.
+
+    It is a coroutine that never waits, so that the server's one loop would do nothing else.
+    """
+
+    def call(**given: Any) -> Any:
+        return asyncio.run(endpoint(**given))
+
+    call.__signature__ = inspect.signature(endpoint)  # type: ignore[attr-defined]  # what the server fills in
+    for route in router.routes:
+        if route.endpoint is endpoint:
+            route.endpoint = call
+
+
+def _refuse_missing(offered: Any, params: Any) -> None:
+    """Weights that the model's folder lacks: MONAI Label's own task would take others in their place."""
+    wanted, known = params.get("model_filename"), offered.get("model_filename") if isinstance(offered, dict) else None
+    wanted = wanted[0] if isinstance(wanted, list) and wanted else wanted
+    if wanted and known and wanted not in known:
+        raise RefusedRequestError(f"there are no weights {wanted!r}; there are: {', '.join(known)}", 404)
+
+
 def _inference(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def run(background_tasks: Any, model: str, image: str, session_id: str, params: Any, *rest: Any) -> Any:
@@ -170,9 +198,13 @@ def _inference(function: Callable[..., Any]) -> Callable[..., Any]:
             raise RefusedRequestError(f"there is no model {model!r}; there are: {', '.join(sorted(app._infers))}", 404)
         # Slicer's module names the classes of all models of the server in each request.
         check_inference(parsed_form(params), classes={name for task in app._infers.values() for name in task.labels})
+        _refuse_missing(app._infers[model].config(), parsed_form(params))
         if image:
             known_image(app.datastore(), image)
-        return function(background_tasks, model, image, session_id, params, *rest)
+        # Clicks wait by themselves, for what they need alone.
+        automatic = not model.endswith((INTERACTIVE, SCRIBBLED))
+        with app.clicks.seeing if automatic else nullcontext():
+            return function(background_tasks, model, image, session_id, params, *rest)
 
     return run
 

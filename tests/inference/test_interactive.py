@@ -145,6 +145,19 @@ def test_a_box_of_a_class_that_fills_it_says_nothing_new(volume, monkeypatch):
     assert not asked
 
 
+def test_where_some_of_the_class_is_there_a_large_box_adds_what_is_thick(volume, monkeypatch):
+    start = np.zeros(SIZE, dtype=np.int64)
+    start[4:20, 4:29, 6:49] = 1
+    found = np.zeros(SIZE, dtype=np.int64)
+    found[3:36, 3:30, 5:50] = 1  # the other half, and a voxel more all around
+    volume.reset(start)
+    proposing(volume, found, monkeypatch)
+    volume.prompt(boxes=[BIG])
+    assert (answer(volume)[24:34, 6:27, 8:46] == 1).all()
+    assert not (answer(volume)[4:16, 3, 6:49]).any()
+    assert not (answer(volume)[3, 4:29, 6:49]).any()
+
+
 def test_a_box_of_background_takes_the_pieces_that_end_in_it(volume):
     start = np.zeros(SIZE, dtype=np.int64)
     start[5:9, 5:9, 12:16], start[12:15, 5:9, 12:16], start[30:39, 5:30, 5:60] = 1, 2, 1

@@ -1,6 +1,7 @@
 """Clicks of a viewer, what is kept between them, and which segment is which class."""
 
 import os
+import threading
 
 import nibabel as nib
 import numpy as np
@@ -225,7 +226,7 @@ def test_a_further_click_that_fails_midway_was_not_said(clicks, weights, scan, m
     fresh = Counted().answer(scan, other, checkpoint=weights).label_map
     clicks.answer(scan, said, checkpoint=weights)
 
-    def full(*_):
+    def full(*_, **__):
         raise MemoryError
 
     with monkeypatch.context() as patch:
@@ -379,3 +380,38 @@ def test_bundles_of_an_earlier_start_are_not_served(tmp_path):
     assert served_bundles(tmp_path, {"models": "mine, la"}) == {
         name: tmp_path / "model" / name for name in ("mine", "la")
     }
+
+
+def test_a_click_does_not_wait_for_another_scan_to_be_opened(clicks, weights, scan, tmp_path, monkeypatch):
+    clicks.answer(scan, {1: [(3, 4, 5)]}, checkpoint=weights)
+    other = write_scan(tmp_path / "b.nii.gz", 1)
+    begun, go_on = threading.Event(), threading.Event()
+    see = Predictor.set_image
+
+    def slowly(self, which):
+        begun.set()
+        assert go_on.wait(60)
+        see(self, which)
+
+    monkeypatch.setattr(Predictor, "set_image", slowly)
+    opening = threading.Thread(target=clicks.answer, args=(other, {1: [(3, 4, 5)]}), kwargs={"checkpoint": weights})
+    opening.start()
+    assert begun.wait(60)
+    answer = clicks.answer(scan, {1: [(3, 4, 5)], 2: [(9, 9, 9)]}, checkpoint=weights)
+    assert answer.label_map[9, 9, 9] == 2
+    assert opening.is_alive()
+    go_on.set()
+    opening.join(60)
+    assert clicks.seen == 2
+
+
+def test_two_who_open_the_same_scan_look_at_it_once(clicks, weights, scan):
+    asked = [{1: [(3, 4, 5)]}, {1: [(3, 4, 5)]}]
+    threads = [
+        threading.Thread(target=clicks.answer, args=(scan, each), kwargs={"checkpoint": weights}) for each in asked
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert clicks.seen == 1

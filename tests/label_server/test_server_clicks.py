@@ -3,6 +3,8 @@
 import gzip
 import io
 import json
+import threading
+import time
 import urllib.request
 
 import nibabel as nib
@@ -89,6 +91,28 @@ def test_the_nrrd_of_the_viewers_lies_where_the_scan_does(client, studies, tmp_p
     assert answer[5, 6, 7] == 1
 
 
+def test_others_are_answered_while_a_scan_is_opened(client, studies):
+    """Opening takes seconds: no viewer is to stand still for another one's."""
+    begun = threading.Event()
+    ended = []
+
+    def open_scan():
+        begun.set()
+        client.infer(MODEL, "oblique", **{CLASS: [[1, 2, 3]]}, reset_state=True)
+        client.infer("la", "oblique")
+        ended.append(time.monotonic())
+
+    opening = threading.Thread(target=open_scan)
+    opening.start()
+    begun.wait()
+    answered = []
+    while opening.is_alive():
+        client.info()
+        answered.append(time.monotonic())
+    opening.join()
+    assert sum(when < ended[0] for when in answered) > 3
+
+
 def test_what_was_said_wrong_is_said(client, server):
     for params, said in (
         ({CLASS: [[500, 0, 0]]}, "outside the scan"),
@@ -102,6 +126,10 @@ def test_what_was_said_wrong_is_said(client, server):
     with pytest.raises(LabelRequestError, match="was trained without prompts") as error:
         client.infer("amos_clicks", "RAS")  # random weights
     assert error.value.status == 422
+    for model in (MODEL, "la"):
+        with pytest.raises(LabelRequestError, match=r"no weights 'none.pt'; there are: model.pt") as error:
+            client.infer(model, "RAS", model_filename="none.pt")
+        assert error.value.status == 404
 
 
 def test_scribbles_as_slicer_sends_them(server, ras):
