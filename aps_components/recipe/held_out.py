@@ -54,6 +54,7 @@ def read_held_out(
             dice={row["class"]: row["dice"] for row in of_case},
             nsd={row["class"]: row["nsd"] for row in of_case} if "nsd" in of_case[0] else None,
             picture=pictures.get(case),
+            evaluation=Path(os.path.relpath(folder, out)).as_posix(),
         )
         for (case, predictor), of_case in found.items()
     ]

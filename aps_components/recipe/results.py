@@ -86,6 +86,7 @@ class HeldOut:
         dice: by class name, 0 to 1; NaN where it is not defined is None.
         nsd: likewise; None where it was not measured.
         picture: of its worst error, relative to OUT; None where there is none.
+        evaluation: the folder of the evaluation that says it, relative to OUT.
     """
 
     case: str
@@ -97,6 +98,7 @@ class HeldOut:
     dice: dict[str, float | None]
     nsd: dict[str, float | None] | None = None
     picture: str | None = None
+    evaluation: str | None = None
 
     @property
     def mean_dice(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,12 @@ class Evaluated:
     scans: Mapping[str, Mapping[str, Any]]
 
     @classmethod
-    def read(cls, file: Path) -> Evaluated | None:
+    def read(cls, file: Path, *, predictor: str | None = None) -> Evaluated | None:
         """From a ``metrics.json``; None where it holds no case.
+
+        Args:
+            file: as an evaluation wrote it.
+            predictor: whose answers; by default that which inference gives.
 
         Raises:
             ValueError: it is none.
@@ -70,7 +74,7 @@ class Evaluated:
         rows = [row for row in every if all(isinstance(row.get(key), str) for key in ("case", "class", "predictor"))]
         if not rows:
             return None
-        wanted = context.get("inference_predictor", "average")
+        wanted = predictor or context.get("inference_predictor", "average")
         predictors = list(dict.fromkeys(row["predictor"] for row in rows))
         predictor = wanted if wanted in predictors else predictors[0]
         variant = context.get("inference_variant", "raw")
@@ -84,6 +88,13 @@ class Evaluated:
             rows={(row["case"], row["class"]): row for row in chosen},
             scans={scan["case"]: scan for scan in objects(content.get("scans")) if isinstance(scan.get("case"), str)},
         )
+
+    @classmethod
+    def together(cls, parts: Sequence[Evaluated]) -> Evaluated:
+        """Several evaluations of the same classes as one, such as those of folds; of a case the first one counts."""
+        rows = {key: row for part in reversed(parts) for key, row in part.rows.items()}
+        scans = {case: scan for part in reversed(parts) for case, scan in part.scans.items()}
+        return replace(parts[0], rows=rows, scans=scans)
 
     @property
     def cases(self) -> list[str]:
@@ -121,14 +132,16 @@ class Evaluated:
         Args:
             name: after each title, where a report has several evaluations.
         """
-        after = f", {name}" if name else ""
+        figures = {"Dice and NSD by class and case": self._metrics(), "The worst cases": self._pictures()}
+        return [*_titled(figures, name), *self.agreement_sections(name=name)]
+
+    def agreement_sections(self, *, name: str = "") -> list[Section]:
+        """How volumes and probabilities agree with the truth; parts without figures are left out."""
         parts = {
-            "Dice and NSD by class and case": self._metrics(),
-            "The worst cases": self._pictures(),
             "Volumes against truth": self._volumes(),
             "Uncertainty and calibration": [*self._calibration(), *self._doubts()],
         }
-        return [Section(title + after, blocks) for title, blocks in parts.items() if blocks]
+        return _titled(parts, name)
 
     def _metrics(self) -> list[Block]:
         dice, surface = self.figures("dice"), self.figures("nsd")
@@ -260,3 +273,9 @@ def _rank_correlation(both: Sequence[tuple[float, float | None]]) -> str:
 def known_items(values: Mapping[str, float | None]) -> list[tuple[str, float]]:
     """Names and values that are not None."""
     return [(name, value) for name, value in values.items() if value is not None]
+
+
+def _titled(parts: Mapping[str, list[Block]], name: str) -> list[Section]:
+    """Those that have something to show, named after the evaluation where a report has several."""
+    after = f", {name}" if name else ""
+    return [Section(title + after, blocks) for title, blocks in parts.items() if blocks]

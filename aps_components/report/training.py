@@ -64,6 +64,7 @@ class HeldOut(NamedTuple):
     dice: dict[tuple[str, str], float | None]
     nsd: dict[tuple[str, str], float | None]
     pictures: dict[str, Path]
+    files: list[Path]  # of the evaluations that say them
 
 
 def write_training_report(out: str | os.PathLike[str]) -> Path:
@@ -91,6 +92,8 @@ def write_training_report(out: str | os.PathLike[str]) -> Path:
         Section("Curves", _curves(folder)),
         *_validation_sections(apart, kept, classes),
         *_held_out_sections(answers, chosen, classes, _unknown(content)),
+        *_agreement_sections(apart, kept, "validation scans"),
+        *(_agreement_sections(answers, chosen, "labelled scans, held out") if kept is None else []),
         *(section for name, found in evaluations.items() for section in found.sections(name=name)),
         Section("How the uncertainty was checked", _uncertainty(folder)),
         Section("What each round and choice gave", _choices(content, answers, classes)),
@@ -123,7 +126,9 @@ def held_out(content: Mapping[str, Any], folder: Path, *, validation: bool = Fal
             continue
         extras = (entry.get(extra) is True for extra in ("calibrated", "mirrored"))
         kind = Kind(int(turn or 1), str(entry.get("predictor", UNKNOWN)), *extras)
-        figures = found.setdefault(kind, HeldOut({}, {}, {}))
+        figures = found.setdefault(kind, HeldOut({}, {}, {}, []))
+        if (evaluation := _evaluation_file(folder, entry.get("evaluation"))) and evaluation not in figures.files:
+            figures.files.append(evaluation)
         for metric in ("dice", "nsd"):
             values = mapping(entry.get(metric))
             getattr(figures, metric).update({(case, str(label)): number(value) for label, value in values.items()})
@@ -174,7 +179,8 @@ def _headline(
         if found is not None:
             dice = by_case(found.dice)
             figures.append((f"{spread(map(mean, dice.values()))} %", f"Dice of {len(dice)} {said}"))
-    for evaluated in list(evaluations.values())[:1]:
+    of_others = [found for found in evaluations.values() if found.context.get("split") != "training"]
+    for evaluated in of_others[:1]:  # what the model learned from says nothing of other scans
         figures += evaluated.headline()
     return figures
 
@@ -278,6 +284,28 @@ def _held_out_sections(
         Section("Labelled scans, held out", [Text(intro), *unknown, *_figures(found, names)]),
         Section("The worst of the held-out scans", _pictures(found)),
     ]
+
+
+def _agreement_sections(answers: Mapping[Kind, HeldOut], kind: Kind | None, name: str) -> list[Section]:
+    """Volumes and calibration of the answers of a kind, as their evaluations measured them."""
+    if kind is None:
+        return []
+    parts = []
+    for file in answers[kind].files:
+        try:
+            found = Evaluated.read(file, predictor=kind.predictor)
+        except ValueError:
+            continue  # damaged since
+        parts += [] if found is None else [found]
+    return Evaluated.together(parts).agreement_sections(name=name) if parts else []
+
+
+def _evaluation_file(folder: Path, named: Any) -> Path | None:
+    """The figures of an evaluation below the folder of the training, and of no other one."""
+    if not isinstance(named, str):
+        return None
+    file = real(folder / named / METRICS_FILE)
+    return file if file.is_file() and file.is_relative_to(real(folder)) else None
 
 
 def _pictures(found: HeldOut) -> list[Block]:

@@ -211,6 +211,48 @@ def test_evaluations_below_the_folder_are_in_it_and_say_the_headline(tmp_path, w
     ]
 
 
+def measured(folder, case, *, split="validation"):
+    """An evaluation of one scan by both models."""
+    row = {"case": case, "variant": "raw", "class": "wall", "dice": 0.875, "nsd": 0.5, "hd95_mm": None}
+    rows = [
+        row | {"predictor": predictor, "truth_voxels": 80, "prediction_voxels": voxels}
+        for predictor, voxels in (("a", 100), ("b", 60))
+    ]
+    bins = {"voxels": [0, 8], "confidence": [0.0, 7.5], "correct": [0, 6]}
+    scan = {"case": case, "voxel_ml": 0.5, "calibration": {"predictor": "a", "band_mm": 10.0, "ece": 0.19, **bins}}
+    folder.mkdir(parents=True)
+    content = {"context": {"split": split}, "cases": rows, "summary": [], "scans": [scan]}
+    (folder / "metrics.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(("fold", "name"), [(0, "labelled scans, held out"), (-1, "validation scans")])
+def test_volumes_and_calibration_of_the_answers_that_were_chosen_are_shown(tmp_path, fold, name):
+    """Of all evaluations that say them, and by the predictor that was chosen; a path out is passed over."""
+    entries = [
+        answered(case, 0.875, predictor=predictor, fold=fold, evaluation=where)
+        for predictor in ("a", "b")
+        for case, where in (("s", "work/one"), ("t", "work/other"), ("u", "../elsewhere"))
+    ]
+    chosen = [{"name": "predictor", "chosen": "b", "figures": {}, "note": ""}]
+    folder = write(tmp_path / "out", changed(held_out=entries, choices=chosen))
+    for case, where in (("s", "work/one"), ("t", "work/other"), ("u", "../elsewhere")):
+        measured(folder / where, case)
+    report = read_report(write_training_report(folder))
+    assert f"Volumes against truth, {name}" in report.titles
+    assert f"Uncertainty and calibration, {name}" in report.titles
+    assert sorted(report.table("case", "class", "truth, ml")) == [
+        ["s", "wall", "40", "30", "-10", "-25.0"],
+        ["t", "wall", "40", "30", "-10", "-25.0"],
+    ]
+
+
+def test_an_evaluation_of_what_was_learned_from_is_no_headline(tmp_path):
+    folder = write(tmp_path / "out", CONTENT)
+    measured(folder / "evaluation", "s", split="training")
+    report = read_report(write_training_report(folder))
+    assert "cases of the training part" not in report.words
+
+
 def test_pictures_of_held_out_scans_are_shown_where_there_are_some(tmp_path):
     folder = write(tmp_path / "out", changed(held_out=[answered("a", 0.5, picture="a.png")], choices=[]))
     Image.new("RGB", (60, 40)).save(folder / "a.png")
