@@ -4,7 +4,7 @@
 
 Clicks: the simulated annotator of ``aps clicks`` corrects the scans by everything, without Model B, and without the
 border that moves. Boxes: around the largest errors of each scan, 13 voxels wide at most, beside one click into each;
-around a whole class that the answer lacks; and around a class that it has.
+around a whole class that the answer lacks, as a whole or in half; and around a class that it has.
 """
 
 from __future__ import annotations
@@ -76,6 +76,11 @@ def corners(mask: Mask) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(places.min(axis=0).tolist()), tuple(places.max(axis=0).tolist())
 
 
+def middle_of(mask: Mask) -> int:
+    """Along the first axis."""
+    return int(np.median(np.argwhere(mask)[:, 0]))
+
+
 def dice(answer: NDArray[np.integer], truth: NDArray[np.integer], classes: list[int]) -> float:
     """Percent, the mean of classes."""
     shares = [
@@ -104,6 +109,11 @@ def of_boxes(predictor: Predictor, truth: NDArray[np.integer], classes: list[int
             box = [(corners(truth == label), label)]
             answer = predictor.predict(boxes=box, mask=np.where(first == label, 0, first)).label_map
             yield {"what": "a class that is missing", "class": label, "box_dice": dice(answer, truth, [label])}
+            half = np.where(
+                (first == label) & (np.arange(len(first)) >= middle_of(truth == label))[:, None, None], 0, first
+            )
+            answer = predictor.predict(boxes=box, mask=half).label_map
+            yield {"what": "half of a class", "class": label, "box_dice": dice(answer, truth, [label])}
             answer = predictor.predict(boxes=box, reset=True).label_map
             yield {"what": "a class that is there", "class": label, "box_dice": dice(answer, truth, classes) - before}
 

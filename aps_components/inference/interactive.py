@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from aps_components.inference.boxed import is_hardly, outer_parts, pieces_within, sides_of, spans
 from aps_components.inference.inferer import PromptedSlidingWindowInferer, SeenVolume, VolumePrediction, Window
 from aps_components.label_map import likeliest_class
 from aps_components.models import AutoPromptSeg, TwoModels, as_tensors
@@ -24,8 +25,6 @@ from aps_components.prompts import REACH, Box, Click, Scribble, UserPrompts, hol
 
 TOUCHING = np.ones((3, 3, 3))
 CERTAIN = 0.99  # probability of what a user has said
-HARDLY = 0.05  # share of a box below which its class is hardly there
-NEAR_SIDE = 0.1  # of a box's length: a class that comes so near to both sides reaches from one to the other
 Mask = NDArray[np.bool_]
 
 
@@ -118,28 +117,37 @@ class InteractiveVolume:
 
         1. Where a class of the foreground reaches the box's sides already, the box says nothing new.
         2. In a large box Model B's answer to the box alone is taken, without the earlier answer: that is how training
-           draws boxes. Where some of the class is there already, parts that are thin are left out: what Model B thinks
-           of a border is worth less than that border. Training draws no box of the background: pieces that end in the
-           box go.
-        3. In a small one, and where that found nothing of a class that is hardly there, the border moves past the voxel
-           of the box that is deepest in other classes, as it moves past a click: it sees as far as a small box is wide,
-           and knows the image better there.
+           draws boxes. Where some of the class is there already, parts alone count that reach out towards the box's
+           sides, and not thin ones: what Model B thinks of a border is worth less than that border. Training draws no
+           box of the background: pieces that end in the box go.
+        3. In a small one, and where the class is hardly there after that, the border moves past the voxel of the box
+           that is deepest in other classes, as it moves past a click: it sees as far as a small box is wide, and knows
+           the image better there.
         """
         inside = np.zeros_like(self._named, dtype=bool)
-        inside[_sides_of(box)] = True
-        own = self._classes(self.probabilities) == box.label
-        if box.label and _spans(own[_sides_of(box)]):
+        inside[sides_of(box)] = True
+        own = self._of(box.label)
+        if not box.label and (ending := pieces_within(~own & (self._named < 0), inside)).any():
+            self._turn(ending, box.label)
             return
-        if not box.label:
-            self._turn(_pieces_within(~own, inside), box.label)
-        small, hardly = self._is_small(box), own[inside].mean() < HARDLY
-        if box.label and not small:
+        if box.label and spans(own[sides_of(box)]):
+            return
+        if box.label and not (small := self._is_small(box)):
             proposed = self._ask(UserPrompts([], [box], []), previous=None)
             new = inside & ~own & (self._classes(proposed) == box.label)
-            self._turn_towards(box.label, proposed, new if hardly else _thick_parts(new))
-        unchanged = np.array_equal(own, self._classes(self.probabilities) == box.label)
-        if unchanged and (small or hardly or not box.label) and (deepest := self._deepest(inside & ~own)) is not None:
-            self._turn_towards(box.label, self._moved([Click(box.label, deepest)], said=self.said.clicks), inside)
+            self._turn_towards(box.label, proposed, new if is_hardly(own[inside]) else outer_parts(new, own & inside))
+        now = self._of(box.label)
+        if not box.label or small or is_hardly(now[inside]):
+            self._move_into(inside & ~now, box.label)
+
+    def _move_into(self, region: Mask, label: int) -> None:
+        """The border of a class moves past the deepest voxel of a region, within it."""
+        if (deepest := self._deepest(region)) is not None:
+            self._turn_towards(label, self._moved([Click(label, deepest)], said=self.said.clicks), region)
+
+    def _of(self, label: int) -> Mask:
+        """Where the answer so far has a class, [D, H, W]."""
+        return self._classes(self.probabilities) == label
 
     def _is_small(self, box: Box) -> bool:
         """Whether what moves borders sees all of it from its middle."""
@@ -264,36 +272,6 @@ def _pieces_at(mask: Mask, voxels: Sequence[tuple[int, int, int]]) -> Mask:
         around = tuple(slice(max(index - 1, 0), index + 2) for index in voxel)
         held |= set(np.unique(pieces[around]).tolist())
     return np.isin(pieces, sorted(held - {0}))
-
-
-def _sides_of(box: Box) -> tuple[slice, ...]:
-    return tuple(slice(low, high + 1) for low, high in zip(box.least, box.greatest, strict=True))
-
-
-def _spans(mask: Mask) -> bool:
-    """Whether a mask reaches, or nearly, from each side to the opposite one."""
-    for axis in range(mask.ndim):
-        filled = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        length = mask.shape[axis]
-        margin = 1 + int(NEAR_SIDE * length)
-        if not len(filled) or filled[0] >= margin or filled[-1] < length - margin:
-            return False
-    return True
-
-
-def _thick_parts(mask: Mask) -> Mask:
-    """What a ball of 5 voxels across fits into, and what touches it."""
-    opened = ndimage.binary_opening(mask, structure=ndimage.generate_binary_structure(3, 1), iterations=2)
-    return np.asarray(ndimage.binary_dilation(opened, structure=TOUCHING, mask=mask))
-
-
-def _pieces_within(mask: Mask, inside: Mask) -> Mask:
-    """The connected pieces of a mask that lie in a region as a whole."""
-    pieces, count = ndimage.label(mask, structure=TOUCHING)
-    beyond = np.unique(pieces[~inside])
-    kept = np.ones(count + 1, dtype=bool)
-    kept[[0, *beyond.tolist()]] = False
-    return np.asarray(kept[pieces])
 
 
 def _depth(window: Window, voxel: Sequence[int], size: Sequence[int]) -> float:
