@@ -23,7 +23,7 @@ from aps_components.bundle.plan import Plan, make_plan
 from aps_components.bundle.rules import listed
 from aps_components.bundle.writer import write_bundle
 from aps_components.configuration import DATASET_OPTIONS
-from aps_components.data.case_folder import CaseFolder, declared_labels, without_ignored
+from aps_components.data.case_folder import CaseFolder, declared_labels, declared_regions, without_ignored
 from aps_components.data.checks import check_cases
 from aps_components.data.datalist import DATALIST, datalist_of, load_datalist
 from aps_components.data.drawn import drawn
@@ -172,6 +172,7 @@ def look_at(
         DataError: no labelled case can be used.
     """
     print(f"{folder.root}: {len(folder.cases)} cases in {folder.images}/, labels in {folder.labels}/", flush=True)
+    regions = {} if names else declared_regions(folder.root)
     names, ignore = without_ignored(names or declared_labels(folder.root))
     folder = folder.told(ignore=ignore)
     fingerprint = take_fingerprint(folder)
@@ -181,6 +182,7 @@ def look_at(
     plan = make_plan(
         fingerprint,
         names=names,
+        regions=regions,
         ignore=folder.ignore,
         channel_tokens=folder.channel_tokens,
         budget=budget,

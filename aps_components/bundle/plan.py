@@ -29,6 +29,7 @@ from aps_components.bundle.rules import (
     propose_label_values,
     propose_largest_component,
     propose_network,
+    propose_regions,
     propose_roi_size,
     propose_spacing,
     thick_axes,
@@ -64,6 +65,7 @@ def make_plan(
     fingerprint: Fingerprint,
     *,
     names: Mapping[int, str] | None = None,
+    regions: Mapping[str, Sequence[int]] | None = None,
     channel_tokens: Sequence[str] = (),
     budget: str = "gpu",
     spacing: Sequence[float] | None = None,
@@ -76,6 +78,7 @@ def make_plan(
     Args:
         fingerprint: with at least one labelled case.
         names: value in the label files to class name, 0 included or not; None names them by their numbers.
+        regions: name to values in the label files, which are reported together.
         channel_tokens: what the image files end in, where they do.
         budget: "gpu" or "cpu": how many voxels a patch may have, and whether patches are flipped.
         spacing, roi_size: taken instead of those that the rules give.
@@ -110,6 +113,8 @@ def make_plan(
         "class_weights": propose_class_weights(list(voxels.values())),
         "largest_component": pieces,
     }
+    if regions and any(len(region) > 1 for region in regions.values()):
+        choices["regions"] = propose_regions(regions, values)
     if ignore is not None:
         choices["ignore"] = Choice(ignore, "the value of voxels that nobody labelled, as given")
     block = DatasetBlock(

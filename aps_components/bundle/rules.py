@@ -70,6 +70,16 @@ def propose_label_values(values: Sequence[int]) -> Choice:
     return Choice(mapping, f"the files have the values {listed(values, most=20)}; a bundle's classes are 1, 2, ...")
 
 
+def propose_regions(regions: Mapping[str, Sequence[int]], values: Sequence[int]) -> Choice:
+    """Regions of classes, from those of label values, as nnU-Net declares them."""
+    classes = {value: index for index, value in enumerate(values, start=1)}
+    found = {name: [classes[value] for value in of if value in classes] for name, of in regions.items()}
+    return Choice(
+        {name: of for name, of in found.items() if of},
+        "the regions of dataset.json: evaluation reports them instead of the classes, which the network learns",
+    )
+
+
 def propose_spacing(spacings: NDArray[np.float64]) -> Choice:
     """Voxel size from those of all scans, [N, 3]: the median.
 

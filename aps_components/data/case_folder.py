@@ -25,6 +25,7 @@ from aps_components.plain_json import read_object, refuse_config_syntax
 from aps_components.terminal import brief
 
 LAYOUTS = (("images", "labels"), ("imagesTr", "labelsTr"))
+MEND_DECLARATION = "mend it, move it away, or name the classes by --labels"
 DECLARATION = "dataset.json"  # of nnU-Net and of the Medical Segmentation Decathlon
 NOT_A_CLASS = "ignore"  # nnU-Net's name for voxels without a label
 CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -136,22 +137,15 @@ def find_cases(data: str | os.PathLike[str], *, images: str | None = None, label
 def declared_labels(root: Path) -> dict[int, str]:
     """The class names of nnU-Net's or the Medical Segmentation Decathlon's dataset.json, by value; {} if there is none.
 
-    The one writes ``{"liver": 1}``, the other ``{"1": "liver"}``. Lists of values (regions) are left out. nnU-Net's
-    "ignore" is among them: see `without_ignored`.
+    The one writes ``{"liver": 1}``, the other ``{"1": "liver"}``. Values that stand in nnU-Net's regions alone, see
+    `declared_regions`, are named after the region of this value alone, or by their number. nnU-Net's "ignore" is among
+    them: see `without_ignored`.
 
     Raises:
         DataError: the file is damaged, or declares what is no class.
     """
-    file = root / DECLARATION
-    if not file.exists():
-        return {}
-    mend = "mend it, move it away, or name the classes by --labels"
-    entries = read_object(file, bom=True, mend=mend, error=DataError).get("labels")
-    if entries is None:
-        return {}
-    if not isinstance(entries, dict):
-        raise DataError(f"{file}: labels is {brief(repr(entries))}; it must map names to values; {mend}")
-    refuse_config_syntax(entries, where=f"{file}: labels", error=DataError)
+    file, mend = root / DECLARATION, MEND_DECLARATION
+    entries = _declared(root)
     pairs = [(key, name) if str(key).isdecimal() else (name, key) for key, name in entries.items()]
     pairs = [(value, name) for value, name in pairs if not isinstance(value, list)]
     for value, name in pairs:
@@ -165,7 +159,40 @@ def declared_labels(root: Path) -> dict[int, str]:
     names = {int(value): name for value, name in pairs}
     if len(names) < len(pairs):
         raise DataError(f"{file}: labels {brief(entries)} gives a value two names; {mend}")
-    return names
+    regions = declared_regions(root)
+    alone = {values[0]: name for name, values in regions.items() if len(values) == 1}
+    of_regions = {value: alone.get(value, f"label {value}") for values in regions.values() for value in values}
+    return {**of_regions, **names}
+
+
+def declared_regions(root: Path) -> dict[str, list[int]]:
+    """nnU-Net's regions in dataset.json: name to the values of its classes, as in ``{"whole tumour": [1, 2, 3]}``.
+
+    Raises:
+        DataError: the file is damaged, or a region holds what is no value.
+    """
+    regions = {str(name): values for name, values in _declared(root).items() if isinstance(values, list)}
+    for name, values in regions.items():
+        if not values or not all(str(value).isdecimal() for value in values):
+            raise DataError(
+                f"{root / DECLARATION}: the region {brief(repr(name))} is {brief(repr(values))}; it must be a list of "
+                f"whole numbers; {MEND_DECLARATION}"
+            )
+    return {name: sorted({int(value) for value in values} - {0}) for name, values in regions.items()}
+
+
+def _declared(root: Path) -> dict[str, Any]:
+    """What dataset.json says of labels; nothing if there is none."""
+    file = root / DECLARATION
+    if not file.exists():
+        return {}
+    entries = read_object(file, bom=True, mend=MEND_DECLARATION, error=DataError).get("labels")
+    if entries is None:
+        return {}
+    if not isinstance(entries, dict):
+        raise DataError(f"{file}: labels is {brief(repr(entries))}; it must map names to values; {MEND_DECLARATION}")
+    refuse_config_syntax(entries, where=f"{file}: labels", error=DataError)
+    return entries
 
 
 def without_ignored(names: Mapping[int, str] | None) -> tuple[dict[int, str] | None, int | None]:

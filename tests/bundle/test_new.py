@@ -330,6 +330,14 @@ def test_names_of_a_dataset_json_are_taken(make, tmp_path):
     assert DatasetBlock.read(bundle / "configs" / "train.json").labels == {"0": "background", "1": "two", "2": "seven"}
 
 
+def test_regions_of_a_dataset_json_are_reported_together(make, tmp_path):
+    data, *_ = make("gaps")
+    (data / "dataset.json").write_text('{"labels": {"background": 0, "whole": [2, 7], "core": [7]}}')
+    block = DatasetBlock.read(new_bundle("mine", data=data, out=tmp_path / "again") / "configs" / "train.json")
+    assert block.labels == {"0": "background", "1": "label 2", "2": "core"}
+    assert block.regions == {"whole": [1, 2], "core": [2]}
+
+
 WRONG = {
     "name": ({"name": "my bundle"}, "name 'my bundle' must be letters, digits"),
     "name_up": ({"name": ".."}, r"name '\.\.' must be letters"),

@@ -16,11 +16,17 @@ from aps_components.bundle.rules import (
     propose_label_values,
     propose_largest_component,
     propose_network,
+    propose_regions,
     propose_roi_size,
     propose_spacing,
 )
 from aps_components.data.fingerprint import IntensityFacts
 from aps_components.networks.voxel_shape import checked_strides, levels_of, roi_faults
+
+
+def test_regions_are_of_classes_and_not_of_values():
+    found = propose_regions({"whole": [1, 2, 4], "core": [4], "nothing": [9]}, [1, 2, 4]).value
+    assert found == {"whole": [1, 2, 3], "core": [3]}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from aps_components.data.case_folder import declared_labels, find_cases, without_ignored
+from aps_components.data.case_folder import declared_labels, declared_regions, find_cases, without_ignored
 from aps_components.data.errors import DataError
 
 
@@ -115,12 +115,27 @@ def test_a_folder_without_usable_cases_is_refused(tmp_path, name):
     [
         ({"background": 0, "liver": 1, "tumour": 2}, {0: "background", 1: "liver", 2: "tumour"}),
         ({"0": "background", "1": "liver"}, {0: "background", 1: "liver"}),
-        ({"background": 0, "whole": [1, 2], "core": 2}, {0: "background", 2: "core"}),
+        ({"background": 0, "whole": [1, 2], "core": 2}, {0: "background", 1: "label 1", 2: "core"}),
     ],
 )
 def test_names_of_a_dataset_json(tmp_path, labels, names):
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
     assert declared_labels(tmp_path) == names
+
+
+def test_regions_of_nnu_net(tmp_path):
+    labels = {"background": 0, "whole tumour": [1, 2, 3], "core": [2, 3], "enhancing": [3], "cyst": 5, "ignore": 6}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
+    assert declared_regions(tmp_path) == {"whole tumour": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
+    names = {0: "background", 1: "label 1", 2: "label 2", 3: "enhancing", 5: "cyst", 6: "ignore"}
+    assert declared_labels(tmp_path) == names
+
+
+@pytest.mark.parametrize("region", [[], ["one"], [[1, 2]], [1.5]])
+def test_a_region_that_is_none_is_refused(tmp_path, region):
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "whole tumour": region}}))
+    with pytest.raises(DataError, match=r"dataset.json: the region 'whole tumour' is .* must be a list of whole"):
+        declared_labels(tmp_path)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
