@@ -56,6 +56,8 @@ def check_tag(value: str) -> str:
     """The tag of a label, which names its folder; gives it back."""
     if not TAG.fullmatch(value):
         raise RefusedRequestError(f"tag '{shown(value)[:80]}' must be of letters, digits, _ and - alone")
+    if value not in BY_HAND and value.lower() in BY_HAND:
+        raise RefusedRequestError(f"tag {value!r}: labels by hand are read under {value.lower()!r} alone; send that")
     return value
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from aps_components.label_server.handed_in import handed_in
 from aps_components.label_server.label_names import Served
-from aps_components.label_server.parameters import RefusedRequestError
+from aps_components.label_server.parameters import RefusedRequestError, check_tag
 
 SHAPE = (7, 11, 13)
 LA = Served(name="la", classes={"left atrium": 1}, label_values={})
@@ -47,3 +47,10 @@ def test_a_scan_without_the_object_says_so(tmp_path):
 
 def test_an_empty_answer_of_a_model_is_kept(tmp_path):
     hand_in(tmp_path, value=0, tag="original")
+
+
+def test_a_tag_that_nothing_reads_is_refused_where_another_was_meant():
+    assert check_tag("final") == "final"
+    assert check_tag("someone_else") == "someone_else"
+    with pytest.raises(RefusedRequestError, match="tag 'Final': labels by hand are read under 'final' alone"):
+        check_tag("Final")
