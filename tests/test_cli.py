@@ -107,6 +107,36 @@ def test_ctrl_c_says_that_it_has_stopped_and_what_goes_on(words, said, capsys):
     assert capsys.readouterr().err.splitlines()[-1] == said
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("train", "data", "--ot", "out"),
+            "aps train needs OUT: give it, or --out OUT, not --ot; aps train --help shows all",
+        ),
+        (("segment",), "aps segment needs INPUT: give it, or --input INPUT; aps segment --help shows all"),
+    ],
+)
+def test_a_missing_argument_is_named_in_a_line(words, said, capsys):
+    with pytest.raises(SystemExit) as error:
+        aps(*words)
+    assert error.value.code == 2
+    assert capsys.readouterr().err.splitlines() == [said]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("trian", "there is no command 'trian'; did you mean train?"),
+        ("xyz", "there is no command 'xyz'; there are: train, segment, evaluate"),
+    ],
+)
+def test_an_unknown_command_is_named_in_a_line(word, said):
+    with pytest.raises(SystemExit) as error:
+        aps(word)
+    assert str(error.value).startswith(said)
+
+
 def test_demo_is_the_bundles_own(tmp_path):
     with patch("aps_components.demo.run_demo") as run:
         aps("demo", "--output_dir", tmp_path)

@@ -21,6 +21,7 @@ from aps_components.cli.compare import compare
 from aps_components.cli.demo import demo
 from aps_components.cli.evaluate import evaluate
 from aps_components.cli.export import export
+from aps_components.cli.fire_errors import say_in_a_line, unknown_command
 from aps_components.cli.halve import halve
 from aps_components.cli.label import label
 from aps_components.cli.new_bundle import new_bundle
@@ -84,6 +85,9 @@ def main() -> None:
     if VERBOSE in sys.argv:
         sys.argv.remove(VERBOSE)
         os.environ[SHOW_TRACEBACK] = "1"  # for what this starts, too
+    if sys.argv[1:] and sys.argv[1] not in COMMANDS and not sys.argv[1].startswith("-"):
+        sys.exit(unknown_command(sys.argv[1], COMMANDS))
+    say_in_a_line()
     if "--" not in sys.argv and any(word in HELP for word in sys.argv[2:]):
         sys.argv = [*sys.argv[:2], "--", HELP[0]]  # fire's own way to ask, which no command takes for an option
     try:

@@ -266,7 +266,7 @@ def _trained(wanted: _Wanted, out: Path) -> TrainingResults:
     commands, learning = _parts(wanted, bundle)
     training = WholeTraining(wanted.asked, commands=commands, learning=learning, journal=journal, data=wanted.data)
     if journal.recall("pace") is None:
-        print("Measuring the pace of a training on this machine ...", flush=True)
+        print("Measuring the pace of a training on this machine, which takes a few minutes ...", flush=True)
     print(describe(training.printed_plan(), wanted.asked), flush=True)
     results = training.run()
     write_results(out, results)
