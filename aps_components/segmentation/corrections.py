@@ -48,7 +48,7 @@ def words_for(
     )
 
 
-def corrected(name: str, files: Sequence[str], said: Words, *, predictor: Predictor, folder: Path) -> None:
+def corrected(name: str, files: Sequence[str], said: Words, *, predictor: Predictor, folder: Path) -> list[str]:
     """Write ``NAME_seg.nii.gz`` after the prompts, and ``NAME_prompts.json`` with all that was said and the model's own
     points; ``NAME_probabilities.nii.gz`` anew if it is there.
 
@@ -58,7 +58,11 @@ def corrected(name: str, files: Sequence[str], said: Words, *, predictor: Predic
         said: by a person.
         predictor: of the model.
         folder: receives the files.
+
+    Returns:
+        What the answer tells of the prompts, a sentence each, beside the notes of ``said``.
     """
+    known = len(said.notes)
     predictor.set_image(list(files) if len(files) > 1 else files[0])
     answer = predictor.say(said)
     header = read_header(files[0])
@@ -67,6 +71,7 @@ def corrected(name: str, files: Sequence[str], said: Words, *, predictor: Predic
     if probabilities.is_file():
         write_like(probabilities, np.moveaxis(answer.probabilities, 0, -1), header, description=MADE_HERE)
     replace_text(folder / f"{name}_prompts.json", _text(name, said, predictor))
+    return answer.notes[known:]
 
 
 def _text(name: str, said: Words, predictor: Predictor) -> str:

@@ -403,7 +403,8 @@ class _Run:
             self.inference.write(job.answer)
             job.answer = None
         if self.said is not None:
-            corrected(case.name, files, self.said, predictor=self.inference.predictor(), folder=work)
+            told = corrected(case.name, files, self.said, predictor=self.inference.predictor(), folder=work)
+            self.line += [f"  (note: {note})" for note in told]
         label_map = self.outputs.label_map_in(work, case)
         sign(label_map, claim)
         statistics = with_expectation(self._measure(case, label_map, files, claim), job.expectation)

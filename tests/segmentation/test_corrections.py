@@ -8,6 +8,7 @@ import pytest
 from dicom_files import write_series
 from test_segment import AFFINE, SHAPE, aps, names, refusal, tiny_bundle, voxels, write_scan
 
+from aps_components.inference.interactive import InteractiveVolume
 from aps_components.models import copy_settings
 
 
@@ -142,6 +143,16 @@ def test_contradictions_are_said(bundle, scan, tmp_path, capsys):
     segment(scan, tmp_path / "out", bundle, f"--prompts={file}")
     assert voxels(tmp_path / "out" / "a_seg.nii.gz")[1, 2, 3] == 0
     assert "the later word counts" in capsys.readouterr().out
+
+
+def test_what_the_answer_tells_of_a_box_is_said(bundle, scan, tmp_path, capsys, monkeypatch):
+    segment(scan, tmp_path / "out", bundle)
+    place = np.argwhere(voxels(tmp_path / "out" / "a_seg.nii.gz") == 0)[0].tolist()
+    monkeypatch.setattr(InteractiveVolume, "_obey_box", lambda *_: None)
+    file = prompts(tmp_path / "p.json", [], boxes=[{"label": 1, "voxel": [place, place]}])
+    segment(scan, tmp_path / "again", bundle, f"--prompts={file}")
+    assert "(note: box" in (said := capsys.readouterr().out)
+    assert "the model finds nothing of class 1 in it" in said
 
 
 def test_a_dicom_series_is_told_by_its_geometry(bundle, tmp_path):
