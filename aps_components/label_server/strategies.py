@@ -1,7 +1,8 @@
 """The next scan in MONAI Label: its strategies and its scoring, thin around what needs no MONAI Label.
 
-Scores lie beside a model, in ``scores.json``. A process of its own, of low priority, renews them as soon as a training
-has changed the weights, and the server goes on answering meanwhile. Until any scan is scored, they come by chance.
+Scores lie beside a model, in ``scores.json``. A process of its own, of low priority, renews them when a training has
+ended, and the server goes on answering meanwhile, by the scores of before. Until any scan is scored, they come by
+chance.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ class Renewal:
         model: folder of the bundle, in the app.
         scans: gives the unlabelled scans, name to file or folder.
         renew: does the work.
+        training: whether one is going on, which changes the weights after each epoch: it is waited for.
     """
 
     def __init__(
@@ -94,12 +96,14 @@ class Renewal:
         scans: Callable[[], Mapping[str, str]],
         *,
         renew: Callable[[Path, Mapping[str, str]], int] = renew_scores,
+        training: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.model, self.scans, self.renew = model, scans, renew
+        self.model, self.scans, self.renew, self.training = model, scans, renew, training
         self._lock = threading.Lock()
         self._done: tuple[str, frozenset[str]] | None = None
         self._seen: tuple[int, int] | None = None
         self._hash = ""
+        self._latest: dict[str, dict[str, Any]] = {}
 
     def weights(self) -> str:
         """SHA-256 of the model's weights, read anew where the file has changed; empty of none and of random ones."""
@@ -114,15 +118,24 @@ class Renewal:
         return self._hash
 
     def scores(self) -> dict[str, dict[str, Any]]:
-        """Of the present weights; those of earlier ones say nothing any more."""
+        """The latest of every scan: until it is scored anew, what earlier weights said of it is better than chance."""
+        if not self.weights():
+            return {}
+        self._latest |= read_scores(self.model / SCORES_FILE)
+        return dict(self._latest)
+
+    def _of_present_weights(self) -> dict[str, dict[str, Any]]:
         return read_scores(self.model / SCORES_FILE, weights=self.weights())
 
     def check(self) -> bool:
         """Have scores renewed where a training has changed the weights or scans have come; whether that begins now."""
         scans = self.scans()
         wanted = (self.weights(), frozenset(scans))
-        missing = set(scans) - set(self.scores())
-        if not wanted[0] or not missing or wanted == self._done or not self._lock.acquire(blocking=False):
+        missing = set(scans) - set(self._of_present_weights())
+        if not wanted[0] or not missing or wanted == self._done or self.training():
+            return False
+        self.scores()  # the new ones are written in the place of these
+        if not self._lock.acquire(blocking=False):
             return False
 
         def work() -> None:
@@ -229,10 +242,16 @@ def install(app: Any) -> None:
         return
     model = Path(app.app_dir) / "model" / next(iter(app._infers))
     datastore = app.datastore()
-    renewal = Renewal(model, lambda: unlabelled_scans(datastore))
+    renewal = Renewal(model, lambda: unlabelled_scans(datastore), training=_is_training)
     app._strategies.clear()  # the first of the list is Slicer's default
     app._strategies.update(strategies(renewal))
     renewal.watch()
+
+
+def _is_training() -> bool:
+    from monailabel.utils.async_tasks.task import AsyncTask
+
+    return AsyncTask.status("train", check_if_running=True)[0] is not None
 
 
 def unlabelled_scans(datastore: Any) -> dict[str, str]:

@@ -64,6 +64,7 @@ def monailabel(monkeypatch):
     module = ModuleType("monailabel.interfaces.tasks.strategy")
     module.Strategy = Strategy
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr("aps_components.label_server.strategies._is_training", lambda: False)
 
 
 def wait_for(condition):
@@ -97,9 +98,30 @@ def test_scores_are_renewed_once_for_each_weights_and_never_two_at_a_time(model)
     wait_for(lambda: set(renewal.scores()) == set(ENTROPY))
     assert not renewal.check()
     (model / "models" / "model.pt").write_bytes(b"trained further")
-    assert renewal.scores() == {}
+    assert set(renewal.scores()) == set(ENTROPY)  # what earlier weights said is better than chance
     wait_for(renewal.check)
     wait_for(lambda: len(calls) == 2)
+
+
+def test_a_training_that_goes_on_is_waited_for_and_earlier_scores_stay(model):
+    going_on = [True]
+    write_scores(model, ENTROPY)
+
+    def renew(folder, scans):
+        return write_scores(folder, {"a": 0.9})  # as far as it has come
+
+    scans = dict.fromkeys(ENTROPY, "somewhere")
+    renewal = Renewal(model, lambda: scans, renew=renew, training=lambda: going_on[0])
+    before = renewal.scores()
+    (model / "models" / "model.pt").write_bytes(b"after an epoch")
+    assert not renewal.check()
+    assert renewal.scores() == before
+    going_on[0] = False
+    assert renewal.check()
+    wait_for(lambda: renewal.scores()["a"] != before["a"])
+    assert {name: entry for name, entry in renewal.scores().items() if name != "a"} == {
+        name: entry for name, entry in before.items() if name != "a"
+    }
 
 
 def test_a_scan_that_cannot_be_scored_is_not_tried_for_ever(model):
