@@ -50,7 +50,7 @@ class SeenVolume(NamedTuple):
     """Before the first voxel of each axis."""
     windows: list[Window]
     """In voxels of the volume; they begin before its first voxel where it is padded."""
-    seen: list[list[Seen]]
+    seen: Sequence[list[Seen]]
     """Of each window: as it is, then each of its mirror images."""
     flips: list[Flip]
     probabilities_a: Tensor
@@ -203,6 +203,29 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
             *(means["probabilities_a"], means["epistemic"], means["aleatoric"], points),
         )
 
+    def seen_when_asked(self, inputs: Tensor, network: TwoModels, *, mirrored: bool) -> SeenVolume:
+        """A volume of which Model B sees a window when that is asked for; it has no points and no maps.
+
+        Args:
+            inputs: [1, in_channels, D, H, W].
+            network: in eval mode.
+            mirrored: whether the mirror images of a window will be asked for, too.
+        """
+        image, size = self.padded(inputs), (inputs.shape[2], inputs.shape[3], inputs.shape[4])
+        windows, padding, flips = self.windows(image), self.padding(size), self.flips()[: None if mirrored else 1]
+
+        @torch.inference_mode()
+        def see(index: int) -> list[Seen]:
+            patch = image[(slice(None), slice(None), *windows[index])]
+            with autocast(image.device, self.precision):
+                return [network.see_for_prompts(patch.flip([2 + axis for axis in flip])) for flip in flips]
+
+        frames = [moved(window, [-before for before in padding]) for window in windows]
+        nothing = image.new_empty((0,))
+        return SeenVolume(
+            image, size, padding, frames, WhenAsked(see, len(windows)), flips, nothing, nothing, nothing, []
+        )
+
     def _points(self, maps: dict[str, Tensor], network: TwoModels, size: tuple[int, int, int]) -> list[PromptPoint]:
         stride = network.prompt_stride
         cut = {name: every(self._cropped(each, size), stride) for name, each in maps.items()}
@@ -322,6 +345,29 @@ class PromptedSlidingWindowInferer(SlidingWindowInferer):
         """Without the padding of a volume of this size."""
         inside = [slice(start, start + extent) for start, extent in zip(self.padding(size), size, strict=True)]
         return torch.as_tensor(volume)[:, :, inside[0], inside[1], inside[2]]
+
+
+class WhenAsked(Sequence[list[Seen]]):
+    """A list whose entries are made when they are asked for, each once.
+
+    Args:
+        make: an entry from its place.
+        count: of entries.
+    """
+
+    def __init__(self, make: Callable[[int], list[Seen]], count: int) -> None:
+        self._make, self._count = make, count
+        self._made: dict[int, list[Seen]] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        """Of one place; a slice is not taken."""
+        place = range(self._count)[index]
+        if place not in self._made:
+            self._made[place] = self._make(place)
+        return self._made[place]
 
 
 class Blend:

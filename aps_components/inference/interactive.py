@@ -8,7 +8,8 @@ another question than a click (:meth:`InteractiveVolume._obey_box`): it holds a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from functools import cached_property
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from aps_components.inference.boxed import is_hardly, outer_parts, pieces_within, sides_of, spans
-from aps_components.inference.inferer import PromptedSlidingWindowInferer, SeenVolume, VolumePrediction, Window
+from aps_components.inference.inferer import PromptedSlidingWindowInferer, SeenVolume, Window
 from aps_components.label_map import likeliest_class
 from aps_components.models import AutoPromptSeg, TwoModels, as_tensors
 from aps_components.networks.sam3d import Prompts
@@ -28,8 +29,17 @@ CERTAIN = 0.99  # probability of what a user has said
 Mask = NDArray[np.bool_]
 
 
+class Automatic(NamedTuple):
+    """The answer without a prompt."""
+
+    probabilities: Tensor
+    """[1, C, D, H, W]."""
+
+
 class InteractiveVolume:
     """One volume, its answer so far and all that was said of it.
+
+    Where Model A answers by itself, the first answer is inference's, and Model B sees a window when it is asked.
 
     Args:
         inputs: [1, in_channels, D, H, W], as the network sees it.
@@ -48,11 +58,20 @@ class InteractiveVolume:
         thorough: bool = True,
     ) -> None:
         self.network, self.inferer, self.thorough = network, inferer, thorough
-        self.volume: SeenVolume = inferer.see(inputs, network)
-        self.automatic: VolumePrediction = inferer.prediction(
-            self.volume, inferer.answer(self.volume, network, own=self.volume.points), network
-        )
+        if network.predictor == "a":
+            with torch.inference_mode():
+                self.automatic = Automatic(inferer(inputs, network))
+            self.seen = inferer.seen_when_asked(inputs, network, mirrored=thorough)
+        else:
+            self.seen = self.volume = inferer.see(inputs, network)
+            answer = inferer.answer(self.seen, network, own=self.seen.points)
+            self.automatic = Automatic(inferer.prediction(self.seen, answer, network).probabilities)
         self.reset()
+
+    @cached_property
+    def volume(self) -> SeenVolume:
+        """All that there is to be seen of it, Model A's own points among it."""
+        return self.inferer.see(self.seen.image[self.seen.inside], self.network)
 
     def reset(self, start: NDArray[np.integer] | None = None) -> None:
         """Back to the automatic answer, or on to another one; nothing was said.
@@ -68,7 +87,7 @@ class InteractiveVolume:
                 1, torch.from_numpy(start.astype(np.int64))[None, None].to(self.device), CERTAIN
             )
         self.said = UserPrompts.none()
-        self._named = np.full(self.volume.size, -1, dtype=np.int16)
+        self._named = np.full(self.seen.size, -1, dtype=np.int16)
 
     @property
     def device(self) -> torch.device:
@@ -158,7 +177,7 @@ class InteractiveVolume:
         self, clicks: Sequence[Click], *, scribbles: Sequence[Scribble] = (), said: Sequence[Click] = ()
     ) -> Tensor:
         """The answer so far with the borders moved past what is new, [1, C, D, H, W]."""
-        image = self.volume.image[self.volume.inside][0]
+        image = self.seen.image[self.seen.inside][0]
         return with_moved_borders(
             self.probabilities[0], clicks, scribbles=scribbles, image=image, said=said, spacing=self._spacing
         )[None]
@@ -212,12 +231,10 @@ class InteractiveVolume:
         Model A's own points are left out: the present answer holds what they say, and a person knows better.
         """
         of_marks = {index for mark in new.marks for index in self._windows_at(mark.voxel)}
-        of_boxes = {
-            index for index, window in enumerate(self.volume.windows) for box in new.boxes if _meets(window, box)
-        }
+        of_boxes = {index for index, window in enumerate(self.seen.windows) for box in new.boxes if _meets(window, box)}
         windows = sorted(of_marks | of_boxes)
         answer = self.inferer.answer(
-            self.volume,
+            self.seen,
             self.network,
             given=lambda window: self._part(new if previous is None else self.said, window),
             asked=lambda window: self._part(new, window),
@@ -225,15 +242,15 @@ class InteractiveVolume:
             windows=windows,
             mirrored=self.thorough,
         )
-        answer = answer[self.volume.inside]
+        answer = answer[self.seen.inside]
         elsewhere = self.probabilities if previous is None else previous
         return torch.where(answer.sum(dim=1, keepdim=True) > 0, answer, elsewhere)
 
     def _windows_at(self, place: Sequence[int]) -> list[int]:
         """Those that hold a voxel; the one that holds it deepest alone, unless it is to be thorough."""
-        windows = self.volume.windows
+        windows = self.seen.windows
         held = [index for index, window in enumerate(windows) if holds(window, place)]
-        return held if self.thorough else [max(held, key=lambda index: _depth(windows[index], place, self.volume.size))]
+        return held if self.thorough else [max(held, key=lambda index: _depth(windows[index], place, self.seen.size))]
 
     def _part(self, said: UserPrompts, window: Window) -> Prompts:
         """What was said within a window, as the network takes it."""
@@ -257,10 +274,10 @@ class InteractiveVolume:
 
     def _padded(self, maps: Tensor) -> Tensor:
         """To the padded volume; beyond it is background."""
-        size = self.volume.image.shape[2:]
+        size = self.seen.image.shape[2:]
         padded = torch.zeros(1, maps.shape[1], *size, device=maps.device)
         padded[:, 0] = 1
-        padded[self.volume.inside] = maps
+        padded[self.seen.inside] = maps
         return padded
 
 

@@ -290,6 +290,19 @@ class TwoModels(nn.Module, ABC):
         uncertainty = self.uncertainty_of(samples)
         return SeenByA(logits_a, samples, uncertainty, self.for_b(features))
 
+    def see_for_prompts(self, image: Tensor) -> Seen:
+        """What Model B needs to answer a user's prompts; Model A is not sampled, and its maps are empty.
+
+        Args:
+            image: [B, in_channels, D, H, W].
+        """
+        embedding = self.embed(image, self.for_b(self.model_a.encode(image)))
+        size = (image.shape[2], image.shape[3], image.shape[4])
+        nothing = image.new_empty((0,))
+        return Seen(
+            size, nothing, MonteCarloSamples(nothing, nothing), DecoupledUncertainty(nothing, nothing), embedding
+        )
+
     def own_points(self, seen: Seen) -> PointPrompts:
         """Where Model A is certain, in voxels of the image."""
         thinned = MonteCarloSamples(*(every(maps, self.prompt_stride) for maps in seen.samples))

@@ -201,6 +201,23 @@ def test_only_windows_that_a_prompt_touches_are_asked(volumes, model, monkeypatc
         assert holding == windows or not thorough
 
 
+def test_where_model_a_answers_model_b_sees_a_window_when_it_is_asked(model, monkeypatch):
+    """The first answer is inference's, and what a click gives is what it gives with everything seen."""
+    image = torch.randn(1, 1, *SIZE, generator=torch.Generator().manual_seed(1))
+    inferer = PromptedSlidingWindowInferer(ROI, precision="fp32", mirror_axes=[[0, 1]])
+    monkeypatch.setattr(model, "predictor", "a")
+    for thorough in (False, True):
+        volume = InteractiveVolume(image, model, inferer, thorough=thorough)
+        torch.testing.assert_close(volume.automatic.probabilities, inferer(image, model), rtol=0, atol=0)
+        with patch.object(model, "see", side_effect=AssertionError("nobody asked")):
+            click = Click(wrong(volume, (20, 11, 30)), (20, 11, 30))
+            lazily = volume.prompt([click]).clone()
+        whole = InteractiveVolume(image, model, inferer, thorough=thorough)
+        whole.seen = whole.volume
+        assert whole.volume.epistemic.numel()
+        torch.testing.assert_close(whole.prompt([click]), lazily, rtol=0, atol=1e-5)
+
+
 def test_the_one_window_holds_the_click_deepest(volumes):
     volume = volumes[False]
     starts = [tuple(side.start for side in volume.volume.windows[i]) for i in volume._windows_at((20, 17, 32))]
@@ -268,7 +285,7 @@ def test_of_what_is_proposed_the_piece_at_the_click_alone_is_taken(monkeypatch):
     for label, where in ((0, ~(here | apart | other)), (1, here | apart), (2, other)):
         proposed[0, label, where] = 0.8
     monkeypatch.setattr(interactive, "with_moved_borders", lambda probabilities, *_, **__: probabilities)
-    network = SimpleNamespace(model_b=SimpleNamespace(relative_spacing=(1, 1, 1)))
+    network = SimpleNamespace(predictor="average", model_b=SimpleNamespace(relative_spacing=(1, 1, 1)))
     volume = InteractiveVolume(torch.zeros(1, 1, *SIZE), network, Proposing(proposed))
     expected = torch.where(here, proposed, volume.probabilities)
     expected[0, :, 6, 7, 21] = torch.tensor([0.005, 0.99, 0.005])  # what was said is certain
