@@ -48,6 +48,7 @@ from aps_components.recipe.results import (
 from aps_components.recipe.rounds import Rounds
 from aps_components.recipe.settings import Recipe
 from aps_components.recipe.stages import CALIBRATED, MODEL, Commands, Stage, run_chains
+from aps_components.recipe.told import ROUNDS, told_rounds
 from aps_components.training.history import HISTORY_FILE, read_history
 
 PACKAGES = ("torch", "monai", "numpy")
@@ -252,7 +253,7 @@ class WholeTraining:
         folder = self.rounds.deployed_from()
         source = folder / (CALIBRATED if answer.calibrated else MODEL)
         answering = {f"inference_{key}": value for key, value in self.rounds.answering(answer).items()}
-        settings = {**read_settings(source), **answering}
+        settings = {**read_settings(source), **answering, ROUNDS: told_rounds(self.work)}
         save_model(read_checkpoint(source), settings, target)
         self.journal.remember("deployed", True)
 

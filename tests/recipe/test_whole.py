@@ -77,6 +77,11 @@ def test_all_rounds_end_in_a_bundle(scans, tmp_path):
     model = tmp_path / "out" / "bundle" / "models" / "model.pt"
     assert model.is_file()
     assert read_settings(model)["inference_predictor"] == "a"
+    rounds = read_settings(model)["rounds"]
+    counts = {"fold": 3, "second": 2, "beside": 2, "complete": 3}
+    folds = [f"{kind}_{index}" for kind, count in counts.items() for index in range(1, count + 1)]
+    assert [told["name"] for told in rounds] == [*folds, "last", "beside"]
+    assert all(len(told["weights_sha256"]) == 64 for told in rounds)
     assert read_results(tmp_path / "out") == results
     assert all(stage.done for stage in results.stages)
     assert len((tmp_path / "out" / "commands.sh").read_text().split("\npython -m ")) - 1 == len(commands.kinds)
