@@ -29,6 +29,7 @@ from aps_components.models import (
 )
 from aps_components.models.model_file import FREE, LISTED
 from aps_components.options import differences
+from aps_components.terminal import brief
 from aps_components.training.distributed import of_all_ranks
 from aps_components.training.trainer import SemiSupervisedTrainer
 
@@ -39,6 +40,7 @@ FOR_INFORMATION = ("code", "pretrained", "sam_checkpoint")
 PARTS = {"a": "model_a.", "all": ""}
 FITTING = "fitting"
 SHOWN = 3
+MEANINGS = ("labels", "modalities", "intensity")  # of outputs and inputs, whose number alone the weights tell
 logger = logging.getLogger(__name__)
 
 
@@ -89,6 +91,8 @@ class TrainingCheckpoint:
             self.restart = getattr(engine.data_loader.dataset, "in_datastore", False)
         if self.restart:
             self._refuse_other_model()
+        for line in learned_otherwise(self.settings):
+            logger.warning(line)
         engine.folders.append(self.directory)
         engine.add_event_handler(Events.STARTED, self.resume)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
@@ -229,6 +233,26 @@ class TrainingCheckpoint:
         ]
         other_scans = changes(found.get(CASES) or {}, own.get(CASES) or {})
         return "; ".join(filter(None, (differences(*compared), other_scans)))
+
+
+def learned_otherwise(settings: Mapping[str, Any]) -> list[str]:
+    """What a whole model that a training begins with knows by another meaning, a sentence each.
+
+    Its weights fit, so that nothing else tells of classes in another order or of values on another scale.
+
+    Args:
+        settings: of the training.
+    """
+    file = settings.get("pretrained")
+    if settings.get("pretrained_part") != "all" or not file:
+        return []
+    earlier = read_settings(file)
+    return [
+        f"{file} was trained with {key} {brief(earlier[key])}, and this training has {brief(settings[key])}: what it "
+        "knows of that is learned anew"
+        for key in MEANINGS
+        if key in earlier and key in settings and earlier[key] != settings[key]
+    ]
 
 
 def load_pretrained(

@@ -12,6 +12,7 @@ from workflows import command, run_command, train, training_options
 from aps_components.errors import root_cause
 from aps_components.models import CheckpointError, build_auto_prompt_seg, load_weights, save_settings
 from aps_components.training import TrainingCheckpoint, load_pretrained, read_history
+from aps_components.training.checkpoint import learned_otherwise
 
 
 class Killed(Exception):
@@ -282,6 +283,19 @@ def test_all_of_a_pretrained_model(make_trainer, tmp_path):
         CheckpointError, match=r"fusion 'cafa' there, 'none' now. Give the same: --network_def#fusion '\"cafa\"'"
     ):
         load_pretrained(network, tmp_path / "model.pt", part="all", settings={"fusion": "none"})
+
+
+def test_what_a_pretrained_model_knows_by_another_meaning_is_told(tmp_path):
+    file = str(tmp_path / "model.pt")
+    here = {"labels": {"0": "background", "1": "spleen", "2": "liver"}, "intensity": "zscore", "modalities": None}
+    save_settings(here | {"labels": {"0": "background", "1": "liver", "2": "spleen"}}, file)
+    begun = here | {"pretrained": file, "pretrained_part": "all"}
+    (line,) = learned_otherwise(begun)
+    assert line.startswith(f"{file} was trained with labels")
+    assert "learned anew" in line
+    assert len(learned_otherwise(begun | {"intensity": {"window": [0, 1]}})) == 2
+    assert not learned_otherwise(begun | {"pretrained_part": "a"})
+    assert not learned_otherwise(here)
 
 
 def test_a_pretrained_model_goes_on_with_patches_of_another_size(make_trainer, tmp_path):
