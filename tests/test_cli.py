@@ -127,6 +127,7 @@ def test_a_missing_argument_is_named_in_a_line(words, said, capsys):
 @pytest.mark.parametrize(
     ("word", "said"),
     [
+        ("--foo", "there is no command '--foo'; there are: train"),
         ("trian", "there is no command 'trian'; did you mean train?"),
         ("xyz", "there is no command 'xyz'; there are: train, segment, evaluate"),
     ],

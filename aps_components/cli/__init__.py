@@ -85,7 +85,7 @@ def main() -> None:
     if VERBOSE in sys.argv:
         sys.argv.remove(VERBOSE)
         os.environ[SHOW_TRACEBACK] = "1"  # for what this starts, too
-    if sys.argv[1:] and sys.argv[1] not in COMMANDS and not sys.argv[1].startswith("-"):
+    if sys.argv[1:] and sys.argv[1] not in (*COMMANDS, *HELP, "--"):
         sys.exit(unknown_command(sys.argv[1], COMMANDS))
     say_in_a_line()
     if "--" not in sys.argv and any(word in HELP for word in sys.argv[2:]):

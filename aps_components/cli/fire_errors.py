@@ -31,7 +31,7 @@ def say_in_a_line() -> None:
     def display(trace: Any) -> None:
         last = trace.elements[-1]
         missing = MISSING.search(last.ErrorAsStr())
-        if missing is None or any(word in HELP for word in last.args):
+        if missing is None or any(word in HELP for word in (*last.args, *sys.argv)):
             PAGES(trace)
             return
         name, command = missing[1], trace.GetCommand()

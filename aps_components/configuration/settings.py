@@ -14,7 +14,14 @@ from aps_components.configuration.parser import calling_parser
 from aps_components.configuration.targets import arguments_of, target_of
 from aps_components.data import agreed_voxel_size, case_identities, dataset_name
 from aps_components.files import sha256_of
-from aps_components.models import NETWORK, PREPROCESSING, TRAINED_KEYS, build_auto_prompt_seg, trained_cases
+from aps_components.models import (
+    NETWORK,
+    PREPROCESSING,
+    SPACING_AGREED,
+    TRAINED_KEYS,
+    build_auto_prompt_seg,
+    trained_cases,
+)
 from aps_components.terminal import shown
 
 TARGET = "_target_"
@@ -61,7 +68,8 @@ def run_settings(parser: ConfigParser | None = None) -> dict[str, Any]:
     settings["transforms"] = [line for path in listed for line in transform_lines(parser, path)]
     settings |= _preprocessing(parser) | _scans(parser)
     if settings.get(SPACING, ...) is None:  # the model is to know it, for scans of another size
-        settings[SPACING] = agreed_voxel_size(parser.get_parsed_content("train#dataset").data)
+        size = agreed_voxel_size(parser.get_parsed_content("train#dataset").data)
+        settings |= {SPACING: size} if size is None else {SPACING: size, SPACING_AGREED: True}
     return {**_plain(settings), "code": aps_components.__version__}
 
 

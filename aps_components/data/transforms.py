@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
+from monai.data.utils import AFFINE_TOL
 from monai.transforms import (
     Compose,
     EnsureTyped,
@@ -189,7 +190,8 @@ class Resampled(Spacingd):
         keys = ensure_tuple(keys)
         modes = ["nearest" if key == LABEL else "bilinear" for key in keys]
         size = np.array(spacing or (-1.0,) * 3)
-        agree = {} if spacing is None else {"min_pixdim": size / SAME_SPACING, "max_pixdim": size * SAME_SPACING}
+        low, high = size / SAME_SPACING + AFFINE_TOL, size * SAME_SPACING - AFFINE_TOL  # which MONAI adds again
+        agree = {"min_pixdim": np.minimum(low, size), "max_pixdim": np.maximum(high, size)} if spacing else {}
         super().__init__(keys, pixdim=size, mode=modes, allow_missing_keys=True, **agree)
         self.spacing = spacing
         self.spacing_transform.sp_resample = LinearResample(dtype=np.float64)

@@ -134,8 +134,8 @@ class InteractiveVolume:
     def _obey_box(self, box: Box) -> None:
         """Within a box voxels take its class, and nothing else changes.
 
-        1. Where a class of the foreground reaches the box's sides already, the box says nothing new.
-        2. In a large box Model B's answer to the box alone is taken, without the earlier answer: that is how training
+        1. Where a class of the foreground reaches the sides of a large box already, the box says nothing new.
+        2. Else Model B's answer to the box alone is taken, without the earlier answer: that is how training
            draws boxes. Where some of the class is there already, parts alone count that reach out towards the box's
            sides, and not thin ones: what Model B thinks of a border is worth less than that border. Training draws no
            box of the background: pieces that end in the box go.
@@ -146,12 +146,13 @@ class InteractiveVolume:
         inside = np.zeros_like(self._named, dtype=bool)
         inside[sides_of(box)] = True
         own = self._of(box.label)
-        if not box.label and (ending := pieces_within(~own & (self._named < 0), inside)).any():
+        if not box.label and (ending := pieces_within(~own, inside)).any():
             self._turn(ending, box.label)
             return
-        if box.label and spans(own[sides_of(box)]):
-            return
-        if box.label and not (small := self._is_small(box)):
+        small = self._is_small(box)
+        if box.label and not small:
+            if spans(own[sides_of(box)]):
+                return
             proposed = self._ask(UserPrompts([], [box], []), previous=None)
             new = inside & ~own & (self._classes(proposed) == box.label)
             self._turn_towards(box.label, proposed, new if is_hardly(own[inside]) else outer_parts(new, own & inside))

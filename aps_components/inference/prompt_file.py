@@ -73,8 +73,8 @@ def prompts_in_world(
         entry = {
             "label": point.label,
             "name": labels[point.label],
-            "voxel": [round(float(value), 2) for value in voxel[:3]],
-            "world_mm": [round(float(value), 3) for value in world[:3]],
+            "voxel": [round(float(value), 2) + 0.0 for value in voxel[:3]],
+            "world_mm": [round(float(value), 3) + 0.0 for value in world[:3]],
             "score": round(point.score, 4),
             "source": MODEL,
         }
@@ -96,5 +96,5 @@ def _as_written(said: Any) -> Any:
     """Places as floats of 3 digits, and whole numbers elsewhere as such."""
     if isinstance(said, list):
         near = [isinstance(value, float | int) and abs(value) < FAR for value in said]
-        return [round(float(value), 3) if is_near else value for value, is_near in zip(said, near, strict=True)]
+        return [round(float(value), 3) + 0.0 if is_near else value for value, is_near in zip(said, near, strict=True)]
     return int(said) if isinstance(said, float) and said.is_integer() else said

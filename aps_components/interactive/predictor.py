@@ -202,33 +202,44 @@ class _Session:
         if not said:
             return
         said.notes.extend(contradictions(said.named().items(), before=self.named))
-        former = self.volume.probabilities
         clicks = {self.grid.network_voxel(click.voxel): click.label for click in said.clicks}
-        self.volume.prompt(
-            [Click(label, voxel) for voxel, label in clicks.items()],
-            boxes=[
-                Box(box.label, *_sorted(self.grid.network_voxel(box.least), self.grid.network_voxel(box.greatest)))
-                for box in said.boxes
-            ],
-            scribbles=[
-                Scribble(line.label, list(dict.fromkeys(self.grid.network_voxel(voxel) for voxel in line.voxels)))
-                for line in said.scribbles
-            ],
-        )
+        scribbles = [
+            Scribble(line.label, list(dict.fromkeys(self.grid.network_voxel(voxel) for voxel in line.voxels)))
+            for line in said.scribbles
+        ]
+        if clicks or scribbles:
+            former = self.volume.probabilities
+            self.volume.prompt([Click(label, voxel) for voxel, label in clicks.items()], scribbles=scribbles)
+            self._update(former[0], self.volume.probabilities[0], towards=set(said.named().values()))
         self.named |= said.named()
-        towards = set(said.named().values()) | {box.label for box in said.boxes}
-        self._update(former[0], self.volume.probabilities[0], towards=towards)
+        self._keep_named()
+        for box in said.boxes:
+            self._say_box(box, said.notes)
+
+    def _keep_named(self) -> None:
+        """What a person has named has that class, and is shown."""
         for voxel, label in self.named.items():
             self.label_map[voxel] = label
             self.shown[voxel] = label
-        for box in said.boxes:
-            place = tuple(slice(low, high + 1) for low, high in zip(box.least, box.greatest, strict=True))
-            np.copyto(self.shown[place], box.label, where=self.label_map[place] == box.label)
-            if not (self.label_map[place] == box.label).any():
-                corners = f"{list(box.least)} to {list(box.greatest)}"
-                said.notes.append(
-                    f"box {corners}: the model finds nothing of class {box.label} in it; click or draw where it is"
-                )
+
+    def _say_box(self, box: Box, notes: list[str]) -> None:
+        """A box, outside which nothing changes; a note where nothing changes within."""
+        place = tuple(slice(low, high + 1) for low, high in zip(box.least, box.greatest, strict=True))
+        before, former = self.label_map.copy(), self.volume.probabilities
+        corners = _sorted(self.grid.network_voxel(box.least), self.grid.network_voxel(box.greatest))
+        self.volume.prompt([], boxes=[Box(box.label, *corners)])
+        self._update(former[0], self.volume.probabilities[0], towards={box.label})
+        within = self.label_map[place].copy()
+        self.label_map = before
+        changed = bool((before[place] != within).any())
+        before[place] = within
+        self._keep_named()
+        np.copyto(self.shown[place], box.label, where=self.label_map[place] == box.label)
+        if not changed:
+            there = bool((self.label_map[place] == box.label).any())
+            found = f"no more of class {box.label} than is there" if there else f"nothing of class {box.label}"
+            where = f"box {list(box.least)} to {list(box.greatest)}"
+            notes.append(f"{where}: the model finds {found} in it; click or draw where it is")
 
     def _update(self, former: Tensor, current: Tensor, *, towards: set[int]) -> None:
         """The label map where the probabilities have changed, and nowhere else, towards some classes."""

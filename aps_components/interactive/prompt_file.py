@@ -59,8 +59,8 @@ def holds_a_persons_words(file: str | os.PathLike[str]) -> bool:
     """Whether anything in a file of prompts is a person's; a file that cannot be read may be."""
     try:
         content = _content(Path(file))
-        entries = [entry for kind in KINDS for entry in content.get(kind, [])]
-        return any(not _is_models(entry) for entry in entries)
+        drawn = [entry for kind in KINDS[1:] for entry in content.get(kind, [])]
+        return bool(drawn) or any(not _is_models(entry) for entry in content.get(KINDS[0], []))
     except (DataError, AttributeError, TypeError):
         return True
 
@@ -79,11 +79,13 @@ class _Reader:
             if self._is_a_persons(entry, where, said.notes):
                 said.clicks.append(Click(self._class(entry, where), self._voxels(entry, where, one=True)[0]))
         for where, entry in self._entries("boxes"):
+            _refuse_another_source(entry, where)
             corners = self._voxels(entry, where)
             if len(corners) != 2:
                 raise ValueError(f"{where}: a box has two opposite corners, not {len(corners)}; mend it")
             said.boxes.append(self.listener.box(corners, self._class(entry, where), frame="voxel"))
         for where, entry in self._entries("scribbles"):
+            _refuse_another_source(entry, where)
             voxels = list(dict.fromkeys(self._voxels(entry, where)))
             said.scribbles.append(Scribble(self._class(entry, where), voxels))
         if unmarked := [where for where, entry in points if entry.get("source") == MODEL and "mark" not in entry]:
@@ -202,6 +204,14 @@ def _same_affine(given: Any, affine: NDArray[np.floating]) -> bool:
 def _refuse_unknown(entry: Entry, known: Sequence[str], where: str) -> None:
     if unknown := [key for key in entry if key not in known]:
         raise ValueError(f"{where}there is no key {unknown[0]!r}; there are: {', '.join(known)}")
+
+
+def _refuse_another_source(entry: Entry, where: str) -> None:
+    """Boxes and scribbles are a person's: the model gives itself points alone."""
+    if entry.get("source", USER) != USER:
+        raise ValueError(
+            f"{where}: source {entry['source']!r} of what only a person draws; write {USER!r}, or delete it"
+        )
 
 
 def _is_models(entry: Entry) -> bool:

@@ -33,6 +33,7 @@ TRAINED_KEYS = (
     *("intensity", "fusion"),
 )
 PREPROCESSING = "preprocessing"  # the setting that lists what a scan goes through before the network
+SPACING_AGREED = "spacing_agreed"  # true where nobody asked for a voxel size, and it is that of all scans
 LISTED = ("transforms", PREPROCESSING)  # the settings that are lists of transforms, a line each
 FOLDERS = re.compile(r'"[^"]*/(?=[^"/]*")')  # in such a line, of a file's name
 NETWORK = "network_def"  # the setting that holds the network's arguments

@@ -16,6 +16,7 @@ from aps_components.files import ensure_writable
 from aps_components.models import (
     NETWORK,
     SETTINGS_OF_BEFORE,
+    SPACING_AGREED,
     TRAINED_KEYS,
     CheckpointError,
     Predictor,
@@ -36,7 +37,7 @@ from aps_components.training.trainer import SemiSupervisedTrainer
 STATE_FILE, MODEL_FILE, BEST_FILE = "checkpoint.pt", "model.pt", "model_best.pt"
 CASES = "cases"
 # What is written down, and may be another when a training goes on: a file counts by its content.
-FOR_INFORMATION = ("code", "pretrained", "sam_checkpoint")
+FOR_INFORMATION = ("code", "pretrained", "sam_checkpoint", SPACING_AGREED)
 PARTS = {"a": "model_a.", "all": ""}
 FITTING = "fitting"
 SHOWN = 3
@@ -185,7 +186,9 @@ class TrainingCheckpoint:
         path = self.directory / MODEL_FILE
         if not path.is_file():
             return
-        found = {key: value for key, value in read_settings(path).items() if key in TRAINED_KEYS}
+        known = read_settings(path)
+        unnamed = ("spacing",) if _named_no_size(known, self.settings) else ()
+        found = {key: value for key, value in known.items() if key in TRAINED_KEYS and key not in unnamed}
         found |= {f"{NETWORK}#{key}": value for key, value in trained_network(path).items() if key not in FREE}
         given = self.settings | {f"{NETWORK}#{key}": value for key, value in self.settings.get(NETWORK, {}).items()}
         if different := [key for key, value in found.items() if key in given and value != given[key]]:
@@ -227,12 +230,18 @@ class TrainingCheckpoint:
         """In words, what of one run is not as in another; empty where one can go on with the other's weights."""
         of_before = {key: value for key, value in SETTINGS_OF_BEFORE.items() if key in self.settings}
         unknown = [key for key in LISTED if key not in found]  # of before they were kept
+        unknown += ["spacing"] if _named_no_size(found, own) else []
         compared = [
             {key: value for key, value in settings.items() if key not in (CASES, *FOR_INFORMATION, *unknown)}
             for settings in ({**of_before, **found}, own)
         ]
         other_scans = changes(found.get(CASES) or {}, own.get(CASES) or {})
         return "; ".join(filter(None, (differences(*compared), other_scans)))
+
+
+def _named_no_size(found: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Whether in neither run a voxel size was asked for: scans that came since may agree on a slightly other one."""
+    return bool(own.get(SPACING_AGREED)) and (found.get("spacing") is None or bool(found.get(SPACING_AGREED)))
 
 
 def learned_otherwise(settings: Mapping[str, Any]) -> list[str]:

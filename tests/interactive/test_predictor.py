@@ -226,6 +226,20 @@ def test_what_contradicts_an_earlier_call_is_said(phantom):
     ]
 
 
+def test_a_box_changes_nothing_outside_it_and_says_where_it_changes_nothing(phantom):
+    box = Box(0, (3, 3, 4), (8, 8, 9))
+    whole = Box(1, (0, 0, 0), (12, 12, 12))
+    predictor = phantom(ORGAN, changes={box: np.s_[2:10, 2:10, 3:11], whole: ORGAN})
+    before = predictor.predict().label_map
+    (note,) = predictor.predict(boxes=[((whole.least, whole.greatest), 1)]).notes
+    assert "finds no more of class 1 than is there" in note
+    after = predictor.predict(boxes=[((box.least, box.greatest), 0)])
+    assert not after.notes
+    inside = np.zeros(SHAPE, dtype=bool)
+    inside[3:9, 3:9, 4:10] = True
+    np.testing.assert_array_equal(after.label_map != before, inside)
+
+
 def test_a_box_in_which_nothing_is_found_is_said(phantom):
     box = Box(2, (17, 0, 1), (29, 12, 12))
     predictor = phantom(ORGAN, changes={box: np.s_[0:0]})

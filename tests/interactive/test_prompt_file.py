@@ -6,7 +6,7 @@ from tiny_model import AFFINE, SHAPE
 
 from aps_components.data import DataError
 from aps_components.inference import PromptPoint
-from aps_components.inference.prompt_file import prompt_file_text, prompts_in_world
+from aps_components.inference.prompt_file import mark_of, prompt_file_text, prompts_in_world
 from aps_components.interactive import holds_a_persons_words, read_prompts
 from aps_components.interactive.model import class_value
 from aps_components.prompts import Box, Click, Scribble
@@ -72,6 +72,19 @@ def test_a_point_of_the_models_without_a_mark_is_its_own_and_that_is_said(tmp_pa
         "points[0] and 1 more: source 'model' without a mark, taken as the model's own; delete \"source\" where the "
         "point is yours"
     ]
+
+
+def test_minus_nought_is_nought():
+    assert mark_of({"world_mm": [-0.0, 1.0, 2.0]}) == mark_of({"world_mm": [0, 1, 2]})
+
+
+@pytest.mark.parametrize("source", ["model", "banana", 7])
+def test_boxes_and_scribbles_are_a_persons(tmp_path, source):
+    box = {"label": 1, "voxel": [[1, 1, 1], [3, 3, 3]], "source": source}
+    path = written(tmp_path / "a_prompts.json", boxes=[box])
+    assert holds_a_persons_words(path)
+    with pytest.raises(DataError, match=r"boxes\[0\]: source .* of what only a person draws"):
+        read(path)
 
 
 def test_a_line_for_each_prompt(tmp_path):

@@ -285,6 +285,32 @@ def test_all_of_a_pretrained_model(make_trainer, tmp_path):
         load_pretrained(network, tmp_path / "model.pt", part="all", settings={"fusion": "none"})
 
 
+@pytest.mark.parametrize(
+    ("there", "here", "goes_on"),
+    [
+        ({"spacing": None}, {"spacing": [1.0, 1.0, 1.0], "spacing_agreed": True}, True),  # of an earlier version
+        (
+            {"spacing": [1.0, 1.0, 1.002], "spacing_agreed": True},
+            {"spacing": [1.0, 1.0, 1.0], "spacing_agreed": True},
+            True,
+        ),
+        ({"spacing": [2.0, 1.0, 1.0]}, {"spacing": [1.0, 1.0, 1.0], "spacing_agreed": True}, False),
+        ({"spacing": [1.0, 1.0, 1.0], "spacing_agreed": True}, {"spacing": None}, False),
+        ({"spacing": None}, {"spacing": [1.0, 1.0, 1.0]}, False),
+    ],
+)
+def test_a_voxel_size_that_nobody_named_is_not_compared(tmp_path, there, here, goes_on):
+    (tmp_path / "model.pt").touch()
+    save_settings(there, tmp_path / "model.pt")
+    checkpoint = TrainingCheckpoint(tmp_path, settings=here, restart=True)
+    if goes_on:
+        checkpoint._refuse_other_model()
+        assert not checkpoint._different(there, here)
+    else:
+        with pytest.raises(CheckpointError, match="spacing"):
+            checkpoint._refuse_other_model()
+
+
 def test_what_a_pretrained_model_knows_by_another_meaning_is_told(tmp_path):
     file = str(tmp_path / "model.pt")
     here = {"labels": {"0": "background", "1": "spleen", "2": "liver"}, "intensity": "zscore", "modalities": None}
