@@ -208,10 +208,8 @@ def _refuse_unknown(entry: Entry, known: Sequence[str], where: str) -> None:
 
 def _refuse_another_source(entry: Entry, where: str) -> None:
     """Boxes and scribbles are a person's: the model gives itself points alone."""
-    if entry.get("source", USER) != USER:
-        raise ValueError(
-            f"{where}: source {entry['source']!r} of what only a person draws; write {USER!r}, or delete it"
-        )
+    if (given := entry.get("source", USER)) != USER:
+        raise ValueError(f"{where}: source {given!r} of what only a person draws; write {USER!r}, or delete it")
 
 
 def _is_models(entry: Entry) -> bool:

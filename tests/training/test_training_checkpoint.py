@@ -285,17 +285,16 @@ def test_all_of_a_pretrained_model(make_trainer, tmp_path):
         load_pretrained(network, tmp_path / "model.pt", part="all", settings={"fusion": "none"})
 
 
+AGREED = {"spacing": [1.0, 1.0, 1.0], "spacing_agreed": True}
+
+
 @pytest.mark.parametrize(
     ("there", "here", "goes_on"),
     [
-        ({"spacing": None}, {"spacing": [1.0, 1.0, 1.0], "spacing_agreed": True}, True),  # of an earlier version
-        (
-            {"spacing": [1.0, 1.0, 1.002], "spacing_agreed": True},
-            {"spacing": [1.0, 1.0, 1.0], "spacing_agreed": True},
-            True,
-        ),
-        ({"spacing": [2.0, 1.0, 1.0]}, {"spacing": [1.0, 1.0, 1.0], "spacing_agreed": True}, False),
-        ({"spacing": [1.0, 1.0, 1.0], "spacing_agreed": True}, {"spacing": None}, False),
+        ({"spacing": None}, AGREED, True),  # of an earlier version
+        ({"spacing": [1.0, 1.0, 1.002], "spacing_agreed": True}, AGREED, True),
+        ({"spacing": [2.0, 1.0, 1.0]}, AGREED, False),
+        (AGREED, {"spacing": None}, False),
         ({"spacing": None}, {"spacing": [1.0, 1.0, 1.0]}, False),
     ],
 )
