@@ -133,9 +133,11 @@ def test_a_datalist_of_ones_own_where_results_go_stays(trained, phantoms, tmp_pa
     own.parent.mkdir()
     own.write_text("mine")
     scans = tmp_path / "scans"
+    labelled = sorted(file.name for file in (phantoms / "labels").iterdir())[0]
     for part in ("images", "labels"):
-        shutil.copytree(phantoms / part, scans / part)
-    for file in (scans / "images").iterdir():  # other scans than those of the training
+        (scans / part).mkdir(parents=True)
+        shutil.copy(phantoms / part / labelled, scans / part)
+    for file in (scans / "images").iterdir():  # another scan than those of the training
         image = nib.load(file)
         nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32)[::-1] + 1, image.affine), file)
     evaluate(trained / "bundle", scans, out=own.parent, options=OPTIONS | {"predictor": "a"})
