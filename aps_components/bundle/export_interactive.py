@@ -201,26 +201,32 @@ class OnnxPair:
         )
         return cls(network, parts, encoder, decoder)
 
-    def answers(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def answers(
+        self, image: Tensor, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Probabilities without a click, and after one and then two: by PyTorch, and by the files.
 
         Both decoders get PyTorch's own points. Of places that are equally good each encoder may take another one first,
         and no answer is wrong for that; :meth:`difference` looks at how good they are.
+
+        Args:
+            image: a window.
+            expected: what PyTorch's encoder gives of it.
+            found: what the file's does.
         """
         decoder = InteractiveDecoder(self.network, self.parts, tuple(image.shape[2:]))  # type: ignore[arg-type]
 
         def by_torch(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return dict(zip(ANSWER, decoder(*inputs.values()), strict=True))
 
-        expected, found = self._encoded(image), self.encoder({IMAGE: image})
         same_points = {**found, **{name: expected[name] for name in OWN}}
         return self._clicked(image, expected, by_torch), self._clicked(image, same_points, self.decoder)
 
     def difference(self, image: Tensor) -> float:
         """The largest of a probability, over all answers, Model A's, and how sure the own points of each class are."""
         with torch.no_grad():
-            expected, found = self.answers(image)
             seen, seen_by_file = self._encoded(image), self.encoder({IMAGE: image})
+            expected, found = self.answers(image, seen, seen_by_file)
         pairs = [*zip(expected, found, strict=True), (_probabilities_a(seen), _probabilities_a(seen_by_file))]
         for label in range(seen[LOGITS_A].shape[1]):
             pairs.append((_sureness(seen, label), _sureness(seen_by_file, label)))

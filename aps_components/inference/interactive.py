@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from aps_components.inference.boxed import is_hardly, outer_parts, pieces_within, sides_of, spans
+from aps_components.inference.boxed import TOUCHING, is_hardly, outer_parts, pieces_within, sides_of, spans
 from aps_components.inference.inferer import PromptedSlidingWindowInferer, SeenVolume, Window
 from aps_components.label_map import likeliest_class
 from aps_components.models import AutoPromptSeg, TwoModels, as_tensors
 from aps_components.networks.sam3d import Prompts
 from aps_components.prompts import REACH, Box, Click, Scribble, UserPrompts, holds, with_moved_borders
 
-TOUCHING = np.ones((3, 3, 3))
 CERTAIN = 0.99  # probability of what a user has said
 Mask = NDArray[np.bool_]
 

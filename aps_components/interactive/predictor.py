@@ -21,7 +21,8 @@ from torch import Tensor
 from aps_components.data import DataError, Pipeline
 from aps_components.data.geometry import REAL, not_real, refuse_affine
 from aps_components.inference import PromptPoint
-from aps_components.inference.interactive import CERTAIN, TOUCHING, InteractiveVolume
+from aps_components.inference.boxed import TOUCHING
+from aps_components.inference.interactive import CERTAIN, InteractiveVolume
 from aps_components.inference.temperature import calibrated
 from aps_components.interactive.grid import ScanGrid
 from aps_components.interactive.model import LoadedModel
